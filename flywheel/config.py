@@ -1,0 +1,216 @@
+"""Every knob: one frozen dataclass per room, and Config that holds them.
+
+Under each field stands its unit and why its default is what it is. The same dataclasses are the Python
+interface, the `flywheel.toml` file and the command line; the last one that speaks wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from flywheel.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The trainer: RLlib's PPO on parallel env runners."""
+
+    num_runners: int = 2
+    """env runner processes; each claims half a CPU, so that two and the learner fit 2 CPUs"""
+    worlds_per_runner: int = 16
+    """worlds each runner steps in lockstep; 32 in all were measured best for small tasks"""
+    steps_per_world: int = 32
+    """steps of each world in one iteration: 1,024 in all, as tuned for CartPole"""
+    num_epochs: int = 10
+    """passes over one iteration's steps"""
+    minibatch_size: int = 256
+    """rows; smaller ones cost 11 ms each in RLlib's learner"""
+    lr: float = 1e-3
+    """learning rate of Adam"""
+    gamma: float = 0.98
+    """discount per step"""
+    lambda_: float = 0.8
+    """GAE's lambda"""
+    entropy: float = 0.0
+    """entropy bonus; a Plan may multiply it (or start it, see exploration_entropy)"""
+    exploration_entropy: float = 0.01
+    """entropy bonus that stands for 1 when a Plan asks for more exploration than `entropy` gives"""
+    hidden: tuple[int, ...] = (64, 64)
+    """units of the policy's and the critic's hidden layers (tanh)"""
+    max_steps: int = 200_000
+    """environment steps after which a round gives up and hands its best probe to the gate"""
+    min_steps: int = 4_096
+    """environment steps before the first probe can end a round"""
+    edge_case_share: float = 0.25
+    """share of training worlds that begin in one of the task's edge cases (0 if it has none)"""
+    probe_episodes: int = 200
+    """fresh episodes of one probe: at most one may fail"""
+    probe_max_failed: int = 1
+    """failed episodes a probe that ends training may show"""
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """The safety gate."""
+
+    num_sims: int = 100
+    """simulations of the first look"""
+    batch: int = 50
+    """simulations of each further look while a question is open"""
+    max_sims: int = 1000
+    """simulations after which an open question stays open: inconclusive"""
+    error: float = 0.05
+    """error of each statistical check: probability of passing a policy that is at the limit"""
+    edge_trials: int = 4
+    """simulations of each named edge case; each must pass"""
+    latency_calls: int = 500
+    """timed decisions of the cost check"""
+    valid_s: float = 86_400.0
+    """seconds for which a verdict allows a promotion"""
+    lockstep: int = 256
+    """most worlds stepped at once; ONNX Runtime's rows were bit-equal up to this batch"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployConfig:
+    """Ray Serve and the policy's replicas."""
+
+    host: str = "127.0.0.1"
+    """address the HTTP ingress binds to; anything but loopback needs a front with TLS"""
+    port: int = 8000
+    """HTTP port; 0 picks a free one"""
+    num_replicas: int = 1
+    """policy replicas; one answers 1,500 requests a second on 2 cores"""
+    haproxy: bool = True
+    """Ray Serve's HAProxy ingress (Linux); off uses its Python proxy, ten times slower"""
+    flush_s: float = 0.02
+    """seconds a replica gathers steps before it sends them to the observer"""
+    poll_s: float = 1.0
+    """seconds between a replica's looks at the registry, which heal a missed reload"""
+    max_batch: int = 1024
+    """decisions one request may ask for"""
+    max_body: int = 8 * 2**20
+    """bytes of a request's body"""
+    max_queue: int = 200_000
+    """steps a replica keeps while the observer is away; beyond it steps are counted as not logged"""
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveConfig:
+    """The observer and its monitors."""
+
+    episode_timeout_s: float = 30.0
+    """seconds without a step after which an open episode is lost"""
+    wait_s: float = 0.04
+    """seconds an end waits for other replicas' steps: two flush intervals"""
+    false_alarm_episodes: float = 10_000.0
+    """mean number of episodes between false alarms of all monitors together (at least)"""
+    baseline_episodes: int = 100
+    """episodes of a release from which the world monitor learns what is normal"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """The replay store."""
+
+    group_s: float = 0.005
+    """seconds over which appends share one durable commit"""
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyzeConfig:
+    """Diagnosis, calibration and strategy."""
+
+    episodes: int = 40
+    """most recent changed episodes that calibration reads"""
+    min_transitions: int = 200
+    """transitions that calibration waits for"""
+    explained: float = 0.9
+    """share of the residual a fit must remove before its parameters are believed"""
+    widen: float = 0.05
+    """relative half-width of the training range around a calibrated value"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficConfig:
+    """Simulated production: client processes that play whole episodes over HTTP."""
+
+    num_clients: int = 2
+    """client processes; 0 leaves production to the outside"""
+    at_once: int = 16
+    """episodes a client plays at once, with one request a step"""
+    starts_per_s: float = 10.0
+    """episodes a client begins per second at most, so that short, failed ones don't flood the loop"""
+    change_after: int = 200
+    """episodes (of all clients together) after which the world changes; fewer never reach the monitors' baseline"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """When a turn begins and when the run is over."""
+
+    observe_episodes: int = 400
+    """episodes of production after which a quiet turn ends"""
+    recovered_episodes: int = 50
+    """episodes on the new release that decide whether production is good again"""
+    recovered_share: float = 0.95
+    """share of the return before the change that counts as good again"""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it; the resolved one is written to the run directory as config.json."""
+
+    task: str = "cartpole"
+    """a built-in task, or module:attribute of your own"""
+    turns: int = 4
+    """turns of the wheel before the run ends by itself"""
+    run_dir: str = ""
+    """directory of the run; empty makes runs/<task>-<time>; an existing one is gone on with"""
+    seed: int = 0
+    """root of every seed; 0 takes a fresh one and prints it"""
+    drift: bool = True
+    """let the simulated production's world change"""
+    num_cpus: int = 0
+    """CPUs the local Ray may use; 0 takes all of the machine's"""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    deploy: DeployConfig = field(default_factory=DeployConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
+    traffic: TrafficConfig = field(default_factory=TrafficConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def canonical(value: Any) -> str:
+    """Return canonical JSON: sorted keys, no spaces; the form that digests and signatures are made of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a plain value's (or a config dataclass's) canonical JSON, hex."""
+    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    return hashlib.sha256(canonical(plain).encode()).hexdigest()
+
+
+def check(config: Config) -> None:
+    """Raise UsageError with a sentence when a value can't work; return None otherwise."""
+    rules = [
+        (config.turns >= 1, "turns must be at least 1"),
+        (config.train.num_runners >= 1, "train.num_runners must be at least 1"),
+        (config.gate.num_sims >= 1, "gate.num_sims must be at least 1"),
+        (config.gate.max_sims >= config.gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
+        (0 < config.gate.error < 1, "gate.error is a probability between 0 and 1"),
+        (1 <= config.gate.lockstep <= 256, "gate.lockstep must be 1 to 256: rows are bit-equal only up to there"),
+        (0 <= config.deploy.port < 65536, "deploy.port must be 0 to 65535"),
+        (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
+        (config.traffic.num_clients >= 0, "traffic.num_clients must not be negative"),
+    ]
+    wrong = [sentence for fine, sentence in rules if not fine]
+    if wrong:
+        raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")

@@ -1,0 +1,43 @@
+"""The only source of randomness in acting: uniform draws that are a function of (draw key, t).
+
+Every decision ever made can be computed again from its episode's key: no generator has a state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_TO_UNIT = 2.0**-53
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+def draws(keys: ArrayLike, t: ArrayLike, num_draws: int) -> NDArray[np.float64]:
+    """Return float64[N, K] uniform on (0, 1), a function of keys uint64[N], t int[N] and the column alone.
+
+    Counter-based: SplitMix64's finalizer (Steele, Lea and Flood 2014) over the key, the step and the
+    column, twice, so that neighbouring keys and steps share nothing. Rows don't depend on each other.
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(np.atleast_1d(np.asarray(keys, dtype=np.uint64)) + _GOLDEN)
+        step = np.atleast_1d(np.asarray(t, dtype=np.uint64))
+        row = _mix(key ^ _mix((step + np.uint64(1)) * _GOLDEN))
+        column = np.arange(1, num_draws + 1, dtype=np.uint64) * _GOLDEN
+        bits = _mix(row[:, None] + column[None, :])
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * _TO_UNIT
+
+
+def draw_key(run_key: bytes, episode: str) -> int:
+    """Return the 64-bit draw key of a production episode: a keyed hash, so that no client can foresee draws."""
+    return int.from_bytes(hmac.digest(run_key, episode.encode(), hashlib.sha256)[:8], "big")

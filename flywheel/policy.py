@@ -1,0 +1,222 @@
+"""A policy at rest and in action: ONNX Runtime runs the network, row-wise NumPy draws the action.
+
+An action is a function of (digest, observation, draws). Loads no Ray and no torch, and runs no code from an artifact:
+the files are ONNX, safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.config import canonical
+from flywheel.errors import Refused
+from flywheel.records import SCHEMA_VERSION, Array, Artifact, Rule, Spec
+
+NETWORK = "policy.onnx"
+WEIGHTS = "weights.safetensors"
+MANIFEST = "manifest.json"
+TOLERANCE = 1e-5
+"""Largest difference between an output and its golden vector on another CPU kind or library version."""
+
+
+class Policy:
+    """One network and its acting rule, ready to act."""
+
+    def __init__(self, network: bytes, spec: Spec, digest: str = "") -> None:
+        """Load the network from ONNX bytes. `digest` is "" for a candidate that isn't an artifact yet."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise Refused(f"The network can't be loaded by ONNX Runtime: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+        self.spec = spec
+        self.digest = digest
+        self.num_bytes = len(network)
+
+    def outputs(self, observations: Array) -> NDArray[np.float32]:
+        """Return the network's outputs float32[N, D] for observations [N, *o]; a row never depends on the others."""
+        rows = np.ascontiguousarray(observations, dtype=np.float32).reshape(len(observations), -1)
+        result: NDArray[np.float32] = self._session.run(None, {self._input: rows})[0]
+        return result
+
+    def act(
+        self, observations: Array, draws: NDArray[np.float64], rule: Rule | None = None
+    ) -> tuple[Array, NDArray[np.float64]]:
+        """Return raw actions [N, *a] and their log probabilities float64[N] for observations [N, *o], draws [N, K].
+
+        `rule` replaces the artifact's own acting rule (a fork's edit). Raises Refused when the network answers
+        with NaN or infinity.
+        """
+        outputs = self.outputs(observations).astype(np.float64)
+        if not np.isfinite(outputs).all():
+            raise Refused(f"Policy {self.digest[:12] or 'candidate'} answered with a number that is not finite.")
+        rule = rule or self.spec.rule
+        if rule.kind == "categorical":
+            return _categorical(outputs, draws, rule)
+        return _gaussian(outputs, draws, rule, self.spec.action_shape)
+
+
+def _categorical(
+    logits: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    rows, num_actions = logits.shape
+    if rule.greedy:
+        chances = np.zeros_like(logits)
+        chances[np.arange(rows), logits.argmax(axis=1)] = 1.0
+    else:
+        scaled = logits / rule.temperature
+        chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
+    chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / num_actions
+    below = np.cumsum(chances, axis=1) <= draws[:, :1]
+    actions = np.minimum(below.sum(axis=1), num_actions - 1).astype(np.int64)
+    return actions, np.log(chances[np.arange(rows), actions])
+
+
+def _gaussian(
+    outputs: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    from scipy.special import ndtri
+
+    mean, log_deviation = np.split(outputs, 2, axis=1)
+    if rule.greedy:
+        return mean.astype(np.float32).reshape(-1, *shape), np.zeros(len(mean))
+    deviation = np.exp(log_deviation) * rule.temperature
+    actions = (mean + deviation * ndtri(draws)).astype(np.float32)
+    distance = (actions - mean) / deviation
+    logps = (-0.5 * distance**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+    return actions.reshape(-1, *shape), logps
+
+
+def to_env(spec: Spec, raw_actions: Array) -> Array:
+    """Return what the environment gets for raw actions [N, *a]: shifted, clipped or unsquashed, as RLlib does it."""
+    if spec.action_kind == "discrete":
+        return np.asarray(raw_actions) + spec.action_start
+    low = np.asarray(spec.action_low, dtype=np.float32).reshape(spec.action_shape)
+    high = np.asarray(spec.action_high, dtype=np.float32).reshape(spec.action_shape)
+    actions = np.asarray(raw_actions, dtype=np.float32)
+    if spec.unsquash:
+        actions = low + (actions + 1.0) * (high - low) / 2.0
+    return np.clip(actions, low, high).astype(np.float32)
+
+
+def write_artifact(
+    policies: Path,
+    *,
+    network: bytes,
+    weights: Mapping[str, Array],
+    spec: Spec,
+    golden: tuple[Array, Array],
+    version: int,
+    parent: str | None,
+    trained_on: Mapping[str, Any],
+    made_at: float,
+) -> Artifact:
+    """Write `policies/<digest>/` durably and return its Artifact; an artifact that exists already is left alone.
+
+    `golden` holds observations [16, *o] and the outputs float32[16, D] that the trainer's own module gave.
+    """
+    from safetensors.numpy import save
+
+    files = {NETWORK: network, WEIGHTS: save({k: np.ascontiguousarray(v) for k, v in weights.items()})}
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "spec": dataclasses.asdict(spec),
+        "version": version,
+        "parent": parent,
+        "trained_on": dict(trained_on),
+        "made_at": made_at,
+        "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
+        "golden": {"observations": np.asarray(golden[0]).tolist(), "outputs": np.asarray(golden[1]).tolist()},
+    }
+    text = canonical(manifest).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    target = policies / digest
+    if not target.exists():
+        temporary = policies / f".{digest[:12]}-{uuid.uuid4().hex}"
+        temporary.mkdir(parents=True)
+        for name, data in {**files, MANIFEST: text}.items():
+            with open(temporary / name, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            temporary.rename(target)
+        except OSError:
+            shutil.rmtree(temporary)
+            if not target.exists():
+                raise
+    return read_artifact(target)
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """Return the Artifact in a directory after hashing every file of it again.
+
+    Raises Refused, naming the file, when a digest doesn't fit or a file is missing.
+    """
+    try:
+        text = (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise Refused(f"There is no policy {directory.name[:12]}: its manifest can't be read ({error}).") from error
+    digest = hashlib.sha256(text).hexdigest()
+    if digest != directory.name:
+        raise Refused(f"Policy {directory.name[:12]} is damaged: its manifest's sha256 is {digest[:12]}.")
+    manifest = json.loads(text)
+    for name, entry in manifest["files"].items():
+        try:
+            found = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise Refused(f"Policy {digest[:12]} is incomplete: {name} can't be read ({error}).") from error
+        if found != entry["sha256"]:
+            raise Refused(f"Policy {digest[:12]} is damaged: {name} does not have the sha256 that its manifest states.")
+    return Artifact(
+        digest=digest,
+        version=manifest["version"],
+        uri=str(directory),
+        spec=msgspec.convert(manifest["spec"], Spec),
+        parent=manifest["parent"],
+        trained_on=manifest["trained_on"],
+        made_at=manifest["made_at"],
+    )
+
+
+def read_weights(artifact: Artifact) -> dict[str, Array]:
+    """Return all weights of an artifact, the critic's too, by the trainer's own keys."""
+    from safetensors.numpy import load_file
+
+    return dict(load_file(Path(artifact.uri) / WEIGHTS))
+
+
+def load(artifact: Artifact) -> Policy:
+    """Return the policy of an artifact, proven: every file hashed again, golden vectors answered within 1e-5.
+
+    Raises Refused otherwise.
+    """
+    directory = Path(artifact.uri)
+    if read_artifact(directory).digest != artifact.digest:
+        raise Refused(f"The directory {directory.name[:12]} does not hold policy {artifact.digest[:12]}.")
+    manifest = json.loads((directory / MANIFEST).read_bytes())
+    policy = Policy((directory / NETWORK).read_bytes(), artifact.spec, artifact.digest)
+    observations = np.asarray(manifest["golden"]["observations"], dtype=artifact.spec.observation_dtype)
+    expected = np.asarray(manifest["golden"]["outputs"], dtype=np.float32)
+    found = policy.outputs(observations)
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        raise Refused(f"Policy {artifact.digest[:12]} does not answer its golden vectors: its export is not what was trained.")
+    return policy

@@ -1,0 +1,285 @@
+"""Everything that crosses a room: frozen records of plain values and NumPy arrays.
+
+N simulations or rows, T steps, ``*o`` and ``*a`` the shape of one observation and of one raw action.
+Names that end in ``_at`` are UTC epoch seconds, ``_s`` seconds, ``num_`` counts.
+A record never holds an ObjectRef, a tensor, a handle or a callable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+"""Version of every file format that holds these records; readers keep reading older ones."""
+
+Array = NDArray[Any]
+Parameters = Mapping[str, float]
+Origin = Literal["production", "gate", "fork", "train"]
+End = Literal["terminated", "truncated", "lost"]
+Outcome = Literal["pass", "fail", "inconclusive"]
+StrategyName = Literal[
+    "continue_training", "increase_exploration", "retrain_prioritize_recent", "rollback_and_retrain", "hold"
+]
+SignalKind = Literal["shift_detected", "degradation"]
+Stage = Literal["shadow", "canary", "full"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How an action is drawn from the policy's outputs; the same in gate, replica, client and replay."""
+
+    kind: Literal["categorical", "gaussian"]
+    """The head: `categorical` reads logits[N, A], `gaussian` reads mean and log deviation, each [N, *a]."""
+    greedy: bool = False
+    """True: the most likely action (the mean), whatever the draws say."""
+    exploration_rate: float = 0.0
+    """epsilon in [0, 1]: the share of uniform actions (categorical only)."""
+    temperature: float = 1.0
+    """tau > 0: divides the logits, multiplies the Gaussian's deviation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a policy reads and gives: spaces as JSON, and the acting rule."""
+
+    observation_shape: tuple[int, ...]
+    observation_dtype: str
+    observation_low: tuple[float, ...]
+    """Flattened bounds of the observation, -inf where there is none."""
+    observation_high: tuple[float, ...]
+    action_kind: Literal["discrete", "box"]
+    action_shape: tuple[int, ...]
+    """() for a discrete action."""
+    num_actions: int
+    """Number of discrete actions; 0 for a box."""
+    action_start: int
+    """First discrete action."""
+    action_low: tuple[float, ...]
+    """Flattened bounds of the environment's action; empty for a discrete action."""
+    action_high: tuple[float, ...]
+    unsquash: bool
+    """True: a raw action in [-1, 1] is stretched to the bounds; False: it is clipped to them."""
+    rule: Rule
+    num_draws: int
+    """K: uniform draws one decision takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A policy at rest: a directory named by the sha256 of its manifest, which covers every file."""
+
+    digest: str
+    version: int
+    uri: str
+    spec: Spec
+    parent: str | None
+    trained_on: Mapping[str, Any]
+    """Plain values: the Plan's strategy, the simulator's parameters, steps, seed."""
+    made_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One simulated episode of the gate; it can be run again alone from `seed`, `parameters` and `scenario`."""
+
+    seed: int
+    parameters: Parameters
+    scenario: str
+    """`nominal`, or the name of an edge case."""
+    total: float
+    """Undiscounted return. (`return` is a Python keyword.)"""
+    length: int
+    failed: bool
+    margin: float
+    """The task's continuous safety margin, NaN where it has none."""
+    episode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One question put to evidence, and its answer: passed, refused (False) or still open (None)."""
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    bound: float
+    passed: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says of one digest; nothing is served without a passing, signed one."""
+
+    digest: str
+    baseline: str | None
+    task: str
+    """Digest of the task."""
+    config: str
+    """Digest of the gate's configuration."""
+    simulator: str
+    """Digest of the simulator's parameters."""
+    outcome: Outcome
+    checks: tuple[Check, ...]
+    trials: tuple[Trial, ...]
+    seed: int
+    """Root of all seeds of this verdict."""
+    cost_s: float
+    judged_at: float
+    valid_until: float
+    signature: str = ""
+    """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A digest that answers clients from `released_at` on."""
+
+    digest: str
+    stage: Stage
+    share: float
+    previous: str | None
+    released_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Steps:
+    """Columns over N decisions of any episodes, as a replica saw them.
+
+    A row with `end` other than "no" is an episode's end: `t` is its number of steps, `observations` its
+    last observation, `rewards` the reward of its last action; digest, raw action and logp are void there.
+    """
+
+    episodes: tuple[str, ...]
+    t: NDArray[np.int64]
+    digests: tuple[str, ...]
+    observations: Array
+    """dtype[N, *o]"""
+    raw_actions: Array
+    """dtype[N, *a], as the policy's distribution gave them, before clipping"""
+    logps: NDArray[np.float64]
+    draw_keys: NDArray[np.uint64]
+    rewards: NDArray[np.float64]
+    """float64[N]: of the action before, NaN where it isn't known (always at t = 0)"""
+    ends: tuple[Literal["no", "terminated", "truncated"], ...]
+    seen_at: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """A reward that comes after its step."""
+
+    episode: str
+    t: int
+    reward: float
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Episode:
+    """One whole episode: T actions, T + 1 observations."""
+
+    id: str
+    origin: Origin
+    task: str
+    """Digest of the task."""
+    parameters: Parameters
+    """The world's parameters where they are known (simulation); empty in production."""
+    draw_key: int
+    digests: tuple[str, ...]
+    """Length T: which policy gave each action."""
+    observations: Array
+    """dtype[T + 1, *o]"""
+    raw_actions: Array
+    """dtype[T, *a]"""
+    rewards: NDArray[np.float64]
+    """float64[T], NaN where not known"""
+    logps: NDArray[np.float64]
+    end: End
+    failed: bool
+    scenario: str = ""
+    seed: int | None = None
+    edits: tuple[str, ...] = ()
+    parent: tuple[str, int] | None = None
+    inclusion: float = 1.0
+    """Probability with which an episode like this one is kept."""
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of actions."""
+        return len(self.rewards)
+
+    @property
+    def total(self) -> float:
+        """Undiscounted return over the known rewards."""
+        return float(np.nansum(self.rewards))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """An alarm of one monitor, with its evidence."""
+
+    kind: SignalKind
+    monitor: str
+    digest: str
+    value: float
+    threshold: float
+    since_episode: str
+    """The episode where the evidence begins (an estimate)."""
+    at_episode: str
+    """The episode that raised the alarm; everything that began before it had been read or lost."""
+    evidence: Mapping[str, Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do next, and why."""
+
+    strategy: StrategyName
+    reasons: tuple[str, ...]
+    signals: tuple[Signal, ...] = ()
+    sampling: Literal["none", "uniform", "recent"] = "none"
+    parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Simulator parameters: the range to train in; the gate judges at its middle."""
+    warm_start: str | None = None
+    """Digest to start training from; None starts afresh."""
+    exploration: float = 1.0
+    """Factor on the trainer's entropy bonus for this round."""
+    max_steps: int = 0
+    """Environment steps that this round may take; 0 leaves it to the trainer's configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The simulator's parameters as production shows them."""
+
+    values: Parameters
+    intervals: Mapping[str, tuple[float, float]]
+    explained: float
+    """Share in [0, 1] of the one-step residual at nominal parameters that the fit removed."""
+    residual: float
+    """Root mean square of the one-step residual after the fit, in units of each observation's deviation."""
+    num_transitions: int
+    not_identified: tuple[str, ...] = ()
+    """Parameters that these data can't tell apart; they keep their nominal values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of the wheel, as the journal keeps it."""
+
+    number: int
+    plan: Plan
+    artifact: Artifact | None
+    verdict: Verdict | None
+    release: Release | None
+    evidence: Mapping[str, Any]
+    """Plain values: seconds by stage, training metrics, signals that ended the turn, means of production."""

@@ -1,0 +1,204 @@
+"""Task: the one thing a user writes. It names the simulator, what failing means, and the limits."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from flywheel.config import canonical
+from flywheel.errors import UsageError, unknown
+from flywheel.records import Array, Episode, Rule, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Something the simulator lets us set: its nominal value and the range it may have."""
+
+    name: str
+    nominal: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeCase:
+    """A situation that every candidate must master: other parameters, a start state, or both."""
+
+    name: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    state: tuple[float, ...] | None = None
+    """Start state for `set_state`; None starts as the environment does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a policy must keep to be served."""
+
+    max_failure_rate: float = 0.05
+    """share of episodes that may fail"""
+    max_regression: float = 0.05
+    """mean extra loss against the policy in service (failed counts 1, else the shortfall of return)"""
+    max_latency_s: float = 0.005
+    """seconds of one decision, 99th percentile, on the runtime that serves"""
+    max_bytes: int = 50 * 2**20
+    """bytes of the served network"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What to control, what failing is, and what the simulator can do.
+
+    Only `name`, `env` and `failed` are needed. What is left out is lost by name: without `parameters`
+    there is no calibration, without `set_state` no start states and no calibration from transitions,
+    without `vector` the worlds are stepped one by one.
+    """
+
+    name: str
+    env: str | Callable[[], gymnasium.Env[Any, Any]]
+    """A Gymnasium id, or a function that makes one environment."""
+    failed: Callable[[Episode], bool]
+    """True when an episode went wrong."""
+    margin: Callable[[Episode], float] | None = None
+    """How far an episode stayed from failing: at most 0 when it failed; the larger the safer."""
+    parameters: tuple[Parameter, ...] = ()
+    set_parameters: Callable[[Any, Mapping[str, Any]], None] | None = None
+    """(environment, values): sets them and everything derived from them. With `vector`, values may be
+    float64[N], one a world."""
+    set_state: Callable[[Any, Any], None] | None = None
+    """(environment, state): puts the world into a state; with `vector`, (vector environment, state[N])."""
+    state: Callable[[Any], Any] | None = None
+    """(environment) -> the state that `set_state` takes; for snapshots."""
+    observed_state: Callable[[Array], Array] | None = None
+    """observation -> state, where the observation is the whole state; opens calibration from transitions."""
+    vector: Callable[[int], gymnasium.vector.VectorEnv[Any, Any, Any]] | None = None
+    """(N) -> a vector form whose `set_parameters`, `set_state` and `state` work on all N worlds."""
+    return_range: tuple[float, float] | None = None
+    """Lowest and highest return an episode can have."""
+    edge_cases: tuple[EdgeCase, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    greedy: bool = False
+    """True serves the most likely action; False draws from the policy's distribution."""
+    drift: Mapping[str, float] = field(default_factory=dict)
+    """What simulated production's world changes to."""
+    version: str = ""
+    """Stands for the code in the digest when a callable has no source."""
+
+    def __post_init__(self) -> None:
+        known = [p.name for p in self.parameters]
+        for name in [*self.drift, *(n for case in self.edge_cases for n in case.parameters)]:
+            if name not in known:
+                raise unknown(f"parameter of task {self.name}:", name, known)
+        if self.parameters and self.set_parameters is None:
+            raise UsageError(
+                f"Task {self.name} names parameters but no set_parameters, so nothing could set them: "
+                "give set_parameters=function(environment, values), or leave parameters out."
+            )
+        if any(case.state is not None for case in self.edge_cases) and self.set_state is None:
+            raise UsageError(
+                f"Task {self.name} has edge cases with a start state but no set_state: give set_state=function("
+                "environment, state), or describe those cases by parameters."
+            )
+
+    @property
+    def nominal(self) -> dict[str, float]:
+        """The simulator's parameters as the task gives them."""
+        return {p.name: p.nominal for p in self.parameters}
+
+    def make_env(self) -> gymnasium.Env[Any, Any]:
+        """Return one fresh environment; an unknown id raises Gymnasium's own sentence."""
+        return gymnasium.make(self.env) if isinstance(self.env, str) else self.env()
+
+
+def spec_of(task: Task) -> Spec:
+    """Return what policies of this task read and give; UsageError names a space that isn't supported yet."""
+    env = task.make_env()
+    observation, action = env.observation_space, env.action_space
+    env.close()
+    if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
+        raise UsageError(
+            f"Task {task.name} has the observation space {observation}; only a flat Box is supported so far. "
+            "Wrap the environment in gymnasium.wrappers.FlattenObservation."
+        )
+    shared = {
+        "observation_shape": tuple(observation.shape),
+        "observation_dtype": str(observation.dtype),
+        "observation_low": tuple(float(v) for v in np.ravel(observation.low)),
+        "observation_high": tuple(float(v) for v in np.ravel(observation.high)),
+    }
+    if isinstance(action, gymnasium.spaces.Discrete):
+        return Spec(
+            **shared,  # type: ignore[arg-type]
+            action_kind="discrete",
+            action_shape=(),
+            num_actions=int(action.n),
+            action_start=int(action.start),
+            action_low=(),
+            action_high=(),
+            unsquash=False,
+            rule=Rule(kind="categorical", greedy=task.greedy),
+            num_draws=1,
+        )
+    if isinstance(action, gymnasium.spaces.Box) and np.issubdtype(action.dtype, np.floating):
+        return Spec(
+            **shared,  # type: ignore[arg-type]
+            action_kind="box",
+            action_shape=tuple(action.shape),
+            num_actions=0,
+            action_start=0,
+            action_low=tuple(float(v) for v in np.ravel(action.low)),
+            action_high=tuple(float(v) for v in np.ravel(action.high)),
+            unsquash=bool(np.all(np.isfinite(action.low)) and np.all(np.isfinite(action.high))),
+            rule=Rule(kind="gaussian", greedy=task.greedy),
+            num_draws=int(np.prod(action.shape)),
+        )
+    raise UsageError(f"Task {task.name} has the action space {action}; Discrete and float Box are supported so far.")
+
+
+def _source(task: Task, name: str, function: Callable[..., Any]) -> dict[str, str]:
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        if not task.version:
+            raise UsageError(
+                f"The source of {name} of task {task.name} can't be read, so its digest would not notice a change: "
+                "define it in a file, or give the Task a version=."
+            ) from None
+        text = task.version
+    return {
+        "module": getattr(function, "__module__", ""),
+        "name": getattr(function, "__qualname__", repr(type(function))),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def task_digest(task: Task) -> str:
+    """Return the sha256 of the task's data, of the source of its callables and of the environment's package version."""
+    plain: dict[str, Any] = {
+        "name": task.name,
+        "version": task.version,
+        "gymnasium": importlib.metadata.version("gymnasium"),
+        "parameters": [[p.name, p.nominal, p.low, p.high] for p in task.parameters],
+        "edge_cases": [[c.name, dict(c.parameters), c.state] for c in task.edge_cases],
+        "return_range": task.return_range,
+        "greedy": task.greedy,
+        "limits": [
+            task.limits.max_failure_rate,
+            task.limits.max_regression,
+            task.limits.max_latency_s,
+            task.limits.max_bytes,
+        ],
+    }
+    if isinstance(task.env, str):
+        plain["env"] = task.env
+    for name in ("env", "failed", "margin", "set_parameters", "set_state", "state", "observed_state", "vector"):
+        value = getattr(task, name)
+        if callable(value):
+            plain[name] = _source(task, name, value)
+    return hashlib.sha256(canonical(plain).encode()).hexdigest()
