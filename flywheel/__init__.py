@@ -1,0 +1,49 @@
+"""Flywheel keeps a reinforcement-learning policy good after it is deployed.
+
+Public names are resolved when they are first used: importing this package loads no Ray and no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Config": "flywheel.config",
+    "EdgeCase": "flywheel.task",
+    "Flywheel": "flywheel.run",
+    "FlywheelError": "flywheel.errors",
+    "Limits": "flywheel.task",
+    "Observer": "flywheel.observe.observer",
+    "Parameter": "flywheel.task",
+    "SafetyGate": "flywheel.gate.judge",
+    "Task": "flywheel.task",
+    "client": "flywheel",
+}
+
+__all__ = [
+    "Config",
+    "EdgeCase",
+    "Flywheel",
+    "FlywheelError",
+    "Limits",
+    "Observer",
+    "Parameter",
+    "SafetyGate",
+    "Task",
+    "client",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'flywheel' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name == "client":
+        return importlib.import_module("flywheel.client")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

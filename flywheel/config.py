@@ -45,6 +45,8 @@ class TrainConfig:
     """environment steps after which a round gives up and hands its best probe to the gate"""
     min_steps: int = 4_096
     """environment steps before the first probe can end a round"""
+    quiet_steps: int = 16_384
+    """environment steps after which a round in quiet times gives up beating the policy in service"""
     edge_case_share: float = 0.25
     """share of training worlds that begin in one of the task's edge cases (0 if it has none)"""
     probe_episodes: int = 200
@@ -129,6 +131,8 @@ class AnalyzeConfig:
     """most recent changed episodes that calibration reads"""
     min_transitions: int = 200
     """transitions that calibration waits for"""
+    patience_s: float = 10.0
+    """seconds to wait for those transitions before the fit makes do with what there is"""
     explained: float = 0.9
     """share of the residual a fit must remove before its parameters are believed"""
     widen: float = 0.05

@@ -111,7 +111,7 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
         return np.asarray(raw_actions) + spec.action_start
     low = np.asarray(spec.action_low, dtype=np.float32).reshape(spec.action_shape)
     high = np.asarray(spec.action_high, dtype=np.float32).reshape(spec.action_shape)
-    actions = np.asarray(raw_actions, dtype=np.float32)
+    actions: Array = np.asarray(raw_actions, dtype=np.float32)
     if spec.unsquash:
         actions = low + (actions + 1.0) * (high - low) / 2.0
     return np.clip(actions, low, high).astype(np.float32)
@@ -136,6 +136,7 @@ def write_artifact(
     from safetensors.numpy import save
 
     files = {NETWORK: network, WEIGHTS: save({k: np.ascontiguousarray(v) for k, v in weights.items()})}
+    covered = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "spec": dataclasses.asdict(spec),
@@ -143,7 +144,7 @@ def write_artifact(
         "parent": parent,
         "trained_on": dict(trained_on),
         "made_at": made_at,
-        "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
+        "files": covered,
         "golden": {"observations": np.asarray(golden[0]).tolist(), "outputs": np.asarray(golden[1]).tolist()},
     }
     text = canonical(manifest).encode()
@@ -218,5 +219,7 @@ def load(artifact: Artifact) -> Policy:
     expected = np.asarray(manifest["golden"]["outputs"], dtype=np.float32)
     found = policy.outputs(observations)
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
-        raise Refused(f"Policy {artifact.digest[:12]} does not answer its golden vectors: its export is not what was trained.")
+        raise Refused(
+            f"Policy {artifact.digest[:12]} does not answer its golden vectors: its export is not what was trained."
+        )
     return policy

@@ -273,6 +273,23 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One iteration of training, and the policy as it is after it."""
+
+    iteration: int
+    """Iterations of this round."""
+    num_steps: int
+    """Environment steps of this round."""
+    num_steps_total: int
+    """Environment steps since the trainer was built."""
+    mean_return: float
+    """Mean over the last training episodes that ended, NaN before the first one."""
+    seconds: float
+    network: bytes
+    """ONNX, with the present weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One turn of the wheel, as the journal keeps it."""
 
@@ -283,3 +300,15 @@ class Turn:
     release: Release | None
     evidence: Mapping[str, Any]
     """Plain values: seconds by stage, training metrics, signals that ended the turn, means of production."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A quick look of the gate at a candidate in training; it allows nothing."""
+
+    num_failed: int
+    num_episodes: int
+    """Fresh nominal episodes; edge cases come on top."""
+    mean_return: float
+    edge_failed: tuple[str, ...]
+    """Names of edge cases in which an episode failed."""

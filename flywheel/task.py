@@ -71,8 +71,9 @@ class Task:
     set_parameters: Callable[[Any, Mapping[str, Any]], None] | None = None
     """(environment, values): sets them and everything derived from them. With `vector`, values may be
     float64[N], one a world."""
-    set_state: Callable[[Any, Any], None] | None = None
-    """(environment, state): puts the world into a state; with `vector`, (vector environment, state[N])."""
+    set_state: Callable[[Any, Any], Array] | None = None
+    """(environment, state) -> observation: puts the world into a state and returns what it shows there; with
+    `vector`, (vector environment, state[N]) -> observation[N]."""
     state: Callable[[Any], Any] | None = None
     """(environment) -> the state that `set_state` takes; for snapshots."""
     observed_state: Callable[[Array], Array] | None = None
@@ -120,7 +121,7 @@ def spec_of(task: Task) -> Spec:
     """Return what policies of this task read and give; UsageError names a space that isn't supported yet."""
     env = task.make_env()
     observation, action = env.observation_space, env.action_space
-    env.close()
+    env.close()  # type: ignore[no-untyped-call]
     if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
         raise UsageError(
             f"Task {task.name} has the observation space {observation}; only a flat Box is supported so far. "

@@ -1,0 +1,90 @@
+"""A run directory without Ray: its configuration, its journal, and where the rooms' files are.
+
+The driver that turns the wheel owns config.json and journal.jsonl and writes them through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flywheel.config import Config, canonical
+from flywheel.errors import UsageError
+from flywheel.records import SCHEMA_VERSION, Turn
+
+CONFIG = "config.json"
+JOURNAL = "journal.jsonl"
+TRAFFIC = "traffic"
+POLICIES = "policies"
+
+
+def begin(run_dir: Path, config: Config, task: str, digest: str) -> None:
+    """Make the run directory, or go on with it; raise UsageError, touching nothing, if it is another task's."""
+    path = run_dir / CONFIG
+    plain = {
+        "schema_version": SCHEMA_VERSION,
+        "task": task,
+        "task_digest": digest,
+        "config": dataclasses.asdict(config),
+    }
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["task_digest"] != digest:
+            changed = "an earlier form of task" if found["task"] == task else "task"
+            raise UsageError(
+                f"The run directory {run_dir} belongs to {changed} {found['task']!r}, not to {task!r} as it is now: "
+                "its verdicts and episodes mean nothing there. Give another --run-dir."
+            )
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise UsageError(
+            f"{run_dir} has files but is no run directory (there is no {CONFIG} in it). Give another --run-dir."
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, json.dumps(plain, indent=2))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """Return config.json: the task's name and digest, and the configuration of the last start."""
+    path = run_dir / CONFIG
+    if not path.exists():
+        raise UsageError(f"{run_dir} is no run directory: there is no {CONFIG} in it.")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def append_turn(run_dir: Path, turn: Turn) -> None:
+    """Write one turn to the journal; when this returns it is on the disk."""
+    line = canonical({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(turn)}) + "\n"
+    with open(run_dir / JOURNAL, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":  # a crash cut the last line: it was never acknowledged, so it goes
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_turns(run_dir: Path) -> list[Turn]:
+    """Return the journal's turns in order; a last line that a crash cut off is not a turn."""
+    path = run_dir / JOURNAL
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [msgspec.convert(json.loads(line), Turn) for line in lines]

@@ -1,0 +1,82 @@
+"""What a person sees while the wheel turns: live in a terminal, plain lines in a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+COLORS = {
+    "start": "dim",
+    "train": "blue",
+    "gate": "magenta",
+    "deploy": "cyan",
+    "observe": "yellow",
+    "analyze": "yellow",
+    "done": "green",
+}
+EVERY_S = 5.0
+"""Seconds between two passing lines of one stage in a file."""
+
+
+class Say(Protocol):
+    """Tells what happens: `stage` is one word, `text` a phrase; a passing line may be overwritten by the next."""
+
+    def __call__(self, stage: str, text: str, *, passing: bool = False) -> None:
+        """Show one line."""
+
+
+def silent(stage: str, text: str, *, passing: bool = False) -> None:
+    """Show nothing: for programs that iterate over turns themselves."""
+
+
+class Narrator:
+    """Prints lines with the seconds since the start; a context, so that the terminal is left clean."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Write to `console` (standard output by default)."""
+        self.console = console or Console(highlight=False)
+        self._clock = clock
+        self._began = clock()
+        self._last: dict[str, float] = {}
+        self._status: Status | None = None
+
+    def __enter__(self) -> Narrator:
+        """Start the live line where there is a terminal."""
+        if self.console.is_terminal:
+            self._status = self.console.status("", spinner="dots")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the live line."""
+        if self._status is not None:
+            self._status.stop()
+
+    def __call__(self, stage: str, text: str, *, passing: bool = False) -> None:
+        """Show one line; a passing one only now and then when nobody sees it live."""
+        now = self._clock()
+        if passing and self._status is not None:
+            self._status.update(Text.assemble((f"{stage}  ", COLORS.get(stage, "")), text))
+            return
+        if passing and now - self._last.get(stage, float("-inf")) < EVERY_S:
+            return
+        if passing:
+            self._last[stage] = now
+        if not self.console.is_terminal:
+            print(f"{now - self._began:6.1f} s  {stage:<7}  {text}", file=self.console.file, flush=True)
+            return
+        row = Table.grid(padding=(0, 2))
+        row.add_column(justify="right", width=7, no_wrap=True)
+        row.add_column(width=7, no_wrap=True)
+        row.add_column()
+        row.add_row(Text(f"{now - self._began:.1f} s", "dim"), Text(stage, COLORS.get(stage, "")), Text(text))
+        self.console.print(row)

@@ -1,0 +1,38 @@
+"""What happened, in one line a person reads: a training iteration, a verdict, a look at production."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flywheel.records import Check, Probe, Progress, Verdict
+
+
+def progress(progress: Progress, probe: Probe) -> str:
+    """Return how far training is and how its probe went."""
+    edges = f"; failed edge cases: {', '.join(probe.edge_failed)}" if probe.edge_failed else ""
+    rate = f"{probe.num_failed} of {probe.num_episodes} failed"
+    mean = "-" if math.isnan(progress.mean_return) else f"{progress.mean_return:.0f}"
+    return f"{progress.num_steps:,} steps, return {mean}; probe: {rate}{edges}"
+
+
+def verdict(verdict: Verdict) -> str:
+    """Return a verdict with the answer to each of its questions."""
+    checks = "; ".join(_check(check) for check in verdict.checks)
+    return f"{verdict.outcome}: policy {verdict.digest[:8]} after {len(verdict.trials)} simulations: {checks}"
+
+
+def _check(check: Check) -> str:
+    answer = {True: "passed", False: "FAILED", None: "open"}[check.passed]
+    name = check.name.replace("_", " ")
+    return f"{name} {answer}{f' ({check.note})' if check.note else ''}"
+
+
+def production(found: Mapping[str, Any], digest: str) -> str:
+    """Return why a look at production is over."""
+    mean = "-" if found["mean_return"] is None else f"{found['mean_return']:.0f}"
+    so_far = f"{found['episodes']} episodes on policy {digest[:8]}, return {mean}"
+    if found.get("signals"):
+        return f"{', '.join(found['signals'])}; {so_far}"
+    return f"production is good again: {so_far}" if found["recovered"] else so_far

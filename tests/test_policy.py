@@ -1,0 +1,153 @@
+"""Policy: rows don't depend on the batch, log probabilities are of the rule that acted, damage is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from flywheel.draws import draws
+from flywheel.errors import Refused
+from flywheel.policy import MANIFEST, NETWORK, WEIGHTS, Policy, _categorical, _gaussian, load, read_weights, to_env
+from flywheel.records import Artifact, Rule
+from flywheel.task import spec_of
+from flywheel.tasks import load as load_task
+from flywheel.testing import linear_policy, write_linear_artifact
+
+CARTPOLE = load_task("cartpole")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    """A hand-tuned linear policy on the disk."""
+    return write_linear_artifact(tmp_path, CARTPOLE)
+
+
+def test_an_action_is_the_same_at_every_batch_size(artifact: Artifact) -> None:
+    policy = load(artifact)
+    observations = np.random.default_rng(3).normal(size=(256, 4)).astype(np.float32)
+    uniform = draws(np.arange(256), np.arange(256), 1)
+    actions, logps = policy.act(observations, uniform)
+    for size in (1, 2, 7, 33, 128):
+        for start in range(0, 256, size):
+            rows = slice(start, min(start + size, 256))
+            some, some_logps = policy.act(observations[rows], uniform[rows])
+            assert np.array_equal(some, actions[rows])
+            assert np.array_equal(some_logps, logps[rows])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(kind="categorical"),
+        Rule(kind="categorical", temperature=0.3),
+        Rule(kind="categorical", exploration_rate=0.4),
+        Rule(kind="categorical", greedy=True, exploration_rate=0.1),
+    ],
+)
+def test_categorical_actions_come_as_often_as_their_log_probabilities_say(rule: Rule) -> None:
+    many = 40_000
+    logits = np.tile([[0.3, -1.0, 1.2]], (many, 1))
+    actions, logps = _categorical(logits, draws(np.arange(many), np.zeros(many), 1), rule)
+    chances = {int(a): float(np.exp(logps[actions == a][0])) for a in np.unique(actions)}
+    assert sum(chances.values()) == pytest.approx(1.0, abs=1e-9)
+    counts = [int((actions == a).sum()) for a in chances]
+    assert stats.chisquare(counts, [many * p for p in chances.values()]).pvalue > 1e-4
+
+
+def test_gaussian_actions_are_normal_and_their_log_densities_are_scipys() -> None:
+    outputs = np.tile([[0.5, -1.0, 0.2, -0.7]], (20_000, 1))
+    rule = Rule(kind="gaussian", temperature=2.0)
+    actions, logps = _gaussian(outputs, draws(np.arange(20_000), np.zeros(20_000), 2), rule, (2,))
+    deviation = 2.0 * np.exp([0.2, -0.7])
+    expected = stats.norm([0.5, -1.0], deviation).logpdf(actions).sum(axis=1)
+    assert np.allclose(logps, expected, atol=1e-5)
+    for column in range(2):
+        assert stats.kstest((actions[:, column] - outputs[0, column]) / deviation[column], "norm").pvalue > 1e-4
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=5))
+def test_a_greedy_discrete_policy_has_probability_one(xs: list[float]) -> None:
+    logits = np.array([[x, -x, 0.1] for x in xs])
+    actions, logps = _categorical(logits, np.full((len(xs), 1), 0.999), Rule(kind="categorical", greedy=True))
+    assert np.array_equal(actions, logits.argmax(axis=1))
+    assert np.array_equal(logps, np.zeros(len(xs)))
+
+
+def test_box_actions_are_unsquashed_and_clipped_and_discrete_ones_shifted() -> None:
+    spec = spec_of(CARTPOLE)
+    assert np.array_equal(to_env(dataclasses.replace(spec, action_start=1), np.array([0, 1])), [1, 2])
+    box = dataclasses.replace(
+        spec, action_kind="box", action_shape=(1,), action_low=(-2.0,), action_high=(4.0,), unsquash=True
+    )
+    raw = np.array([[-1.0], [0.0], [1.0], [3.0]], dtype=np.float32)
+    assert np.array_equal(to_env(box, raw), [[-2.0], [1.0], [4.0], [4.0]])
+    assert np.array_equal(to_env(dataclasses.replace(box, unsquash=False), raw * 3), [[-2.0], [0.0], [3.0], [4.0]])
+
+
+def test_an_artifact_is_named_by_what_is_in_it(artifact: Artifact, tmp_path: Path) -> None:
+    again = write_linear_artifact(tmp_path, CARTPOLE)
+    other = write_linear_artifact(tmp_path, CARTPOLE, version=2)
+    assert again == artifact
+    assert other.digest != artifact.digest
+    assert sorted(path.name for path in Path(artifact.uri).iterdir()) == sorted([MANIFEST, NETWORK, WEIGHTS])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert read_weights(artifact)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, NETWORK, WEIGHTS])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_artifact_is_refused_and_the_file_named(artifact: Artifact, name: str, damage: str) -> None:
+    path = Path(artifact.uri) / name
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(data[:-5])
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(Refused, match="manifest" if name == MANIFEST else name):
+        load(artifact)
+
+
+def test_an_export_that_answers_otherwise_than_its_golden_vectors_is_refused(tmp_path: Path) -> None:
+    from flywheel.policy import write_artifact
+
+    network, weights, golden = linear_policy(spec_of(CARTPOLE))
+    wrong = write_artifact(
+        tmp_path,
+        network=network,
+        weights=weights,
+        spec=spec_of(CARTPOLE),
+        golden=(golden[0], golden[1] + 1e-3),
+        version=1,
+        parent=None,
+        trained_on={},
+        made_at=0.0,
+    )
+    with pytest.raises(Refused, match="golden"):
+        load(wrong)
+
+
+def test_an_answer_that_is_not_finite_is_refused(artifact: Artifact) -> None:
+    with pytest.raises(Refused, match="not finite"):
+        load(artifact).act(np.array([[np.nan, 0, 0, 0]], dtype=np.float32), np.array([[0.5]]))
+
+
+def test_bytes_that_are_no_network_are_refused() -> None:
+    with pytest.raises(Refused, match="can't be loaded"):
+        Policy(b"not a network", spec_of(CARTPOLE))
+
+
+def test_the_manifest_is_plain_json(artifact: Artifact) -> None:
+    manifest = json.loads((Path(artifact.uri) / MANIFEST).read_text())
+    assert manifest["schema_version"] == 1
+    assert set(manifest["files"]) == {NETWORK, WEIGHTS}

@@ -1,0 +1,102 @@
+"""The command line: what is wrong is said in a sentence, with exit code 2, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flywheel.config import Config, TrainConfig, check
+from flywheel.errors import UsageError
+from flywheel.run import settings
+
+
+def call(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m flywheel.run` in an empty directory."""
+    return subprocess.run(
+        [sys.executable, "-m", "flywheel.run", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
+    done = call(tmp_path, "--help")
+    assert done.returncode == 0
+    for option in ("--task", "--turns", "--run-dir", "--seed", "--no-drift", "--gate.num-sims"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "cartpol"], "Did you mean 'cartpole'"),
+        (["--task", "no_such_module:task"], "no_such_module"),
+        (["--turn", "3"], "--turns"),
+        (["--turns", "0"], "turns must be at least 1"),
+        (["--turns", "many"], "many"),
+        (["--gate.num-sims", "100", "--gate.max-sims", "10"], "gate.max_sims must be at least gate.num_sims"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = call(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_too_few_cpus_and_another_tasks_directory(tmp_path: Path) -> None:
+    from flywheel import archive
+
+    archive.begin(tmp_path / "other", Config(), "pendulum", "digest")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        wrong = {
+            port: ["--deploy.port", port],
+            "CPU": ["--num-cpus", "1"],
+            "another --run-dir": ["--run-dir", str(tmp_path / "other")],
+        }
+        for said, arguments in wrong.items():
+            done = call(tmp_path, *arguments)
+            assert done.returncode == 2, done.stdout + done.stderr
+            assert said in done.stderr
+            assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_settings_come_from_the_toml_file(tmp_path: Path) -> None:
+    path = tmp_path / "flywheel.toml"
+    assert settings(path) == Config()
+    path.write_text("turns = 7\n[train]\nlr = 0.5\nhidden = [32]\n")
+    assert settings(path) == Config(turns=7, train=TrainConfig(lr=0.5, hidden=(32,)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("turn = 7", "Did you mean 'turns'"),
+        ("[trian]\nlr = 1", "Did you mean 'train'"),
+        ("[train]\nlrr = 1.0", "Did you mean 'train.lr'"),
+        ("turns = 'many'", "turns"),
+        ("turns = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "flywheel.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        settings(path)
+
+
+def test_the_defaults_pass_their_own_check() -> None:
+    check(Config())
+    with pytest.raises(UsageError, match=r"gate\.lockstep"):
+        check(Config(gate=Config().gate.__class__(lockstep=1000)))

@@ -1,0 +1,89 @@
+"""Task: its digest notices every change, and what it can't do is said by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium
+import pytest
+
+from flywheel.errors import UsageError
+from flywheel.records import Episode
+from flywheel.task import EdgeCase, Limits, Parameter, Task, spec_of, task_digest
+from flywheel.tasks import load
+
+
+def failed(episode: Episode) -> bool:
+    """A user's rule."""
+    return episode.end == "terminated"
+
+
+def failed_otherwise(episode: Episode) -> bool:
+    """Another rule."""
+    return episode.num_steps < 10
+
+
+TASK = Task(name="mine", env="CartPole-v1", failed=failed)
+
+
+def test_the_digest_is_stable_and_notices_every_change() -> None:
+    changed = [
+        dataclasses.replace(TASK, name="other"),
+        dataclasses.replace(TASK, env="CartPole-v0"),
+        dataclasses.replace(TASK, failed=failed_otherwise),
+        dataclasses.replace(TASK, limits=Limits(max_failure_rate=0.1)),
+        dataclasses.replace(TASK, greedy=True),
+        dataclasses.replace(TASK, version="2"),
+        dataclasses.replace(TASK, return_range=(0.0, 1.0)),
+    ]
+    assert task_digest(TASK) == task_digest(dataclasses.replace(TASK))
+    assert len({task_digest(task) for task in [TASK, *changed]}) == len(changed) + 1
+
+
+def test_a_callable_without_source_is_refused_unless_there_is_a_version() -> None:
+    blind = dataclasses.replace(TASK, failed=eval("lambda episode: False"))
+    with pytest.raises(UsageError, match="failed of task mine"):
+        task_digest(blind)
+    assert task_digest(dataclasses.replace(blind, version="1")) != task_digest(dataclasses.replace(blind, version="2"))
+
+
+def test_a_misspelt_parameter_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'length'"):
+        dataclasses.replace(load("cartpole"), drift={"lenght": 2.0})
+
+
+def test_what_can_not_work_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="no set_parameters"):
+        dataclasses.replace(TASK, parameters=(Parameter("length", 0.5, 0.1, 4.0),))
+    with pytest.raises(UsageError, match="no set_state"):
+        dataclasses.replace(TASK, edge_cases=(EdgeCase("tilted", state=(0.0, 0.0, 0.1, 0.0)),))
+
+
+def test_spaces_that_are_not_supported_are_named() -> None:
+    with pytest.raises(UsageError, match="FlattenObservation"):
+        spec_of(dataclasses.replace(TASK, env="Blackjack-v1"))
+
+
+def test_the_spec_of_a_continuous_task() -> None:
+    spec = spec_of(dataclasses.replace(TASK, env="Pendulum-v1"))
+    assert (spec.action_kind, spec.action_shape, spec.num_draws, spec.unsquash) == ("box", (1,), 1, True)
+    assert spec.rule.kind == "gaussian"
+
+
+def test_an_unknown_built_in_task_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'cartpole'"):
+        load("cartpol")
+
+
+def test_a_task_of_the_users_is_found_by_module_and_attribute() -> None:
+    assert load("tests.test_task:TASK") is TASK
+    with pytest.raises(UsageError, match="TASC"):
+        load("tests.test_task:TASC")
+    with pytest.raises(UsageError, match="no_such_module"):
+        load("no_such_module:task")
+
+
+def test_make_env_gives_a_fresh_environment() -> None:
+    env = TASK.make_env()
+    assert isinstance(env, gymnasium.Env)
+    assert env is not TASK.make_env()
