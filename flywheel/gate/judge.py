@@ -1,0 +1,160 @@
+"""SafetyGate: simulations until every question about a policy has an answer, and the Verdict on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.config import GateConfig, digest
+from flywheel.errors import UsageError
+from flywheel.gate import checks
+from flywheel.gate.trials import (
+    edge_situations,
+    nominal_situations,
+    play_situations,
+    situation_of,
+    trial_of,
+)
+from flywheel.policy import Policy, load
+from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
+from flywheel.task import Task, task_digest
+
+_TIMINGS = 3  # rounds of timing: another process can make a round slow, none can make it fast
+
+
+class SafetyGate:
+    """Judges policies of one task; useful alone: `SafetyGate(task).judge(policy, seed=1, now=time.time())`."""
+
+    def __init__(
+        self, task: Task, config: GateConfig | None = None, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Keep the task and its limits; `clock` gives seconds and is read for costs only.
+
+        Raises UsageError when a limit is one that no number of simulations can answer.
+        """
+        for name in ("max_failure_rate", "max_regression"):
+            limit = getattr(task.limits, name)
+            if not 0.0 < limit < 1.0:
+                raise UsageError(
+                    f"Task {task.name} has {name} {limit:g}, which no number of simulations can prove: give a limit "
+                    "between 0 and 1, such as 0.01."
+                )
+        self._task = task
+        self._config = config or GateConfig()
+        self._clock = clock
+
+    def judge(
+        self,
+        policy: Policy | Artifact,
+        *,
+        baseline: Policy | Artifact | None = None,
+        parameters: Parameters | None = None,
+        seed: int,
+        now: float,
+    ) -> Verdict:
+        """Return the Verdict on a policy in worlds at `parameters` (None or missing ones: nominal), not signed yet.
+
+        Any failing check fails it; it passes when all four pass; a question that `max_sims` leaves open, a policy
+        or simulator that breaks, an artifact that can't be loaded make it inconclusive. Nothing is raised.
+        """
+        begun = self._clock()
+        values = {**self._task.nominal, **(parameters or {})}
+        found: tuple[Check, ...]
+        trials: tuple[Trial, ...]
+        try:
+            found, trials = self._ask(_ready(policy), None if baseline is None else _ready(baseline), values, seed, now)
+        except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
+            note = f"broke with {type(error).__name__}: {error}"
+            nan = math.nan
+            found = (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),)
+            trials = ()
+        return Verdict(
+            digest=policy.digest,
+            baseline=None if baseline is None else baseline.digest,
+            task=task_digest(self._task),
+            config=digest(self._config),
+            simulator=digest(values),
+            outcome=_outcome(found),
+            checks=found,
+            trials=trials,
+            seed=seed,
+            cost_s=self._clock() - begun,
+            judged_at=now,
+            valid_until=now + self._config.valid_s,
+        )
+
+    def probe(self, policy: Policy, *, seed: int, parameters: Parameters | None = None, episodes: int = 200) -> Probe:
+        """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.
+
+        Its worlds are never those of `judge`, so training can't end on the gate's own seeds.
+        """
+        task, config = self._task, self._config
+        values = {**task.nominal, **(parameters or {})}
+        situations = nominal_situations(seed, "probe", 0, episodes, values)
+        situations += edge_situations(task.edge_cases, seed, "probe", config.edge_trials, values)
+        played = play_situations(task, policy, situations, lockstep=config.lockstep, now=0.0)
+        nominal, edges = played[:episodes], played[episodes:]
+        return Probe(
+            num_failed=sum(episode.failed for episode in nominal),
+            num_episodes=episodes,
+            mean_return=float(np.mean([episode.total for episode in nominal])),
+            edge_failed=tuple(dict.fromkeys(episode.scenario for episode in edges if episode.failed)),
+        )
+
+    def rerun(self, trial: Trial, policy: Policy) -> Trial:
+        """Return a recorded trial run again, alone: equal to the record when the policy is the one it was made with."""
+        situation = situation_of(self._task, trial)
+        return trial_of(self._task, play_situations(self._task, policy, [situation], lockstep=1, now=0.0)[0])
+
+    def _ask(
+        self, policy: Policy, baseline: Policy | None, values: Parameters, seed: int, now: float
+    ) -> tuple[tuple[Check, ...], tuple[Trial, ...]]:
+        """Return the answers and the candidate's trials: the first look, then batches while a question is open."""
+        task, config = self._task, self._config
+        edge_worlds = edge_situations(task.edge_cases, seed, "judge", config.edge_trials, values)
+        played = play_situations(task, policy, edge_worlds, lockstep=config.lockstep, now=now)
+        edges = [trial_of(task, episode) for episode in played]
+        new: list[Trial] = []
+        old: list[Trial] | None = None if baseline is None else []
+        stop = config.num_sims
+        settled: list[Check] = [checks.edge_cases(edges, task.edge_cases)]
+        while True:
+            worlds = nominal_situations(seed, "judge", len(new), stop, values)
+            played = play_situations(task, policy, worlds, lockstep=config.lockstep, now=now)
+            new += [trial_of(task, episode) for episode in played]
+            if baseline is not None and old is not None:
+                rivals = play_situations(task, baseline, worlds, lockstep=config.lockstep, now=now)
+                old += [trial_of(task, episode) for episode in rivals]
+            if len(settled) == 1:
+                seconds = self._time(policy, played[0].observations)
+                settled.append(checks.cost(seconds, policy.num_bytes, task.limits))
+            found = (
+                checks.failure_rate(new, task.limits, config.error),
+                checks.regression(task, new, old, config.error),
+                *settled,
+            )
+            if _outcome(found) != "inconclusive" or len(new) >= config.max_sims:
+                return found, (*new, *edges)
+            stop = min(len(new) + config.batch, config.max_sims)
+
+    def _time(self, policy: Policy, observations: Array) -> NDArray[np.float64]:
+        """Return the seconds of single decisions, of the first round that keeps the limit or else of the last one."""
+        for _ in range(_TIMINGS):
+            seconds = checks.time_decisions(policy, observations, self._config.latency_calls, self._clock)
+            if np.quantile(seconds, 0.99) <= self._task.limits.max_latency_s:
+                break
+        return seconds
+
+
+def _ready(policy: Policy | Artifact) -> Policy:
+    return load(policy) if isinstance(policy, Artifact) else policy
+
+
+def _outcome(found: tuple[Check, ...]) -> Outcome:
+    if any(check.passed is False for check in found):
+        return "fail"
+    return "pass" if all(check.passed for check in found) else "inconclusive"

@@ -1,0 +1,102 @@
+"""When the evidence is enough: tests that may be looked at after every simulation without losing their guarantee.
+
+All of them are e-processes: under the hypothesis to be rejected their expectation is at most 1 at any stopping time,
+so by Ville's inequality the probability that one of them ever reaches 1 / error is at most `error`.
+
+Failure rate: mixture likelihood ratio against the limit (Robbins 1970, "Statistical methods related to the law of the
+iterated logarithm"; Ramdas, Grünwald, Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid
+inference", section 3). Each ratio (q/p0)^x ((1-q)/(1-p0))^(1-x) with q < p0 has expectation at most 1 for all p >= p0,
+so its mixture over a Beta prior truncated to [0, p0] tests p >= p0; the one truncated to [p0, 1] tests p <= p0.
+
+Mean of bounded differences: capital of a bettor on 1 + lambda (m - d), mixed over lambda (Waudby-Smith and Ramdas
+2024, "Estimating means of bounded random variables by betting", section 4 and appendix on grid-Kelly).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc, betaincc, betaln
+
+Side = Literal["below", "above"]
+"""What the evidence is for: that the truth lies below the limit, or above it."""
+
+_PRIOR_BELOW = (1.0, 1.0)  # uniform on [0, limit]: no rate below the limit is favoured
+_PRIOR_ABOVE = (0.05, 1.0)  # nearly uniform in log p on [limit, 1], so that small limits get mass near them
+_FRACTIONS = (np.arange(20) + 0.5) / 20  # bets as shares of the largest that can't ruin: uniform on (0, 1)
+_LARGEST = 700.0  # exp(710) overflows
+_HALVINGS = 50
+
+
+def log_evidence(num_failed: ArrayLike, num: ArrayLike, limit: float, side: Side) -> NDArray[np.float64]:
+    """Return the log of the e-process on a failure rate after `num_failed` of `num`, elementwise; 0 < limit < 1."""
+    k = np.asarray(num_failed, dtype=np.float64)
+    n = np.asarray(num, dtype=np.float64)
+    a, b = _PRIOR_BELOW if side == "below" else _PRIOR_ABOVE
+    part = betainc if side == "below" else betaincc
+    with np.errstate(divide="ignore"):  # no mass left on that side: log 0 = -inf, evidence 0
+        mixture = betaln(k + a, n - k + b) + np.log(part(k + a, n - k + b, limit))
+    prior = betaln(a, b) + np.log(part(a, b, limit))
+    return np.asarray(mixture - prior - k * np.log(limit) - (n - k) * np.log1p(-limit))
+
+
+def evidence(num_failed: int, num: int, limit: float, side: Side) -> float:
+    """Return the e-value that the failure rate lies on `side` of `limit`: 20 settles it with an error of 5 %."""
+    return float(np.exp(min(float(log_evidence(num_failed, num, limit, side)), _LARGEST)))
+
+
+def bounds(num_failed: int, num: int, error: float) -> tuple[float, float]:
+    """Return the lower and upper bound of a failure rate; each is wrong, ever, with probability at most `error`.
+
+    A limit lies above the upper bound exactly when `evidence(..., limit, "below")` has reached 1 / error, and so
+    for the lower one: with these priors the evidence is monotone in the limit wherever it exceeds 1 / error.
+    """
+    rate = num_failed / num if num else 0.5
+    enough = -np.log(error)
+    lower = upper = rate
+    if num_failed > 0:
+        lower = _crossing(lambda limit: float(log_evidence(num_failed, num, limit, "above")) < enough, rate, 0.0)
+    if num_failed < num:
+        upper = _crossing(lambda limit: float(log_evidence(num_failed, num, limit, "below")) < enough, rate, 1.0)
+    return (lower, upper) if num else (0.0, 1.0)
+
+
+def log_mean_evidence(differences: ArrayLike, limit: float, side: Side) -> float:
+    """Return the log of the e-process on the mean of differences float64[N] in [-1, 1]; -1 < limit < 1."""
+    d = np.asarray(differences, dtype=np.float64)
+    gain = (limit - d) / (1.0 - limit) if side == "below" else (d - limit) / (1.0 + limit)
+    capital = np.log1p(gain[:, None] * _FRACTIONS).sum(axis=0)
+    return float(np.logaddexp.reduce(capital) - np.log(len(_FRACTIONS)))
+
+
+def mean_evidence(differences: ArrayLike, limit: float, side: Side) -> float:
+    """Return the e-value that the mean of differences in [-1, 1] lies on `side` of `limit`."""
+    return float(np.exp(min(log_mean_evidence(differences, limit, side), _LARGEST)))
+
+
+def mean_bounds(differences: ArrayLike, error: float) -> tuple[float, float]:
+    """Return the lower and upper bound of the mean of differences in [-1, 1]; each is wrong, ever, at most `error`."""
+    d = np.asarray(differences, dtype=np.float64)
+    if not len(d):
+        return -1.0, 1.0
+    mean, enough = float(d.mean()), -np.log(error)
+    return (
+        _crossing(lambda limit: log_mean_evidence(d, limit, "above") < enough, mean, -1.0),
+        _crossing(lambda limit: log_mean_evidence(d, limit, "below") < enough, mean, 1.0),
+    )
+
+
+def _crossing(open_at: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Return the limit between `inside` (open) and `outside` (settled, or the end) where the question closes."""
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (inside + outside)
+        if middle in (inside, outside):
+            break
+        if open_at(middle):
+            inside = middle
+        else:
+            outside = middle
+    return outside

@@ -1,0 +1,110 @@
+"""Each check says yes, no or not yet, for the reason it states."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from flywheel.gate import checks
+from flywheel.records import Trial
+from flywheel.task import Limits
+from flywheel.tasks.cartpole import cartpole
+from flywheel.testing import load_linear
+
+LIMITS = Limits()
+
+
+def trials(num: int, num_failed: int = 0, *, total: float = 500.0, scenario: str = "nominal") -> list[Trial]:
+    return [
+        Trial(
+            seed=i,
+            parameters={},
+            scenario=scenario,
+            total=9.0 if i < num_failed else total,
+            length=9 if i < num_failed else 500,
+            failed=i < num_failed,
+            margin=math.nan,
+            episode=str(i),
+        )
+        for i in range(num)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("num", "num_failed", "passed"),
+    [(100, 0, True), (100, 2, None), (100, 5, None), (100, 20, False), (350, 7, True), (1000, 50, None)],
+)
+def test_failure_rate(num: int, num_failed: int, passed: bool | None) -> None:
+    check = checks.failure_rate(trials(num, num_failed), LIMITS, 0.05)
+    assert check.passed is passed and check.value == num_failed / num
+    assert (check.interval[1] < check.bound) == (passed is True)
+    assert (check.interval[0] > check.bound) == (passed is False)
+    assert check.note == f"{num_failed} of {num} simulations failed"
+
+
+def test_regression_without_a_policy_in_service_passes_and_says_so() -> None:
+    check = checks.regression(cartpole, trials(100, 50), None, 0.05)
+    assert check.passed and check.note == "no policy in service"
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "passed"),
+    [
+        (trials(100), trials(100), True),
+        (trials(100, 30), trials(100), False),
+        (trials(100, 5), trials(100), None),
+        (trials(100, 5), trials(100, 5), True),
+        (trials(100, 40), trials(100, 90), True),
+        (trials(100, total=300.0), trials(100), False),
+    ],
+)
+def test_regression(new: list[Trial], old: list[Trial], passed: bool | None) -> None:
+    check = checks.regression(cartpole, new, old, 0.05)
+    assert check.passed is passed
+    assert check.interval[0] <= check.value <= check.interval[1]
+
+
+def test_loss_counts_a_failure_as_one_and_a_missed_return_by_its_share() -> None:
+    assert checks.loss(cartpole, trials(1, 1)[0]) == 1.0
+    assert checks.loss(cartpole, trials(1, total=400.0)[0]) == pytest.approx(0.2)
+    assert checks.loss(cartpole, trials(1, total=600.0)[0]) == 0.0
+    assert checks.loss(dataclasses.replace(cartpole, return_range=None), trials(1, total=1.0)[0]) == 0.0
+
+
+def test_edge_cases_must_all_be_tried_and_mastered() -> None:
+    tried = [trial for case in cartpole.edge_cases for trial in trials(4, scenario=case.name)]
+    good = checks.edge_cases(tried, cartpole.edge_cases)
+    assert good.passed and good.value == 1.0
+    missing = checks.edge_cases(tried[4:], cartpole.edge_cases)
+    assert missing.passed is False and missing.note == f"not mastered: {cartpole.edge_cases[0].name}"
+    one = checks.edge_cases([*tried, *trials(1, 1, scenario="weak_motor")], cartpole.edge_cases)
+    assert one.passed is False and one.value == pytest.approx(0.8) and one.note == "not mastered: weak_motor"
+    assert checks.edge_cases([], ()).passed
+
+
+def test_cost_reads_the_99th_percentile_and_the_size() -> None:
+    seconds = np.full(500, 0.001)
+    assert checks.cost(seconds, 1000, LIMITS).passed
+    seconds[:4] = 1.0
+    assert checks.cost(seconds, 1000, LIMITS).passed
+    seconds[:10] = 1.0
+    slow = checks.cost(seconds, 1000, LIMITS)
+    assert slow.passed is False and slow.value == 1.0 and "median 1000 µs" in slow.note
+    assert checks.cost(np.full(500, 0.001), LIMITS.max_bytes + 1, LIMITS).passed is False
+
+
+def test_decisions_are_timed_one_by_one() -> None:
+    def ticks() -> Iterator[float]:
+        now = 0.0
+        while True:
+            yield now
+            now += 0.25
+
+    ticking = ticks()
+    observations = np.zeros((3, 4), np.float32)
+    seconds = checks.time_decisions(load_linear(cartpole), observations, 7, lambda: next(ticking))
+    assert seconds.tolist() == [0.25] * 7
