@@ -1,0 +1,253 @@
+"""Steps → Episodes: in any order, delayed or doubled, the same rows give the same episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+
+from flywheel.observe.rows import Rows
+from flywheel.records import End, Episode, Spec, Steps
+
+MAX_MISSING = 10_000
+"""Most missing steps that one answer names, whatever number of steps a client claims."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Where every row and every episode went; the sums hold at any time."""
+
+    received: int = 0
+    """rows = kept + duplicates + conflicts + stray + rows of open episodes"""
+    kept: int = 0
+    """rows that are in a closed episode"""
+    duplicates: int = 0
+    """rows that came again with the same content, or for an episode that was over"""
+    conflicts: int = 0
+    """rows that came again with other content; the first ones were kept"""
+    stray: int = 0
+    """rows that no episode could use: past the end, or behind a gap of a lost episode"""
+    begun: int = 0
+    """openings of an episode = whole + lost + void + open"""
+    whole: int = 0
+    lost: int = 0
+    void: int = 0
+    """openings without two steps in a row from the start, or whose episode the store had already"""
+    quarantined: int = 0
+    """episodes whose id the store held with other content; they count nowhere else than in whole or lost"""
+    unjudged: int = 0
+    """episodes on which the task's `failed` raised an error; they count as failed, which is the safe side"""
+
+
+@dataclass(slots=True)
+class _Open:
+    first_at: float
+    last_at: float
+    slots: dict[int, int] = field(default_factory=dict)
+    end: Literal["terminated", "truncated"] | None = None
+    end_slot: int = -1
+    num_steps: int = -1
+
+
+class Assembler:
+    """Holds the open episodes of a task in memory, and gives them out when they are whole or lost."""
+
+    def __init__(self, spec: Spec, task: str, failed: Callable[[Episode], bool], timeout_s: float) -> None:
+        """Begin without episodes. `task` is the task's digest; `failed` judges each episode that is given out."""
+        self._rows = Rows(spec)
+        self._task = task
+        self._failed = failed
+        self._timeout_s = timeout_s
+        self._open: dict[str, _Open] = {}
+        self._over: dict[str, tuple[float, bool]] = {}  # id → (closed at, as whole), in order of closing
+        self.counts = Counts()
+        self.trouble = ""
+        """The last error that the task's `failed` raised, as a sentence."""
+
+    @property
+    def num_open(self) -> int:
+        """Number of episodes that have begun and are neither whole nor lost."""
+        return len(self._open)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows that open episodes hold."""
+        return self._rows.num_used
+
+    def add(self, steps: Steps, now: float) -> None:
+        """Take in the rows; those that are known already are counted, and change nothing but the earliest time."""
+        if not steps.episodes:
+            return
+        self._rows.check(steps)
+        num_rows = len(steps.episodes)
+        self.counts.received += num_rows
+        spare = self._rows.take(num_rows)
+        new_rows, new_slots, old_rows, old_slots = [], [], [], []
+        seen_at = steps.seen_at.tolist()
+        for row, (id_, t) in enumerate(zip(steps.episodes, steps.t.tolist(), strict=True)):
+            episode = self._open.get(id_) or self._begin(id_, seen_at[row], now)
+            if episode is None:
+                self.counts.duplicates += 1
+                continue
+            episode.last_at = now
+            if seen_at[row] < episode.first_at:
+                episode.first_at = seen_at[row]
+            end = steps.ends[row]
+            held = episode.slots.get(t, -1) if end == "no" else episode.end_slot
+            if held >= 0:
+                if end != "no" and (end, t) != (episode.end, episode.num_steps):
+                    self.counts.conflicts += 1
+                    continue
+                old_rows.append(row)
+                old_slots.append(held)
+                continue
+            slot = spare.pop()
+            new_rows.append(row)
+            new_slots.append(slot)
+            if end == "no":
+                episode.slots[t] = slot
+            else:
+                episode.end, episode.end_slot, episode.num_steps = end, slot, t
+        self._rows.give_back(spare)
+        self._rows.write(np.array(new_slots, np.int64), steps, np.array(new_rows, np.int64))
+        if old_rows:
+            rows, slots = np.array(old_rows, np.int64), np.array(old_slots, np.int64)
+            same = self._rows.agree(slots, steps, rows)
+            self.counts.duplicates += int(same.sum())
+            self.counts.conflicts += int((~same).sum())
+            self._rows.see(slots[same], steps.seen_at[rows[same]])
+
+    def missing(self, id_: str) -> tuple[int, ...]:
+        """Return the steps (at most 10,000 of them) that an ended episode still lacks; () when it is whole or was."""
+        episode = self._open.get(id_)
+        if episode is None or episode.end is None or self._is_whole(episode):
+            return ()
+        lacking = (t for t in range(episode.num_steps) if t not in episode.slots)
+        return tuple(islice(lacking, MAX_MISSING))
+
+    def unheard(self, ids: Iterable[str]) -> list[str]:
+        """Return those of the ids of which nothing but the end is known, as after a restart."""
+        return [id_ for id_ in ids if (episode := self._open.get(id_)) and episode.end and not episode.slots]
+
+    def whole(self, ids: Iterable[str]) -> list[Episode]:
+        """Return those of the ids that are whole as Episodes; they stay open until `close`."""
+        return [
+            self._build(id_, episode)
+            for id_ in dict.fromkeys(ids)
+            if (episode := self._open.get(id_)) and self._is_whole(episode)
+        ]
+
+    def overdue(self, now: float) -> list[Episode]:
+        """Return the open episodes of which nothing came for the timeout, whole ones whole and the others as lost.
+
+        A lost episode ends where its steps first lack. One without two steps in a row from the start leaves nothing
+        and is closed at once; the others stay open until `close`.
+        """
+        # A client repeats itself for less than this; afterwards the store still knows the episode.
+        for id_, (closed_at, _) in list(self._over.items()):
+            if now - closed_at <= 2 * self._timeout_s:
+                break
+            del self._over[id_]
+        late = [id_ for id_, episode in self._open.items() if now - episode.last_at > self._timeout_s]
+        episodes = []
+        for id_ in late:
+            episode = self._open[id_]
+            if not self._is_whole(episode) and not (0 in episode.slots and 1 in episode.slots):
+                self._drop(id_, kept=0)
+                self.counts.void += 1
+            else:
+                episodes.append(self._build(id_, episode))
+        return episodes
+
+    def close(self, episode: Episode, now: float) -> bool:
+        """Forget the steps of a durable episode; False when it was over already, so that it must not count again."""
+        if episode.id not in self._open:
+            return False
+        lost = episode.end == "lost"
+        first = self._over.pop(episode.id, None) is None
+        self._over[episode.id] = (now, not lost)
+        self._drop(episode.id, kept=episode.num_steps + 1)
+        self.counts.lost += lost
+        self.counts.whole += not lost
+        return first
+
+    def settle(self, ids: Iterable[str], now: float) -> None:
+        """Close what was opened for episodes that the store holds already."""
+        for id_ in ids:
+            if id_ in self._open:
+                self._drop(id_, kept=0)
+                self._over[id_] = (now, True)
+                self.counts.void += 1
+
+    def first_open(self) -> tuple[float, str] | None:
+        """Return (time of its first step, id) of the open episode that began first, None when none is open."""
+        return min(((episode.first_at, id_) for id_, episode in self._open.items()), default=None)
+
+    @staticmethod
+    def _is_whole(episode: _Open) -> bool:
+        steps = episode.slots
+        # Steps past the end don't count, so that the number alone proves nothing.
+        return 0 <= episode.num_steps <= len(steps) and all(t in steps for t in range(episode.num_steps))
+
+    def _begin(self, id_: str, seen_at: float, now: float) -> _Open | None:
+        _, as_whole = self._over.get(id_, (now, False))
+        if as_whole:
+            return None
+        self.counts.begun += 1
+        episode = self._open[id_] = _Open(seen_at, now)
+        return episode
+
+    def _drop(self, id_: str, *, kept: int) -> None:
+        episode = self._open.pop(id_)
+        slots = [*episode.slots.values(), *([episode.end_slot] if episode.end else [])]
+        self._rows.give_back(slots)
+        self.counts.kept += kept
+        self.counts.stray += len(slots) - kept
+
+    def _judge(self, episode: Episode) -> bool:
+        try:
+            return bool(self._failed(episode))
+        except Exception as error:  # the user's function; production must go on being acknowledged
+            self.counts.unjudged += 1
+            self.trouble = f"The task's failed() raised {error!r} on episode {episode.id}, which counts as failed."
+            return True
+
+    def _build(self, id_: str, episode: _Open) -> Episode:
+        whole = self._is_whole(episode)
+        path: list[int] = []
+        for t in range(episode.num_steps if whole else len(episode.slots)):
+            slot = episode.slots.get(t)
+            if slot is None:
+                break
+            path.append(slot)
+        if whole:
+            path.append(episode.end_slot)
+        slots, rows = np.array(path, np.int64), self._rows
+        acted = slots[:-1]
+        end: End = episode.end if whole and episode.end else "lost"
+        built = Episode(
+            id=id_,
+            origin="production",
+            task=self._task,
+            parameters={},
+            draw_key=int(rows.draw_keys[slots[0]]),
+            digests=rows.digest_names(acted),
+            observations=rows.observations[slots],
+            raw_actions=rows.raw_actions[acted],
+            rewards=rows.rewards[slots[1:]],
+            logps=rows.logps[acted],
+            end=end,
+            failed=False,
+            started_at=episode.first_at,
+            ended_at=float(rows.seen_at[slots[-1]]),
+        )
+        return dataclasses.replace(built, failed=self._judge(built))
+
+
+def ends_of(steps: Steps) -> list[str]:
+    """Return the ids of the episodes that end in these rows, each once."""
+    return list(dict.fromkeys(id_ for id_, end in zip(steps.episodes, steps.ends, strict=True) if end != "no"))

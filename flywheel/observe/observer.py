@@ -1,0 +1,275 @@
+"""The observer: assembles episodes, hands their outcomes to the monitors in order of start, and raises Signals."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.config import ObserveConfig
+from flywheel.observe.assemble import Assembler, ends_of
+from flywheel.observe.monitors.outcome import OutcomeMonitor
+from flywheel.observe.monitors.world import WorldMonitor
+from flywheel.records import End, Episode, Release, Signal, SignalKind, Steps
+from flywheel.task import Task, spec_of, task_digest
+
+RECENT = 1000
+"""Outcomes that `window` can look back on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Outcome:
+    """What is kept of an episode while it waits for those that began before it."""
+
+    started_at: float
+    id: str
+    digest: str
+    end: End
+    failed: bool
+    total: float
+    num_steps: int
+    ended_at: float
+
+
+@dataclass(slots=True)
+class _Arm:
+    """The monitors of one release."""
+
+    release: Release
+    failed: OutcomeMonitor
+    loss: OutcomeMonitor | None
+    world: WorldMonitor
+    num_read: int = 0
+
+    @property
+    def monitors(self) -> dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]]:
+        loss: dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]] = (
+            {} if self.loss is None else {"loss": ("degradation", self.loss)}
+        )
+        return {"failed": ("degradation", self.failed), **loss, "world": ("shift_detected", self.world)}
+
+
+class Observer:
+    """Watches production for one task; `observe` alone is enough for somebody who has whole episodes already."""
+
+    def __init__(self, task: Task, config: ObserveConfig | None = None) -> None:
+        """Begin without a release: episodes are assembled and counted, and nothing is tested yet."""
+        self._task = task
+        self._config = config or ObserveConfig()
+        self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, self._config.episode_timeout_s)
+        self._waiting: list[tuple[Outcome, int, NDArray[np.float64] | Episode]] = []
+        self._places = itertools.count()
+        self._recent: deque[Outcome] = deque(maxlen=RECENT)
+        self._tally: dict[str, dict[str, float]] = {}
+        self._arm: _Arm | None = None
+        self._signals: list[Signal] = []
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """Every Signal raised so far: at most one a monitor and release."""
+        return tuple(self._signals)
+
+    def release(self, release: Release, failure_bound: float) -> None:
+        """Begin new monitors, with a new baseline, for the episodes that this release begins from now on.
+
+        `failure_bound` is the failure rate that the gate promised; more than it is a degradation.
+        """
+        learnt = self._config.baseline_episodes
+        loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
+        self._arm = _Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
+        # Whoever has a score from the model before belongs to the release before.
+        self._waiting = [entry for entry in self._waiting if isinstance(entry[2], Episode)]
+        heapq.heapify(self._waiting)
+
+    def add(self, steps: Steps, now: float) -> None:
+        """Take in decisions and ends, in any order, as often as they come."""
+        self._assembler.add(steps, now)
+
+    def missing(self, steps: Steps) -> dict[str, tuple[int, ...]]:
+        """Return for each episode that ends in these rows the steps that are missing: () where it is whole."""
+        return {id_: self._assembler.missing(id_) for id_ in ends_of(steps)}
+
+    def unheard(self, steps: Steps) -> list[str]:
+        """Return the episodes that end in these rows and of which nothing else is known: perhaps the store does."""
+        return self._assembler.unheard(ends_of(steps))
+
+    def settle(self, ids: Iterable[str], now: float) -> None:
+        """Forget the repeated ends of episodes that the store holds as whole ones."""
+        self._assembler.settle(ids, now)
+
+    def whole(self, steps: Steps) -> list[Episode]:
+        """Return the whole ones of the episodes that end in these rows; make them durable, then `close` them."""
+        return self._assembler.whole(ends_of(steps))
+
+    def overdue(self, now: float) -> list[Episode]:
+        """Return the episodes that nothing was heard of for too long; make them durable, then `close` them."""
+        return self._assembler.overdue(now)
+
+    def close(self, episodes: Sequence[Episode], answers: Mapping[str, str], now: float) -> None:
+        """Count these episodes and let their outcomes wait for their turn; a second time changes nothing.
+
+        `answers` is what the store said when it had made them durable; a "conflict" is only counted as such.
+        """
+        for episode in episodes:
+            if not self._assembler.close(episode, now):
+                continue
+            if answers[episode.id] == "conflict":
+                self._assembler.counts.quarantined += 1
+                continue
+            outcome = self._count(episode)
+            mine = self._arm is not None and outcome.digest == self._arm.release.digest
+            score = self._arm.world.score(episode) if self._arm is not None and mine else None
+            heapq.heappush(self._waiting, (outcome, next(self._places), episode if score is None else score))
+
+    def tick(self, now: float) -> list[Signal]:
+        """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.
+
+        Its turn comes when every episode that began before it is closed, and `wait_s` after its start, since other
+        replicas may know of earlier ones.
+        """
+        first = self._assembler.first_open()
+        raised = []
+        while self._waiting:
+            outcome = self._waiting[0][0]
+            begun = (outcome.started_at, outcome.id)
+            if (first is not None and begun > first) or outcome.started_at + self._config.wait_s > now:
+                break
+            _, _, given = heapq.heappop(self._waiting)
+            raised += self._read(outcome, given, now)
+        return raised
+
+    def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
+        """Let the monitors read this whole episode at once, and return the Signals that this raised."""
+        return self._read(self._count(episode), episode, episode.ended_at if now is None else now)
+
+    def resume(self, summary: Mapping[str, Mapping[str, float]], signals: Iterable[Signal]) -> None:
+        """Go on from the numbers of episodes by digest that the store sums up, and from the Signals raised before."""
+        self._tally = {digest: dict(row) for digest, row in summary.items()}
+        self._signals = list(signals)
+
+    def replay(self, episode: Episode) -> None:
+        """Let the monitors read an episode that was counted before a restart."""
+        self._recent.append(_outcome(episode))
+        self._read(_outcome(episode), episode, episode.ended_at)
+
+    def episodes(self, digest: str) -> int:
+        """Return the number of durable production episodes that a digest began."""
+        return int(self._tally.get(digest, {}).get("episodes", 0))
+
+    def window(self, n: int, digest: str | None = None) -> list[Outcome]:
+        """Return the last n (of at most 1,000) outcomes in order of closing, of one digest or of all."""
+        return [o for o in self._recent if digest is None or o.digest == digest][-n:]
+
+    def status(self, recent: int = 50) -> dict[str, Any]:
+        """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
+        arm = self._arm
+        return {
+            "release": None if arm is None else asdict(arm.release),
+            "read": 0 if arm is None else arm.num_read,
+            "monitors": {} if arm is None else {name: self._look(name, m) for name, (_, m) in arm.monitors.items()},
+            "digests": {
+                digest: {**row, "mean_return": row["total"] / row["episodes"]} for digest, row in self._tally.items()
+            },
+            "recent": [asdict(outcome) for outcome in self.window(recent)],
+            "signals": [asdict(signal) for signal in self._signals],
+            "open": self._assembler.num_open,
+            "waiting": len(self._waiting),
+            "counts": {**asdict(self._assembler.counts), "open_rows": self._assembler.num_rows},
+            "trouble": self._assembler.trouble,
+        }
+
+    def _look(self, name: str, monitor: OutcomeMonitor | WorldMonitor) -> dict[str, Any]:
+        return {
+            "evidence": monitor.evidence,
+            "threshold": self._threshold(),
+            "testing": monitor.testing,
+            "raised": name in self._raised(),
+        }
+
+    def _raised(self) -> set[str]:
+        """Return the names of the monitors that alarmed on the present release: they stay silent until the next."""
+        begun = None if self._arm is None else self._arm.release.released_at
+        return {signal.monitor for signal in self._signals if signal.evidence["released_at"] == begun}
+
+    def _threshold(self) -> float:
+        # The average of e-detectors is one, so that monitors share a budget by multiplying it.
+        return self._config.false_alarm_episodes * (2 if self._arm is None or self._arm.loss is None else 3)
+
+    def _count(self, episode: Episode) -> Outcome:
+        outcome = _outcome(episode)
+        row = self._tally.setdefault(outcome.digest, dict.fromkeys(("episodes", "failed", "lost", "total"), 0.0))
+        row["episodes"] += 1
+        row["failed"] += outcome.failed
+        row["lost"] += outcome.end == "lost"
+        row["total"] += outcome.total
+        self._recent.append(outcome)
+        return outcome
+
+    def _read(self, outcome: Outcome, given: NDArray[np.float64] | Episode, now: float) -> list[Signal]:
+        arm = self._arm
+        if arm is None or outcome.digest != arm.release.digest or outcome.started_at < arm.release.released_at:
+            return []
+        if outcome.end == "lost" and not outcome.failed:
+            return []  # nobody knows how it would have ended
+        arm.num_read += 1
+        raised = self._raised()
+        signals = []
+        for name, (kind, monitor) in arm.monitors.items():
+            if name in raised:
+                continue
+            if isinstance(monitor, WorldMonitor):
+                monitor.update(outcome.id, given)
+            else:
+                monitor.update(float(outcome.failed) if name == "failed" else self._loss(outcome), outcome.id)
+            if monitor.evidence >= self._threshold():
+                signals.append(self._signal(kind, name, monitor, outcome, now))
+        self._signals += signals
+        return signals
+
+    def _signal(
+        self, kind: SignalKind, name: str, monitor: OutcomeMonitor | WorldMonitor, outcome: Outcome, now: float
+    ) -> Signal:
+        assert self._arm is not None
+        limit = {"limit": monitor.limit} if isinstance(monitor, OutcomeMonitor) else {}
+        return Signal(
+            kind=kind,
+            monitor=name,
+            digest=outcome.digest,
+            value=monitor.evidence,
+            threshold=self._threshold(),
+            since_episode=monitor.onset,
+            at_episode=outcome.id,
+            evidence={
+                "released_at": self._arm.release.released_at,
+                "num_read": self._arm.num_read,
+                "num_since": monitor.num_since,
+                **limit,
+            },
+            at=now,
+        )
+
+    def _loss(self, outcome: Outcome) -> float:
+        """Return the loss as the gate counts it: 1 for a failed episode, else the shortfall of its return."""
+        assert self._task.return_range is not None
+        low, high = self._task.return_range
+        shortfall = 1.0 - (outcome.total - low) / (high - low)
+        return 1.0 if outcome.failed else min(max(shortfall, 0.0), 1.0)
+
+
+def _outcome(episode: Episode) -> Outcome:
+    return Outcome(
+        started_at=episode.started_at,
+        id=episode.id,
+        digest=episode.digests[0] if episode.digests else "",
+        end=episode.end,
+        failed=episode.failed,
+        total=episode.total,
+        num_steps=episode.num_steps,
+        ended_at=episode.ended_at,
+    )

@@ -1,0 +1,147 @@
+"""The observer's body on Ray: an async actor between the replicas and the store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import ray
+
+from flywheel.config import ObserveConfig
+from flywheel.observe.observer import Observer
+from flywheel.records import Episode, Release, Signal, Steps
+from flywheel.task import Task
+
+_TICK_S = 0.25
+_RELEASE, _SIGNALS = "observer.release", "observer.signals"
+
+
+class _Watched(msgspec.Struct):
+    """What must outlive the actor: the release under watch, with its promise."""
+
+    release: Release
+    failure_bound: float
+
+
+class ObserverActor:
+    """Assembles what replicas send; answers an end after the store's commit.
+
+    Every call into the plain Observer is free of awaits and so is never interleaved with another; what awaits (the
+    store) may be repeated without harm.
+    """
+
+    def __init__(self, task: Task, config: ObserveConfig, store: str) -> None:
+        """Find the store's actor by its name; what was under watch before a restart is read from it at the first call."""
+        self._config = config
+        self._store = ray.get_actor(store)
+        self._observer = Observer(task, config)
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._ticking: asyncio.Task[None] | None = None
+        self._trouble = ""
+
+    async def append(self, steps: Steps) -> None:
+        """Take in the rows a replica gathered."""
+        await self._ready()
+        self._observer.add(steps, time.time())
+        await self._notify()
+
+    async def end(self, steps: Steps) -> dict[str, tuple[int, ...]]:
+        """Return for each episode that ends in these rows: () when it is durable, else the steps to send again."""
+        await self._ready()
+        self._observer.add(steps, time.time())
+        await self._notify()
+        await self._wait_for(lambda: not any(self._observer.missing(steps).values()), self._config.wait_s)
+        if unheard := self._observer.unheard(steps):
+            self._observer.settle(await self._store.whole.remote(unheard), time.time())
+        missing = self._observer.missing(steps)
+        await self._keep(self._observer.whole(steps))
+        return missing
+
+    async def release(self, release: Release, failure_bound: float) -> None:
+        """Watch this release, with a baseline of its own, from now on and after any restart of this actor."""
+        await self._ready()
+        async with self._lock:
+            await self._store.note.remote(_RELEASE, msgspec.json.encode(_Watched(release, failure_bound)).decode())
+            self._observer.release(release, failure_bound)
+
+    async def status(self, recent: int = 50) -> dict[str, Any]:
+        """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
+        await self._ready()
+        return {**self._observer.status(recent), "store_trouble": self._trouble}
+
+    async def signals(self) -> tuple[Signal, ...]:
+        """Return every Signal raised so far."""
+        await self._ready()
+        return self._observer.signals
+
+    async def wait(
+        self, *, signals: int | None = None, digest: str = "", episodes: int | None = None, timeout_s: float
+    ) -> dict[str, Any]:
+        """Return the status once more than `signals` Signals were raised, once `digest` has at least `episodes`
+        durable episodes, or after `timeout_s` seconds; what is None is not waited for.
+        """
+        await self._ready()
+
+        def come() -> bool:
+            raised = signals is not None and len(self._observer.signals) > signals
+            return raised or (episodes is not None and self._observer.episodes(digest) >= episodes)
+
+        await self._wait_for(come, timeout_s)
+        return await self.status()
+
+    async def _keep(self, episodes: Sequence[Episode]) -> None:
+        """Make the episodes durable, then count them and let the monitors read what is due."""
+        if episodes:
+            answers = await self._store.append.remote(episodes)
+            self._observer.close(episodes, answers, time.time())
+        if self._observer.tick(time.time()):
+            await self._store.note.remote(_SIGNALS, msgspec.json.encode(self._observer.signals).decode())
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait_for(self, come: Callable[[], bool], timeout_s: float) -> None:
+        async with self._changed:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait_for(come)
+            except TimeoutError:
+                return
+
+    async def _ready(self) -> None:
+        if self._ticking is not None:
+            return
+        async with self._lock:
+            if self._ticking is None:
+                await self._rebuild()
+                self._ticking = asyncio.create_task(self._tick())
+
+    async def _rebuild(self) -> None:
+        """Bring the monitors to where they were: by reading the release's episodes again, in order of start."""
+        raised = msgspec.json.decode(await self._store.noted.remote(_SIGNALS) or "[]", type=list[Signal])
+        self._observer.resume(await self._store.summary.remote(), raised)
+        noted = await self._store.noted.remote(_RELEASE)
+        if noted is None:
+            return
+        watched = msgspec.json.decode(noted, type=_Watched)
+        self._observer.release(watched.release, watched.failure_bound)
+        digest, page = watched.release.digest, (watched.release.released_at, "")
+        while episodes := await self._store.following.remote(digest, *page):
+            for episode in episodes:
+                self._observer.replay(episode)
+            page = (episodes[-1].started_at, episodes[-1].id)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            try:
+                await self._keep(self._observer.overdue(time.time()))
+                self._trouble = ""
+            except Exception as error:  # the store is away or full: shown in the status, tried again at the next tick
+                self._trouble = f"Overdue episodes could not be stored ({error!r}); trying again."

@@ -1,0 +1,224 @@
+"""The durable log of episodes: one SQLite file, one process that writes it, any number that read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from flywheel.errors import FlywheelError, UsageError
+from flywheel.records import SCHEMA_VERSION, Episode, Origin
+from flywheel.store.encode import content, decode, encode
+
+FILE = "store.sqlite"
+Answer = Literal["stored", "same", "conflict"]
+_WORST = ("same", "stored", "conflict")
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS meta (schema_version INTEGER NOT NULL);
+INSERT INTO meta SELECT {SCHEMA_VERSION} WHERE NOT EXISTS (SELECT 1 FROM meta);
+CREATE TABLE IF NOT EXISTS episodes (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, content BLOB NOT NULL, origin TEXT NOT NULL, task TEXT NOT NULL,
+    digest TEXT NOT NULL, "end" TEXT NOT NULL, failed INTEGER NOT NULL, num_steps INTEGER NOT NULL, total REAL NOT NULL,
+    started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS by_start ON episodes (origin, started_at, id);
+CREATE INDEX IF NOT EXISTS by_digest ON episodes (digest, started_at, id);
+CREATE TABLE IF NOT EXISTS quarantine (
+    id TEXT NOT NULL, content BLOB NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL,
+    UNIQUE (id, content)) STRICT;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+_INSERT = """
+INSERT INTO episodes (id, content, origin, task, digest, "end", failed, num_steps, total, started_at, ended_at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.digest, "end" = excluded."end",
+    failed = excluded.failed, num_steps = excluded.num_steps, total = excluded.total,
+    started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body
+"""
+
+
+class Reader:
+    """Reads the episodes of a store."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
+        if version > SCHEMA_VERSION:
+            raise FlywheelError(
+                f"The store was written in format {version}, and this version reads up to {SCHEMA_VERSION}: "
+                "update flywheel."
+            )
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self._connection.close()
+
+    def read(self, ids: Sequence[str]) -> list[Episode]:
+        """Return the episodes of these ids in their order; UsageError names one that the store does not hold."""
+        query = "SELECT body, started_at, ended_at FROM episodes WHERE id = ?"
+        found = []
+        for id_ in ids:
+            row = self._connection.execute(query, (id_,)).fetchone()
+            if row is None:
+                raise UsageError(f"The store holds no episode {id_!r}: it was not acknowledged here, or was deleted.")
+            found.append(decode(*row))
+        return found
+
+    def recent(
+        self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
+    ) -> list[Episode]:
+        """Return the n episodes that started last, in order of start.
+
+        `since` leaves out those that started before that episode (UsageError when the store does not hold it),
+        `digest` those whose first action another policy gave, `origin` (None reads all) those made elsewhere.
+        """
+        where, values = self._where(digest, origin)
+        if since is not None:
+            start = self._connection.execute("SELECT started_at, id FROM episodes WHERE id = ?", (since,)).fetchone()
+            if start is None:
+                raise UsageError(f"The store holds no episode {since!r} to read from: name one that it holds.")
+            where, values = f"{where} AND (started_at, id) >= (?, ?)", [*values, *start]
+        rows = self._connection.execute(
+            f"SELECT body, started_at, ended_at FROM episodes WHERE {where} ORDER BY started_at DESC, id DESC LIMIT ?",
+            [*values, n],
+        ).fetchall()
+        return [decode(*row) for row in reversed(rows)]
+
+    def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
+        """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start."""
+        rows = self._connection.execute(
+            "SELECT body, started_at, ended_at FROM episodes WHERE digest = ? AND origin = 'production' "
+            "AND (started_at, id) > (?, ?) ORDER BY started_at, id LIMIT ?",
+            (digest, started_at, id_, n),
+        ).fetchall()
+        return [decode(*row) for row in rows]
+
+    def whole(self, ids: Iterable[str]) -> list[str]:
+        """Return those of the ids that the store holds as whole episodes."""
+        query = "SELECT 1 FROM episodes WHERE id = ? AND \"end\" <> 'lost'"
+        return [id_ for id_ in ids if self._connection.execute(query, (id_,)).fetchone()]
+
+    def ids(self, digest: str | None = None, origin: Origin | None = None) -> list[str]:
+        """Return the ids of the episodes in order of start."""
+        where, values = self._where(digest, origin)
+        rows = self._connection.execute(f"SELECT id FROM episodes WHERE {where} ORDER BY started_at, id", values)
+        return [id_ for (id_,) in rows]
+
+    def count(self, digest: str | None = None, origin: Origin | None = None) -> int:
+        """Return the number of episodes."""
+        where, values = self._where(digest, origin)
+        (count,) = self._connection.execute(f"SELECT count(*) FROM episodes WHERE {where}", values).fetchone()
+        return int(count)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Return by digest the production's numbers of episodes, of failed and of lost ones, and the sum of returns."""
+        rows = self._connection.execute(
+            "SELECT digest, count(*), sum(failed), sum(\"end\" = 'lost'), sum(total) FROM episodes "
+            "WHERE origin = 'production' GROUP BY digest"
+        )
+        return {row[0]: dict(zip(("episodes", "failed", "lost", "total"), row[1:], strict=True)) for row in rows}
+
+    def conflicts(self) -> list[str]:
+        """Return the ids that came a second time with other content; that content is in quarantine."""
+        return [id_ for (id_,) in self._connection.execute("SELECT DISTINCT id FROM quarantine ORDER BY id")]
+
+    def noted(self, name: str) -> str | None:
+        """Return the text last noted under a name, None if there is none."""
+        row = self._connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    @staticmethod
+    def _where(digest: str | None, origin: Origin | None) -> tuple[str, list[str | float]]:
+        wanted = {"digest": digest, "origin": origin}
+        named = {name: value for name, value in wanted.items() if value is not None}
+        return " AND ".join(f"{name} = ?" for name in named) or "1", list(named.values())
+
+
+class Intake(Reader):
+    """The one writer of a run directory's store; whatever a method returned is on the disk."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        """Open (or make) the store; UsageError when another process writes it.
+
+        SQLite before 3.51.3 can damage a WAL file that two connections write, hence the lock.
+        """
+        directory = Path(run_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(directory / f"{FILE}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise UsageError(
+                f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
+            ) from error
+        connection = sqlite3.connect(directory / FILE, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        super().__init__(connection)
+
+    def close(self) -> None:
+        """Close the file and let another process write it."""
+        super().close()
+        os.close(self._lock)
+
+    def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
+        """Make the episodes durable in one commit and return what became of each id.
+
+        "stored" is new, "same" was held already with equal content. A "conflict" was held with other content, stays
+        as it was, and the newcomer goes to quarantine. A lost episode gives way to the whole one, never the reverse.
+        """
+        answers: dict[str, Answer] = {}
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for episode in episodes:
+                answer = self._put(episode)
+                answers[episode.id] = max(answer, answers.get(episode.id, answer), key=_WORST.index)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        return answers
+
+    def note(self, name: str, value: str) -> None:
+        """Keep a text durably under a name, in place of an earlier one."""
+        self._connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def _put(self, episode: Episode) -> Answer:
+        body = encode(episode)
+        mark = content(body)
+        held = self._connection.execute('SELECT content, "end" FROM episodes WHERE id = ?', (episode.id,)).fetchone()
+        if held is not None:
+            if held[0] == mark or (episode.end == "lost" and held[1] != "lost"):
+                return "same"
+            if held[1] != "lost" or episode.end == "lost":
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?)",
+                    (episode.id, mark, episode.started_at, episode.ended_at, body),
+                )
+                return "conflict"
+        first = episode.digests[0] if episode.digests else ""
+        self._connection.execute(
+            _INSERT,
+            (episode.id, mark, episode.origin, episode.task, first, episode.end, int(episode.failed), episode.num_steps,
+             episode.total, episode.started_at, episode.ended_at, body),
+        )  # fmt: skip
+        return "stored"
+
+
+def open_readonly(path: str | Path) -> Reader:
+    """Return a Reader of a store file (or of the run directory it is in) that can't change it.
+
+    It may be open while its owner writes; each call sees what was committed before it. UsageError without a store.
+    """
+    file = Path(path)
+    file = file / FILE if file.is_dir() else file
+    if not file.exists():
+        raise UsageError(f"There is no store at {file}: name a run directory that holds {FILE}.")
+    uri = f"file:{quote(str(file.resolve()))}?mode=ro"
+    return Reader(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))

@@ -1,0 +1,88 @@
+"""The store's body on Ray: an async actor that shares one durable commit among the calls of a few milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from flywheel.config import StoreConfig
+from flywheel.records import Episode, Origin
+from flywheel.store.intake import Answer, Intake
+
+GROUP = 16
+"""Episodes that are committed at once, without waiting for more."""
+
+
+class StoreActor:
+    """Owner of the run directory's store; after a restart it goes on from the disk."""
+
+    def __init__(self, run_dir: str, config: StoreConfig) -> None:
+        self._intake = Intake(run_dir)
+        self._config = config
+        self._waiting: list[tuple[Sequence[Episode], asyncio.Future[dict[str, Answer]]]] = []
+
+    async def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
+        """Return what became of each id, after the commit that holds them; safe to call again."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[dict[str, Answer]] = loop.create_future()
+        self._waiting.append((episodes, future))
+        if sum(len(group) for group, _ in self._waiting) >= GROUP:
+            self._commit()
+        elif len(self._waiting) == 1:
+            loop.call_later(self._config.group_s, self._commit)
+        return await future
+
+    async def recent(
+        self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
+    ) -> list[Episode]:
+        """As Reader.recent."""
+        return self._intake.recent(n, since, digest, origin)
+
+    async def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
+        """As Reader.following."""
+        return self._intake.following(digest, started_at, id_, n)
+
+    async def read(self, ids: Sequence[str]) -> list[Episode]:
+        """As Reader.read."""
+        return self._intake.read(ids)
+
+    async def whole(self, ids: Sequence[str]) -> list[str]:
+        """As Reader.whole."""
+        return self._intake.whole(ids)
+
+    async def ids(self, digest: str | None = None, origin: Origin | None = None) -> list[str]:
+        """As Reader.ids."""
+        return self._intake.ids(digest, origin)
+
+    async def count(self, digest: str | None = None, origin: Origin | None = None) -> int:
+        """As Reader.count."""
+        return self._intake.count(digest, origin)
+
+    async def summary(self) -> dict[str, dict[str, float]]:
+        """As Reader.summary."""
+        return self._intake.summary()
+
+    async def conflicts(self) -> list[str]:
+        """As Reader.conflicts."""
+        return self._intake.conflicts()
+
+    async def note(self, name: str, value: str) -> None:
+        """As Intake.note."""
+        self._intake.note(name, value)
+
+    async def noted(self, name: str) -> str | None:
+        """As Reader.noted."""
+        return self._intake.noted(name)
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            answers = self._intake.append([episode for group, _ in waiting for episode in group])
+        except Exception as error:  # every caller learns of it; none was acknowledged
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for group, future in waiting:
+            if not future.done():
+                future.set_result({episode.id: answers[episode.id] for episode in group})

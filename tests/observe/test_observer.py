@@ -1,0 +1,175 @@
+"""The plain observer: order of start, one alarm a monitor and release, and counts that add up."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from flywheel.config import ObserveConfig
+from flywheel.observe.observer import Observer
+from flywheel.records import Episode, Release
+from flywheel.tasks.cartpole import cartpole
+from flywheel.testing import SHORT_POLE
+from tests.observe.streams import DIGEST, Row, real, rows_of, rows_of_episode, steps_of
+
+CONFIG = ObserveConfig()
+
+
+def release(digest: str = DIGEST, at: float = 0.0) -> Release:
+    return Release(digest=digest, stage="full", share=1.0, previous=None, released_at=at)
+
+
+def make() -> Observer:
+    observer = Observer(cartpole, CONFIG)
+    observer.release(release(), 0.05)
+    return observer
+
+
+def feed(observer: Observer, rows: list[Row], now: float) -> list[str]:
+    """Send the rows, store and close what is whole; return the ids that were."""
+    steps = steps_of(rows)
+    observer.add(steps, now)
+    return keep(observer, observer.whole(steps), now)
+
+
+def keep(observer: Observer, episodes: list[Episode], now: float) -> list[str]:
+    observer.close(episodes, {e.id: "stored" for e in episodes}, now)
+    return [e.id for e in episodes]
+
+
+@pytest.fixture(scope="module")
+def played() -> tuple[list[Episode], list[Episode]]:
+    """Episodes of a policy for the short pole, before the change and after it."""
+    return real(150, seed=1, gains=SHORT_POLE), real(12, seed=2, gains=SHORT_POLE, length=2.0)
+
+
+def test_the_change_raises_a_shift_and_then_a_degradation_once_each(played) -> None:
+    clean, changed = played
+    observer = make()
+    for i, episode in enumerate([*clean, *changed]):
+        feed(observer, rows_of_episode(episode, start=float(i)), now=float(i + 1))
+        observer.tick(now=float(i + 1))
+    kinds = {signal.monitor: signal for signal in observer.signals}
+    assert set(kinds) >= {"world", "failed"} and len(observer.signals) == len(kinds)
+    shift, degradation = kinds["world"], kinds["failed"]
+    assert (shift.kind, degradation.kind) == ("shift_detected", "degradation")
+    ids = [e.id for e in changed]
+    assert shift.since_episode == degradation.since_episode == ids[0]
+    assert ids.index(shift.at_episode) <= 7 and shift.digest == DIGEST
+    assert shift.value >= shift.threshold == 3 * CONFIG.false_alarm_episodes
+    assert shift.evidence["num_since"] == ids.index(shift.at_episode) + 1
+
+
+def test_arrival_in_any_order_raises_the_same_signals(played) -> None:
+    episodes = [*played[0], *played[1]]
+    rows = [rows_of_episode(e, start=float(i)) for i, e in enumerate(episodes)]
+    in_order, shuffled = make(), make()
+    for i, one in enumerate(rows):
+        feed(in_order, one, now=500.0 + i)
+    in_order.tick(now=1000.0)
+    for one in rows:  # all have begun before the first one ends
+        feed(shuffled, one[:1], now=500.0)
+    order = np.random.default_rng(3).permutation(len(rows))
+    raised = []
+    for i in order:
+        feed(shuffled, rows[i][1:], now=510.0)
+        raised += shuffled.tick(now=1000.0)
+    assert [(s.monitor, s.at_episode, s.since_episode, s.value) for s in raised] == [
+        (s.monitor, s.at_episode, s.since_episode, s.value) for s in in_order.signals
+    ]
+    assert len(raised) >= 2
+
+
+def test_observing_whole_episodes_alone_raises_the_same_signals(played) -> None:
+    observer = make()
+    raised = [s for e in [*played[0], *played[1]] for s in observer.observe(e)]
+    assert {s.monitor for s in raised} >= {"world", "failed"}
+    assert observer.episodes(DIGEST) == 162 and len(observer.window(20, DIGEST)) == 20
+
+
+def test_a_new_release_begins_anew_and_may_alarm_again(played) -> None:
+    clean, changed = played
+    observer = make()
+    for e in [*clean, *changed]:
+        observer.observe(e)
+    before = len(observer.signals)
+    observer.release(release(at=50.0), 0.05)
+    assert not any(m["evidence"] for m in observer.status()["monitors"].values())
+    assert observer.observe(dataclasses.replace(clean[0], started_at=49.0)) == []
+    assert observer.status()["read"] == 0
+    for e in [*clean, *changed]:
+        observer.observe(dataclasses.replace(e, started_at=60.0))
+    assert len(observer.signals) == 2 * before
+
+
+def test_an_open_episode_holds_the_place_of_those_that_began_after_it() -> None:
+    observer = make()
+    first, second = rows_of("first", 5, start=0.0), rows_of("second", 2, start=1.0)
+    feed(observer, first[:2], now=1.0)
+    assert feed(observer, second, now=2.0) == ["second"]
+    observer.tick(now=3.0)
+    assert observer.status()["read"] == 0 and observer.status()["waiting"] == 1
+    feed(observer, first[2:], now=4.0)
+    observer.tick(now=4.0)
+    assert observer.status()["read"] == 2 and observer.status()["waiting"] == 0
+
+
+def test_a_lost_episode_frees_its_place_and_is_read_only_if_it_failed() -> None:
+    observer = make()
+    feed(observer, rows_of("first", 5, start=0.0)[:3], now=1.0)
+    feed(observer, rows_of("second", 2, start=1.0), now=2.0)
+    lost = observer.overdue(now=40.0)
+    assert [e.end for e in lost] == ["lost"]
+    keep(observer, [dataclasses.replace(e, failed=False) for e in lost], now=40.0)
+    observer.tick(now=40.0)
+    assert observer.status()["read"] == 1
+    assert observer.status()["digests"][DIGEST]["lost"] == 1 and observer.episodes(DIGEST) == 2
+
+
+def test_an_episode_that_has_just_begun_waits_for_earlier_ones_of_other_replicas() -> None:
+    observer = make()
+    feed(observer, rows_of("a", 2, start=10.0), now=10.03)
+    observer.tick(now=10.03)
+    assert observer.status()["read"] == 0
+    observer.tick(now=10.05)
+    assert observer.status()["read"] == 1
+
+
+def test_closing_twice_and_conflicts_count_once_or_not_at_all() -> None:
+    observer = make()
+    steps = steps_of(rows_of("a", 2, start=0.0))
+    observer.add(steps, 0.0)
+    twice = observer.whole(steps)
+    keep(observer, twice, 0.0)
+    keep(observer, twice, 0.0)
+    assert observer.episodes(DIGEST) == 1
+    other = steps_of(rows_of("b", 2, start=0.0))
+    observer.add(other, 0.0)
+    observer.close(observer.whole(other), {"b": "conflict"}, 0.0)
+    assert observer.episodes(DIGEST) == 1 and observer.status()["counts"]["quarantined"] == 1
+
+
+def test_after_a_restart_evidence_and_signals_are_what_they_were(played) -> None:
+    episodes = [dataclasses.replace(e, started_at=float(i)) for i, e in enumerate([*played[0], *played[1][:2]])]
+    observer, again = make(), make()
+    for e in episodes:
+        observer.observe(e)
+    again.resume({DIGEST: observer.status()["digests"][DIGEST]}, observer.signals)
+    for e in episodes:
+        again.replay(e)
+    assert again.status() == observer.status()
+    rest = [dataclasses.replace(e, started_at=200.0 + i) for i, e in enumerate(played[1][2:])]
+    assert [again.observe(e) for e in rest] == [observer.observe(e) for e in rest]
+    third = make()
+    third.resume({}, again.signals)
+    assert all(m["raised"] == (n in {s.monitor for s in again.signals}) for n, m in third.status()["monitors"].items())
+
+
+def test_other_digests_are_counted_and_not_read() -> None:
+    observer = make()
+    observer.release(release("other"), 0.05)
+    feed(observer, rows_of("a", 2, start=0.0), now=1.0)
+    observer.tick(now=1.0)
+    assert observer.status()["read"] == 0 and observer.episodes(DIGEST) == 1 and observer.episodes("other") == 0

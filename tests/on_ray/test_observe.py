@@ -1,0 +1,140 @@
+"""Observer and store as actors: acknowledged means durable, also when one of them is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flywheel.config import ObserveConfig, StoreConfig
+from flywheel.observe.on_ray import ObserverActor
+from flywheel.records import Release
+from flywheel.store.intake import open_readonly
+from flywheel.store.on_ray import StoreActor
+from flywheel.tasks.cartpole import cartpole
+from tests.observe.streams import DIGEST, rows_of, steps_of
+
+TIMEOUT = 60
+
+
+class Rooms:
+    """A store and an observer, as cluster.py starts them."""
+
+    def __init__(self, ray: Any, run_dir: Path, config: ObserveConfig) -> None:
+        self.ray, self.run_dir = ray, run_dir
+        lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        name = f"store-{uuid.uuid4().hex}"
+        self.store = ray.remote(StoreActor).options(name=name, **lasting).remote(str(run_dir), StoreConfig())
+        self.observer = ray.remote(ObserverActor).options(**lasting).remote(cartpole, config, name)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.ray.get(getattr(self.observer, method).remote(*args, **kwargs), timeout=TIMEOUT)
+
+
+@pytest.fixture
+def rooms(ray_cluster: Any, tmp_path: Path) -> Iterator[Rooms]:
+    made = Rooms(ray_cluster, tmp_path, ObserveConfig(wait_s=0.2, episode_timeout_s=1.0))
+    yield made
+    ray_cluster.kill(made.observer)
+    ray_cluster.kill(made.store)
+
+
+def release(at: float = 0.0) -> Release:
+    return Release(digest=DIGEST, stage="full", share=1.0, previous=None, released_at=at)
+
+
+def test_an_end_is_acknowledged_when_the_episode_can_be_read_from_the_disk(rooms: Rooms) -> None:
+    rows = rows_of("a", 5, start=time.time())
+    rooms.call("append", steps_of(rows[:3]))
+    assert rooms.call("end", steps_of(rows[-1:])) == {"a": (3, 4)}
+    rooms.call("append", steps_of(rows[3:5]))
+    assert rooms.call("end", steps_of(rows[-1:])) == {"a": ()}
+    with_disk = open_readonly(rooms.run_dir)
+    assert with_disk.read(["a"])[0].num_steps == 5
+    with_disk.close()
+    assert rooms.call("status")["digests"][DIGEST]["episodes"] == 1
+
+
+def test_an_end_waits_for_steps_that_are_on_their_way(rooms: Rooms) -> None:
+    rows = rows_of("a", 5, start=time.time())
+    rooms.call("append", steps_of(rows[:3]))
+    end = rooms.observer.end.remote(steps_of(rows[-1:]))
+    rooms.observer.append.remote(steps_of(rows[3:5]))
+    assert rooms.ray.get(end, timeout=TIMEOUT) == {"a": ()}
+
+
+def test_after_the_observer_is_killed_the_store_answers_repeated_ends_and_open_episodes_come_again(
+    rooms: Rooms,
+) -> None:
+    rooms.call("release", release(), 0.05)
+    done, open_ = rows_of("done", 4, start=time.time()), rows_of("open", 4, start=time.time())
+    assert rooms.call("end", steps_of(done)) == {"done": ()}
+    rooms.call("append", steps_of(open_[:2]))
+    rooms.ray.kill(rooms.observer, no_restart=False)
+    both = steps_of([done[-1], open_[-1]])
+    assert rooms.call("end", both) == {"done": (), "open": (0, 1, 2, 3)}
+    assert rooms.call("end", steps_of(open_)) == {"open": ()}
+    status = rooms.call("status")
+    assert status["release"]["digest"] == DIGEST
+    assert status["digests"][DIGEST]["episodes"] == 2
+
+
+def test_after_its_restart_the_monitors_have_read_what_they_had_and_signals_stay(rooms: Rooms) -> None:
+    rooms.call("release", release(), 0.05)
+    start = time.time() - 10
+    for i in range(12):
+        rooms.call("end", steps_of(rows_of(f"e{i}", 3, start=start + i / 10)))
+    before = rooms.call("wait", signals=0, timeout_s=10.0)
+    assert [(s["kind"], s["since_episode"]) for s in before["signals"]] == [("degradation", "e0")]
+    rooms.ray.kill(rooms.observer, no_restart=False)
+    after = rooms.call("status")
+    assert after["signals"] == before["signals"] and after["read"] == 12
+    assert after["monitors"]["failed"]["raised"]
+    assert rooms.call("signals")[0].kind == "degradation"
+
+
+def test_the_store_may_be_killed_between_any_two_episodes(rooms: Rooms) -> None:
+    acknowledged = []
+    for i in range(9):
+        if i % 3 == 2:
+            rooms.ray.kill(rooms.store, no_restart=False)
+        answer = rooms.call("end", steps_of(rows_of(f"e{i}", 20, start=time.time())))
+        acknowledged += [id_ for id_, missing in answer.items() if not missing]
+    assert len(acknowledged) == 9
+    assert rooms.ray.get(rooms.store.count.remote(), timeout=TIMEOUT) == 9
+    assert sorted(rooms.ray.get(rooms.store.ids.remote(), timeout=TIMEOUT)) == sorted(acknowledged)
+
+
+def test_a_silent_episode_is_lost_and_stored_so_without_anybody_asking(rooms: Rooms) -> None:
+    rooms.call("append", steps_of(rows_of("quiet", 9, start=time.time())[:4]))
+    status = rooms.call("wait", digest=DIGEST, episodes=1, timeout_s=20.0)
+    assert status["digests"][DIGEST]["lost"] == 1
+    assert rooms.ray.get(rooms.store.recent.remote(5), timeout=TIMEOUT)[0].end == "lost"
+
+
+def test_waiting_ends_with_its_time_and_with_the_episodes(rooms: Rooms) -> None:
+    assert rooms.call("wait", signals=0, digest=DIGEST, episodes=1, timeout_s=0.05)["digests"] == {}
+    waiting = rooms.observer.wait.remote(digest=DIGEST, episodes=2, timeout_s=50.0)
+    for id_ in ("a", "b"):
+        rooms.call("end", steps_of(rows_of(id_, 3, start=time.time())))
+    assert rooms.ray.get(waiting, timeout=TIMEOUT)["digests"][DIGEST]["episodes"] == 2
+
+
+async def test_one_commit_carries_what_several_callers_appended(tmp_path: Path) -> None:
+    from tests.store.test_intake import episode
+
+    store = StoreActor(str(tmp_path), StoreConfig(group_s=0.01))
+    commits = []
+    append = store._intake.append
+    store._intake.append = lambda episodes: commits.append(len(episodes)) or append(episodes)  # type: ignore[method-assign]
+    answers = await asyncio.gather(*(store.append([episode(f"e{i}")]) for i in range(5)))
+    assert answers == [{f"e{i}": "stored"} for i in range(5)] and commits == [5]
+    with pytest.raises(AttributeError):
+        await store.append([None])  # type: ignore[list-item]
+    assert await store.count() == 5
+    store._intake.close()
