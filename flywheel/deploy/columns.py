@@ -1,0 +1,108 @@
+"""Rows of a request as columns that fit the policy's Spec, or the name of the field that doesn't. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.deploy.wire import ActRow, EndRow, RejectedError, ResentRow
+from flywheel.records import Array, Spec
+
+Row = ActRow | EndRow | ResentRow
+
+
+def observations(rows: Sequence[Row], spec: Spec, where: str) -> Array:
+    """Return the observations dtype[N, *o]; raise RejectedError (422) naming the first that doesn't fit."""
+    size = int(np.prod(spec.observation_shape))
+    for i, row in enumerate(rows):
+        if len(row.observation) != size:
+            raise RejectedError(
+                422,
+                f"{where}[{i}].observation: Expected {size} numbers (shape {list(spec.observation_shape)}), "
+                f"got {len(row.observation)}.",
+                f"{where}[{i}].observation",
+            )
+    given = np.array([row.observation for row in rows], dtype=np.float64).reshape(-1, size)
+    _refuse_first(~np.isfinite(given), where, "observation", "Expected a finite number")
+    dtype = np.dtype(spec.observation_dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = given.astype(dtype)
+    fits = np.isfinite(cast) if np.issubdtype(dtype, np.floating) else cast == given
+    _refuse_first(~fits, where, "observation", f"Expected a number that {dtype} can hold")
+    return cast.reshape(-1, *spec.observation_shape)
+
+
+def _refuse_first(wrong: NDArray[np.bool_], where: str, name: str, sentence: str) -> None:
+    if wrong.any():
+        i, j = np.argwhere(wrong)[0]
+        field = f"{where}[{i}].{name}[{j}]"
+        raise RejectedError(422, f"{field}: {sentence}.", field)
+
+
+def rewards(rows: Sequence[Row], where: str) -> NDArray[np.float64]:
+    """Return the rewards float64[N] of the actions before, NaN where not known; else raise RejectedError (422)."""
+    column = np.array([np.nan if row.reward is None else row.reward for row in rows], dtype=np.float64)
+    for i, row in enumerate(rows):
+        if row.reward is not None:
+            field = f"{where}[{i}].reward"
+            if not math.isfinite(row.reward):
+                raise RejectedError(422, f"{field}: Expected a finite number, or null where it isn't known yet.", field)
+            if row.t == 0:
+                raise RejectedError(
+                    422, f"{field}: It is of the action before; at t = 0 there was none, so leave it out.", field
+                )
+    return column
+
+
+def raw_action(value: Any, spec: Spec, field: str) -> Array:
+    """Return one raw action [*a] as the policy gave it; raise RejectedError (422) naming the field otherwise."""
+    if spec.action_kind == "discrete":
+        if not isinstance(value, int) or not 0 <= value < spec.num_actions:
+            raise RejectedError(422, f"{field}: Expected a whole number from 0 to {spec.num_actions - 1}.", field)
+        return np.array(value, dtype=np.int64)
+    size = int(np.prod(spec.action_shape))
+    if not isinstance(value, list) or len(value) != size:
+        raise RejectedError(422, f"{field}: Expected a flat list of {size} numbers.", field)
+    with np.errstate(over="ignore"):
+        action = np.array(value, dtype=np.float32)
+    if not np.isfinite(action).all():
+        raise RejectedError(422, f"{field}: Expected finite numbers.", field)
+    return action.reshape(spec.action_shape)
+
+
+def raw_actions(rows: Sequence[EndRow | ResentRow], spec: Spec, where: str) -> Array:
+    """Return the raw actions [N, *a] that rows carry; raise RejectedError (422) naming the first that doesn't fit."""
+    return np.array([raw_action(row.action, spec, f"{where}[{i}].action") for i, row in enumerate(rows)])
+
+
+def repeated(rows: Sequence[ActRow], spec: Spec) -> None:
+    """Return when each step repeats digest and raw action of the answer before exactly from t = 1 on.
+
+    Raises RejectedError (422) otherwise, and when an episode is there twice.
+    """
+    seen: set[str] = set()
+    for i, row in enumerate(rows):
+        where = f"steps[{i}]"
+        if row.episode in seen:
+            raise RejectedError(
+                422,
+                f"{where}.episode: It is in this request twice; send its steps one after another.",
+                f"{where}.episode",
+            )
+        seen.add(row.episode)
+        for name in ("digest", "action"):
+            given = getattr(row, name) is not None
+            if given != (row.t > 0):
+                hint = "left out at t = 0" if given else "repeated from the answer before, from t = 1 on"
+                raise RejectedError(422, f"{where}.{name}: It has to be {hint}.", f"{where}.{name}")
+        if row.t > 0:
+            raw_action(row.action, spec, f"{where}.action")
+
+
+def to_wire(raw: Array) -> Any:
+    """Return one raw action [*a] as it goes over the wire: a whole number, or a flat list."""
+    return raw.tolist() if raw.ndim == 0 else raw.ravel().tolist()

@@ -1,0 +1,112 @@
+"""The HTTP door: a bare ASGI app that checks token, size and shape before anything else happens."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from flywheel.deploy.service import Service
+from flywheel.deploy.wire import ActRequest, EndRequest, RejectedError, parse
+from flywheel.errors import Refused
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Door:
+    """Answers POST /v1/act, POST /v1/end, GET /v1/policy and, without a token, GET /v1/health."""
+
+    def __init__(self, service: Service) -> None:
+        """Open the door to a service; the service starts and stops with ASGI's lifespan."""
+        self._service = service
+        self._routes = {
+            "/v1/act": ("POST", self._act),
+            "/v1/end": ("POST", self._end),
+            "/v1/policy": ("GET", self._policy),
+            "/v1/health": ("GET", self._health),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request (ASGI 3)."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"This door speaks HTTP only, not {scope['type']}.")
+        try:
+            status, answer = await self._answer(scope, receive)
+        except RejectedError as error:
+            status, answer = error.status, {"error": error.sentence, "field": error.field}
+        except Refused as error:
+            status, answer = 503, {"error": str(error), "field": ""}
+        body = msgspec.json.encode(answer)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
+        path, method = scope["path"], scope["method"]
+        if path not in self._routes:
+            raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
+        wanted, handle = self._routes[path]
+        if method != wanted:
+            raise RejectedError(405, f"{path} takes {wanted}, not {method}.")
+        headers = dict(scope["headers"])
+        if path != "/v1/health" and not self._service.lets_in(headers.get(b"authorization", b""), hmac.compare_digest):
+            raise RejectedError(
+                401, "The token is missing or wrong. Send 'Authorization: Bearer <token>' with the run's token."
+            )
+        return await handle(await self._body(headers, receive))
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limit = self._service.config.max_body
+        too_long = RejectedError(413, f"The body is longer than {limit} bytes. Send fewer rows a request.")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > limit:
+            raise too_long
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RejectedError(400, "The client went away before its body was complete.")
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                raise too_long
+        return body
+
+    async def _act(self, body: bytes) -> tuple[int, Any]:
+        return 200, await self._service.act(parse(body, ActRequest))
+
+    async def _end(self, body: bytes) -> tuple[int, Any]:
+        return 200, await self._service.end(parse(body, EndRequest))
+
+    async def _policy(self, _: bytes) -> tuple[int, Any]:
+        return 200, self._service.status()
+
+    async def _health(self, _: bytes) -> tuple[int, Any]:
+        digest = self._service.status()["digest"]
+        if digest is None:
+            raise RejectedError(503, "No policy is in service yet: none has passed the gate.")
+        return 200, {"status": "ok", "digest": digest}
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._service.start()
+                except Exception as error:  # ASGI wants it as a message; the server refuses to start with it
+                    await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._service.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return

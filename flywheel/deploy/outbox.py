@@ -1,0 +1,76 @@
+"""Steps on their way to the observer: in order, counted when they can't be kept. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from flywheel.records import Steps
+
+MESSAGE = 4096
+"""Rows after which a message to the observer is full."""
+
+
+def join(pieces: Sequence[Steps]) -> Steps:
+    """Return the rows of one or more Steps as one, in their order."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Steps(
+        episodes=tuple(episode for piece in pieces for episode in piece.episodes),
+        t=np.concatenate([piece.t for piece in pieces]),
+        digests=tuple(digest for piece in pieces for digest in piece.digests),
+        observations=np.concatenate([piece.observations for piece in pieces]),
+        raw_actions=np.concatenate([piece.raw_actions for piece in pieces]),
+        logps=np.concatenate([piece.logps for piece in pieces]),
+        draw_keys=np.concatenate([piece.draw_keys for piece in pieces]),
+        rewards=np.concatenate([piece.rewards for piece in pieces]),
+        ends=tuple(end for piece in pieces for end in piece.ends),
+        seen_at=np.concatenate([piece.seen_at for piece in pieces]),
+    )
+
+
+class Outbox:
+    """Keeps at most `max_rows` rows; the oldest go first, and `dropped` counts them.
+
+    A dropped step is not lost for good: its episode's end names it as missing, and the client sends it again.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        """Begin empty."""
+        self._max_rows = max_rows
+        self._pieces: deque[Steps] = deque()
+        self._num_rows = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def put(self, steps: Steps) -> None:
+        """Keep rows behind all others."""
+        self._pieces.append(steps)
+        self._num_rows += len(steps.t)
+        self._trim()
+
+    def put_back(self, steps: Steps) -> None:
+        """Keep rows that couldn't be sent before all others."""
+        self._pieces.appendleft(steps)
+        self._num_rows += len(steps.t)
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._num_rows > self._max_rows:
+            lost = len(self._pieces.popleft().t)
+            self._num_rows -= lost
+            self.dropped += lost
+
+    def take(self) -> Steps | None:
+        """Return the oldest rows as one message, removed from here; None when there are none."""
+        pieces: list[Steps] = []
+        size = 0
+        while self._pieces and size < MESSAGE:
+            pieces.append(self._pieces.popleft())
+            size += len(pieces[-1].t)
+        self._num_rows -= size
+        return join(pieces) if pieces else None

@@ -1,0 +1,273 @@
+"""The registry: artifacts, verdicts and who is in service, in one SQLite file with one writer.
+
+Nothing is put into service unless its verdict passed: checked here, and again by a trigger in the file itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from flywheel.config import canonical
+from flywheel.deploy import verdicts
+from flywheel.deploy.admission import Admission, check_verdict
+from flywheel.deploy.keys import Keys, open_keys
+from flywheel.errors import Refused, UsageError
+from flywheel.policy import read_artifact
+from flywheel.records import SCHEMA_VERSION, Artifact, Release, Verdict
+
+FILE = "registry.sqlite"
+_SCHEMA = """
+CREATE TABLE meta (schema_version INTEGER NOT NULL, task TEXT NOT NULL);
+CREATE TABLE artifacts (digest TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE TABLE verdicts (
+    id INTEGER PRIMARY KEY, digest TEXT NOT NULL REFERENCES artifacts, outcome TEXT NOT NULL, judged_at REAL NOT NULL,
+    record TEXT NOT NULL);
+CREATE INDEX verdicts_digest ON verdicts (digest, id);
+CREATE TABLE releases (
+    id INTEGER PRIMARY KEY, digest TEXT NOT NULL REFERENCES artifacts, stage TEXT NOT NULL, share REAL NOT NULL,
+    previous TEXT, released_at REAL NOT NULL);
+CREATE TABLE condemned (
+    digest TEXT PRIMARY KEY REFERENCES artifacts, reason TEXT NOT NULL, condemned_at REAL NOT NULL);
+CREATE TRIGGER released_means_judged BEFORE INSERT ON releases
+WHEN (SELECT outcome FROM verdicts WHERE digest = NEW.digest ORDER BY id DESC LIMIT 1) IS NOT 'pass'
+BEGIN SELECT RAISE(ABORT, 'no passing verdict'); END;
+"""
+
+
+class Registry:
+    """Owns `registry.sqlite` and the run's keys; every change is durable when its method returns.
+
+    One process holds one of these; others open the file read-only.
+    """
+
+    def __init__(self, run_dir: Path, task: str) -> None:
+        """Open the registry of a run directory, made where it is missing. `task` is the task's digest.
+
+        Raises UsageError when the registry is another task's or was written by a newer version.
+        """
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.run_dir = run_dir
+        self.task = task
+        self.keys: Keys = open_keys(run_dir)
+        self._db = sqlite3.connect(run_dir / FILE, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._open()
+
+    def _open(self) -> None:
+        with self._transaction():
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                # executescript would commit first, so that half a schema could be left behind
+                for statement in _statements(_SCHEMA):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA_VERSION, self.task))
+            version, task = self._db.execute("SELECT schema_version, task FROM meta").fetchone()
+        if version > SCHEMA_VERSION:
+            raise UsageError(
+                f"{self.run_dir / FILE} has schema version {version}, this Flywheel reads up to {SCHEMA_VERSION}: "
+                "install a newer one."
+            )
+        if task != self.task:
+            raise UsageError(
+                f"The registry in {self.run_dir} belongs to another task (digest {task[:12]}, not {self.task[:12]}): "
+                "its verdicts mean nothing here. Give another --run-dir."
+            )
+
+    def close(self) -> None:
+        """Close the file; every change was durable already."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Artifacts and verdicts
+
+    def add(self, artifact: Artifact) -> None:
+        """Register an artifact after hashing its files; one that is registered already is left alone.
+
+        Raises Refused when a file doesn't have the sha256 that the manifest states.
+        """
+        found = read_artifact(Path(artifact.uri))
+        if found.digest != artifact.digest:
+            raise Refused(f"{artifact.uri} holds policy {found.digest[:12]}, not {artifact.digest[:12]}.")
+        self._db.execute(
+            "INSERT OR IGNORE INTO artifacts VALUES (?, ?, ?)",
+            (artifact.digest, artifact.version, canonical(dataclasses.asdict(self._relative(artifact)))),
+        )
+
+    def _relative(self, artifact: Artifact) -> Artifact:
+        path, run_dir = Path(artifact.uri).resolve(), self.run_dir.resolve()
+        uri = path.relative_to(run_dir) if path.is_relative_to(run_dir) else path
+        return dataclasses.replace(artifact, uri=str(uri))
+
+    def artifact(self, digest: str) -> Artifact:
+        """Return a registered artifact, its uri absolute; raise Refused if there is none of this digest."""
+        row = self._db.execute("SELECT record FROM artifacts WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            raise Refused(f"The registry knows no policy {digest[:12]}: add its artifact first.")
+        artifact = msgspec.convert(json.loads(row[0]), Artifact)
+        return dataclasses.replace(artifact, uri=str(self.run_dir.resolve() / artifact.uri))
+
+    def artifacts(self) -> list[Artifact]:
+        """Return every registered artifact, oldest version first."""
+        rows = self._db.execute("SELECT digest FROM artifacts ORDER BY version, digest").fetchall()
+        return [self.artifact(digest) for (digest,) in rows]
+
+    def next_version(self) -> int:
+        """Return the version of the next artifact: one more than the highest, 1 for the first."""
+        (highest,) = self._db.execute("SELECT max(version) FROM artifacts").fetchone()
+        return int(highest or 0) + 1
+
+    def record(self, verdict: Verdict) -> Verdict:
+        """Sign and keep a verdict, whatever its outcome; return the signed one. The newest of a digest counts."""
+        self.artifact(verdict.digest)
+        signed = verdicts.sign(verdict, self.keys.signing)
+        self._db.execute(
+            "INSERT INTO verdicts (digest, outcome, judged_at, record) VALUES (?, ?, ?, ?)",
+            (signed.digest, signed.outcome, signed.judged_at, verdicts.encode(signed)),
+        )
+        return signed
+
+    def verdict(self, digest: str) -> Verdict | None:
+        """Return the newest verdict on a digest, signed, or None."""
+        row = self._db.execute(
+            "SELECT record FROM verdicts WHERE digest = ? ORDER BY id DESC LIMIT 1", (digest,)
+        ).fetchone()
+        return verdicts.decode(row[0]) if row else None
+
+    # Who is in service
+
+    def promote(self, digest: str, now: float) -> Release:
+        """Put a digest into service and return its Release; the digest in service already keeps its own.
+
+        Raises Refused, changing nothing, unless the digest's newest verdict is signed, passed, valid at `now`, about
+        this digest and this task, and the digest was never condemned.
+        """
+        with self._transaction():
+            self.artifact(digest)
+            verdict = self.verdict(digest)
+            if verdict is None:
+                raise Refused(f"Policy {digest[:12]} was never judged, so it can't be served: let the gate judge it.")
+            check_verdict(verdict, digest, self.task, self.keys.public)
+            if not verdict.judged_at <= now <= verdict.valid_until:
+                raise Refused(
+                    f"The verdict on policy {digest[:12]} is not valid now (it was for {verdict.judged_at:.0f} to "
+                    f"{verdict.valid_until:.0f}, now is {now:.0f}): let the gate judge it again."
+                )
+            self._refuse_condemned(digest)
+            present = self._present()
+            return present if present and present.digest == digest else self._release(digest, now)
+
+    def rollback(self, now: float) -> Release:
+        """Condemn the digest in service and put the one before it back; return that Release.
+
+        Raises Refused, changing nothing, when there is no former digest that isn't condemned.
+        """
+        with self._transaction():
+            previous, champion = self.previous(), self.champion()
+            if previous is None or champion is None:
+                raise Refused(
+                    "There is nothing to roll back to: no former policy is admissible. "
+                    "The present one stays in service; train another."
+                )
+            verdict = self.verdict(previous)
+            if verdict is None:
+                raise Refused(f"The verdict on policy {previous[:12]} is gone from the registry.")
+            check_verdict(verdict, previous, self.task, self.keys.public)
+            self._condemn(champion, "rolled back", now)
+            return self._release(previous, now)
+
+    def condemn(self, digest: str, reason: str, now: float) -> None:
+        """Bar a digest from being promoted or rolled back to, for good; the first reason stays.
+
+        A condemned digest that is in service answers until another one is put in its place.
+        """
+        self.artifact(digest)
+        self._condemn(digest, reason, now)
+
+    def _condemn(self, digest: str, reason: str, now: float) -> None:
+        self._db.execute("INSERT OR IGNORE INTO condemned VALUES (?, ?, ?)", (digest, reason, now))
+
+    def _refuse_condemned(self, digest: str) -> None:
+        row = self._db.execute("SELECT reason FROM condemned WHERE digest = ?", (digest,)).fetchone()
+        if row:
+            raise Refused(f"Policy {digest[:12]} was condemned ({row[0]}) and is never served again: train another.")
+
+    def _release(self, digest: str, now: float) -> Release:
+        release = Release(digest=digest, stage="full", share=1.0, previous=self.champion(), released_at=now)
+        self._db.execute(
+            "INSERT INTO releases (digest, stage, share, previous, released_at) VALUES (?, ?, ?, ?, ?)",
+            (release.digest, release.stage, release.share, release.previous, release.released_at),
+        )
+        return release
+
+    def releases(self) -> list[Release]:
+        """Return every release, oldest first."""
+        rows = self._db.execute(
+            "SELECT digest, stage, share, previous, released_at FROM releases ORDER BY id"
+        ).fetchall()
+        return [
+            Release(digest=digest, stage=stage, share=share, previous=previous, released_at=at)
+            for digest, stage, share, previous, at in rows
+        ]
+
+    def _present(self) -> Release | None:
+        return releases[-1] if (releases := self.releases()) else None
+
+    def champion(self) -> str | None:
+        """Return the digest in service, None before the first promotion."""
+        present = self._present()
+        return present.digest if present else None
+
+    def condemned(self) -> frozenset[str]:
+        """Return the digests that may not come back."""
+        return frozenset(digest for (digest,) in self._db.execute("SELECT digest FROM condemned"))
+
+    def admissible(self) -> list[str]:
+        """Return the digests that may answer: the one in service first, then former ones that aren't condemned."""
+        champion, condemned = self.champion(), self.condemned()
+        latest_first = dict.fromkeys(release.digest for release in reversed(self.releases()))
+        return [digest for digest in latest_first if digest == champion or digest not in condemned]
+
+    def previous(self) -> str | None:
+        """Return the digest that a rollback would put into service, None when there is none."""
+        former = self.admissible()[1:]
+        return former[0] if former else None
+
+    def served_at(self, t: float) -> str | None:
+        """Return the digest that was in service at `t`, None if none was."""
+        before = [release for release in self.releases() if release.released_at <= t]
+        return before[-1].digest if before else None
+
+    def admission(self) -> Admission:
+        """Return what replicas need to know: who answers, and whom clients may still name."""
+        return Admission(
+            champion=self.champion(),
+            admissible=tuple(self.admissible()),
+            known=frozenset(release.digest for release in self.releases()),
+        )
+
+
+def _statements(script: str) -> Iterator[str]:
+    part = ""
+    for piece in script.split(";"):
+        part += piece + ";"
+        if sqlite3.complete_statement(part):
+            if part.strip() != ";":
+                yield part
+            part = ""

@@ -1,0 +1,241 @@
+"""One replica's work without Ray: answer requests, keep up with the registry, hand Steps to the observer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from flywheel.config import DeployConfig
+from flywheel.deploy.admission import Admission, admit
+from flywheel.deploy.outbox import Outbox
+from flywheel.deploy.session import Session
+from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError
+from flywheel.errors import FlywheelError, Refused
+from flywheel.records import Artifact, Steps, Verdict
+
+AWAY_S = 5.0
+"""Seconds after which an observer or a registry that doesn't answer counts as away."""
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class AwayError(FlywheelError):
+    """The registry or the observer can't be reached now; it may be back in a moment."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Secrets:
+    """What a replica needs of the run's keys, and whose policies it serves."""
+
+    public: bytes
+    run: bytes
+    token: str
+    task: str
+
+    def __repr__(self) -> str:
+        return f"Secrets(task={self.task[:12]})"
+
+
+class RegistryLink(Protocol):
+    """The registry, from a replica; every method may raise AwayError."""
+
+    async def secrets(self) -> Secrets:
+        """Return what this replica needs of the run's keys."""
+
+    async def admission(self) -> Admission:
+        """Return who answers."""
+
+    async def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
+        """Return a digest's artifact and its newest verdict."""
+
+
+class ObserverLink(Protocol):
+    """The observer, from a replica; every method may raise AwayError."""
+
+    async def append(self, steps: Steps) -> None:
+        """Hand over rows of running episodes."""
+
+    async def end(self, steps: Steps) -> Mapping[str, tuple[int, ...]]:
+        """Hand over ends; return () for each episode that is durable now, else its missing steps."""
+
+
+class Service:
+    """Answers clients; the door turns HTTP into calls of this."""
+
+    def __init__(
+        self, config: DeployConfig, registry: RegistryLink, observer: ObserverLink, clock: Callable[[], float]
+    ) -> None:
+        """Begin without keys and policy: nothing is answered until `start`."""
+        self.config = config
+        self._registry, self._observer, self._clock = registry, observer, clock
+        self._outbox = Outbox(config.max_queue)
+        self._sending, self._loading = asyncio.Lock(), asyncio.Lock()
+        self._filled = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: Session | None = None
+        self._secrets: Secrets | None = None
+        self._trouble = ""
+        self._versions: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Fetch keys and policy, and keep up with the registry and the observer from now on. Raises AwayError."""
+        self._secrets = await _within(self._registry.secrets())
+        self._session = Session(self._secrets.run, self.config.max_batch)
+        await self.reload()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._send_always())]
+
+    async def stop(self) -> None:
+        """Hand over what can be handed over, and end the background work."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(AwayError):  # what can't be sent now is named as missing when its episode ends
+            await self._flush()
+
+    def lets_in(self, authorization: bytes, compare: Callable[[bytes, bytes], bool]) -> bool:
+        """Say whether an Authorization header carries the token; `compare` takes constant time."""
+        return self._secrets is not None and compare(authorization, b"Bearer " + self._secrets.token.encode())
+
+    # Policies
+
+    async def reload(self) -> dict[str, Any]:
+        """Follow the registry now, and return `status()`.
+
+        A policy that can't be proven changes nothing: the old one goes on answering and `trouble` says why.
+        """
+        async with self._loading:
+            admission = await _within(self._registry.admission())
+            session = self._live()
+            if admission.champion is not None and admission != session.admission:
+                try:
+                    await self._hold({admission.champion} - set(session.loaded))
+                    session.adopt(admission)
+                    self._trouble = ""
+                except Refused as error:
+                    if self._trouble != str(error):
+                        log.error("Policy %s is not served: %s", admission.champion[:12], error)
+                    self._trouble = str(error)
+        return self.status()
+
+    async def _hold(self, digests: Iterable[str]) -> None:
+        assert self._secrets is not None
+        for digest in digests:
+            artifact, verdict = await _within(self._registry.papers(digest))
+            if verdict is None:
+                raise Refused(f"Policy {digest[:12]} has no verdict.")
+            policy = await asyncio.to_thread(admit, artifact, verdict, self._secrets.task, self._secrets.public)
+            self._live().hold(policy)
+            self._versions[digest] = artifact.version
+
+    async def _prepare(self, session: Session, request: ActRequest | EndRequest) -> None:
+        """Load what a request names and this replica doesn't hold; what can't be proven is left out."""
+        acting = request.steps if isinstance(request, ActRequest) else []
+        resent = request.resend if isinstance(request, EndRequest) else []
+        ended = request.episodes if isinstance(request, EndRequest) else []
+        if session.unknown([*acting, *resent, *ended]):
+            await self.reload()
+        for digest in session.wanted(acting, resent):
+            try:
+                async with self._loading:
+                    await self._hold([digest])
+            except Refused as error:
+                log.error("Policy %s is not loaded: %s", digest[:12], error)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.poll_s)
+            try:
+                await self.reload()
+            except AwayError as error:
+                log.warning("The registry is away, so the policy in service stays: %s", error)
+
+    # Steps
+
+    async def _send_always(self) -> None:
+        while True:
+            await self._filled.wait()
+            await asyncio.sleep(self.config.flush_s)
+            self._filled.clear()
+            try:
+                await self._flush()
+            except AwayError as error:
+                log.warning("The observer is away, %d steps wait: %s", len(self._outbox), error)
+                self._filled.set()
+                await asyncio.sleep(self.config.poll_s)
+
+    async def _flush(self) -> None:
+        """Return when everything logged so far was handed over; raise AwayError, keeping it, otherwise."""
+        async with self._sending:
+            while (steps := self._outbox.take()) is not None:
+                try:
+                    await _within(self._observer.append(steps))
+                except BaseException:
+                    self._outbox.put_back(steps)
+                    raise
+
+    # Requests
+
+    def _live(self) -> Session:
+        if self._session is None:
+            raise RejectedError(503, "This replica is starting. Try again in a moment.")
+        return self._session
+
+    async def act(self, request: ActRequest) -> ActAnswer:
+        """Return a decision for each step. Raises RejectedError, and then nothing was decided or logged."""
+        session = self._live()
+        try:
+            await self._prepare(session, request)
+        except AwayError as error:
+            raise RejectedError(503, f"The registry is away ({error}). Send the same request again.") from error
+        decisions, steps = session.decide(request.steps, self._clock())
+        if steps is not None:
+            self._outbox.put(steps)
+            self._filled.set()
+        return ActAnswer(decisions)
+
+    async def end(self, request: EndRequest) -> EndAnswer:
+        """Return which episodes are durable now and what is missing of the others.
+
+        Raises RejectedError; after a 503 the same request can be sent again.
+        """
+        session = self._live()
+        try:
+            await self._prepare(session, request)
+            now = self._clock()
+            ended, resent = session.end(request.episodes, now), session.resend(request.resend, now)
+            if resent is not None:
+                self._outbox.put(resent)
+            await self._flush()
+            found = await _within(self._observer.end(ended)) if request.episodes else {}
+        except AwayError as error:
+            raise RejectedError(
+                503, f"The end can't be made durable now ({error}). Send the same request again."
+            ) from error
+        acknowledged = [episode for episode, missing in found.items() if not missing]
+        session.forget(acknowledged)
+        return EndAnswer(acknowledged, {episode: list(missing) for episode, missing in found.items() if missing})
+
+    def status(self) -> dict[str, Any]:
+        """Return who answers here and what waits: digest (or None), version, admissible, trouble, waiting, dropped."""
+        session = self._live()
+        return {
+            "digest": session.champion,
+            "version": self._versions.get(session.champion or "", 0),
+            "admissible": list(session.admission.admissible),
+            "trouble": self._trouble,
+            "waiting": len(self._outbox),
+            "dropped": self._outbox.dropped,
+        }
+
+
+async def _within(call: Awaitable[T]) -> T:
+    """Return the answer of a link; raise AwayError when it takes longer than AWAY_S."""
+    try:
+        async with asyncio.timeout(AWAY_S):  # wait_for may swallow a cancellation, and stop() would wait for ever
+            return await call
+    except TimeoutError as error:
+        raise AwayError(f"no answer in {AWAY_S:g} s") from error

@@ -1,0 +1,291 @@
+"""Requests of clients to decisions: which policy answers, what it says, and what is logged. Pure.
+
+A decision is a function of (digest, observation, episode, t), so any replica can answer any step of any episode, and
+answer it again. What a Session remembers of the last step of an episode only makes a retry exact (same answer even
+if the policy in service changed in between) and lets it see that a client changed its story.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.deploy import columns
+from flywheel.deploy.admission import Admission
+from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow
+from flywheel.draws import draw_key, draws
+from flywheel.errors import Refused
+from flywheel.policy import TOLERANCE, Policy, to_env
+from flywheel.records import Array, Spec, Steps
+
+LOCKSTEP = 256
+"""Rows of one call of the network: up to here ONNX Runtime's rows were bit-equal at every batch size."""
+REMEMBERED = 16_384
+"""Episodes whose last answer is remembered; beyond it the one that was silent longest is forgotten."""
+LOADED = 32
+"""Policies kept ready; former ones are loaded again when an episode that began on them asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    row: ActRow
+    decision: Decision
+
+
+class Session:
+    """Holds the loaded policies and answers requests; `now` and policies come from outside."""
+
+    def __init__(self, run_key: bytes, max_batch: int = 1024) -> None:
+        """Begin without a policy: everything is answered by RejectedError (503) until `adopt`."""
+        self._run_key = run_key
+        self._max_batch = max_batch
+        self._admission = Admission(champion=None, admissible=(), known=frozenset())
+        self._policies: OrderedDict[str, Policy] = OrderedDict()
+        self._last: OrderedDict[str, _Last] = OrderedDict()
+
+    # Policies
+
+    @property
+    def champion(self) -> str | None:
+        """The digest that answers new episodes."""
+        return self._admission.champion
+
+    @property
+    def admission(self) -> Admission:
+        """The registry's word that this session acts on."""
+        return self._admission
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Digests that are ready to answer."""
+        return tuple(self._policies)
+
+    def adopt(self, admission: Admission) -> None:
+        """Act on the registry's word from now on; its champion must be held already."""
+        if admission.champion not in self._policies:
+            raise Refused(f"The policy in service {admission.champion!r} is not loaded.")
+        self._admission = admission
+
+    def hold(self, policy: Policy) -> None:
+        """Keep a proven policy ready to answer."""
+        self._policies[policy.digest] = policy
+        self._policies.move_to_end(policy.digest)
+        for digest in [d for d in self._policies if d not in (self.champion, policy.digest)]:
+            if len(self._policies) > LOADED:
+                del self._policies[digest]
+
+    def unknown(self, rows: Iterable[ActRow | ResentRow | EndRow]) -> set[str]:
+        """Return digests that rows name and that this session never heard of."""
+        return {row.digest for row in rows if row.digest is not None} - self._admission.known
+
+    def wanted(self, acting: Iterable[ActRow], resent: Iterable[ResentRow] = ()) -> set[str]:
+        """Return digests to be held for these rows that aren't: admissible ones to act, known ones to recompute."""
+        act = {row.digest for row in acting if row.digest is not None} & set(self._admission.admissible)
+        again = {row.digest for row in resent} & self._admission.known
+        return (act | again) - self._policies.keys()
+
+    def _spec(self) -> Spec:
+        if self.champion is None:
+            raise RejectedError(503, "No policy is in service yet: none has passed the gate. Try again later.")
+        return self._policies[self.champion].spec
+
+    def _check_known(self, rows: Sequence[ActRow | ResentRow | EndRow], where: str) -> None:
+        for i, row in enumerate(rows):
+            if row.digest is not None and row.digest not in self._admission.known:
+                field = f"{where}[{i}].digest"
+                raise RejectedError(409, f"{field}: Policy {row.digest[:12]} never answered here.", field)
+
+    def _check_size(self, rows: Sequence[object], where: str) -> None:
+        if len(rows) > self._max_batch:
+            raise RejectedError(422, f"{where}: At most {self._max_batch} rows a request, got {len(rows)}.", where)
+
+    # Acting
+
+    def decide(self, rows: Sequence[ActRow], now: float) -> tuple[list[Decision], Steps | None]:
+        """Return a decision for each row and the Steps to log (None when every row was a retry).
+
+        Raises RejectedError: 422 naming the wrong field, 409 when the same step was told otherwise before, 503
+        without a policy. Nothing is remembered then.
+        """
+        self._check_size(rows, "steps")
+        spec = self._spec()
+        observations = columns.observations(rows, spec, "steps")
+        rewards = columns.rewards(rows, "steps")
+        columns.repeated(rows, spec)
+        self._check_known(rows, "steps")
+        answers = [self._retry(row, f"steps[{i}]") for i, row in enumerate(rows)]
+        fresh = [i for i, answer in enumerate(answers) if answer is None]
+        if not fresh:
+            return [answer for answer in answers if answer is not None], None
+        digests = [self._release(rows[i]) for i in fresh]
+        steps = self._act([rows[i] for i in fresh], digests, observations[fresh], rewards[fresh], now)
+        decisions = iter(self._decisions(steps))
+        complete = [answer or next(decisions) for answer in answers]
+        for i in fresh:
+            self._remember(rows[i], complete[i])
+        return complete, steps
+
+    def _retry(self, row: ActRow, where: str) -> Decision | None:
+        """Return the answer this very row got before, None if it is new; RejectedError (409) if it contradicts it."""
+        last = self._last.get(row.episode)
+        if last is None:
+            return None
+        if last.row.t == row.t:
+            if last.row == row:
+                return last.decision
+            raise RejectedError(409, f"{where}: Step {row.t} of this episode came before with other content.", where)
+        self._check_story(row, last, where)
+        return None
+
+    def _check_story(self, row: ActRow | EndRow, last: _Last, where: str) -> None:
+        """Raise RejectedError (409) when a row repeats the answer before otherwise than it was.
+
+        Another digest is fine: another replica may have answered a retry, and the repeated one counts.
+        """
+        before = last.decision
+        if before.t == row.t - 1 and before.digest == row.digest and before.raw_action != row.action:
+            raise RejectedError(
+                409, f"{where}.action: The answer before was {before.raw_action}, not {row.action}.", f"{where}.action"
+            )
+
+    def _release(self, row: ActRow) -> str:
+        named = row.digest
+        if named is not None and named in self._admission.admissible and named in self._policies:
+            return named
+        assert self.champion is not None
+        return self.champion
+
+    def _remember(self, row: ActRow, decision: Decision) -> None:
+        last = self._last.get(row.episode)
+        if last is None or last.row.t < row.t:
+            self._last[row.episode] = _Last(row, decision)
+            self._last.move_to_end(row.episode)
+            if len(self._last) > REMEMBERED:
+                self._last.popitem(last=False)
+
+    def _act(
+        self,
+        rows: Sequence[ActRow | ResentRow],
+        digests: Sequence[str],
+        observations: Array,
+        rewards: NDArray[np.float64],
+        now: float,
+        shift: float = 0.0,
+    ) -> Steps:
+        """Return what the policies say, as Steps. `shift` moves every draw, to see what lies beside a boundary."""
+        keys = np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64)
+        times = np.array([row.t for row in rows], dtype=np.int64)
+        spec = self._spec()
+        uniform = draws(keys, times, spec.num_draws)
+        if shift:
+            uniform = np.clip(uniform + shift, TOLERANCE / 2, 1 - TOLERANCE / 2)
+        kind = np.int64 if spec.action_kind == "discrete" else np.float32
+        raw_actions = np.zeros((len(rows), *spec.action_shape), dtype=kind)
+        logps = np.zeros(len(rows))
+        names = np.array(digests)
+        for digest in dict.fromkeys(digests):
+            of_digest = np.flatnonzero(names == digest)
+            for start in range(0, len(of_digest), LOCKSTEP):
+                some = of_digest[start : start + LOCKSTEP]
+                raw_actions[some], logps[some] = self._policies[digest].act(observations[some], uniform[some])
+        return Steps(
+            episodes=tuple(row.episode for row in rows),
+            t=times,
+            digests=tuple(digests),
+            observations=observations,
+            raw_actions=raw_actions,
+            logps=logps,
+            draw_keys=keys,
+            rewards=rewards,
+            ends=tuple("no" for _ in rows),
+            seen_at=np.full(len(rows), now),
+        )
+
+    def _decisions(self, steps: Steps) -> list[Decision]:
+        actions = to_env(self._spec(), steps.raw_actions).tolist()
+        flat = steps.raw_actions.reshape(len(steps.t), *([-1] if steps.raw_actions.ndim > 1 else [])).tolist()
+        rows = zip(steps.episodes, steps.t.tolist(), steps.digests, actions, flat, steps.logps.tolist(), strict=True)
+        return [Decision(*values) for values in rows]
+
+    # Ending
+
+    def end(self, rows: Sequence[EndRow], now: float) -> Steps:
+        """Return the rows that tell the observer that episodes are over.
+
+        Raises RejectedError: 422 naming the wrong field, 409 when it contradicts an answer, 503 without a policy.
+        """
+        self._check_size(rows, "episodes")
+        spec = self._spec()
+        observations = columns.observations(rows, spec, "episodes")
+        rewards = columns.rewards(rows, "episodes")
+        raw_actions = columns.raw_actions(rows, spec, "episodes")
+        self._check_known(rows, "episodes")
+        for i, row in enumerate(rows):
+            if not (row.terminated or row.truncated):
+                field = f"episodes[{i}].terminated"
+                raise RejectedError(422, f"{field}: An episode that is over was either terminated or truncated.", field)
+            last = self._last.get(row.episode)
+            if last is not None:
+                self._check_story(row, last, f"episodes[{i}]")
+                if last.row.t >= row.t:
+                    field = f"episodes[{i}].t"
+                    sentence = f"Step {last.row.t} was answered, so it has more than {row.t} steps."
+                    raise RejectedError(409, f"{field}: {sentence}", field)
+        return Steps(
+            episodes=tuple(row.episode for row in rows),
+            t=np.array([row.t for row in rows], dtype=np.int64),
+            digests=tuple(row.digest for row in rows),
+            observations=observations,
+            raw_actions=raw_actions.reshape(len(rows), *spec.action_shape),
+            logps=np.full(len(rows), np.nan),
+            draw_keys=np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64),
+            rewards=rewards,
+            ends=tuple("terminated" if row.terminated else "truncated" for row in rows),
+            seen_at=np.full(len(rows), now),
+        )
+
+    def resend(self, rows: Sequence[ResentRow], now: float) -> Steps | None:
+        """Return lost steps as they were, draws and logp computed again; None for no rows.
+
+        Raises RejectedError: 422 naming the wrong field, 409 when the policy that is named never said that action.
+        """
+        if not rows:
+            return None
+        self._check_size(rows, "resend")
+        spec = self._spec()
+        observations = columns.observations(rows, spec, "resend")
+        rewards = columns.rewards(rows, "resend")
+        told = columns.raw_actions(rows, spec, "resend").reshape(len(rows), *spec.action_shape)
+        self._check_known(rows, "resend")
+        for i, row in enumerate(rows):
+            if row.digest not in self._policies:
+                field = f"resend[{i}].digest"
+                raise RejectedError(
+                    409, f"{field}: Policy {row.digest[:12]} can't be loaded to prove this step.", field
+                )
+        digests = [row.digest for row in rows]
+        steps = self._act(rows, digests, observations, rewards, now)
+        wrong = _differs(steps.raw_actions, told)
+        # another replica's CPU may have fallen on the other side of a boundary between two actions
+        for shift in (TOLERANCE, -TOLERANCE) if wrong.any() else ():
+            wrong &= _differs(self._act(rows, digests, observations, rewards, now, shift).raw_actions, told)
+        if wrong.any():
+            field = f"resend[{int(np.flatnonzero(wrong)[0])}].action"
+            raise RejectedError(409, f"{field}: The policy that is named never gave this action there.", field)
+        steps.raw_actions[:] = told
+        return steps
+
+    def forget(self, episodes: Iterable[str]) -> None:
+        """Drop what is remembered of episodes that are over and durable."""
+        for episode in episodes:
+            self._last.pop(episode, None)
+
+
+def _differs(found: Array, told: Array) -> NDArray[np.bool_]:
+    near = np.isclose(found, told, rtol=TOLERANCE, atol=TOLERANCE).reshape(len(found), -1)
+    wrong: NDArray[np.bool_] = np.any(~near, axis=1)
+    return wrong

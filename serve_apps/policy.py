@@ -1,0 +1,16 @@
+"""The policy's replicas as an application of a Serve config file; the registry and observer actors run already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from ray import serve
+
+from flywheel.config import DeployConfig
+from flywheel.deploy import on_ray
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """Return the application; `args` are fields of DeployConfig. The policy is never among them."""
+    return on_ray.build(msgspec.convert(args, DeployConfig))

@@ -1,0 +1,164 @@
+"""Nothing unjudged is put into service, and what is in service outlives the process."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import stat
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flywheel.deploy.keys import open_keys
+from flywheel.deploy.registry import Registry
+from flywheel.deploy.verdicts import decode, encode, sign, verify
+from flywheel.errors import Refused, UsageError
+from tests.deploy.conftest import NOW, World, verdict_on
+
+
+def test_a_passing_verdict_puts_a_policy_into_service(world: World) -> None:
+    artifact = world.judged()
+    release = world.registry.promote(artifact.digest, NOW)
+    assert (release.digest, release.previous, release.stage) == (artifact.digest, None, "full")
+    assert world.registry.champion() == artifact.digest
+    assert world.registry.promote(artifact.digest, NOW + 1) == release, "a retry changes nothing"
+    assert world.registry.releases() == [release]
+
+
+@pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
+def test_another_outcome_is_refused_and_the_old_policy_stays(world: World, outcome: str) -> None:
+    old = world.served()
+    bad = world.artifact(2.0)
+    world.registry.record(verdict_on(bad, outcome))  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=outcome):
+        world.registry.promote(bad.digest, NOW)
+    assert world.registry.champion() == old.digest
+
+
+def test_the_newest_verdict_counts(world: World) -> None:
+    artifact = world.judged()
+    world.registry.record(verdict_on(artifact, "fail"))
+    with pytest.raises(Refused, match="fail"):
+        world.registry.promote(artifact.digest, NOW)
+
+
+def test_an_unjudged_and_an_unknown_policy_are_refused(world: World) -> None:
+    with pytest.raises(Refused, match="never judged"):
+        world.registry.promote(world.artifact().digest, NOW)
+    with pytest.raises(Refused, match="knows no policy"):
+        world.registry.promote("0" * 64, NOW)
+    assert world.registry.champion() is None
+
+
+def test_a_verdict_that_is_too_old_or_from_the_future_is_refused(world: World) -> None:
+    artifact = world.judged()
+    for now in (NOW - 1, NOW + 101):
+        with pytest.raises(Refused, match="not valid now"):
+            world.registry.promote(artifact.digest, now)
+
+
+def test_a_verdict_of_another_task_is_refused(world: World) -> None:
+    artifact = world.artifact()
+    world.registry.record(verdict_on(artifact, task="0" * 64))
+    with pytest.raises(Refused, match="another task"):
+        world.registry.promote(artifact.digest, NOW)
+
+
+def test_a_verdict_that_was_changed_in_the_file_is_refused(world: World) -> None:
+    artifact = world.artifact()
+    signed = world.registry.record(verdict_on(artifact, "fail"))
+    forged = encode(dataclasses.replace(signed, outcome="pass"))
+    with sqlite3.connect(world.run_dir / "registry.sqlite") as file:
+        file.execute("UPDATE verdicts SET outcome = 'pass', record = ?", (forged,))
+    file.close()
+    with pytest.raises(Refused, match="does not fit"):
+        world.registry.promote(artifact.digest, NOW)
+
+
+def test_the_file_itself_refuses_a_release_without_a_passing_verdict(world: World) -> None:
+    artifact = world.artifact()
+    file = sqlite3.connect(world.run_dir / "registry.sqlite")
+    with pytest.raises(sqlite3.IntegrityError, match="no passing verdict"):
+        file.execute("INSERT INTO releases VALUES (1, ?, 'full', 1.0, NULL, 0)", (artifact.digest,))
+    file.close()
+
+
+def test_a_rollback_goes_to_the_policy_before_and_never_to_a_condemned_one(world: World) -> None:
+    first, second, third = world.served(1.0, NOW), world.served(2.0, NOW + 1), world.served(3.0, NOW + 2)
+    assert world.registry.admissible() == [third.digest, second.digest, first.digest]
+    world.registry.condemn(second.digest, "fell over", NOW + 3)
+    assert world.registry.previous() == first.digest
+    release = world.registry.rollback(NOW + 4)
+    assert (release.digest, release.previous) == (first.digest, third.digest)
+    assert world.registry.admissible() == [first.digest]
+    assert world.registry.condemned() == {second.digest, third.digest}
+    with pytest.raises(Refused, match="nothing to roll back"):
+        world.registry.rollback(NOW + 5)
+    with pytest.raises(Refused, match="condemned"):
+        world.registry.promote(third.digest, NOW + 5)
+    assert world.registry.champion() == first.digest
+
+
+def test_history_says_who_served_when(world: World) -> None:
+    first, second = world.served(1.0, NOW), world.served(2.0, NOW + 10)
+    served = [world.registry.served_at(t) for t in (NOW - 1, NOW, NOW + 9, NOW + 10)]
+    assert served == [None, first.digest, first.digest, second.digest]
+
+
+def test_everything_is_there_after_a_restart(world: World) -> None:
+    first, second = world.served(1.0), world.served(2.0)
+    again = Registry(world.run_dir, world.registry.task)
+    assert again.admission() == world.registry.admission()
+    assert again.releases() == world.registry.releases()
+    assert [a.digest for a in again.artifacts()] == [first.digest, second.digest]
+    assert again.artifact(second.digest) == second
+    assert again.keys == world.registry.keys
+    assert again.next_version() == 3
+    again.close()
+
+
+def test_the_registry_of_another_task_is_refused(world: World) -> None:
+    with pytest.raises(UsageError, match="another task"):
+        Registry(world.run_dir, "0" * 64)
+
+
+def test_a_damaged_artifact_is_not_registered(world: World) -> None:
+    artifact = world.artifact()
+    network = world.run_dir / "policies" / artifact.digest / "policy.onnx"
+    network.write_bytes(network.read_bytes()[:-1] + b"\0")
+    with pytest.raises(Refused, match="damaged"):
+        world.registry.add(artifact)
+
+
+def test_secrets_are_for_their_owner_only(world: World) -> None:
+    for name in ("signing.key", "run.key", "client.token"):
+        assert stat.S_IMODE((world.run_dir / "keys" / name).stat().st_mode) == 0o600
+    keys = world.registry.keys
+    assert keys.signing.hex() not in repr(keys)
+    assert keys.token not in repr(keys)
+
+
+def test_a_damaged_key_is_named(world: World) -> None:
+    (world.run_dir / "keys" / "run.key").write_text("abc")
+    with pytest.raises(UsageError, match=r"run\.key is damaged"):
+        open_keys(world.run_dir)
+
+
+changed = st.sampled_from(
+    [
+        {"outcome": "fail"}, {"digest": "0" * 64}, {"seed": 8}, {"valid_until": 1e12}, {"baseline": "b"},
+        {"checks": ()}, {"trials": ()}, {"task": "t"}, {"signature": ""}, {"signature": "00" * 64}, {"signature": "x"},
+    ]
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(change=changed)
+def test_a_signature_covers_every_field(world: World, change: dict[str, object]) -> None:
+    keys = world.registry.keys
+    signed = sign(verdict_on(world.artifact()), keys.signing)
+    verify(signed, keys.public)
+    verify(decode(encode(signed)), keys.public)
+    with pytest.raises(Refused):
+        verify(dataclasses.replace(signed, **change), keys.public)  # type: ignore[arg-type]
