@@ -1,0 +1,44 @@
+"""When a turn's look at production is over, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flywheel.config import LoopConfig
+from flywheel.records import Episode, Signal
+
+
+def conclude(
+    episodes: Sequence[Episode], num_new: int, signals: Sequence[Signal], before: float | None, config: LoopConfig
+) -> dict[str, Any] | None:
+    """Return what production showed of a release, or None while it has to be watched on.
+
+    Args:
+        episodes: production episodes of the release, in order of start.
+        num_new: how many of them came since this turn began to watch.
+        signals: alarms about the release that nobody has answered yet.
+        before: mean return before a change that isn't cured yet, None in quiet times.
+        config: how many episodes decide.
+
+    `recovered` is True when the release has brought the return back to a share of what it was before the change.
+    """
+    returns = [episode.total for episode in episodes if episode.end != "lost"]
+    mean = float(np.mean(returns)) if returns else None
+    found = {"episodes": len(returns), "mean_return": mean, "before": before, "recovered": False}
+    if signals:
+        return found | {"signals": [f"{signal.kind} ({signal.monitor})" for signal in signals]}
+    if before is None:
+        return found if num_new >= config.observe_episodes else None
+    if mean is None or len(returns) < config.recovered_episodes:
+        return None
+    recovered = mean >= before - (1 - config.recovered_share) * abs(before)
+    return found | {"recovered": recovered, "before": None if recovered else before}
+
+
+def mean_before(good: Sequence[Episode], known: float | None) -> float | None:
+    """Return the mean return of the episodes before an alarm's onset; of an older change's, if that isn't cured yet."""
+    returns = [episode.total for episode in good if episode.end != "lost"]
+    return known if known is not None or not returns else float(np.mean(returns))
