@@ -18,7 +18,7 @@ from flywheel.policy import MANIFEST, NETWORK, WEIGHTS, Policy, _categorical, _g
 from flywheel.records import Artifact, Rule
 from flywheel.task import spec_of
 from flywheel.tasks import load as load_task
-from flywheel.testing import linear_policy, write_linear_artifact
+from flywheel.testing import GOOD, linear_policy, write_linear_artifact
 
 CARTPOLE = load_task("cartpole")
 
@@ -121,7 +121,7 @@ def test_a_damaged_artifact_is_refused_and_the_file_named(artifact: Artifact, na
 def test_an_export_that_answers_otherwise_than_its_golden_vectors_is_refused(tmp_path: Path) -> None:
     from flywheel.policy import write_artifact
 
-    network, weights, golden = linear_policy(spec_of(CARTPOLE))
+    network, weights, golden = linear_policy(spec_of(CARTPOLE), GOOD)
     wrong = write_artifact(
         tmp_path,
         network=network,

@@ -1,0 +1,147 @@
+"""Turn the wheel: `python -m flywheel.run`, or `for turn in Flywheel(task)`.
+
+Importing this module loads no Ray; the first turn does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import tyro
+
+from flywheel import __version__
+from flywheel.config import Config, check
+from flywheel.console import Narrator, Say, silent
+from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.records import Turn
+from flywheel.task import Task
+
+SETTINGS = Path("flywheel.toml")
+TITLE = f"Flywheel {__version__}: train, gate, serve, observe, analyze, and again."
+
+
+class Flywheel:
+    """The whole loop for one task, as an iterator of turns.
+
+    >>> for turn in Flywheel("cartpole"):          # doctest: +SKIP
+    ...     print(turn.plan.strategy, turn.verdict and turn.verdict.outcome)
+    """
+
+    def __init__(self, task: Task | str = "", config: Config | None = None, say: Say = silent) -> None:
+        """Take a task (or its name) and a configuration; nothing starts before the first turn is asked for.
+
+        Raises UsageError for an unknown task or a configuration that can't work.
+        """
+        from flywheel.tasks import load
+
+        self.config = config or Config()
+        check(self.config)
+        self.task = task if isinstance(task, Task) else load(task or self.config.task)
+        self.config = dataclasses.replace(
+            self.config,
+            run_dir=self.config.run_dir or f"runs/{self.task.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            seed=self.config.seed or secrets.randbelow(2**31 - 1) + 1,
+        )
+        self.run_dir = Path(self.config.run_dir).resolve()
+        self._say = say
+
+    def __iter__(self) -> Iterator[Turn]:
+        """Start everything, yield each turn as it ends, stop everything; the same run directory goes on."""
+        from flywheel import cluster
+        from flywheel.loop import turns
+
+        with cluster.start(self.task, self.config, self.run_dir, self._say) as stages:
+            yield from turns(stages, stages.numbers())
+
+
+def settings(path: Path = SETTINGS) -> Config:
+    """Return the defaults of the command line: those of `flywheel.toml`, if there is one, over the dataclasses'.
+
+    Raises UsageError with the nearest name for a key that doesn't exist, and for a value of the wrong type.
+    """
+    if not path.exists():
+        return Config()
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    _check_names(data, Config(), "")
+    try:
+        return msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: {error}.") from error
+
+
+def _check_names(data: Mapping[str, Any], fields: Any, where: str) -> None:
+    known = [field.name for field in dataclasses.fields(fields)]
+    for name, value in data.items():
+        if name not in known:
+            raise unknown(f"setting in {SETTINGS}:", f"{where}{name}", [f"{where}{other}" for other in known])
+        if isinstance(value, dict) and dataclasses.is_dataclass(getattr(fields, name)):
+            _check_names(value, getattr(fields, name), f"{where}{name}.")
+
+
+def turn_the_wheel(config: Config, say: Narrator) -> int:
+    """Run to the end, write the report, and return the exit code: 0, or 1 when production did not recover."""
+    flywheel = Flywheel(config=config, say=say)
+    say("start", f"task {flywheel.task.name}, run directory {_short(flywheel.run_dir)}, seed {flywheel.config.seed}")
+    stopped = False
+    try:
+        for turn in flywheel:
+            stopped = turn.evidence["stopped"]
+    except KeyboardInterrupt:
+        stopped = True
+    from flywheel import archive, report
+
+    if not (flywheel.run_dir / archive.CONFIG).exists():
+        return 130
+    summary = report.write(flywheel.run_dir)
+    say.console.print(report.table(summary))
+    say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
+    if stopped:
+        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
+        return 130
+    return 0
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Read flywheel.toml and the command line, turn the wheel; exit 0: done, 2: wrong call, 1: failed, 130: stopped."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config = tyro.cli(
+            Config, default=settings(), prog="python -m flywheel.run", description=f"Flywheel {__version__}"
+        )
+        with Narrator() as say:
+            code = turn_the_wheel(config, say)
+    except UsageError as error:
+        print(f"flywheel: {error}", file=sys.stderr)
+        code = 2
+    except FlywheelError as error:
+        print(f"flywheel: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The console: whole lines in a file, passing ones thinned out; a live line in a terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from flywheel import told
+from flywheel.console import EVERY_S, Narrator
+from flywheel.records import Check, Probe, Progress
+
+
+def narrate(terminal: bool) -> str:
+    """Tell the same story to a file or to a narrow terminal."""
+    out, now = io.StringIO(), [100.0]
+    console = Console(file=out, force_terminal=terminal, width=50, highlight=False)
+    with Narrator(console, lambda: now[0]) as say:
+        say("start", "begun")
+        for step in range(20):
+            now[0] += EVERY_S / 4
+            say("train", f"step {step}", passing=True)
+        say("gate", "word " * 30)
+    return out.getvalue()
+
+
+def test_a_file_gets_whole_lines_and_a_passing_one_now_and_then() -> None:
+    lines = narrate(terminal=False).splitlines()
+    assert lines[0] == "   0.0 s  start    begun"
+    assert [line.split("train")[1].strip() for line in lines if "train" in line] == [
+        "step 0",
+        "step 4",
+        "step 8",
+        "step 12",
+        "step 16",
+    ]
+    assert lines[-1].rstrip().endswith("word")
+    assert lines[-1].count("word") == 30
+
+
+def test_a_terminal_wraps_inside_its_own_column() -> None:
+    lines = [line for line in narrate(terminal=True).splitlines() if "word" in line]
+    assert len(lines) > 3
+    assert all("word" not in line[:18] for line in lines)
+
+
+def test_an_iteration_is_told_with_what_its_probe_failed() -> None:
+    progress = Progress(
+        iteration=1, num_steps=10_240, num_steps_total=1, mean_return=float("nan"), seconds=1.0, network=b""
+    )
+    probe = Probe(num_failed=3, num_episodes=200, mean_return=400.0, edge_failed=("pole_tilted",))
+    assert told.progress(progress, probe) == (
+        "10,240 steps, return -; probe: 3 of 200 failed; failed edge cases: pole_tilted"
+    )
+
+
+def test_an_open_check_is_told_as_open() -> None:
+    check = Check(name="failure_rate", value=0.04, interval=(0.01, 0.08), bound=0.05, passed=None, note="4 of 100")
+    assert told._check(check) == "failure rate open (4 of 100)"
