@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import defaultdict
@@ -24,6 +23,7 @@ from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
@@ -68,7 +68,6 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRay
     archive.begin(run_dir, config, task.name, task_digest(task))
     os.environ.update(serve_environment(config.deploy))
     say("start", "Ray, the trainer and the gate")
-    logging.getLogger("ray").setLevel(logging.WARNING)
     context = ray.init(
         address="local",
         namespace="flywheel",
@@ -101,8 +100,6 @@ class OnRay:
 
     def __init__(self, task: Task, config: Config, run_dir: Path, port: int, say: Say) -> None:
         """Start the trainer, the gate and the registry; Serve, observer and store come beside the training."""
-        from flywheel.deploy.on_ray import REGISTRY, RegistryActor  # imports ray.serve, which reads the environment
-
         self._task, self._config, self._run_dir, self._port, self._say = task, config, run_dir, port, say
         self._spec = spec_of(task)
         self._seeds = np.random.SeedSequence([config.seed, len(archive.read_turns(run_dir))])
@@ -328,7 +325,7 @@ class OnRay:
         return self._future.result()
 
     def _start_serving(self) -> Serving:
-        from flywheel.deploy.on_ray import OBSERVER, start_serve
+        from flywheel.deploy.on_serve import start_serve  # a slow import, and it reads the environment
 
         began = time.monotonic()
         store = _actor(StoreActor, STORE, max_task_retries=-1).remote(str(self._run_dir), self._config.store)
@@ -351,7 +348,15 @@ class OnRay:
         return int(self._seeds.spawn(1)[0].generate_state(1)[0])
 
     def _ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
-        return ray.get(method.remote(*arguments, **named))
+        try:
+            return ray.get(method.remote(*arguments, **named))
+        except ray.exceptions.RayTaskError as error:  # a room said no: its own sentence is what a person needs
+            raise error.cause if isinstance(error.cause, FlywheelError) else error from None
+        except ray.exceptions.ActorDiedError as error:
+            raise FlywheelError(
+                f"A process of the run died. What it said last: {str(error).strip().splitlines()[-1]} Its log is under "
+                f"/tmp/ray/session_latest/logs. Go on with: --run-dir {self._run_dir}"
+            ) from error
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

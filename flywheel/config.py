@@ -145,7 +145,7 @@ class TrafficConfig:
 
     num_clients: int = 2
     """client processes; 0 leaves production to the outside"""
-    at_once: int = 16
+    at_once: int = 32
     """episodes a client plays at once, with one request a step"""
     starts_per_s: float = 10.0
     """episodes a client begins per second at most, so that short, failed ones don't flood the loop"""

@@ -8,9 +8,9 @@ import msgspec
 from ray import serve
 
 from flywheel.config import DeployConfig
-from flywheel.deploy import on_ray
+from flywheel.deploy import on_serve
 
 
 def build(args: dict[str, Any]) -> serve.Application:
     """Return the application; `args` are fields of DeployConfig. The policy is never among them."""
-    return on_ray.build(msgspec.convert(args, DeployConfig))
+    return on_serve.build(msgspec.convert(args, DeployConfig))

@@ -34,7 +34,7 @@ class ObserverActor:
     """
 
     def __init__(self, task: Task, config: ObserveConfig, store: str) -> None:
-        """Find the store's actor by its name; what was under watch before a restart is read from it at the first call."""
+        """Find the store's actor by name; what was watched before a restart is read from it at the first call."""
         self._config = config
         self._store = ray.get_actor(store)
         self._observer = Observer(task, config)

@@ -80,7 +80,7 @@ class Rooms:
 @pytest.fixture(scope="module")
 def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rooms]:
     ray = ray_cluster
-    from flywheel.deploy import on_ray
+    from flywheel.deploy import on_ray, on_serve
 
     run_dir = tmp_path_factory.mktemp("run")
     named = {"namespace": on_ray.NAMESPACE, "num_cpus": 0}
@@ -92,7 +92,7 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ray.get(store.count.remote(), timeout=60)
     observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(cartpole, ObserveConfig(), STORE)
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_ray.start_serve(CONFIG, claim_port(CONFIG))
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG))
     yield Rooms(ray, run_dir, gate, registry, store, observer, deployment, secrets.token)
     deployment.stop()
     for actor in (observer, store, registry, gate):

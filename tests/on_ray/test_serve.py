@@ -87,7 +87,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ray = ray_cluster
-    from flywheel.deploy import on_ray
+    from flywheel.deploy import on_ray, on_serve
 
     run_dir = tmp_path_factory.mktemp("run")
     named = {"namespace": on_ray.NAMESPACE, "num_cpus": 0}
@@ -96,7 +96,7 @@ def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )  # fmt: skip
     observer = ray.remote(FakeObserver).options(name=on_ray.OBSERVER, **named).remote()
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_ray.start_serve(CONFIG, claim_port(CONFIG))
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG))
     served = Served(deployment, registry, observer, run_dir, secrets.token)
     assert httpx.get(f"{deployment.url}/v1/health").status_code == 503, "no policy yet"
     served.promote(served.judged(1.0))
