@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict
@@ -157,8 +158,7 @@ class OnRay:
             episodes = self._recent(champion)
             if enough(episodes, signals, self._config.analyze) or time.monotonic() > deadline:
                 break
-            more = self._ask(serving.store.count, champion, "production") + 1
-            self._ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
+            self._ask(serving.observer.wait, digest=champion, episodes=self._count(champion) + 1, timeout_s=LOOK_S)
         fit = ray.remote(diagnose).options(num_cpus=0, name="diagnose")
         found: Diagnosis = ray.get(fit.remote(self._task, episodes, signals, self._config.analyze))
         return found
@@ -197,7 +197,8 @@ class OnRay:
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         """Say whether this round's training is over."""
-        over = is_over(plan, progress, probe, rival, self._config.train)
+        best = self._task.return_range[1] if self._task.return_range else math.inf
+        over = is_over(plan, progress, probe, rival, best, self._config.train)
         if over:
             self._say("train", told.progress(progress, probe))
         elif rival is None:
@@ -277,21 +278,21 @@ class OnRay:
     def _watch(self, champion: str, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         serving, release = self._serving, self._release()
         before: float | None = self._turns[-1].evidence.get("before") if self._turns else None
-        begun = self._ask(serving.store.count, champion, "production")
+        begun = self._count(champion)
         while True:
             recent = self._recent(champion)
             episodes = [episode for episode in recent if episode.started_at >= release.released_at]
-            signals = self._about(release, self._ask(serving.observer.signals))
-            signals = [signal for signal in signals if signal not in held]
-            num_new = self._ask(serving.store.count, champion, "production") - begun
-            found = conclude(episodes, num_new, signals, before, self._config.loop)
+            raised = self._ask(serving.observer.signals)
+            signals = [signal for signal in self._about(release, raised) if signal not in held]
+            count = self._count(champion)
+            found = conclude(episodes, count - begun, signals, before, self._config.loop)
             if found is not None:
                 self._say("observe", told.production(found, champion))
                 good, _ = split(recent, signals)
                 return found if not signals else found | {"before": mean_before(good, before)}
-            self._say("observe", f"{len(episodes)} episodes on policy {champion[:8]}", passing=True)
+            self._say("observe", f"{count - begun} more episodes on policy {champion[:8]}", passing=True)
             self._production.check()
-            self._ask(serving.observer.wait, signals=len(held), timeout_s=LOOK_S)
+            self._ask(serving.observer.wait, signals=len(raised), timeout_s=LOOK_S)
 
     def record(self, turn: Turn) -> None:
         """Write the turn to the journal, durably."""
@@ -314,6 +315,10 @@ class OnRay:
     def _recent(self, digest: str) -> list[Episode]:
         episodes: list[Episode] = self._ask(self._serving.store.recent, ANALYZED, None, digest)
         return episodes
+
+    def _count(self, digest: str) -> int:
+        count: int = self._ask(self._serving.store.count, digest, "production")
+        return count
 
     def _begin_serving(self) -> None:
         self._future = self._future or self._background.submit(self._start_serving)

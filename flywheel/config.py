@@ -69,6 +69,8 @@ class GateConfig:
     """error of each statistical check: probability of passing a policy that is at the limit"""
     edge_trials: int = 4
     """simulations of each named edge case; each must pass"""
+    probe_edge_trials: int = 20
+    """simulations of each edge case in a probe: more than the verdict's, so that what ends training also passes"""
     latency_calls: int = 500
     """timed decisions of the cost check"""
     valid_s: float = 86_400.0

@@ -32,7 +32,7 @@ def _check(check: Check) -> str:
 def production(found: Mapping[str, Any], digest: str) -> str:
     """Return why a look at production is over."""
     mean = "-" if found["mean_return"] is None else f"{found['mean_return']:.0f}"
-    so_far = f"{found['episodes']} episodes on policy {digest[:8]}, return {mean}"
+    so_far = f"mean return {mean} over the last {found['episodes']} episodes on policy {digest[:8]}"
     if found.get("signals"):
         return f"{', '.join(found['signals'])}; {so_far}"
     return f"production is good again: {so_far}" if found["recovered"] else so_far

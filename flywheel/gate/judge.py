@@ -95,7 +95,7 @@ class SafetyGate:
         task, config = self._task, self._config
         values = {**task.nominal, **(parameters or {})}
         situations = nominal_situations(seed, "probe", 0, episodes, values)
-        situations += edge_situations(task.edge_cases, seed, "probe", config.edge_trials, values)
+        situations += edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
         played = play_situations(task, policy, situations, lockstep=config.lockstep, now=0.0)
         nominal, edges = played[:episodes], played[episodes:]
         return Probe(

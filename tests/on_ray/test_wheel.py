@@ -76,7 +76,7 @@ def test_the_wheel_turns_from_shift_to_recovery(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -> None:
     first = Run(tmp_path / "run", "--seed", "12", "--no-drift", "--turns", "1")
-    first.wait_for(lambda text: "episodes on policy" in text.split("answers at")[-1] and "answers at" in text)
+    first.wait_for(lambda text: "answers at" in text)
     first.wait_for(lambda _: intake_count(first.run_dir) >= 20)
     seconds = first.interrupt()
     assert first.process.returncode == 130, first.text

@@ -34,14 +34,15 @@ def shows(num_failed: int, mean_return: float = 0.0, edges: tuple[str, ...] = ()
     ],
 )
 def test_a_round_ends_on_a_good_probe_or_when_its_steps_are_used_up(steps: int, probe: Probe, over: bool) -> None:
-    assert is_over(PLAN, at(steps), probe, None, CONFIG) is over
+    assert is_over(PLAN, at(steps), probe, None, 500.0, CONFIG) is over
 
 
 def test_in_quiet_times_a_good_probe_must_beat_the_policy_in_service() -> None:
     rival = shows(1, 480.0)
-    assert not is_over(PLAN, at(200), shows(1, 480.0), rival, CONFIG)
-    assert is_over(PLAN, at(200), shows(1, 481.0), rival, CONFIG)
-    assert is_over(PLAN, at(500), shows(9), rival, CONFIG)
+    assert is_over(PLAN, at(1), shows(200), shows(0, 500.0), 500.0, CONFIG), "nothing can beat a perfect one"
+    assert not is_over(PLAN, at(200), shows(1, 480.0), rival, 500.0, CONFIG)
+    assert is_over(PLAN, at(200), shows(1, 481.0), rival, 500.0, CONFIG)
+    assert is_over(PLAN, at(500), shows(9), rival, 500.0, CONFIG)
     assert not deserves_verdict(shows(1, 480.0), rival)
     assert deserves_verdict(shows(0, 100.0), rival)
     assert deserves_verdict(shows(200), None)
@@ -49,7 +50,7 @@ def test_in_quiet_times_a_good_probe_must_beat_the_policy_in_service() -> None:
 
 def test_a_plan_may_set_its_own_number_of_steps() -> None:
     plan = Plan(strategy="continue_training", reasons=(), max_steps=150)
-    assert is_over(plan, at(150), shows(200), None, CONFIG)
+    assert is_over(plan, at(150), shows(200), None, 500.0, CONFIG)
 
 
 def test_failures_in_edge_cases_count() -> None:

@@ -1,0 +1,106 @@
+"""Training worlds begin again with parameters and starts of their own; vector form and single environments alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from flywheel.config import TrainConfig
+from flywheel.errors import UsageError
+from flywheel.records import Plan
+from flywheel.task import Task
+from flywheel.tasks.cartpole import cartpole
+from flywheel.train.practice import Practice
+from flywheel.train.recipe import Recipe, make_recipe
+
+SINGLE = dataclasses.replace(cartpole, vector=None)
+
+
+def recipe_for(task: Task, share: float = 0.0, **parameters: tuple[float, float]) -> Recipe:
+    plan = Plan(strategy="continue_training", reasons=(), parameters=parameters)
+    return make_recipe(task, plan, TrainConfig(edge_case_share=share))
+
+
+def lengths(practice: Practice) -> Any:
+    if practice.task.vector:
+        return np.array(practice.envs.unwrapped.length)
+    return np.array([env.unwrapped.length for env in practice.envs.envs])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("task", [cartpole, SINGLE], ids=["vector", "single"])
+def test_a_world_changes_its_parameters_only_when_it_begins_again(task: Task) -> None:
+    practice = Practice(task, 8, np.random.default_rng(0))
+    practice.begin(recipe_for(task, length=(0.2, 3.0)))
+    num_begun = 0
+    for _ in range(60):
+        before, void = lengths(practice), practice.ended
+        _, rewards, terminated, _ = practice.step(np.ones(8, dtype=np.int64))
+        after = lengths(practice)
+        assert (after[~void] == before[~void]).all()
+        assert (after[void] != before[void]).all()
+        assert (rewards[void] == 0.0).all() and not terminated[void].any()
+        assert ((after >= 0.2) & (after <= 3.0)).all()
+        num_begun += int(void.sum())
+    assert num_begun >= 8
+    practice.close()
+
+
+@pytest.mark.parametrize("task", [cartpole, SINGLE], ids=["vector", "single"])
+def test_edge_cases_begin_in_their_state_and_their_world(task: Task) -> None:
+    cases = [case for case in task.edge_cases if case.name in ("pole_tilted", "cart_off_centre")]
+    task = dataclasses.replace(task, edge_cases=tuple(cases))
+    starts = {case.state for case in cases}
+    practice = Practice(task, 8, np.random.default_rng(0))
+    observations = practice.begin(recipe_for(task, share=1.0))
+    assert {tuple(np.round(row, 6)) for row in observations.tolist()} == starts
+    for _ in range(40):
+        void = practice.ended
+        observations, _, _, _ = practice.step(np.zeros(8, dtype=np.int64))
+        assert {tuple(np.round(row, 6)) for row in observations[void].tolist()} <= starts
+    practice.close()
+
+
+def test_the_vector_form_follows_the_equations_of_its_own_parameters() -> None:
+    practice = Practice(cartpole, 4, np.random.default_rng(3))
+    state = practice.begin(recipe_for(cartpole, length=(0.3, 3.0))).astype(np.float64)
+    env = cartpole.make_env()
+    length = lengths(practice)
+    observations, _, _, _ = practice.step(np.array([0, 1, 0, 1]))
+    for i in range(4):
+        env.reset(seed=0)
+        cartpole.set_parameters(env, {"length": float(length[i])})  # type: ignore[misc]
+        cartpole.set_state(env, state[i])  # type: ignore[misc]
+        assert env.step(i % 2)[0] == pytest.approx(observations[i], abs=1e-6)
+    env.close()  # type: ignore[no-untyped-call]
+    practice.close()
+
+
+def test_the_same_seed_gives_the_same_practice() -> None:
+    runs = []
+    for _ in range(2):
+        practice = Practice(cartpole, 4, np.random.default_rng(5))
+        practice.begin(recipe_for(cartpole, share=0.5, length=(0.3, 3.0)))
+        runs.append(np.stack([practice.step(np.ones(4, dtype=np.int64))[0] for _ in range(50)]))
+        practice.close()
+    assert (runs[0] == runs[1]).all()
+
+
+def test_a_step_before_the_recipe_is_an_error() -> None:
+    practice = Practice(cartpole, 2, np.random.default_rng(0))
+    with pytest.raises(RuntimeError, match="begin"):
+        practice.step(np.ones(2, dtype=np.int64))
+    practice.close()
+
+
+def test_another_autoreset_is_refused() -> None:
+    class SameStep(gymnasium.vector.VectorEnv[Any, Any, Any]):
+        metadata: Mapping[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[assignment]
+
+    with pytest.raises(UsageError, match="NEXT_STEP"):
+        Practice(dataclasses.replace(cartpole, vector=lambda _: SameStep()), 2, np.random.default_rng(0))

@@ -1,0 +1,72 @@
+"""A plan becomes worlds: ranges kept, edge cases at their share, reproducible, unknown names refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel.config import TrainConfig
+from flywheel.errors import UsageError
+from flywheel.records import Plan
+from flywheel.tasks.cartpole import cartpole
+from flywheel.train.recipe import make_recipe, sample_worlds
+
+
+def plan(**changes: object) -> Plan:
+    return Plan(strategy="continue_training", reasons=(), **changes)  # type: ignore[arg-type]
+
+
+def test_without_parameters_every_world_is_nominal_or_an_edge_case() -> None:
+    recipe = make_recipe(cartpole, plan(), TrainConfig())
+    cases = [({**cartpole.nominal, **case.parameters}, case.state) for case in cartpole.edge_cases]
+    for world in sample_worlds(recipe, np.random.default_rng(0), 200):
+        assert (world.parameters, world.state) in [(cartpole.nominal, None), *cases]
+
+
+@given(low=st.floats(0.2, 1.0), width=st.floats(0.0, 2.0), share=st.floats(0.0, 1.0), seed=st.integers(0, 2**32))
+def test_sampled_parameters_stay_in_the_plans_ranges(low: float, width: float, share: float, seed: int) -> None:
+    config = TrainConfig(edge_case_share=share)
+    recipe = make_recipe(cartpole, plan(parameters={"length": (low, low + width)}), config)
+    worlds = sample_worlds(recipe, np.random.default_rng(seed), 20)
+    assert all(low <= world.parameters["length"] <= low + width for world in worlds)
+    assert all(set(world.parameters) == set(cartpole.nominal) for world in worlds)
+    assert worlds == sample_worlds(recipe, np.random.default_rng(seed), 20)
+
+
+def test_edge_cases_come_at_their_share_each_equally_often() -> None:
+    recipe = make_recipe(cartpole, plan(), TrainConfig(edge_case_share=0.5))
+    worlds = sample_worlds(recipe, np.random.default_rng(1), 10_000)
+    for case in cartpole.edge_cases:
+        found = sum(w.state == case.state and {**cartpole.nominal, **case.parameters} == w.parameters for w in worlds)
+        assert abs(found / 10_000 - 0.5 / len(cartpole.edge_cases)) < 0.02
+
+
+def test_a_task_without_edge_cases_or_parameters_trains_in_its_only_world() -> None:
+    from flywheel.task import Task
+
+    bare = Task(name="bare", env="CartPole-v1", failed=cartpole.failed)
+    worlds = sample_worlds(make_recipe(bare, plan(), TrainConfig()), np.random.default_rng(0), 3)
+    assert [(dict(world.parameters), world.state) for world in worlds] == [({}, None)] * 3
+
+
+@pytest.mark.parametrize(
+    ("entropy", "exploration", "expected"),
+    [(0.0, 1.0, 0.0), (0.0, 2.0, 0.02), (0.02, 1.0, 0.02), (0.02, 3.0, 0.06), (0.001, 2.0, 0.02)],
+)
+def test_more_exploration_multiplies_the_entropy_bonus_or_starts_it(
+    entropy: float, exploration: float, expected: float
+) -> None:
+    config = TrainConfig(entropy=entropy, exploration_entropy=0.01)
+    assert make_recipe(cartpole, plan(exploration=exploration), config).entropy == pytest.approx(expected)
+
+
+def test_the_budget_is_the_plans_or_else_the_configurations() -> None:
+    assert make_recipe(cartpole, plan(max_steps=7), TrainConfig()).max_steps == 7
+    assert make_recipe(cartpole, plan(), TrainConfig(max_steps=9)).max_steps == 9
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'length'"):
+        make_recipe(cartpole, plan(parameters={"lenght": (1.0, 2.0)}), TrainConfig())
