@@ -280,15 +280,15 @@ class OnRay:
         before: float | None = self._turns[-1].evidence.get("before") if self._turns else None
         begun = self._count(champion)
         while True:
-            recent = self._recent(champion)
-            episodes = [episode for episode in recent if episode.started_at >= release.released_at]
+            outcomes = self._ask(serving.observer.window, ANALYZED, champion)
+            outcomes = [outcome for outcome in outcomes if outcome.started_at >= release.released_at]
             raised = self._ask(serving.observer.signals)
             signals = [signal for signal in self._about(release, raised) if signal not in held]
             count = self._count(champion)
-            found = conclude(episodes, count - begun, signals, before, self._config.loop)
+            found = conclude(outcomes, count - begun, signals, before, self._config.loop)
             if found is not None:
                 self._say("observe", told.production(found, champion))
-                good, _ = split(recent, signals)
+                good, _ = split(self._recent(champion), signals)
                 return found if not signals else found | {"before": mean_before(good, before)}
             self._say("observe", f"{count - begun} more episodes on policy {champion[:8]}", passing=True)
             self._production.check()

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from flywheel.config import LoopConfig
-from flywheel.records import Episode, Signal
+from flywheel.records import End, Signal
+
+
+class Ended(Protocol):
+    """What is looked at of an episode: a record of the whole one, or of its outcome."""
+
+    @property
+    def end(self) -> End:
+        """How it ended."""
+
+    @property
+    def total(self) -> float:
+        """Its return."""
 
 
 def conclude(
-    episodes: Sequence[Episode], num_new: int, signals: Sequence[Signal], before: float | None, config: LoopConfig
+    episodes: Sequence[Ended], num_new: int, signals: Sequence[Signal], before: float | None, config: LoopConfig
 ) -> dict[str, Any] | None:
     """Return what production showed of a release, or None while it has to be watched on.
 
@@ -38,7 +50,7 @@ def conclude(
     return found | {"recovered": recovered, "before": None if recovered else before}
 
 
-def mean_before(good: Sequence[Episode], known: float | None) -> float | None:
+def mean_before(good: Sequence[Ended], known: float | None) -> float | None:
     """Return the mean return of the episodes before an alarm's onset; of an older change's, if that isn't cured yet."""
     returns = [episode.total for episode in good if episode.end != "lost"]
     return known if known is not None or not returns else float(np.mean(returns))

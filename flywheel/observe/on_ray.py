@@ -11,7 +11,7 @@ import msgspec
 import ray
 
 from flywheel.config import ObserveConfig
-from flywheel.observe.observer import Observer
+from flywheel.observe.observer import Observer, Outcome
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import Task
 
@@ -72,6 +72,11 @@ class ObserverActor:
         """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
         await self._ready()
         return {**self._observer.status(recent), "store_trouble": self._trouble}
+
+    async def window(self, n: int, digest: str | None = None) -> list[Outcome]:
+        """As Observer.window."""
+        await self._ready()
+        return self._observer.window(n, digest)
 
     async def signals(self) -> tuple[Signal, ...]:
         """Return every Signal raised so far."""

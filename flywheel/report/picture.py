@@ -128,6 +128,8 @@ def _finding(task: str, parts: Phases) -> str:
         return f"{task}: production has not begun"
     if worse is None:
         return f"{task}: a return of {before:.0f} in a world that did not change"
+    if worse >= before:
+        return f"{task}: the world changed, and the return of {before:.0f} held"
     if again is None:
         return f"{task}: the world changed, and the return fell from {before:.0f} to {worse:.0f}"
     return f"{task}: the world changed, {before:.0f} became {worse:.0f}; a new policy brought back {again:.0f}"

@@ -1,0 +1,39 @@
+"""When a round of training is over, and whether its candidate deserves a verdict."""
+
+from __future__ import annotations
+
+from flywheel.config import TrainConfig
+from flywheel.records import Plan, Probe, Progress
+
+
+def is_good(probe: Probe, config: TrainConfig) -> bool:
+    """Say whether a probe shows a policy that the gate will most likely pass."""
+    return probe.num_failed <= config.probe_max_failed and not probe.edge_failed
+
+
+def beats(probe: Probe, rival: Probe) -> bool:
+    """Say whether a candidate did strictly better than the policy in service: fewer failures, else a higher return."""
+
+    def rank(of: Probe) -> tuple[int, float]:
+        return of.num_failed + len(of.edge_failed), -of.mean_return
+
+    return rank(probe) < rank(rival)
+
+
+def is_over(
+    plan: Plan, progress: Progress, probe: Probe, rival: Probe | None, best: float, config: TrainConfig
+) -> bool:
+    """Say whether to stop training: a good probe (that beats `rival`, if there is one), or no hope, or no steps left.
+
+    `best` is the highest return an episode can have: a rival that always reaches it can't be beaten.
+    """
+    limit = plan.max_steps or (config.max_steps if rival is None else config.quiet_steps)
+    perfect = rival is not None and not rival.num_failed and not rival.edge_failed and rival.mean_return >= best
+    if perfect or progress.num_steps >= limit:
+        return True
+    return progress.num_steps >= config.min_steps and is_good(probe, config) and (rival is None or beats(probe, rival))
+
+
+def deserves_verdict(probe: Probe, rival: Probe | None) -> bool:
+    """Say whether the gate is asked: always in an incident; in quiet times only for a better policy."""
+    return rival is None or beats(probe, rival)

@@ -1,0 +1,74 @@
+"""From a Plan to what is trained: which worlds, from which weights, with how much exploration, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flywheel.config import TrainConfig
+from flywheel.errors import unknown
+from flywheel.records import Parameters, Plan
+from flywheel.task import EdgeCase, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One round of training. Small and plain, so that it can be sent to every env runner, and again after a restart."""
+
+    ranges: tuple[tuple[str, float, float], ...]
+    """(name, low, high) of every parameter of the task; low = high where it is fixed."""
+    edge_cases: tuple[EdgeCase, ...]
+    edge_case_share: float
+    """Share of worlds that begin in an edge case, each equally often."""
+    entropy: float
+    """Coefficient of the entropy bonus."""
+    warm_start: str | None
+    """Digest to start from; None starts from fresh weights."""
+    max_steps: int
+    """Environment steps after which the round gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where one training episode begins."""
+
+    parameters: Parameters
+    state: tuple[float, ...] | None
+    """Start state, or None to start as the environment does."""
+
+
+def make_recipe(task: Task, plan: Plan, config: TrainConfig) -> Recipe:
+    """Return what the plan asks the trainer to do; parameters that it doesn't name keep their nominal values.
+
+    Raises UsageError, with the nearest name, for a parameter that the task doesn't have.
+    """
+    for name in plan.parameters:
+        if name not in task.nominal:
+            raise unknown(f"parameter of task {task.name}:", name, task.nominal)
+    nominal = {name: (value, value) for name, value in task.nominal.items()}
+    base = max(config.entropy, config.exploration_entropy) if plan.exploration > 1.0 else config.entropy
+    return Recipe(
+        ranges=tuple((name, float(low), float(high)) for name, (low, high) in {**nominal, **plan.parameters}.items()),
+        edge_cases=task.edge_cases,
+        edge_case_share=config.edge_case_share if task.edge_cases else 0.0,
+        entropy=base * plan.exploration,
+        warm_start=plan.warm_start,
+        max_steps=plan.max_steps or config.max_steps,
+    )
+
+
+def sample_worlds(recipe: Recipe, rng: np.random.Generator, num_worlds: int) -> Sequence[World]:
+    """Return where `num_worlds` training episodes begin: parameters uniform in their ranges, or an edge case."""
+    low = np.array([low for _, low, _ in recipe.ranges])
+    high = np.array([high for _, _, high in recipe.ranges])
+    values = rng.uniform(low, high, size=(num_worlds, len(recipe.ranges)))
+    edge = rng.random(num_worlds) < recipe.edge_case_share
+    which = rng.integers(max(len(recipe.edge_cases), 1), size=num_worlds)
+    worlds = []
+    for row, on_edge, index in zip(values, edge, which, strict=True):
+        parameters = {name: float(value) for (name, _, _), value in zip(recipe.ranges, row, strict=True)}
+        case = recipe.edge_cases[index] if on_edge else EdgeCase(name="")
+        worlds.append(World({**parameters, **case.parameters}, case.state))
+    return worlds

@@ -1,0 +1,101 @@
+"""RLModule → ONNX, once an architecture; later policies replace the graph's weights, which takes a millisecond."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from flywheel.errors import FlywheelError
+from flywheel.records import Array, Spec
+
+_PREFIX = "module."
+
+
+class _Acting(torch.nn.Module):
+    """What the policy answers with, and nothing of the critic."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.module._forward({"obs": observations})["action_dist_inputs"]
+        return outputs
+
+
+class Exporter:
+    """The ONNX graph of one architecture."""
+
+    def __init__(self, module: Any, spec: Spec) -> None:
+        """Trace the module's acting part, with one free axis: the batch.
+
+        Raises FlywheelError when the graph does not hold the acting part's weights under the module's own names,
+        for then they could not be replaced.
+        """
+        example = torch.zeros(2, int(np.prod(spec.observation_shape)))
+        acting = _Acting(copy.deepcopy(module)).eval()
+        with torch.no_grad():
+            # Tensors that are equal (fresh biases are all zero) would become one tensor of the graph.
+            for parameter in acting.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+            # The TorchScript exporter is deprecated but takes 40 ms where its successor takes 4 s of CPU; both give
+            # the same nodes and names (torch is pinned, and the tests compare the answers).
+            warnings.simplefilter("ignore", DeprecationWarning)
+            path = Path(directory) / "policy.onnx"
+            torch.onnx.export(
+                acting,
+                (example,),
+                str(path),
+                input_names=["observations"],
+                output_names=["outputs"],
+                dynamic_axes={"observations": {0: "rows"}, "outputs": {0: "rows"}},
+                dynamo=False,
+            )
+            self._model = onnx.load(str(path))
+        used = {name for node in self._model.graph.node for name in node.input}
+        self._weights = {
+            tensor.name.removeprefix(_PREFIX): tensor
+            for tensor in self._model.graph.initializer
+            if tensor.name.startswith(_PREFIX) and tensor.name in used
+        }
+        acts = {name for name, parameter in acting.module.named_parameters() if _is_read(acting, parameter, example)}
+        if missing := sorted(acts - set(self._weights)):
+            raise FlywheelError(
+                f"The ONNX graph lacks {', '.join(missing)}, so this module's weights can't be replaced in it. "
+                "Export it afresh each time, or use RLlib's default module."
+            )
+
+    def network(self, weights: Mapping[str, Array]) -> bytes:
+        """Return the ONNX bytes of this architecture with the given weights, by the module's own keys."""
+        for name, tensor in self._weights.items():
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights[name]), tensor.name))
+        network: bytes = self._model.SerializeToString()
+        return network
+
+
+def _is_read(acting: _Acting, parameter: torch.nn.Parameter, example: torch.Tensor) -> bool:
+    """Return whether the outputs depend on a parameter, by asking autograd."""
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(acting(example).sum(), [parameter], allow_unused=True)
+    return gradient is not None
+
+
+def golden(module: Any, spec: Spec, num_rows: int = 16) -> tuple[Array, Array]:
+    """Return observations [num_rows, *o] inside their space and the module's own outputs float32[num_rows, D]."""
+    rng = np.random.default_rng(0)
+    low = np.clip(np.array(spec.observation_low), -1.0, None)
+    high = np.clip(np.array(spec.observation_high), None, 1.0)
+    rows = rng.uniform(low, np.maximum(high, low), size=(num_rows, len(low))).astype(spec.observation_dtype)
+    with torch.no_grad():
+        outputs = _Acting(module)(torch.as_tensor(rows, dtype=torch.float32))
+    return rows.reshape(num_rows, *spec.observation_shape), outputs.numpy().astype(np.float32)
