@@ -6,8 +6,11 @@ The driver that turns the wheel owns config.json and journal.jsonl and writes th
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,40 @@ from flywheel.records import SCHEMA_VERSION, Turn
 
 CONFIG = "config.json"
 JOURNAL = "journal.jsonl"
+LOCK = "lock"
 TRAFFIC = "traffic"
 POLICIES = "policies"
 
 
-def begin(run_dir: Path, config: Config, task: str, digest: str) -> None:
-    """Make the run directory, or go on with it; raise UsageError, touching nothing, if it is another task's."""
+@contextmanager
+def opened(run_dir: Path, config: Config, task: str, digest: str) -> Iterator[None]:
+    """Hold the run directory, made or gone on with, as the one driver that turns its wheel.
+
+    Raises UsageError, touching nothing, if it is another task's, another driver's, or can't be written.
+    """
+    try:
+        _begin(run_dir, config, task, digest)
+        (run_dir / LOCK).touch()
+    except OSError as error:
+        raise UsageError(f"The run directory {run_dir} can't be used ({error}): give another --run-dir.") from error
+    with open(run_dir / LOCK, "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"Another process turns the wheel in {run_dir}: end it first, or give another --run-dir."
+            ) from error
+        _write_whole(run_dir / CONFIG, _configuration(config, task, digest))
+        yield
+
+
+def _configuration(config: Config, task: str, digest: str) -> str:
+    plain = {"schema_version": SCHEMA_VERSION, "task": task, "task_digest": digest}
+    return json.dumps({**plain, "config": dataclasses.asdict(config)}, indent=2)
+
+
+def _begin(run_dir: Path, config: Config, task: str, digest: str) -> None:
     path = run_dir / CONFIG
-    plain = {
-        "schema_version": SCHEMA_VERSION,
-        "task": task,
-        "task_digest": digest,
-        "config": dataclasses.asdict(config),
-    }
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["task_digest"] != digest:
@@ -45,7 +69,8 @@ def begin(run_dir: Path, config: Config, task: str, digest: str) -> None:
             f"{run_dir} has files but is no run directory (there is no {CONFIG} in it). Give another --run-dir."
         )
     run_dir.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, json.dumps(plain, indent=2))
+    if not path.exists():
+        _write_whole(path, _configuration(config, task, digest))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +27,15 @@ class TrainConfig:
     steps_per_world: int = 32
     """steps of each world in one iteration: 1,024 in all, as tuned for CartPole"""
     num_epochs: int = 15
-    """passes over one iteration's steps; 10 needed half as many steps again"""
+    """passes over one iteration's steps: with minibatches of 256, 10 passes needed twice the steps of 20"""
     minibatch_size: int = 128
-    """rows; with 256 two of six retrainings in a changed world needed more than 40,000 steps"""
+    """rows; with 15 passes some 120 updates an iteration, 1 ms each"""
     lr: float = 1e-3
     """learning rate of Adam"""
     gamma: float = 0.99
-    """discount per step: sees 100 steps ahead, enough for a cart that drifts out slowly"""
+    """discount per step: sees 100 steps ahead; 0.95 did not learn a pole of 2.0 in 60,000 steps"""
     lambda_: float = 0.95
-    """GAE's lambda; 0.8 needed twice the steps, in a changed world three times"""
+    """GAE's lambda; 0.8 needed two thirds more steps, from scratch and in a changed world"""
     entropy: float = 0.0
     """entropy bonus; a Plan may multiply it (or start it, see exploration_entropy)"""
     exploration_entropy: float = 0.01
@@ -204,19 +205,38 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(plain).encode()).hexdigest()
 
 
+MAY_BE_ZERO = frozenset(
+    {"seed", "num_cpus", "deploy.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
+    | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
+    | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
+)
+"""Numbers for which 0 has a meaning; every other one must be more than 0."""
+
+
 def check(config: Config) -> None:
     """Raise UsageError with a sentence when a value can't work; return None otherwise."""
     rules = [
-        (config.turns >= 1, "turns must be at least 1"),
-        (config.train.num_runners >= 1, "train.num_runners must be at least 1"),
-        (config.gate.num_sims >= 1, "gate.num_sims must be at least 1"),
         (config.gate.max_sims >= config.gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
-        (0 < config.gate.error < 1, "gate.error is a probability between 0 and 1"),
-        (1 <= config.gate.lockstep <= 256, "gate.lockstep must be 1 to 256: rows are bit-equal only up to there"),
-        (0 <= config.deploy.port < 65536, "deploy.port must be 0 to 65535"),
+        (config.gate.error < 1, "gate.error is a probability, less than 1"),
+        (config.gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
+        (config.deploy.port < 65536, "deploy.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
-        (config.traffic.num_clients >= 0, "traffic.num_clients must not be negative"),
+        (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
     ]
     wrong = [sentence for fine, sentence in rules if not fine]
+    for path, value in _numbers(config):
+        if path in MAY_BE_ZERO and not value >= 0:
+            wrong.append(f"{path} must not be negative")
+        elif path not in MAY_BE_ZERO and not value > 0:
+            wrong.append(f"{path} must be more than 0")
     if wrong:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+
+
+def _numbers(part: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    for field_ in dataclasses.fields(part):
+        value, path = getattr(part, field_.name), f"{where}{field_.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{path}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield path, value

@@ -264,7 +264,7 @@ class Calibration:
     values: Parameters
     intervals: Mapping[str, tuple[float, float]]
     explained: float
-    """Share in [0, 1] of the one-step residual at nominal parameters that the fit removed."""
+    """Share in [0, 1] of the one-step residual at nominal parameters that the fit removed; 0 on the edge of a range."""
     residual: float
     """Root mean square of the one-step residual after the fit, in units of each observation's deviation."""
     num_transitions: int

@@ -6,12 +6,13 @@ Importing this module loads no Ray; the first turn does.
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 import signal
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 import tyro
 
-from flywheel import __version__
+from flywheel import __version__, told
 from flywheel.config import Config, check
 from flywheel.console import Narrator, Say, silent
 from flywheel.errors import FlywheelError, UsageError, unknown
@@ -42,26 +43,33 @@ class Flywheel:
 
         Raises UsageError for an unknown task or a configuration that can't work.
         """
-        from flywheel.tasks import load
+        from flywheel.tasks import load, reference
 
-        self.config = config or Config()
-        check(self.config)
-        self.task = task if isinstance(task, Task) else load(task or self.config.task)
+        config = config or Config()
+        check(config)
+        self.task = task if isinstance(task, Task) else load(task or config.task)
+        if isinstance(task, Task):
+            # clients are processes of their own and import the task by its name
+            name = reference(task) if config.traffic.num_clients else task.name
+        else:
+            name = task or config.task
         self.config = dataclasses.replace(
-            self.config,
-            run_dir=self.config.run_dir or f"runs/{self.task.name}-{time.strftime('%Y%m%d-%H%M%S')}",
-            seed=self.config.seed or secrets.randbelow(2**31 - 1) + 1,
+            config,
+            task=name,
+            run_dir=config.run_dir or f"runs/{self.task.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            seed=config.seed or secrets.randbelow(2**31 - 1) + 1,
         )
         self.run_dir = Path(self.config.run_dir).resolve()
         self._say = say
 
     def __iter__(self) -> Iterator[Turn]:
         """Start everything, yield each turn as it ends, stop everything; the same run directory goes on."""
-        from flywheel import cluster
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would start another Ray after the end
+        from flywheel import stages
         from flywheel.loop import turns
 
-        with cluster.start(self.task, self.config, self.run_dir, self._say) as stages:
-            yield from turns(stages, stages.numbers())
+        with stages.opened(self.task, self.config, self.run_dir, self._say) as over_rooms:
+            yield from turns(over_rooms, over_rooms.numbers())
 
 
 def settings(path: Path = SETTINGS) -> Config:
@@ -95,6 +103,8 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     """Run to the end, write the report, and return the exit code: 0, or 1 when production did not recover."""
     flywheel = Flywheel(config=config, say=say)
     say("start", f"task {flywheel.task.name}, run directory {_short(flywheel.run_dir)}, seed {flywheel.config.seed}")
+    if missing := told.losses(flywheel.task):
+        say("start", f"the task goes without {missing}")
     stopped = False
     try:
         for turn in flywheel:
@@ -105,13 +115,18 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
 
     if not (flywheel.run_dir / archive.CONFIG).exists():
         return 130
-    summary = report.write(flywheel.run_dir)
+    summary, turns = report.write(flywheel.run_dir), archive.read_turns(flywheel.run_dir)
     say.console.print(report.table(summary))
     say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
     if stopped:
         say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
         return 130
-    return 0
+    return 0 if _is_good(turns) else 1
+
+
+def _is_good(turns: Sequence[Turn]) -> bool:
+    """Say whether a policy is in service and no change is left uncured."""
+    return any(turn.release for turn in turns) and turns[-1].evidence["before"] is None
 
 
 def _short(path: Path) -> str:

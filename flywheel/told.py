@@ -1,12 +1,13 @@
-"""What happened, in one line a person reads: a training iteration, a verdict, a look at production."""
+"""What happened, in one line a person reads: an iteration, a verdict, a look at production, what a task lacks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flywheel.records import Check, Probe, Progress, Verdict
+from flywheel.records import Check, Probe, Progress, Signal, Verdict
+from flywheel.task import Task
 
 
 def progress(progress: Progress, probe: Probe) -> str:
@@ -29,10 +30,22 @@ def _check(check: Check) -> str:
     return f"{name} {answer}{f' ({check.note})' if check.note else ''}"
 
 
-def production(found: Mapping[str, Any], digest: str) -> str:
+def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str) -> str:
     """Return why a look at production is over."""
     mean = "-" if found["mean_return"] is None else f"{found['mean_return']:.0f}"
-    so_far = f"mean return {mean} over the last {found['episodes']} episodes on policy {digest[:8]}"
-    if found.get("signals"):
-        return f"{', '.join(found['signals'])}; {so_far}"
+    so_far = f"{found['episodes']} episodes on policy {digest[:8]}, mean return {mean}"
+    if signals:
+        return f"{', '.join(f'{s.kind} by the {s.monitor} monitor' for s in signals)}; {so_far}"
     return f"production is good again: {so_far}" if found["recovered"] else so_far
+
+
+def losses(task: Task) -> str:
+    """Return what this task can't do, "" if nothing is missing."""
+    missing = {
+        "parameters (the simulator can't be calibrated)": task.parameters,
+        "set_state and observed_state (no calibration from transitions)": task.set_state and task.observed_state,
+        "edge_cases (none are tried)": task.edge_cases,
+        "vector (worlds are stepped one by one, which is slower)": task.vector,
+        "return_range (no monitor of the return)": task.return_range,
+    }
+    return ", ".join(name for name, given in missing.items() if not given)

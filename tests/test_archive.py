@@ -46,18 +46,44 @@ def test_a_line_that_a_crash_cut_off_is_no_turn_and_is_in_nobodys_way(tmp_path: 
 
 
 def test_a_run_directory_of_another_task_is_refused_and_left_alone(tmp_path: Path) -> None:
-    archive.begin(tmp_path, Config(), "cartpole", "digest-1")
-    before = (tmp_path / archive.CONFIG).read_bytes()
-    archive.begin(tmp_path, Config(), "cartpole", "digest-1")
+    for _ in range(2):
+        with archive.opened(tmp_path, Config(), "cartpole", "digest-1"):
+            before = (tmp_path / archive.CONFIG).read_bytes()
     for task in ("pendulum", "cartpole"):
-        with pytest.raises(UsageError, match="another --run-dir"):
-            archive.begin(tmp_path, Config(turns=9), task, "digest-2")
+        with (
+            pytest.raises(UsageError, match="another --run-dir"),
+            archive.opened(tmp_path, Config(turns=9), task, "digest-2"),
+        ):
+            raise AssertionError("it was opened")
     assert (tmp_path / archive.CONFIG).read_bytes() == before
+
+
+def test_a_second_driver_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with archive.opened(tmp_path, Config(), "cartpole", "digest"):
+        before = (tmp_path / archive.CONFIG).read_bytes()
+        with (
+            pytest.raises(UsageError, match="Another process"),
+            archive.opened(tmp_path, Config(turns=9), "cartpole", "digest"),
+        ):
+            raise AssertionError("it was opened twice")
+        assert (tmp_path / archive.CONFIG).read_bytes() == before
+    with archive.opened(tmp_path, Config(turns=9), "cartpole", "digest"):
+        assert archive.read_config(tmp_path)["config"]["turns"] == 9
+
+
+def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="--run-dir"), archive.opened(place, Config(), "cartpole", "digest"):
+            raise AssertionError("it was opened")
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UsageError, match="no run directory"):
-        archive.begin(tmp_path, Config(), "cartpole", "digest")
+    with (
+        pytest.raises(UsageError, match="no run directory"),
+        archive.opened(tmp_path, Config(), "cartpole", "digest"),
+    ):
+        raise AssertionError("it was opened")
     with pytest.raises(UsageError, match="no run directory"):
         archive.read_config(tmp_path)

@@ -132,6 +132,17 @@ def test_an_alarm_before_the_change_is_not_its_detection() -> None:
     assert summary([turn(2, NEW, 150.0, signals=(lost,))], production())["detected_after_episodes"] == 3
 
 
+def test_an_alarm_that_no_turn_has_answered_yet_is_detected_too() -> None:
+    raised = dataclasses.replace(TURNS[0], evidence={"signals": ["an older journal's", dataclasses.asdict(SIGNAL)]})
+    assert summary([raised], production())["detected_after_episodes"] == 4
+    assert [m.kind for m in picture.marks([raised], production(), "")].count("signal") == 1
+    answered = [raised, turn(2, NEW, 150.0, signals=(SIGNAL,))]
+    assert summary(answered, production())["detected_after_episodes"] == 4
+    earlier = dataclasses.replace(SIGNAL, monitor="failed", at_episode="e0101", at=102.0)
+    both = dataclasses.replace(raised, evidence={"signals": [dataclasses.asdict(s) for s in (SIGNAL, earlier)]})
+    assert summary([both], production())["detected_after_episodes"] == 2
+
+
 def test_a_rollback_is_no_release_of_what_was_refused() -> None:
     back = dataclasses.replace(TURNS[1], release=TURNS[0].release)
     assert summary([back], [])["turns"][0]["released"] is False
@@ -222,7 +233,8 @@ def stored(played: Played, task: str) -> Episode:
 
 def test_it_is_written_from_the_run_directory_alone(tmp_path: Path) -> None:
     run_dir, played = tmp_path / "run", production()
-    archive.begin(run_dir, Config(), "cartpole", "digest")
+    with archive.opened(run_dir, Config(), "cartpole", "digest"):
+        pass
     for one in TURNS:
         archive.append_turn(run_dir, one)
     store = Intake(run_dir)
@@ -243,3 +255,10 @@ def test_it_is_written_from_the_run_directory_alone(tmp_path: Path) -> None:
     assert found["requests"] == {"total": 700, "errors": 1}
     assert found["detected_after_episodes"] == 4
     assert (run_dir / report.PICTURE).exists()
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_empty(tmp_path: Path) -> None:
+    with archive.opened(tmp_path / "run", Config(), "cartpole", "digest"):
+        (tmp_path / "run" / "store.sqlite").touch()
+        found = report.write(tmp_path / "run")
+    assert found["production"]["episodes"] == 0 and found["episodes"]["stored"] == 0

@@ -40,8 +40,10 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
         (["--task", "cartpol"], "Did you mean 'cartpole'"),
         (["--task", "no_such_module:task"], "no_such_module"),
         (["--turn", "3"], "--turns"),
-        (["--turns", "0"], "turns must be at least 1"),
+        (["--turns", "0"], "turns must be more than 0"),
         (["--turns", "many"], "many"),
+        (["--gate.batch", "0", "--traffic.starts-per-s", "-1"], "gate.batch must be more than 0"),
+        (["--run-dir", "/dev/null/run"], "give another --run-dir"),
         (["--gate.num-sims", "100", "--gate.max-sims", "10"], "gate.max_sims must be at least gate.num_sims"),
     ],
 )
@@ -56,7 +58,8 @@ def test_a_wrong_call_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments:
 def test_a_port_in_use_too_few_cpus_and_another_tasks_directory(tmp_path: Path) -> None:
     from flywheel import archive
 
-    archive.begin(tmp_path / "other", Config(), "pendulum", "digest")
+    with archive.opened(tmp_path / "other", Config(), "pendulum", "digest"):
+        pass
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         wrong = {

@@ -28,21 +28,41 @@ ROUNDING = 1e-6
 """Deviations: a residual below this is the rounding of float32 observations, not the world."""
 MOST_STEPS = 50
 """Transitions read of one episode."""
+FAR = 1e9
+"""Deviations: the residual of a prediction that is no finite number."""
+EDGE = 1e-3
+"""Share of a parameter's range (in logs) that counts as its edge."""
 PER_PARAMETER = 5
 """Transitions for each parameter below which nothing is fitted."""
 
 Mask = NDArray[np.bool_]
 
 
-def obstacle(task: Task, episodes: Sequence[Episode]) -> str:
-    """Return why these episodes can't calibrate this task's simulator, as a phrase; "" if they can."""
+def obstacle(task: Task, episodes: Sequence[Episode], before: Sequence[Episode] = ()) -> str:
+    """Return why these episodes can't calibrate this task's simulator, as a phrase; "" if they can.
+
+    `before` are episodes from before the change: what moved in them and stands still since is a broken sensor.
+    """
     if not task.parameters:
         return f"task {task.name} names no parameters"
     missing = [name for name in ("set_state", "observed_state") if getattr(task, name) is None]
     if missing:
         return f"task {task.name} gives no {' and no '.join(missing)}"
     num, least = sum(e.num_steps for e in episodes), PER_PARAMETER * len(task.parameters)
-    return f"only {num} transitions of the {least} that {len(task.parameters)} parameters need" if num < least else ""
+    if num < least:
+        return f"only {num} transitions of the {least} that {len(task.parameters)} parameters need"
+    moves = _moves(task, episodes)
+    still = ~moves & (_moves(task, before) if before else ~moves.any())
+    if not still.any():
+        return ""
+    named = "no number" if still.all() else f"number {', '.join(map(str, np.flatnonzero(still)))}"
+    return f"{named} of the observed state {'ever' if still.all() else 'never'} moves, as with a broken sensor"
+
+
+def _moves(task: Task, episodes: Sequence[Episode]) -> Mask:
+    """Return bool[S]: which numbers of the observed state are ever changed by a step of these episodes."""
+    data = gather(task, episodes, MOST_STEPS)
+    return np.asarray((data.states != data.successors).any(axis=0))
 
 
 def calibrate(
@@ -52,9 +72,10 @@ def calibrate(
 
     Deterministic. Reads the last `config.episodes` episodes; some of them may come from another world than most of the
     later half, and are then left out. `before` are episodes from before the change: what is left of *their* residual
-    after a fit is production's own noise, which no parameter is asked to explain.
+    after a fit is production's own noise, which no parameter is asked to explain. A fit that ends on the edge of a
+    parameter's range explains nothing (`explained` is 0): a world out of range, or a broken sensor, looks like that.
     """
-    if obstacle(task, episodes):
+    if obstacle(task, episodes, before):
         return None
     with Simulator(task) as simulator:
         space = _Space(task, simulator)
@@ -85,14 +106,24 @@ class _Space:
         safe = np.where(self._log, values / np.where(self._log, self._nominal, 1.0), 1.0)
         return np.where(self._log, np.log(safe), (values - self._nominal) / self._span)
 
+    def on_edge(self, x: Floats) -> bool:
+        """Say whether a parameter was moved to an end of its range."""
+        near = EDGE * (self.high - self.low)
+        return bool(((abs(x) > near) & ((x < self.low + near) | (x > self.high - near))).any())
+
     def values(self, x: Floats) -> dict[str, float]:
         found = np.where(self._log, self._nominal * np.exp(np.where(self._log, x, 0.0)), self._nominal + x * self._span)
         return dict(zip(self.names, found.tolist(), strict=True))
 
     def residuals(self, data: Transitions, points: Sequence[Floats]) -> Floats:
-        """Return float64[M, N, S]: prediction minus production in deviations of the state, at M points."""
-        predicted = self._simulator.successors(data, [self.values(x) for x in points])
-        return np.asarray((predicted - data.successors) / self.scale)
+        """Return float64[M, N, S]: prediction minus production in deviations of the state, at M points.
+
+        A prediction that is no finite number (a broken sensor may show states that no simulator can step) is FAR off.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            predicted = self._simulator.successors(data, [self.values(x) for x in points])
+            residuals = (predicted - data.successors) / self.scale
+        return np.asarray(np.nan_to_num(residuals, nan=FAR, posinf=FAR, neginf=-FAR))
 
     def jacobian(self, data: Transitions, x: Floats) -> Floats:
         """Return float64[N, S, P] by central differences."""
@@ -187,7 +218,7 @@ def _calibration(space: _Space, fit: _Fit, noise: float) -> Calibration:
     return Calibration(
         values=space.values(x),
         intervals={name: (low[name], high[name]) for name in space.names},
-        explained=_explained(fit, noise),
+        explained=0.0 if space.on_edge(x) else _explained(fit, noise),
         residual=float(np.sqrt(fit.left)),
         num_transitions=fit.num,
         not_identified=tuple(name for name, is_blurred in zip(space.names, blurred, strict=True) if is_blurred),

@@ -48,6 +48,6 @@ def enough(episodes: Sequence[Episode], signals: Sequence[Signal], config: Analy
 def diagnose(task: Task, episodes: Sequence[Episode], signals: Sequence[Signal], config: AnalyzeConfig) -> Diagnosis:
     """Return the simulator's parameters as the episodes since the change show them, or why there are none."""
     before, changed = split(episodes, signals)
-    why = obstacle(task, changed) if signals else "production raised no alarm"
+    why = obstacle(task, changed, before) if signals else "production raised no alarm"
     found = None if why else calibrate(task, changed, config, before=before)
     return Diagnosis(calibration=found, obstacle=why, num_changed=len(changed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -29,8 +30,8 @@ def conclude(
     """Return what production showed of a release, or None while it has to be watched on.
 
     Args:
-        episodes: production episodes of the release, in order of start.
-        num_new: how many of them came since this turn began to watch.
+        episodes: the newest of the episodes that the monitors have read since the look began, in order of start.
+        num_new: how many they have read since then.
         signals: alarms about the release that nobody has answered yet.
         before: mean return before a change that isn't cured yet, None in quiet times.
         config: how many episodes decide.
@@ -39,12 +40,12 @@ def conclude(
     """
     returns = [episode.total for episode in episodes if episode.end != "lost"]
     mean = float(np.mean(returns)) if returns else None
-    found = {"episodes": len(returns), "mean_return": mean, "before": before, "recovered": False}
+    found = {"episodes": num_new, "mean_return": mean, "before": before, "recovered": False}
     if signals:
-        return found | {"signals": [f"{signal.kind} ({signal.monitor})" for signal in signals]}
+        return found | {"signals": [dataclasses.asdict(signal) for signal in signals]}
     if before is None:
         return found if num_new >= config.observe_episodes else None
-    if mean is None or len(returns) < config.recovered_episodes:
+    if mean is None or num_new < config.recovered_episodes:
         return None
     recovered = mean >= before - (1 - config.recovered_share) * abs(before)
     return found | {"recovered": recovered, "before": None if recovered else before}

@@ -31,6 +31,7 @@ def decide(
     previous: str | None,
     condemned: frozenset[str],
     nominal: Parameters,
+    served: Ranges | None = None,
     obstacle: str = "",
 ) -> Plan:
     """Return the plan of the next turn; the same arguments always give the same plan.
@@ -44,10 +45,12 @@ def decide(
         previous: digest that was in service before it and may be served again.
         condemned: digests that were rolled back.
         nominal: the task's own parameters, where training was so far if no plan says otherwise.
+        served: ranges that the policy in service was trained in; they count where the journal lacks its release.
         obstacle: why there is no calibration.
     """
     last = history[-1] if history else None
-    ranges = _carried(history)
+    journaled = any(turn.release is not None and turn.release.digest == champion for turn in history)
+    ranges = _carried(history) if served is None or journaled or champion is None else served
     refused = last is not None and last.verdict is not None and last.verdict.outcome != "pass"
     open_signals = _open(history, signals, champion)
     fresh = [s for s in open_signals if last is None or _key(s) not in {_key(old) for old in last.plan.signals}]
@@ -65,10 +68,11 @@ def decide(
         return Plan(
             strategy="continue_training", reasons=quiet, sampling="uniform", parameters=ranges, warm_start=champion
         )
-    trained = _carried([turn for turn in history if turn.release is not None])
+    trained = _carried([turn for turn in history if turn.release is not None]) if served is None else served
     moved = _moved(calibration, trained, nominal) if calibration is not None and believed else ()
     if not moved and degraded and (believed or not shifts):
-        return _degraded(open_signals, ranges, champion, previous, condemned)
+        accused = frozenset(s.digest for turn in history for s in turn.plan.signals)
+        return _degraded(open_signals, ranges, champion, previous, condemned | accused)
     return _shifted(open_signals, calibration, config, ranges, champion, moved, obstacle)
 
 
@@ -113,17 +117,15 @@ def _explore(last: Turn, history: Sequence[Turn], champion: str | None) -> Plan:
 
 
 def _degraded(
-    signals: Sequence[Signal], ranges: Ranges, champion: str, previous: str | None, condemned: frozenset[str]
+    signals: Sequence[Signal], ranges: Ranges, champion: str, previous: str | None, barred: frozenset[str]
 ) -> Plan:
     strategy: Literal["rollback_and_retrain", "retrain_prioritize_recent"]
-    if previous is not None and previous != champion and previous not in condemned:
+    if previous is not None and previous != champion and previous not in barred:
         strategy, warm_start = "rollback_and_retrain", previous
-        why = f"policy {previous[:8]} served before it and was never rolled back"
+        why = f"policy {previous[:8]} served before it, and no alarm was ever about it"
     else:
         strategy, warm_start = "retrain_prioritize_recent", champion
-        why = (
-            "there is no earlier policy to go back to" if previous is None else "the earlier one was rolled back itself"
-        )
+        why = "there is no earlier policy to go back to" if previous is None else "the earlier one failed itself"
     return Plan(
         strategy=strategy,
         reasons=(*_told(signals), "nothing says that the world changed", why),
@@ -153,6 +155,8 @@ def _shifted(
     )
     if calibration is not None and calibration.explained >= config.explained:
         reasons = [*_told(signals), _measured(calibration, moved)]
+        if not moved:
+            return dataclasses.replace(plan, strategy="hold", reasons=tuple(reasons), sampling="none")
         if calibration.not_identified:
             reasons.append(f"production can't tell apart {', '.join(calibration.not_identified)}")
         return dataclasses.replace(plan, reasons=tuple(reasons), parameters=training_ranges(calibration, config.widen))

@@ -52,7 +52,7 @@ def _free(host: str, port: int) -> bool:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((host, port))
-        except OSError:
+        except (OSError, UnicodeError):  # the latter is a host that no name server could be asked for
             return False
         return True
 
@@ -60,8 +60,13 @@ def _free(host: str, port: int) -> bool:
 def claim_port(config: DeployConfig) -> int:
     """Return the port that Serve is to listen on: the configured one, or a free one for 0.
 
-    Raises UsageError when somebody listens there already.
+    Raises UsageError when somebody listens there already, or the host is no address of this machine.
     """
+    if not _free(config.host, 0):
+        raise UsageError(
+            f"Nothing can listen on {config.host}, because this machine has no such address: give --deploy.host one of "
+            "its own (127.0.0.1 for this machine alone, 0.0.0.0 for every network it is in)."
+        )
     if config.port == 0:
         return free_ports(1, config.host)[0]
     if not _free(config.host, config.port):

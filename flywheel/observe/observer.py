@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from flywheel.records import End, Episode, Release, Signal, SignalKind, Steps
 from flywheel.task import Task, spec_of, task_digest
 
 RECENT = 1000
-"""Outcomes that `window` can look back on."""
+"""Outcomes that `window` and `heard` can look back on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -46,6 +46,7 @@ class _Arm:
     loss: OutcomeMonitor | None
     world: WorldMonitor
     num_read: int = 0
+    heard: deque[Outcome] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     @property
     def monitors(self) -> dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]]:
@@ -78,8 +79,11 @@ class Observer:
     def release(self, release: Release, failure_bound: float) -> None:
         """Begin new monitors, with a new baseline, for the episodes that this release begins from now on.
 
-        `failure_bound` is the failure rate that the gate promised; more than it is a degradation.
+        `failure_bound` is the failure rate that the gate promised; more than it is a degradation. The release that is
+        watched already goes on with its monitors as they are.
         """
+        if self._arm is not None and self._arm.release == release:
+            return
         learnt = self._config.baseline_episodes
         loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
         self._arm = _Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
@@ -166,6 +170,16 @@ class Observer:
         """Return the last n (of at most 1,000) outcomes in order of closing, of one digest or of all."""
         return [o for o in self._recent if digest is None or o.digest == digest][-n:]
 
+    def heard(self, n: int) -> tuple[int, list[Outcome]]:
+        """Return how many outcomes the present release's monitors have read, and the last n (of at most 1,000) of them.
+
+        They are in the order of reading, which is that of episode start; (0, []) without a release.
+        """
+        if self._arm is None:
+            return 0, []
+        outcomes = list(self._arm.heard)
+        return self._arm.num_read, outcomes[max(0, len(outcomes) - n) :]
+
     def status(self, recent: int = 50) -> dict[str, Any]:
         """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
         arm = self._arm
@@ -218,6 +232,7 @@ class Observer:
         if outcome.end == "lost" and not outcome.failed:
             return []  # nobody knows how it would have ended
         arm.num_read += 1
+        arm.heard.append(outcome)
         raised = self._raised()
         signals = []
         for name, (kind, monitor) in arm.monitors.items():

@@ -62,7 +62,10 @@ class ObserverActor:
         return missing
 
     async def release(self, release: Release, failure_bound: float) -> None:
-        """Watch this release, with a baseline of its own, from now on and after any restart of this actor."""
+        """Watch this release, with a baseline of its own, from now on and after any restart of this actor.
+
+        As Observer.release, nothing changes for the release that is watched already.
+        """
         await self._ready()
         async with self._lock:
             await self._store.note.remote(_RELEASE, msgspec.json.encode(_Watched(release, failure_bound)).decode())
@@ -73,10 +76,10 @@ class ObserverActor:
         await self._ready()
         return {**self._observer.status(recent), "store_trouble": self._trouble}
 
-    async def window(self, n: int, digest: str | None = None) -> list[Outcome]:
-        """As Observer.window."""
+    async def heard(self, n: int) -> tuple[int, list[Outcome]]:
+        """As Observer.heard."""
         await self._ready()
-        return self._observer.window(n, digest)
+        return self._observer.heard(n)
 
     async def signals(self) -> tuple[Signal, ...]:
         """Return every Signal raised so far."""

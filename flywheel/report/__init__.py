@@ -54,8 +54,8 @@ def _production(run_dir: Path, logs: Sequence[Log], acknowledged: Sequence[str])
     store = intake.open_readonly(run_dir / intake.FILE)
     try:
         played = [
-            Played(id=e.id, started_at=e.started_at, digest=e.digests[0], total=e.total, changed=e.id in changed)
-            for e in store.recent(store.count(origin="production"))
+            Played(id=e.id, started_at=e.started_at, digest=e.digest, total=e.total, changed=e.id in changed)
+            for e in store.outcomes("production")
             if e.end != "lost"
         ]
         return played, len(store.whole(acknowledged))

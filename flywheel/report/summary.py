@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from flywheel.records import Signal, Turn
@@ -60,7 +61,7 @@ def detection(turns: Sequence[Turn], played: Sequence[Played]) -> tuple[Signal |
     ordered = in_order(played)
     changed = [e for e in ordered if e.changed]
     place = {e.id: (e.started_at, e.id) for e in ordered}
-    for signal in sorted({_key(s): s for turn in turns for s in turn.plan.signals}.values(), key=lambda s: s.at):
+    for signal in sorted({_key(s): s for turn in turns for s in _signals(turn)}.values(), key=lambda s: s.at):
         at = place.get(signal.at_episode, (signal.at, ""))
         num_read = sum((e.started_at, e.id) <= at for e in changed)
         if num_read:
@@ -71,6 +72,14 @@ def detection(turns: Sequence[Turn], played: Sequence[Played]) -> tuple[Signal |
 def in_order(played: Sequence[Played]) -> list[Played]:
     """Return the episodes by start, as the monitors read them."""
     return sorted(played, key=lambda e: (e.started_at, e.id))
+
+
+def _signals(turn: Turn) -> Iterator[Signal]:
+    """Yield the alarms that a turn answers and those that were raised in it, which no turn may have answered yet."""
+    yield from turn.plan.signals
+    for raised in turn.evidence.get("signals", ()):
+        if not isinstance(raised, str):  # older journals hold their names only
+            yield msgspec.convert(raised, Signal)
 
 
 def _key(signal: Signal) -> tuple[str, str, str]:

@@ -6,12 +6,13 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.records import SCHEMA_VERSION, Episode, Origin
+from flywheel.records import SCHEMA_VERSION, End, Episode, Origin
 from flywheel.store.encode import content, decode, encode
 
 FILE = "store.sqlite"
@@ -39,6 +40,21 @@ ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.dig
     failed = excluded.failed, num_steps = excluded.num_steps, total = excluded.total,
     started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an episode came out: what the store knows of it without decoding its steps."""
+
+    id: str
+    started_at: float
+    ended_at: float
+    digest: str
+    """Policy that gave its first action."""
+    end: End
+    failed: bool
+    total: float
+    num_steps: int
 
 
 class Reader:
@@ -121,6 +137,19 @@ class Reader:
             "WHERE origin = 'production' GROUP BY digest"
         )
         return {row[0]: dict(zip(("episodes", "failed", "lost", "total"), row[1:], strict=True)) for row in rows}
+
+    def outcomes(self, origin: Origin | None = None) -> list[Outcome]:
+        """Return how the episodes came out, in order of start; no episode's steps are read."""
+        where, values = self._where(None, origin)
+        rows = self._connection.execute(
+            'SELECT id, started_at, ended_at, digest, "end", failed, total, num_steps FROM episodes '
+            f"WHERE {where} ORDER BY started_at, id",
+            values,
+        )
+        return [
+            Outcome(id_, started_at, ended_at, first, end, bool(failed), total, num_steps)
+            for id_, started_at, ended_at, first, end, failed, total, num_steps in rows
+        ]
 
     def conflicts(self) -> list[str]:
         """Return the ids that came a second time with other content; that content is in quarantine."""
@@ -214,11 +243,17 @@ class Intake(Reader):
 def open_readonly(path: str | Path) -> Reader:
     """Return a Reader of a store file (or of the run directory it is in) that can't change it.
 
-    It may be open while its owner writes; each call sees what was committed before it. UsageError without a store.
+    It may be open while its owner writes; each call sees what was committed before it. A store whose owner was killed
+    before it had made the tables is an empty one. UsageError without a store.
     """
     file = Path(path)
     file = file / FILE if file.is_dir() else file
     if not file.exists():
         raise UsageError(f"There is no store at {file}: name a run directory that holds {FILE}.")
     uri = f"file:{quote(str(file.resolve()))}?mode=ro"
-    return Reader(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
+        connection.close()
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        connection.executescript(_SCHEMA)
+    return Reader(connection)

@@ -1,12 +1,14 @@
 """Built-in tasks, and finding a task by name.
 
-In: a reference (`cartpole`, or `module:attribute` of one's own). Out: a Task. Never: Ray, torch.
+In: a reference (`cartpole`, or `module:attribute` of one's own). Out: a Task, and the reverse. Never: Ray, torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 
 from flywheel.errors import UsageError, unknown
 from flywheel.task import Task
@@ -21,11 +23,11 @@ def load(reference: str) -> Task:
 
     Raises UsageError naming the nearest known task when there is none.
     """
-    module_name, colon, attribute = reference.partition(":")
-    if not colon:
-        if reference not in BUILT_IN:
-            raise unknown("task", reference, [*BUILT_IN, "module:attribute"])
+    if reference in BUILT_IN:
         return BUILT_IN[reference]
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise unknown("task", reference, [*BUILT_IN, "module:attribute"])
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -37,3 +39,24 @@ def load(reference: str) -> Task:
     if attribute not in tasks:
         raise unknown(f"task in {module_name}:", attribute, tasks)
     return tasks[attribute]
+
+
+def reference(task: Task) -> str:
+    """Return the string under which `load`, here or in another process, gives back this very Task.
+
+    Raises UsageError when it is in no module that was imported: a script's own tasks are not.
+    """
+    for name, built_in in BUILT_IN.items():
+        if built_in is task:
+            return name
+    defined_in = getattr(task.failed, "__module__", "")
+    for name in [defined_in, *sys.modules]:
+        module = None if name in ("__main__", "__mp_main__") else sys.modules.get(name)
+        for attribute, value in list(vars(module).items()) if isinstance(module, ModuleType) else ():
+            if value is task:
+                return f"{name}:{attribute}"
+    raise UsageError(
+        f"Task {task.name!r} can't be imported, because no imported module holds it; simulated production runs in "
+        "processes of its own and has to import it. Define it at the top level of a module and import it from there, "
+        "or do without simulated production (traffic.num_clients=0)."
+    )

@@ -108,6 +108,46 @@ def test_a_push_that_no_parameter_makes_is_not_explained(task: Task, produce: Pr
     assert found.explained < CONFIG.explained
 
 
+@pytest.mark.parametrize("factor", [-1.0, 10.0, 1e30])
+def test_a_fit_on_the_edge_of_a_range_is_not_believed(task: Task, produce: Produce, factor: float) -> None:
+    broken = [
+        dataclasses.replace(e, observations=(e.observations * factor).astype(np.float32))
+        for e in produce(20, first=100)
+    ]
+    found = calibrate(task, broken, CONFIG, before=produce(10))
+    assert found is not None and found.explained == 0.0
+
+
+def test_states_that_no_simulator_can_step_are_not_explained(task: Task, produce: Produce) -> None:
+    broken = [dataclasses.replace(e, observations=e.observations * np.float32(1e30)) for e in produce(10)]
+    in_float32 = dataclasses.replace(task, state=None)  # its predictions overflow
+    found = calibrate(in_float32, broken, CONFIG)
+    assert found is not None and found.explained == 0.0
+
+
+def test_a_nominal_value_may_be_the_end_of_its_range(task: Task, produce: Produce) -> None:
+    parameters = tuple(dataclasses.replace(p, low=p.nominal) if p.name == "gravity" else p for p in task.parameters)
+    found = calibrate(dataclasses.replace(task, parameters=parameters), produce(10, length=2.0), CONFIG)
+    assert found is not None and found.explained > 0.999
+
+
+def test_a_frozen_sensor_is_named(task: Task, produce: Produce) -> None:
+    def stuck(episode: Episode, *which: int) -> Episode:
+        observations = episode.observations.copy()
+        observations[:, which] = observations[0, which]
+        return dataclasses.replace(episode, observations=observations)
+
+    before, since = produce(5), produce(10, first=100, length=2.0)
+    assert obstacle(task, since, before) == ""
+    wholly = [stuck(e, 0, 1, 2, 3) for e in since]
+    assert "no number of the observed state ever moves" in obstacle(task, wholly)
+    assert calibrate(task, wholly, CONFIG) is None
+    partly = [stuck(e, 1, 3) for e in since]
+    assert "number 1, 3 of the observed state never moves" in obstacle(task, partly, before)
+    assert calibrate(task, partly, CONFIG, before=before) is None
+    assert obstacle(task, partly, [stuck(e, 1, 3) for e in before]) == "", "it never moved: a constant, not a sensor"
+
+
 def test_noise_that_grew_is_not_explained(task: Task, produce: Produce) -> None:
     found = calibrate(task, produce(20, noise=0.01), CONFIG, before=produce(20, first=50, noise=0.001))
     assert found is not None

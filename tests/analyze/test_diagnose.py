@@ -57,5 +57,8 @@ def test_what_stands_in_the_way_is_said(task: Task, produce: Produce) -> None:
     blind = dataclasses.replace(task, observed_state=None)
     alarm = signal(episodes[0].id)
     assert diagnose(blind, episodes, [alarm], CONFIG).obstacle == "task cartpole gives no observed_state"
+    frozen = [dataclasses.replace(e, observations=0 * e.observations) for e in produce(3, first=50)]
+    broken = diagnose(task, [*episodes, *frozen], [signal(frozen[0].id)], CONFIG)
+    assert broken.calibration is None and "broken sensor" in broken.obstacle
     quiet = diagnose(task, episodes, [], CONFIG)
     assert quiet.calibration is None and quiet.obstacle == "production raised no alarm"

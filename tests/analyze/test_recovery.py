@@ -54,7 +54,7 @@ def test_quiet_production_is_watched_until_enough_new_episodes_came() -> None:
 def test_an_alarm_ends_the_look_at_once() -> None:
     found = conclude([episode(1.0)], 0, [SIGNAL], None, CONFIG)
     assert found is not None
-    assert found["signals"] == ["degradation (failed)"]
+    assert [signal["monitor"] for signal in found["signals"]] == ["failed"]
     assert not found["recovered"]
 
 
@@ -72,7 +72,14 @@ def test_recovery_is_a_share_of_the_return_before_whatever_its_sign(before: floa
 
 def test_a_lost_episode_decides_nothing() -> None:
     lost = dataclasses.replace(episode(0.0), end="lost")
-    assert conclude([*[episode(1.0)] * 4, lost], 5, (), 1.0, CONFIG) is None
+    found = conclude([*[episode(1.0)] * 5, lost], 6, (), 1.0, CONFIG)
+    assert found is not None
+    assert found["mean_return"] == 1.0
+
+
+def test_old_episodes_decide_nothing_about_a_release_that_is_watched_again() -> None:
+    assert conclude([], 0, (), 1.0, CONFIG) is None
+    assert conclude([], 0, (), None, CONFIG) is None
 
 
 def test_what_was_before_a_change_stays_known_until_it_is_cured() -> None:

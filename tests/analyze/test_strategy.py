@@ -121,10 +121,10 @@ LATER = signal(at_episode="e900")
             {"signals": [WORSE], "previous": "before", "condemned": frozenset({"before"})},
             "retrain_prioritize_recent",
             "champion",
-            "rolled back itself",
+            "failed itself",
         ),
         ({"signals": [WORSE]}, "retrain_prioritize_recent", "champion", "no earlier policy"),
-        ({"signals": [WORSE], "previous": "champion"}, "retrain_prioritize_recent", "champion", "rolled back itself"),
+        ({"signals": [WORSE], "previous": "champion"}, "retrain_prioritize_recent", "champion", "failed itself"),
         ({"signals": [SHIFT], "calibration": calibration(explained=0.3)}, "hold", "champion", "removes 30% of"),
         (
             {"signals": [SHIFT, WORSE], "calibration": calibration(explained=0.3), "previous": "before"},
@@ -174,7 +174,7 @@ LATER = signal(at_episode="e900")
         ),
         (
             {"history": [turn(SHIFTED)], "signals": [LATER], "calibration": calibration()},
-            "retrain_prioritize_recent",
+            "hold",
             "champion",
             "explain production",
         ),
@@ -185,6 +185,25 @@ def test_incidents(incident: dict[str, Any], strategy: str, warm_start: str | No
     assert (decided.strategy, decided.warm_start) == (strategy, warm_start)
     assert reason in "; ".join(decided.reasons)
     assert plan(**incident) == decided
+
+
+def test_a_policy_that_an_alarm_was_about_is_not_gone_back_to() -> None:
+    accused = turn(SHIFTED, digest="new")
+    decided = plan(
+        history=[turn(digest="champion"), accused],
+        signals=[signal("degradation", digest="new", at_episode="e999")],
+        champion="new",
+        previous="champion",
+    )
+    assert decided.strategy == "retrain_prioritize_recent"
+    assert decided.warm_start == "new"
+
+
+def test_a_release_that_a_crash_kept_out_of_the_journal_brings_its_worlds_with_it() -> None:
+    decided = plan(history=[turn(digest="old")], champion="new", served=RANGES)
+    assert decided.parameters == RANGES
+    journaled = plan(history=[turn(SHIFTED, digest="new")], champion="new", served={})
+    assert journaled.parameters == SHIFTED.parameters
 
 
 def test_the_last_calibrated_worlds_are_trained_in_until_others_are_known() -> None:

@@ -58,6 +58,13 @@ def test_a_port_in_use_is_named() -> None:
     assert claim_port(DeployConfig(port=port)) == port, "it is free again"
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
+@pytest.mark.parametrize("port", [0, 8000])
+def test_a_host_that_is_not_this_machine_is_named(host: str, port: int) -> None:
+    with pytest.raises(UsageError, match=f"Nothing can listen on {host}"):
+        claim_port(DeployConfig(host=host, port=port))
+
+
 def test_zero_picks_a_free_port_that_nobody_else_is_given() -> None:
     port = claim_port(DeployConfig(port=0))
     assert 20_000 <= port < 30_000

@@ -173,3 +173,34 @@ def test_other_digests_are_counted_and_not_read() -> None:
     feed(observer, rows_of("a", 2, start=0.0), now=1.0)
     observer.tick(now=1.0)
     assert observer.status()["read"] == 0 and observer.episodes(DIGEST) == 1 and observer.episodes("other") == 0
+
+
+def test_what_was_heard_is_in_order_of_start_and_only_what_the_monitors_read() -> None:
+    observer = Observer(cartpole, CONFIG)
+    assert observer.heard(5) == (0, [])
+    observer.release(release(at=1.0), 0.05)
+    slow, quick = rows_of("slow", 5, start=2.0), rows_of("quick", 2, start=3.0)
+    feed(observer, rows_of("too_early", 2, start=0.0), now=1.0)
+    feed(observer, slow[:2], now=3.0)
+    feed(observer, quick, now=4.0)
+    observer.tick(now=5.0)
+    assert observer.heard(5) == (0, []), "the slow one began first and holds its place"
+    feed(observer, slow[2:], now=6.0)
+    lost = rows_of("lost", 5, start=7.0)
+    feed(observer, lost[:3], now=7.0)
+    keep(observer, [dataclasses.replace(e, failed=False) for e in observer.overdue(now=50.0)], now=50.0)
+    observer.tick(now=50.0)
+    read, outcomes = observer.heard(5)
+    assert (read, [o.id for o in outcomes]) == (2, ["slow", "quick"])
+    assert [o.id for o in observer.heard(1)[1]] == ["quick"] and observer.heard(0) == (2, [])
+    observer.release(release(at=60.0), 0.05)
+    assert observer.heard(5) == (0, [])
+
+
+def test_the_release_that_is_watched_already_goes_on(played) -> None:
+    observer = make()
+    for e in played[0][:20]:
+        observer.observe(e)
+    before = observer.status()
+    observer.release(release(), 0.05)
+    assert observer.status() == before and observer.heard(3)[0] == 20

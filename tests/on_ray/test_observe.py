@@ -91,8 +91,12 @@ def test_after_its_restart_the_monitors_have_read_what_they_had_and_signals_stay
         rooms.call("end", steps_of(rows_of(f"e{i}", 3, start=start + i / 10)))
     before = rooms.call("wait", signals=0, timeout_s=10.0)
     assert [(s["kind"], s["since_episode"]) for s in before["signals"]] == [("degradation", "e0")]
+    heard = rooms.call("heard", 12)
+    rooms.call("release", release(), 0.05)  # the one that is watched already: nothing is forgotten
+    assert heard == (12, rooms.call("heard", 12)[1]) and [o.id for o in heard[1]] == [f"e{i}" for i in range(12)]
     rooms.ray.kill(rooms.observer, no_restart=False)
     after = rooms.call("status")
+    assert rooms.call("heard", 12) == heard
     assert after["signals"] == before["signals"] and after["read"] == 12
     assert after["monitors"]["failed"]["raised"]
     assert rooms.call("signals")[0].kind == "degradation"

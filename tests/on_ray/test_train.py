@@ -33,6 +33,14 @@ class Probed(TrainerActor):
         """Return the learner's weights."""
         return self._training.weights()
 
+    def runners_heads(self) -> list[Any]:
+        """Return the policy head's weights in each runner."""
+        return list(self._training._algorithm.env_runner_group.foreach_env_runner(_head, local_env_runner=False))
+
+
+def _head(runner: Any) -> Any:
+    return np.array(runner.module.get_state()["pi.net.mlp.0.weight"])
+
 
 def _look(runner: Any) -> tuple[int, Any, float, float]:
     length = np.atleast_1d(runner.env.unwrapped.length)
@@ -78,6 +86,8 @@ def test_a_round_starts_from_the_digest_that_its_plan_names(trainer: Any) -> Non
     held, wanted = ray.get(actor.weights.remote(), timeout=60), read_weights(old)
     assert set(held) == set(wanted)
     assert all((held[name] == value).all() for name, value in wanted.items())
+    for head in ray.get(actor.runners_heads.remote(), timeout=60):
+        assert (head == wanted["pi.net.mlp.0.weight"]).all()
     ray.get(actor.begin.remote(SHORT), timeout=60)
     fresh = ray.get(actor.weights.remote(), timeout=60)
     assert (fresh["pi.net.mlp.0.weight"] != wanted["pi.net.mlp.0.weight"]).all()

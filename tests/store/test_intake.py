@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Episode
 from flywheel.store.encode import content, decode, encode
-from flywheel.store.intake import Intake, open_readonly
+from flywheel.store.intake import FILE, Intake, open_readonly
 
 
 def episode(id_: str, num_steps: int = 3, *, at: float = 0.0, seed: int = 0, **changes: object) -> Episode:
@@ -128,6 +129,34 @@ def test_reading_is_in_order_of_start_and_by_digest_origin_and_first_episode(int
     assert [e.id for e in page] == ["a", "b"]
     assert [e.id for e in intake.following("a", page[-1].started_at, page[-1].id)] == ["late"]
     assert intake.summary()["a"] == {"episodes": 3, "failed": 3, "lost": 0, "total": intake.summary()["a"]["total"]}
+
+
+def test_outcomes_are_the_columns_in_order_of_start_and_no_body_is_read(intake: Intake) -> None:
+    episodes = [episode("b", at=1.0), episode("a", 2, at=1.0, failed=False), episode("lost", at=0.5, end="lost")]
+    intake.append([*episodes, episode("sim", at=9.0, origin="gate")])
+    intake._connection.execute("UPDATE episodes SET body = x''")
+    found = intake.outcomes("production")
+    assert [o.id for o in found] == ["lost", "a", "b"] and [o.id for o in intake.outcomes()][-1] == "sim"
+    for one in episodes:
+        (held,) = (o for o in found if o.id == one.id)
+        assert held.failed is one.failed
+        for name in ("started_at", "ended_at", "end", "total", "num_steps"):
+            assert getattr(held, name) == getattr(one, name)
+        assert held.digest == one.digests[0]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_store_that_was_killed_before_its_tables_is_an_empty_one(tmp_path: Path, begun: bool) -> None:
+    made = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    if begun:
+        made.execute("PRAGMA journal_mode = WAL")
+        made.execute("BEGIN IMMEDIATE")
+        made.execute("CREATE TABLE meta (schema_version INTEGER NOT NULL)")
+    reader = open_readonly(tmp_path)
+    assert (reader.count(), reader.outcomes(), reader.whole(["a"])) == (0, [], [])
+    reader.close()
+    made.close()
+    Intake(tmp_path).close()
 
 
 def test_errors_are_sentences(intake: Intake, tmp_path: Path) -> None:

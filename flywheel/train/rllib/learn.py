@@ -65,17 +65,11 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOCon
             num_cpus_per_env_runner=0.5,
             create_local_env_runner=False,
         )
-        .learners(num_learners=0)
+        .learners(num_learners=0, learner_class=LeanPPOLearner)
         .rl_module(
             model_config={
                 "fcnet_hiddens": list(config.hidden),
                 "fcnet_activation": "tanh",
-                "fcnet_kernel_initializer": "orthogonal_",
-                "fcnet_kernel_initializer_kwargs": {"gain": 2**0.5},
-                "fcnet_bias_initializer": "zeros_",
-                "head_fcnet_kernel_initializer": "orthogonal_",
-                "head_fcnet_kernel_initializer_kwargs": {"gain": 0.01},
-                "head_fcnet_bias_initializer": "zeros_",
                 "vf_share_layers": False,
             }
         )
@@ -93,7 +87,6 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOCon
             vf_loss_coeff=0.5,
             vf_clip_param=float("inf"),
             use_kl_loss=False,
-            learner_class=LeanPPOLearner,
         )
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
         .callbacks(on_env_runners_recreated=_tell_again)
@@ -141,6 +134,8 @@ class Training:
         """Give the learner other weights, and an optimizer that remembers nothing of the ones before."""
         check_weights(self.weights(), weights)
         self._module.set_state(dict(weights))
+        # Runners take only weights with a higher number than the ones they have.
+        self._learner._weights_seq_no += 1
         for optimizer in self._learner._named_optimizers.values():
             optimizer.state.clear()
 

