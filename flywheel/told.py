@@ -12,7 +12,8 @@ from flywheel.task import Task
 
 def progress(progress: Progress, probe: Probe) -> str:
     """Return how far training is and how its probe went."""
-    edges = f"; failed edge cases: {', '.join(probe.edge_failed)}" if probe.edge_failed else ""
+    names = probe.edge_failed
+    edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
     rate = f"{probe.num_failed} of {probe.num_episodes} failed"
     mean = "-" if math.isnan(progress.mean_return) else f"{progress.mean_return:.0f}"
     return f"{progress.num_steps:,} steps, return {mean}; probe: {rate}{edges}"

@@ -18,6 +18,8 @@ GROWTH = 2.0
 MOST_EXPLORATION = 8.0
 """Largest factor: beyond it the bonus outweighs the return."""
 
+QUIET = Plan(strategy="continue_training", reasons=("production is quiet",), sampling="uniform")
+
 Ranges = Mapping[str, tuple[float, float]]
 
 
@@ -64,10 +66,7 @@ def decide(
     if champion is None:
         return Plan(strategy="continue_training", reasons=("no policy is in service yet",), parameters=ranges)
     if not open_signals:
-        quiet = ("production is quiet",)
-        return Plan(
-            strategy="continue_training", reasons=quiet, sampling="uniform", parameters=ranges, warm_start=champion
-        )
+        return dataclasses.replace(QUIET, parameters=ranges, warm_start=champion)
     trained = _carried([turn for turn in history if turn.release is not None]) if served is None else served
     moved = _moved(calibration, trained, nominal) if calibration is not None and believed else ()
     if not moved and degraded and (believed or not shifts):
