@@ -168,6 +168,11 @@ class Steps:
     """float64[N]: of the action before, NaN where it isn't known (always at t = 0)"""
     ends: tuple[Literal["no", "terminated", "truncated"], ...]
     seen_at: NDArray[np.float64]
+    repeated_digests: tuple[str, ...] = ()
+    """What the client repeated of the answer to t - 1: of two answers to one t, that one was executed. "" where it
+    repeated nothing (t = 0, a step that was sent again); () and an empty array where no row says it."""
+    repeated_actions: Array = field(default_factory=lambda: np.zeros(0))
+    """dtype[N, *a], raw"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

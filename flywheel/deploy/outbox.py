@@ -28,6 +28,8 @@ def join(pieces: Sequence[Steps]) -> Steps:
         rewards=np.concatenate([piece.rewards for piece in pieces]),
         ends=tuple(end for piece in pieces for end in piece.ends),
         seen_at=np.concatenate([piece.seen_at for piece in pieces]),
+        repeated_digests=tuple(digest for piece in pieces for digest in piece.repeated_digests),
+        repeated_actions=np.concatenate([piece.repeated_actions for piece in pieces]),
     )
 
 

@@ -7,6 +7,7 @@ if the policy in service changed in between) and lets it see that a client chang
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,10 @@ class Session:
             return [answer for answer in answers if answer is not None], None
         digests = [self._release(rows[i]) for i in fresh]
         steps = self._act([rows[i] for i in fresh], digests, observations[fresh], rewards[fresh], now)
+        for at, i in enumerate(fresh):
+            if rows[i].t > 0:
+                steps.repeated_actions[at] = np.reshape(rows[i].action, spec.action_shape)  # type: ignore[arg-type]
+        steps = dataclasses.replace(steps, repeated_digests=tuple(rows[i].digest or "" for i in fresh))
         decisions = iter(self._decisions(steps))
         complete = [answer or next(decisions) for answer in answers]
         for i in fresh:
@@ -203,6 +208,8 @@ class Session:
             rewards=rewards,
             ends=tuple("no" for _ in rows),
             seen_at=np.full(len(rows), now),
+            repeated_digests=("",) * len(rows),
+            repeated_actions=np.zeros_like(raw_actions),
         )
 
     def _decisions(self, steps: Steps) -> list[Decision]:
@@ -222,7 +229,7 @@ class Session:
         spec = self._spec()
         observations = columns.observations(rows, spec, "episodes")
         rewards = columns.rewards(rows, "episodes")
-        raw_actions = columns.raw_actions(rows, spec, "episodes")
+        raw_actions = columns.raw_actions(rows, spec, "episodes").reshape(len(rows), *spec.action_shape)
         self._check_known(rows, "episodes")
         for i, row in enumerate(rows):
             if not (row.terminated or row.truncated):
@@ -240,12 +247,14 @@ class Session:
             t=np.array([row.t for row in rows], dtype=np.int64),
             digests=tuple(row.digest for row in rows),
             observations=observations,
-            raw_actions=raw_actions.reshape(len(rows), *spec.action_shape),
+            raw_actions=raw_actions,
             logps=np.full(len(rows), np.nan),
             draw_keys=np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64),
             rewards=rewards,
             ends=tuple("terminated" if row.terminated else "truncated" for row in rows),
             seen_at=np.full(len(rows), now),
+            repeated_digests=tuple(row.digest for row in rows),
+            repeated_actions=raw_actions,
         )
 
     def resend(self, rows: Sequence[ResentRow], now: float) -> Steps | None:

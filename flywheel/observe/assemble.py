@@ -13,6 +13,8 @@ import numpy as np
 from flywheel.observe.rows import Rows
 from flywheel.records import End, Episode, Spec, Steps
 
+MAX_OTHERS = 3
+"""Further answers to one step that are kept until it is known which of them the client repeats."""
 MAX_MISSING = 10_000
 """Most missing steps that one answer names, whatever number of steps a client claims."""
 
@@ -28,7 +30,7 @@ class Counts:
     duplicates: int = 0
     """rows that came again with the same content, or for an episode that was over"""
     conflicts: int = 0
-    """rows that came again with other content; the first ones were kept"""
+    """rows that came again with other content, and were not kept"""
     stray: int = 0
     """rows that no episode could use: past the end, or behind a gap of a lost episode"""
     begun: int = 0
@@ -48,6 +50,8 @@ class _Open:
     first_at: float
     last_at: float
     slots: dict[int, int] = field(default_factory=dict)
+    others: dict[int, list[int]] = field(default_factory=dict)
+    """other answers to a step, as a retry gets them from another replica after a release"""
     end: Literal["terminated", "truncated"] | None = None
     end_slot: int = -1
     num_steps: int = -1
@@ -116,10 +120,12 @@ class Assembler:
         self._rows.write(np.array(new_slots, np.int64), steps, np.array(new_rows, np.int64))
         if old_rows:
             rows, slots = np.array(old_rows, np.int64), np.array(old_slots, np.int64)
-            same = self._rows.agree(slots, steps, rows)
+            same, told = self._rows.agree(slots, steps, rows)
             self.counts.duplicates += int(same.sum())
-            self.counts.conflicts += int((~same).sum())
+            self.counts.conflicts += int((~told).sum())
             self._rows.see(slots[same], steps.seen_at[rows[same]])
+            for row in rows[told & ~same]:
+                self._answer(steps, row)
 
     def missing(self, id_: str) -> tuple[int, ...]:
         """Return the steps (at most 10,000 of them) that an ended episode still lacks; () when it is whole or was."""
@@ -201,8 +207,22 @@ class Assembler:
         episode = self._open[id_] = _Open(seen_at, now)
         return episode
 
+    def _answer(self, steps: Steps, row: np.int64) -> None:
+        """Keep another answer to a step that is held already."""
+        others = self._open[steps.episodes[row]].others.setdefault(int(steps.t[row]), [])
+        if others and self._rows.agree(np.array(others), steps, np.full(len(others), row))[0].any():
+            self.counts.duplicates += 1
+        elif len(others) == MAX_OTHERS:
+            self.counts.conflicts += 1
+        else:
+            others += self._rows.take(1)
+            self._rows.write(np.array(others[-1:], np.int64), steps, np.array([row]))
+
     def _drop(self, id_: str, *, kept: int) -> None:
         episode = self._open.pop(id_)
+        others = [slot for some in episode.others.values() for slot in some]
+        self._rows.give_back(others)
+        self.counts.conflicts += len(others)
         slots = [*episode.slots.values(), *([episode.end_slot] if episode.end else [])]
         self._rows.give_back(slots)
         self.counts.kept += kept
@@ -226,7 +246,11 @@ class Assembler:
             path.append(slot)
         if whole:
             path.append(episode.end_slot)
-        slots, rows = np.array(path, np.int64), self._rows
+        rows = self._rows
+        for t in sorted(episode.others.keys() & range(len(path) - 1), reverse=True):
+            answers = [path[t], *episode.others[t]]
+            path[t] = next((slot for slot in answers if rows.repeats(path[t + 1], slot)), path[t])
+        slots = np.array(path, np.int64)
         acted = slots[:-1]
         end: End = episode.end if whole and episode.end else "lost"
         built = Episode(

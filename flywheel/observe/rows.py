@@ -26,6 +26,8 @@ class Rows:
         self.draw_keys = np.zeros(0, np.uint64)
         self.seen_at = np.zeros(0)
         self.digests = np.zeros(0, np.int64)
+        self.repeated_digests = np.zeros(0, np.int64)
+        self.repeated_actions: Array = np.zeros((0, *spec.action_shape), action)
 
     @property
     def num_used(self) -> int:
@@ -52,18 +54,29 @@ class Rows:
         self.rewards[slots] = steps.rewards[rows]
         self.draw_keys[slots] = steps.draw_keys[rows]
         self.seen_at[slots] = steps.seen_at[rows]
-        self.digests[slots] = self._encode(steps, rows)
+        self.digests[slots] = self._encode(steps.digests, rows)
+        if steps.repeated_digests:
+            self.repeated_digests[slots] = self._encode(steps.repeated_digests, rows)
+            self.repeated_actions[slots] = steps.repeated_actions[rows]
+        else:
+            self.repeated_digests[slots] = -1
 
-    def agree(self, slots: Slots, steps: Steps, rows: Slots) -> NDArray[np.bool_]:
-        """Return bool[n]: whether the slots hold the same content as these rows; the time doesn't count.
+    def agree(self, slots: Slots, steps: Steps, rows: Slots) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return twice bool[n]: whether the slots hold the same as these rows, and whether the client told the same.
 
-        An end row agrees by observation and reward alone, since the rest of it is void.
+        The time doesn't count. An end row holds nothing but what the client told, since the rest of it is void.
         """
         end = np.array([steps.ends[row] != "no" for row in rows], dtype=np.bool_)
         action = _equal(self.raw_actions[slots], steps.raw_actions[rows])
-        decision = action & (self.digests[slots] == self._encode(steps, rows))
+        decision = action & (self.digests[slots] == self._encode(steps.digests, rows))
         seen = _equal(self.observations[slots], steps.observations[rows])
-        return np.asarray(seen & _equal(self.rewards[slots], steps.rewards[rows]) & (decision | end))
+        told = seen & _equal(self.rewards[slots], steps.rewards[rows])
+        return np.asarray(told & (decision | end)), np.asarray(told)
+
+    def repeats(self, slot: int, before: int) -> bool:
+        """Say whether the client that sent the row in `slot` repeated the answer that the slot `before` holds."""
+        action = np.array_equal(self.repeated_actions[slot], self.raw_actions[before])
+        return bool(action and self.repeated_digests[slot] == self.digests[before])
 
     def see(self, slots: Slots, seen_at: NDArray[np.float64]) -> None:
         """Keep the earlier of the times at which these steps were seen."""
@@ -73,12 +86,12 @@ class Rows:
         """Return the digest of each slot."""
         return tuple([self._names[code] for code in self.digests[slots].tolist()])
 
-    def _encode(self, steps: Steps, rows: Slots) -> NDArray[np.int64]:
+    def _encode(self, digests: tuple[str, ...], rows: Slots) -> NDArray[np.int64]:
         codes = self._codes
-        for name in set(steps.digests).difference(codes):
+        for name in set(digests).difference(codes):
             codes[name] = len(self._names)
             self._names.append(name)
-        return np.fromiter((codes[steps.digests[row]] for row in rows.tolist()), np.int64, len(rows))
+        return np.fromiter((codes[digests[row]] for row in rows.tolist()), np.int64, len(rows))
 
     def check(self, steps: Steps) -> None:
         """Raise FlywheelError when the steps are not of this table's shapes and types."""
@@ -95,7 +108,8 @@ class Rows:
     def _grow(self, n: int) -> None:
         old = len(self.rewards)
         new = max(1024, 2 * old, old + n)
-        for name in ("observations", "raw_actions", "logps", "rewards", "draw_keys", "seen_at", "digests"):
+        named = ("observations", "raw_actions", "logps", "rewards", "draw_keys", "seen_at", "digests")
+        for name in (*named, "repeated_digests", "repeated_actions"):
             column = getattr(self, name)
             wider = np.zeros((new, *column.shape[1:]), column.dtype)
             wider[:old] = column

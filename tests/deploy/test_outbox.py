@@ -23,6 +23,8 @@ def rows(start: int, count: int) -> Steps:
         rewards=np.zeros(count),
         ends=tuple("no" for _ in range(count)),
         seen_at=np.zeros(count),
+        repeated_digests=("r",) * count,
+        repeated_actions=np.arange(start, start + count),
     )
 
 
@@ -50,7 +52,8 @@ def test_what_could_not_be_sent_goes_first_again() -> None:
     outbox.put_back(failed)
     taken = outbox.take()
     assert taken is not None
-    assert taken.t.tolist() == [0, 1, 2, 3]
+    assert taken.t.tolist() == taken.repeated_actions.tolist() == [0, 1, 2, 3]
+    assert taken.repeated_digests == ("r",) * 4
     assert taken.episodes == ("0", "1", "2", "3")
 
 

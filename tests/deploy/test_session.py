@@ -65,6 +65,18 @@ def other(decision: Decision) -> int:
     return 0 if decision.raw_action == 1 else 1
 
 
+def test_the_observer_is_told_what_the_client_repeated(world: World) -> None:
+    session = session_of(world, world.served())
+    (one, two), begun = session.decide([first("a"), first("b")], NOW)
+    _, going_on = session.decide([first("c"), after(one)], NOW)
+    ended = session.end([over(two)], NOW)
+    again = session.resend([resent(first("a"), one)], NOW)
+    assert begun is not None and going_on is not None and again is not None
+    assert begun.repeated_digests == ("", "") and again.repeated_digests == ("",)
+    assert going_on.repeated_digests == ("", one.digest) and going_on.repeated_actions[1] == one.raw_action
+    assert ended.repeated_digests == (two.digest,) and ended.repeated_actions.tolist() == [two.raw_action]
+
+
 def test_a_decision_is_a_function_of_digest_observation_episode_and_t(world: World) -> None:
     artifact = world.served()
     rows = [first(f"e{i}", [0.01 * i, -0.02, 0.03, 0.01 * i]) for i in range(300)]

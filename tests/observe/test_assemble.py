@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
-from flywheel.observe.assemble import MAX_MISSING, Assembler
-from flywheel.records import Episode
+from flywheel.observe.assemble import MAX_MISSING, MAX_OTHERS, Assembler
+from flywheel.records import Episode, Steps
 from flywheel.store.encode import encode
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
@@ -122,8 +122,43 @@ def test_other_content_is_a_conflict_and_the_first_stays() -> None:
     ]
     for other in others:
         assembler.add(steps_of([other]), now=0.0)
-    assert assembler.counts.conflicts == len(others)
-    assert encode(assembler.whole(["a"])[0]) == expected(rows)
+    check(assembler)
+    (episode,) = assembler.whole(["a"])
+    assert encode(episode) == expected(rows)
+    assert assembler.close(episode, now=0.0) and assembler.counts.conflicts == len(others)
+    check(assembler)
+
+
+def repeating(rows: list[Row], digests: list[str], repeated: list[tuple[str, int]]) -> Steps:
+    """Rows with the digests that answered them, and what the client repeated of the answer before."""
+    return dataclasses.replace(
+        steps_of(rows),
+        digests=tuple(digests),
+        repeated_digests=tuple(digest for digest, _ in repeated),
+        repeated_actions=np.array([action for _, action in repeated], np.int64),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_of_two_answers_to_one_step_the_one_that_the_client_repeats_counts(data: st.DataObject) -> None:
+    num = data.draw(st.integers(1, 6))
+    rows = rows_of("a", num, 0.0)
+    executed = [(data.draw(st.sampled_from("xy")), row[3]) for row in rows[:-1]]
+    before = [("", 0), *executed]
+    sent = [(row, digest, said) for row, (digest, _), said in zip(rows, [*executed, ("", 0)], before, strict=True)]
+    for t in data.draw(st.lists(st.integers(0, num - 1), max_size=6)):  # answers that never reached the client
+        digest = data.draw(st.sampled_from([d for d in "xyz" if d != executed[t][0]]))
+        action = data.draw(st.integers(0, 1))
+        sent.append(((*rows[t][:3], action, *rows[t][4:]), digest, before[t]))
+    assembler = make()
+    for row, digest, said in data.draw(st.permutations(sent)):
+        assembler.add(repeating([row], [digest], [said]), now=0.0)
+        check(assembler)
+    (episode,) = assembler.whole(["a"])
+    if len(sent) - len(rows) <= MAX_OTHERS:
+        assert list(zip(episode.digests, episode.raw_actions.tolist(), strict=True)) == executed
+    assert assembler.close(episode, now=0.0) and assembler.num_rows == 0
     check(assembler)
 
 
