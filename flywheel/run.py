@@ -116,7 +116,10 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     if not (flywheel.run_dir / archive.CONFIG).exists():
         return 130
     summary, turns = report.write(flywheel.run_dir), archive.read_turns(flywheel.run_dir)
-    say.console.print(report.table(summary))
+    if turns:
+        say.console.print(report.table(summary))
+    else:
+        say("done", "no turn was finished")
     say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
     if stopped:
         say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flywheel import archive
 from flywheel.store import intake
 
@@ -92,6 +94,23 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -
     assert [turn.number for turn in turns] == [1, 2]
     assert not {turn.plan.strategy for turn in turns} & {"rollback_and_retrain", "retrain_prioritize_recent"}
     assert second.summary()["episodes"]["stored"] > summary["episodes"]["stored"]
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [("Ray, the trainer", signal.SIGINT), ("probe:", signal.SIGINT), ("probe:", signal.SIGTERM)],
+    ids=["while Ray starts", "while Serve starts", "by SIGTERM"],
+)
+def test_it_ends_cleanly_at_awkward_moments(tmp_path: Path, said: str, number: signal.Signals) -> None:
+    run = Run(tmp_path / "run", "--seed", "13")
+    run.wait_for(lambda text: said in text)
+    began = time.monotonic()
+    os.killpg(run.process.pid, number) if number == signal.SIGINT else run.process.send_signal(number)
+    assert run.process.wait(60) == 130, run.text
+    assert time.monotonic() - began < 30, "it must take 10 s; a loaded test machine gets three times that"
+    assert "Traceback" not in run.text
+    assert "no turn was finished" in run.text
+    assert run.summary()["turns"] == []
 
 
 def intake_count(run_dir: Path) -> int:
