@@ -116,14 +116,17 @@ class RegistryActorLink(_Link):
     """The registry's actor, as a replica calls it."""
 
     async def secrets(self) -> Secrets:
+        """As RegistryActor.secrets; raises AwayError, as all of these do."""
         found: Secrets = await self._ask("secrets")
         return found
 
     async def admission(self) -> Admission:
+        """As RegistryActor.admission."""
         found: Admission = await self._ask("admission")
         return found
 
     async def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
+        """As RegistryActor.papers."""
         found: tuple[Artifact, Verdict | None] = await self._ask("papers", digest)
         return found
 
@@ -132,8 +135,10 @@ class ObserverActorLink(_Link):
     """The observer's actor, as a replica calls it."""
 
     async def append(self, steps: Steps) -> None:
+        """As ObserverActor.append; raises AwayError, as `end` does."""
         await self._ask("append", steps)
 
     async def end(self, steps: Steps) -> Mapping[str, tuple[int, ...]]:
+        """As ObserverActor.end."""
         found: Mapping[str, tuple[int, ...]] = await self._ask("end", steps)
         return found

@@ -207,6 +207,7 @@ async def test_a_replica_follows_the_registry_by_itself(world: World, service: S
         async with asyncio.timeout(5):
             while (await http.get("/v1/policy")).json()["digest"] != new.digest:
                 await asyncio.sleep(0.005)
+        assert service.status()["digest"] == new.digest
 
 
 @pytest.mark.parametrize("damage", ["network", "verdict"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.observe.monitors.shiryaev_roberts import ShiryaevRoberts
+from flywheel.observe.monitors.shiryaev_roberts import Monitor
 
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Alternatives that are betted on: so far from the limit towards 1."""
@@ -13,7 +13,7 @@ _BOUND_ERROR = 1e-3
 """Probability that a learnt limit is below the true mean; once a release, small beside the false alarms allowed."""
 
 
-class OutcomeMonitor:
+class OutcomeMonitor(Monitor):
     """Evidence that the mean of values in [0, 1] is above a limit."""
 
     def __init__(self, limit: float, baseline: int = 0) -> None:
@@ -24,24 +24,8 @@ class OutcomeMonitor:
         """
         self._baseline: list[float] = []
         self._num_baseline = baseline
-        self._detector = ShiryaevRoberts(len(_SHARES))
-        self.num_read = 0
+        super().__init__(len(_SHARES))
         self._set(limit)
-
-    @property
-    def evidence(self) -> float:
-        """How strongly the episodes speak against the limit; compare it with the mean run to a false alarm."""
-        return self._detector.evidence
-
-    @property
-    def onset(self) -> str:
-        """Id of the episode where the evidence begins (an estimate), "" before the first."""
-        return self._detector.onset
-
-    @property
-    def num_since(self) -> int:
-        """Number of episodes read from the onset on."""
-        return self._detector.num_since
 
     @property
     def testing(self) -> bool:

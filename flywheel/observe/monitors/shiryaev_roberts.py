@@ -48,3 +48,27 @@ class ShiryaevRoberts:
         self._evidence = np.minimum((1.0 + self._evidence) * factors, 1e300)
         self._num_read += 1
         return self.evidence
+
+
+class Monitor:
+    """What every monitor shows of its detector."""
+
+    def __init__(self, num_bets: int) -> None:
+        """Begin with nothing read."""
+        self._detector = ShiryaevRoberts(num_bets)
+        self.num_read = 0
+
+    @property
+    def evidence(self) -> float:
+        """How strongly the episodes speak for a change; compare it with the mean run to a false alarm."""
+        return self._detector.evidence
+
+    @property
+    def onset(self) -> str:
+        """Id of the episode where the evidence begins (an estimate), "" before the first."""
+        return self._detector.onset
+
+    @property
+    def num_since(self) -> int:
+        """Number of episodes read from the onset on."""
+        return self._detector.num_since

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.observe.monitors.shiryaev_roberts import ShiryaevRoberts
+from flywheel.observe.monitors.shiryaev_roberts import Monitor
 from flywheel.observe.monitors.transitions import TransitionModel
 from flywheel.records import Episode
 
@@ -24,7 +24,7 @@ _STAKES = np.array([0.9, 0.9, 0.5, 0.2, 0.5])
 """Share of the wealth that each bet risks."""
 
 
-class WorldMonitor:
+class WorldMonitor(Monitor):
     """Evidence that one-step transitions are no longer those of the release's first episodes.
 
     Half of the baseline's episodes fit the model; each later one is scored by it and ranked among the scores before
@@ -40,23 +40,7 @@ class WorldMonitor:
         self._fit: list[Episode] = []
         self._model: TransitionModel | None = None
         self._scores: deque[NDArray[np.float64]] = deque(maxlen=WINDOW)
-        self._detector = ShiryaevRoberts(len(LEVELS) * len(_STAKES))
-        self.num_read = 0
-
-    @property
-    def evidence(self) -> float:
-        """How strongly the episodes speak for another world; compare it with the mean run to a false alarm."""
-        return self._detector.evidence
-
-    @property
-    def onset(self) -> str:
-        """Id of the episode where the evidence begins (an estimate), "" before the first."""
-        return self._detector.onset
-
-    @property
-    def num_since(self) -> int:
-        """Number of episodes read from the onset on."""
-        return self._detector.num_since
+        super().__init__(len(LEVELS) * len(_STAKES))
 
     @property
     def testing(self) -> bool:

@@ -52,7 +52,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         if self._recipe is None:
             raise RuntimeError("This env runner was restarted and has not been told its recipe yet.")
         if num_timesteps is None:
-            raise NotImplementedError("This env runner samples a number of steps, not of episodes.")
+            raise ValueError("This env runner samples a number of steps, not of episodes: give num_timesteps.")
         if self._needs_initial_reset:
             self._seen = self._practice.begin(self._recipe)
             self._running = np.zeros((2, self.num_envs))
