@@ -1,7 +1,4 @@
-"""The loop on one page: analyze, train, gate, deploy, observe; then again.
-
-Every arrow is a call on Stages. Which process does the work is cluster.py's affair, what to decide the rooms'.
-"""
+"""The loop on one page: analyze, train, gate, deploy, observe; which process does the work is cluster.py's affair."""
 
 from __future__ import annotations
 
@@ -30,11 +27,8 @@ class Stages(Protocol):
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         """Say whether this round's training is over."""
 
-    def worth_judging(self, plan: Plan, probe: Probe, rival: Probe | None) -> bool:
-        """Say whether a trained candidate deserves a verdict; a quiet one must beat the policy in service."""
-
-    def export(self, plan: Plan, progress: Progress) -> Artifact:
-        """Write the candidate as an artifact."""
+    def export(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> Artifact | None:
+        """Write the candidate as an artifact, if it deserves a verdict; a quiet one must beat the policy in service."""
 
     def judge(self, plan: Plan, artifact: Artifact) -> Verdict:
         """Let the gate judge; the verdict comes back signed and recorded."""
@@ -46,10 +40,7 @@ class Stages(Protocol):
         """Put a judged digest into service; raises unless its verdict passed."""
 
     def observe(self, plan: Plan) -> Mapping[str, Any]:
-        """Wait until production says something: a signal, a recovery, or enough quiet episodes.
-
-        The evidence has `recovered` (production is good again after a change) and `stopped` (a person said so).
-        """
+        """Wait for a signal, a recovery, enough quiet episodes, or a person's stop; return what was seen."""
 
     def record(self, turn: Turn) -> None:
         """Write the turn to the journal, durably."""
@@ -62,8 +53,7 @@ def candidate(stages: Stages, plan: Plan) -> Artifact | None:
         progress = stages.advance()
         probe = stages.probe(plan, progress)
         if stages.enough(plan, progress, probe, rival):
-            break
-    return stages.export(plan, progress) if stages.worth_judging(plan, probe, rival) else None
+            return stages.export(plan, progress, probe, rival)
 
 
 def turns(stages: Stages, numbers: Iterable[int]) -> Iterator[Turn]:
@@ -75,9 +65,8 @@ def turns(stages: Stages, numbers: Iterable[int]) -> Iterator[Turn]:
         if plan.strategy != "hold":
             artifact = candidate(stages, plan)
             if artifact is None:
-                plan = dataclasses.replace(
-                    plan, strategy="hold", reasons=(*plan.reasons, "no candidate beat the policy in service")
-                )
+                reasons = (*plan.reasons, "no candidate beat the policy in service")
+                plan = dataclasses.replace(plan, strategy="hold", reasons=reasons)
         if artifact is not None:
             verdict = stages.judge(plan, artifact)
             if verdict.outcome == "pass":

@@ -148,12 +148,10 @@ class OnRay:
             self._say("train", told.progress(progress, probe))
         return over
 
-    def worth_judging(self, plan: Plan, probe: Probe, rival: Probe | None) -> bool:
-        """Say whether a trained candidate deserves a verdict; a quiet one must beat the policy in service."""
-        return deserves_verdict(probe, rival)
-
-    def export(self, plan: Plan, progress: Progress) -> Artifact:
-        """Write the candidate as an artifact and register it."""
+    def export(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> Artifact | None:
+        """Write the candidate as an artifact and register it, if it deserves a verdict."""
+        if not deserves_verdict(probe, rival):
+            return None
         with self._timed("export"):
             trained_on = {
                 "strategy": plan.strategy,

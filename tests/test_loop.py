@@ -49,10 +49,9 @@ class Script:
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         return progress.iteration == 2
 
-    def worth_judging(self, plan: Plan, probe: Probe, rival: Probe | None) -> bool:
-        return self.worth
-
-    def export(self, plan: Plan, progress: Progress) -> Artifact:
+    def export(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> Artifact | None:
+        if not self.worth:
+            return None
         self.asked.append("export")
         return Artifact(
             digest="d",

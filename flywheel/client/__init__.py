@@ -11,6 +11,7 @@ Never: imports Ray, torch or ONNX Runtime; forgets a step before its episode is 
 """
 
 from flywheel.client.batch import Batch, Episode
-from flywheel.client.http import Client, Counters, RejectedError, UnavailableError
+from flywheel.client.http import Client, Counters
+from flywheel.client.refusal import RejectedError, UnavailableError
 
 __all__ = ["Batch", "Client", "Counters", "Episode", "RejectedError", "UnavailableError"]

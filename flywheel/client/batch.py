@@ -5,23 +5,31 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flywheel.client.refusal import UnavailableError
 from flywheel.errors import UsageError
 from flywheel.records import Array
-
-if TYPE_CHECKING:
-    from flywheel.client.http import Client
 
 _ROWS = 512
 """Most rows of one request."""
 _PATIENCE_S = 60.0
 """Seconds after which an end that is answered but never acknowledged raises UnavailableError."""
+
+
+class Connection(Protocol):
+    """What episodes need of a Client."""
+
+    def act(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """As Client.act."""
+
+    def end(self, rows: Sequence[Mapping[str, Any]], resend: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """As Client.end."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -45,7 +53,7 @@ class Batch:
     batch.end(ids[:1], observations[:1], rewards[:1], terminated=[True], truncated=[False])
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Connection) -> None:
         """Begin without episodes."""
         self._client = client
         self._open: dict[str, _Open] = {}
@@ -123,8 +131,6 @@ class Batch:
                 self._send_again(lost)
             pause = 0.0 if len(waiting) < before or (lost and pause == 0.0) else min(max(2 * pause, 0.05), 1.0)
             if waiting and time.monotonic() > deadline:
-                from flywheel.client.http import UnavailableError
-
                 raise UnavailableError(
                     f"{len(waiting)} episodes were not acknowledged in {_PATIENCE_S:g} s, although every request was "
                     "answered: the observer keeps losing their steps. The same call may be made again."

@@ -8,30 +8,16 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
+from flywheel.client.batch import Batch, Episode
+from flywheel.client.refusal import RejectedError, UnavailableError
 from flywheel.errors import FlywheelError
-
-if TYPE_CHECKING:
-    from flywheel.client.batch import Batch, Episode
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-
-
-class UnavailableError(FlywheelError):
-    """No useful answer for as long as the client's patience lasted; the same call may be made again."""
-
-
-class RejectedError(FlywheelError):
-    """The server refused the request as it is: `status` (401, 409, 413, 422) and the `field` that is wrong."""
-
-    def __init__(self, status: int, sentence: str, field: str = "") -> None:
-        """Keep status, sentence and field."""
-        super().__init__(sentence)
-        self.status, self.field = status, field
 
 
 @dataclasses.dataclass(slots=True)
@@ -89,14 +75,10 @@ class Client:
 
     def episode(self, id: str | None = None) -> Episode:
         """Return a new episode to be used in a `with`; `id` has to be unique, None makes one."""
-        from flywheel.client.batch import Batch, Episode
-
         return Episode(Batch(self), id)
 
     def batch(self) -> Batch:
         """Return a Batch, which plays many episodes with one request a step."""
-        from flywheel.client.batch import Batch
-
         return Batch(self)
 
     def act(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -64,6 +64,10 @@ def test_files_and_functions_are_short() -> None:
     assert not long
 
 
+def test_the_loop_is_on_one_page() -> None:
+    assert len((ROOT / "flywheel" / "loop.py").read_text().splitlines()) <= 80
+
+
 def test_every_config_field_says_its_unit_and_why() -> None:
     tree = ast.parse((ROOT / "flywheel" / "config.py").read_text())
     bare = []
