@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import secrets
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,16 @@ def rows(drifted: Sequence[dict[str, Any]], quiet: Sequence[dict[str, Any]]) -> 
     ]  # fmt: skip
 
 
+def markdown(report: dict[str, Any]) -> str:
+    """Return the table that stands in the README."""
+    lines = ["| | question | runs | values |", "|---|---|---|---|"]
+    for line in report["results"]:
+        values = [v for v in line["values"] if isinstance(v, int | float)]
+        spread = f"{min(values):g} to {max(values):g}, median {statistics.median(values):g}" if values else ""
+        lines.append(f"| {line['id']} | {line['case']} | {line['value']} of {line['runs']} | {spread} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run, print, write, and exit with 1 when a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,6 +138,7 @@ def main() -> None:
     if not arguments.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "wheel.json").write_text(json.dumps(report, indent=1) + "\n")
+        print(markdown(report))
     table = Table("id", "case", "runs that are fine", "values")
     for line in results:
         table.add_row(

@@ -23,6 +23,7 @@ from flywheel.store.on_ray import StoreActor
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, write_linear_artifact
+from tests.test_readme import block
 
 # Ray Serve's own models are written for an older pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
@@ -126,6 +127,16 @@ def test_every_stored_action_can_be_computed_again(rooms: Rooms) -> None:
         actions, logps = load(artifact).act(episode.observations[:-1], uniform)
         assert np.array_equal(actions, episode.raw_actions)
         assert np.array_equal(logps, episode.logps)
+
+
+def test_the_clients_example_in_the_readme_runs(rooms: Rooms) -> None:
+    text = block("client.episode()").replace("http://127.0.0.1:8000", rooms.deployment.url)
+    before = rooms.ask(rooms.store.count)
+    exec(
+        compile(text, "README.md", "exec"),
+        {"token": rooms.token, "observation": [0.0] * 4, "last_observation": [0.0] * 4},
+    )
+    assert rooms.ask(rooms.store.count) == before + 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -102,6 +104,8 @@ class Training:
         """Build the Algorithm with its runners, and export the architecture's graph."""
         self._spec = spec
         self._algorithm = ppo_config(task, spec, config, seed).build_algo()
+        with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
+            os.rmdir(self._algorithm.logdir)
         self._exporter = Exporter(self._module, spec)
         self._holds: str | None = None
         self._num_iterations = self._num_steps = self._begun_at_step = 0
