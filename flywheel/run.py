@@ -105,22 +105,27 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     say("start", f"task {flywheel.task.name}, run directory {_short(flywheel.run_dir)}, seed {flywheel.config.seed}")
     if missing := told.losses(flywheel.task):
         say("start", f"the task goes without {missing}")
-    stopped = False
+    stopped, failure = False, None
     try:
         for turn in flywheel:
             stopped = turn.evidence["stopped"]
     except KeyboardInterrupt:
         stopped = True
+    except UsageError:
+        raise
+    except FlywheelError as error:  # told after the report: what was done until then can be looked at
+        failure = error
     from flywheel import archive, report
 
-    if not (flywheel.run_dir / archive.CONFIG).exists():
-        return 130
-    summary, turns = report.write(flywheel.run_dir), archive.read_turns(flywheel.run_dir)
-    if turns:
-        say.console.print(report.table(summary))
-    else:
-        say("done", "no turn was finished")
-    say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
+    if (flywheel.run_dir / archive.CONFIG).exists():
+        summary, turns = report.write(flywheel.run_dir), archive.read_turns(flywheel.run_dir)
+        if turns:
+            say.console.print(report.table(summary))
+        else:
+            say("done", "no turn was finished")
+        say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
+    if failure is not None:
+        raise failure
     if stopped:
         say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
         return 130

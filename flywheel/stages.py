@@ -16,7 +16,7 @@ from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
 from flywheel.analyze.strategy import decide
-from flywheel.cluster import Rooms, start
+from flywheel.cluster import Rooms, Serving, start
 from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import FlywheelError
@@ -182,26 +182,25 @@ class OnRay:
     def release(self, verdict: Verdict) -> Release:
         """Put a judged digest into service; raises Refused unless its verdict passed."""
         with self._timed("deploy"):
-            self._rooms.begin_serving()
-            _ = self._rooms.serving
-            return self._announce(self._ask(self._rooms.registry.promote, verdict.digest))
+            serving = self._rooms.serving  # up before anything is promoted
+            return self._announce(serving, self._ask(self._rooms.registry.promote, verdict.digest))
 
     def rollback(self, plan: Plan) -> Release:
         """Put the previous policy back into service and condemn the present one."""
         with self._timed("deploy"):
-            return self._announce(self._ask(self._rooms.registry.rollback))
+            return self._announce(self._rooms.serving, self._ask(self._rooms.registry.rollback))
 
-    def _announce(self, release: Release) -> Release:
+    def _announce(self, serving: Serving, release: Release) -> Release:
         """Let the observer watch the release and every replica answer with it; raise FlywheelError if one does not."""
-        self._ask(self._rooms.serving.observer.release, release, self._task.limits.max_failure_rate)
+        self._ask(serving.observer.release, release, self._task.limits.max_failure_rate)
         try:
-            statuses = self._rooms.serving.deployment.reload()
+            statuses = serving.deployment.reload()
         except Exception as error:  # Ray's, Serve's or a room's: the release stands, replicas follow by themselves
             raise FlywheelError(f"Replicas could not be told of policy {release.digest[:8]}: {error}") from error
         for status in statuses:
             if status["digest"] != release.digest:
                 raise FlywheelError(f"A replica did not take policy {release.digest[:8]}: {status['trouble']}")
-        self._say("deploy", f"policy {release.digest[:8]} answers at {self._rooms.serving.deployment.url}")
+        self._say("deploy", f"policy {release.digest[:8]} answers at {serving.deployment.url}")
         self._rooms.produce()
         return release
 

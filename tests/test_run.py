@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flywheel import archive, run
 from flywheel.config import Config, TrainConfig, check
-from flywheel.errors import UsageError
+from flywheel.console import Narrator
+from flywheel.errors import FlywheelError, UsageError
+from flywheel.records import Turn
 from flywheel.run import settings
+from flywheel.tasks.cartpole import cartpole
+from tests.test_task import TASK
 
 
 def call(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +63,6 @@ def test_a_wrong_call_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments:
 
 
 def test_a_port_in_use_too_few_cpus_and_another_tasks_directory(tmp_path: Path) -> None:
-    from flywheel import archive
-
     with archive.opened(tmp_path / "other", Config(), "pendulum", "digest"):
         pass
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -103,3 +108,28 @@ def test_the_defaults_pass_their_own_check() -> None:
     check(Config())
     with pytest.raises(UsageError, match=r"gate\.lockstep"):
         check(Config(gate=Config().gate.__class__(lockstep=1000)))
+
+
+def test_a_run_that_breaks_is_reported_before_its_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: run.Flywheel) -> Iterator[Turn]:
+        with archive.opened(self.run_dir, self.config, "cartpole", "digest"):
+            raise FlywheelError("the trainer died")
+        yield
+
+    monkeypatch.setattr(run.Flywheel, "__iter__", broken)
+    with Narrator() as say, pytest.raises(FlywheelError, match="the trainer died"):
+        run.turn_the_wheel(Config(run_dir=str(tmp_path / "run")), say)
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert "no turn was finished" in capsys.readouterr().out
+
+
+def test_a_task_given_as_an_object_is_played_by_production_too() -> None:
+    assert run.Flywheel(cartpole).config.task == "cartpole"
+    assert run.Flywheel(TASK).config.task == "tests.test_task:TASK"
+    nameless = dataclasses.replace(TASK, name="nameless", version="1")
+    with pytest.raises(UsageError, match="top level"):
+        run.Flywheel(nameless)
+    quiet = Config(traffic=dataclasses.replace(Config().traffic, num_clients=0))
+    assert run.Flywheel(nameless, quiet).config.task == "nameless"
