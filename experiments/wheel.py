@@ -102,7 +102,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = ["| | question | runs | values |", "|---|---|---|---|"]
     for line in report["results"]:
         values = [v for v in line["values"] if isinstance(v, int | float)]
-        spread = f"{min(values):g} to {max(values):g}, median {statistics.median(values):g}" if values else ""
+        spread = f"{min(values):.4g} to {max(values):.4g}, median {statistics.median(values):.4g}" if values else ""
         lines.append(f"| {line['id']} | {line['case']} | {line['value']} of {line['runs']} | {spread} |")
     return "\n".join(lines)
 
