@@ -65,8 +65,12 @@ class Narrator:
         """Show one line; a passing one only now and then when nobody sees it live."""
         now = self._clock()
         if passing and self._status is not None:
-            self._status.update(Text.assemble((f"{stage}  ", COLORS.get(stage, "")), text))
+            line = Text.assemble((f"{stage}  ", COLORS.get(stage, "")), text)
+            line.truncate(self.console.width - 4, overflow="ellipsis")  # beside the spinner
+            self._status.update(line)
             return
+        if self._status is not None:
+            self._status.update(" ")  # rich ignores an empty one
         if passing and now - self._last.get(stage, float("-inf")) < EVERY_S:
             return
         if passing:
