@@ -121,9 +121,7 @@ def main() -> None:
         runs = []
         for number in range(count):
             run = turn_once(number, secrets.randbelow(2**31 - 1) + 1, drift=drift, keep=arguments.keep)
-            print(
-                json.dumps({k: run[k] for k in ("seed", "wall_s", "production", "detected_after_episodes")}), flush=True
-            )
+            print(json.dumps({name: run[name] for name in TOLD}), flush=True)
             runs.append(run)
         found.append(runs)
     results = rows(*found)

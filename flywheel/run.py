@@ -149,9 +149,7 @@ def main() -> None:
     """Read flywheel.toml and the command line, turn the wheel; exit 0: done, 2: wrong call, 1: failed, 130: stopped."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = tyro.cli(
-            Config, default=settings(), prog="python -m flywheel.run", description=f"Flywheel {__version__}"
-        )
+        config = tyro.cli(Config, default=settings(), prog="python -m flywheel.run", description=TITLE)
         with Narrator() as say:
             code = turn_the_wheel(config, say)
     except UsageError as error:

@@ -101,8 +101,3 @@ def repeated(rows: Sequence[ActRow], spec: Spec) -> None:
                 raise RejectedError(422, f"{where}.{name}: It has to be {hint}.", f"{where}.{name}")
         if row.t > 0:
             raw_action(row.action, spec, f"{where}.action")
-
-
-def to_wire(raw: Array) -> Any:
-    """Return one raw action [*a] as it goes over the wire: a whole number, or a flat list."""
-    return raw.tolist() if raw.ndim == 0 else raw.ravel().tolist()
