@@ -88,6 +88,11 @@ class Task:
     """True serves the most likely action; False draws from the policy's distribution."""
     drift: Mapping[str, float] = field(default_factory=dict)
     """What simulated production's world changes to."""
+    max_steps: int = 10_000
+    """Steps after which an episode is cut off (truncated), whatever the environment says: none goes on for ever."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Where this task needs another configuration than the defaults, nested as in flywheel.toml:
+    {"train": {"gamma": 0.9}}. What flywheel.toml or the command line says counts before it."""
     version: str = ""
     """Stands for the code in the digest when a callable has no source."""
 
@@ -189,6 +194,7 @@ def task_digest(task: Task) -> str:
         "edge_cases": [[c.name, dict(c.parameters), c.state] for c in task.edge_cases],
         "return_range": task.return_range,
         "greedy": task.greedy,
+        "max_steps": task.max_steps,
         "limits": [
             task.limits.max_failure_rate,
             task.limits.max_regression,
