@@ -186,6 +186,15 @@ class Config:
     """let the simulated production's world change"""
     num_cpus: int = 0
     """CPUs the local Ray may use; 0 takes all of the machine's"""
+    address: str = ""
+    """Ray cluster to attach to (auto, or host:port): serving goes on there when the run ends; empty starts a Ray of
+    its own, which ends with the run"""
+    name: str = ""
+    """what tells this wheel from others on the same cluster; empty takes the run directory's name"""
+    sim_resource: str = "sim"
+    """custom resource of the cluster's nodes that simulate and train; where no node has it, any node does"""
+    forever: bool = False
+    """turn the wheel for as long as there is reason to; SIGTERM or Ctrl-C ends it"""
     train: TrainConfig = field(default_factory=TrainConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     deploy: DeployConfig = field(default_factory=DeployConfig)

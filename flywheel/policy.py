@@ -117,8 +117,24 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
     return np.clip(actions, low, high).astype(np.float32)
 
 
-def write_artifact(
-    policies: Path,
+Files = Mapping[str, bytes]
+"""A policy's files by name, as they lie in `policies/<digest>/`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """An artifact with the files that acting needs: how a policy reaches a node that has no run directory."""
+
+    artifact: Artifact
+    files: Files
+
+    @property
+    def digest(self) -> str:
+        """The artifact's digest."""
+        return self.artifact.digest
+
+
+def pack(
     *,
     network: bytes,
     weights: Mapping[str, Array],
@@ -128,8 +144,8 @@ def write_artifact(
     parent: str | None,
     trained_on: Mapping[str, Any],
     made_at: float,
-) -> Artifact:
-    """Write `policies/<digest>/` durably and return its Artifact; an artifact that exists already is left alone.
+) -> tuple[str, Files]:
+    """Return a new policy's digest and its files.
 
     `golden` holds observations [16, *o] and the outputs float32[16, D] that the trainer's own module gave.
     """
@@ -148,12 +164,20 @@ def write_artifact(
         "golden": {"observations": np.asarray(golden[0]).tolist(), "outputs": np.asarray(golden[1]).tolist()},
     }
     text = canonical(manifest).encode()
-    digest = hashlib.sha256(text).hexdigest()
+    return hashlib.sha256(text).hexdigest(), {**files, MANIFEST: text}
+
+
+def write_files(policies: Path, digest: str, files: Files) -> Artifact:
+    """Write `policies/<digest>/` durably and return its Artifact; one that exists already is left alone.
+
+    Raises Refused, writing nothing, when the files don't have that digest.
+    """
+    _proven(digest, files)
     target = policies / digest
     if not target.exists():
         temporary = policies / f".{digest[:12]}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
-        for name, data in {**files, MANIFEST: text}.items():
+        for name, data in files.items():
             with open(temporary / name, "xb") as file:
                 file.write(data)
                 file.flush()
@@ -167,30 +191,60 @@ def write_artifact(
     return read_artifact(target)
 
 
+def write_artifact(policies: Path, **parts: Any) -> Artifact:
+    """Write a new policy's `policies/<digest>/` durably and return its Artifact; `parts` are those of `pack`."""
+    return write_files(policies, *pack(**parts))
+
+
+def read_files(directory: Path) -> Files:
+    """Return every file that a policy's manifest names, and the manifest; raise Refused where one can't be read."""
+    files = {}
+    try:
+        files[MANIFEST] = (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise Refused(f"There is no policy {directory.name[:12]}: its manifest can't be read ({error}).") from error
+    for name in _manifest(directory.name, files)["files"]:
+        try:
+            files[name] = (directory / name).read_bytes()
+        except OSError as error:
+            raise Refused(f"Policy {directory.name[:12]} is incomplete: {name} can't be read ({error}).") from error
+    return files
+
+
 def read_artifact(directory: Path) -> Artifact:
     """Return the Artifact in a directory after hashing every file of it again.
 
     Raises Refused, naming the file, when a digest doesn't fit or a file is missing.
     """
-    try:
-        text = (directory / MANIFEST).read_bytes()
-    except OSError as error:
-        raise Refused(f"There is no policy {directory.name[:12]}: its manifest can't be read ({error}).") from error
-    digest = hashlib.sha256(text).hexdigest()
-    if digest != directory.name:
-        raise Refused(f"Policy {directory.name[:12]} is damaged: its manifest's sha256 is {digest[:12]}.")
-    manifest = json.loads(text)
-    for name, entry in manifest["files"].items():
-        try:
-            found = hashlib.sha256((directory / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise Refused(f"Policy {digest[:12]} is incomplete: {name} can't be read ({error}).") from error
-        if found != entry["sha256"]:
+    return dataclasses.replace(_proven(directory.name, read_files(directory)), uri=str(directory))
+
+
+def bundle(artifact: Artifact) -> Bundle:
+    """Return an artifact with its network and manifest, read and proven; it says no more where they lie."""
+    files = read_files(Path(artifact.uri))
+    _proven(artifact.digest, files)
+    acting = {name: files[name] for name in (MANIFEST, NETWORK)}
+    return Bundle(dataclasses.replace(artifact, uri=""), acting)
+
+
+def _manifest(digest: str, files: Files) -> dict[str, Any]:
+    found = hashlib.sha256(files[MANIFEST]).hexdigest()
+    if found != digest:
+        raise Refused(f"Policy {digest[:12]} is damaged: its manifest's sha256 is {found[:12]}.")
+    manifest: dict[str, Any] = json.loads(files[MANIFEST])
+    return manifest
+
+
+def _proven(digest: str, files: Files) -> Artifact:
+    """Return the Artifact of these files after hashing each of them again; raise Refused naming the wrong one."""
+    manifest = _manifest(digest, files)
+    for name, data in files.items():
+        if name != MANIFEST and manifest["files"].get(name, {}).get("sha256") != hashlib.sha256(data).hexdigest():
             raise Refused(f"Policy {digest[:12]} is damaged: {name} does not have the sha256 that its manifest states.")
     return Artifact(
         digest=digest,
         version=manifest["version"],
-        uri=str(directory),
+        uri="",
         spec=msgspec.convert(manifest["spec"], Spec),
         parent=manifest["parent"],
         trained_on=manifest["trained_on"],
@@ -198,28 +252,28 @@ def read_artifact(directory: Path) -> Artifact:
     )
 
 
-def read_weights(artifact: Artifact) -> dict[str, Array]:
-    """Return all weights of an artifact, the critic's too, by the trainer's own keys."""
-    from safetensors.numpy import load_file
+def read_weights(files: Files) -> dict[str, Array]:
+    """Return all weights of a policy's files, the critic's too, by the trainer's own keys."""
+    from safetensors.numpy import load
 
-    return dict(load_file(Path(artifact.uri) / WEIGHTS))
+    return dict(load(files[WEIGHTS]))
 
 
-def load(artifact: Artifact) -> Policy:
+def load(policy: Artifact | Bundle) -> Policy:
     """Return the policy of an artifact, proven: every file hashed again, golden vectors answered within 1e-5.
 
     Raises Refused otherwise.
     """
-    directory = Path(artifact.uri)
-    if read_artifact(directory).digest != artifact.digest:
-        raise Refused(f"The directory {directory.name[:12]} does not hold policy {artifact.digest[:12]}.")
-    manifest = json.loads((directory / MANIFEST).read_bytes())
-    policy = Policy((directory / NETWORK).read_bytes(), artifact.spec, artifact.digest)
-    observations = np.asarray(manifest["golden"]["observations"], dtype=artifact.spec.observation_dtype)
-    expected = np.asarray(manifest["golden"]["outputs"], dtype=np.float32)
-    found = policy.outputs(observations)
+    artifact, files = (policy.artifact, policy.files) if isinstance(policy, Bundle) else (policy, None)
+    files = read_files(Path(artifact.uri)) if files is None else files
+    spec = _proven(artifact.digest, files).spec
+    golden = _manifest(artifact.digest, files)["golden"]
+    ready = Policy(files[NETWORK], spec, artifact.digest)
+    observations = np.asarray(golden["observations"], dtype=spec.observation_dtype)
+    expected = np.asarray(golden["outputs"], dtype=np.float32)
+    found = ready.outputs(observations)
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
         raise Refused(
             f"Policy {artifact.digest[:12]} does not answer its golden vectors: its export is not what was trained."
         )
-    return policy
+    return ready

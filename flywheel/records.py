@@ -300,10 +300,10 @@ class Turn:
 
     number: int
     plan: Plan
-    artifact: Artifact | None
-    verdict: Verdict | None
-    release: Release | None
-    evidence: Mapping[str, Any]
+    artifact: Artifact | None = None
+    verdict: Verdict | None = None
+    release: Release | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain values: seconds by stage, training metrics, signals that ended the turn, means of production."""
 
 

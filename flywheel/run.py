@@ -69,7 +69,7 @@ class Flywheel:
         from flywheel.loop import turns
 
         with stages.opened(self.task, self.config, self.run_dir, self._say) as over_rooms:
-            yield from turns(over_rooms, over_rooms.numbers())
+            yield from turns(over_rooms, over_rooms.numbers(), self.config.forever)
 
 
 def settings(path: Path = SETTINGS) -> Config:
@@ -126,6 +126,8 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
         say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
     if failure is not None:
         raise failure
+    if stopped and config.forever:
+        return 0  # a stop is how it is meant to end
     if stopped:
         say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
         return 130

@@ -14,7 +14,18 @@ from scipy import stats
 
 from flywheel.draws import draws
 from flywheel.errors import Refused
-from flywheel.policy import MANIFEST, NETWORK, WEIGHTS, Policy, _categorical, _gaussian, load, read_weights, to_env
+from flywheel.policy import (
+    MANIFEST,
+    NETWORK,
+    WEIGHTS,
+    Policy,
+    _categorical,
+    _gaussian,
+    load,
+    read_files,
+    read_weights,
+    to_env,
+)
 from flywheel.records import Artifact, Rule
 from flywheel.task import spec_of
 from flywheel.tasks import load as load_task
@@ -99,7 +110,7 @@ def test_an_artifact_is_named_by_what_is_in_it(artifact: Artifact, tmp_path: Pat
     assert other.digest != artifact.digest
     assert sorted(path.name for path in Path(artifact.uri).iterdir()) == sorted([MANIFEST, NETWORK, WEIGHTS])
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert read_weights(artifact)
+    assert read_weights(read_files(Path(artifact.uri)))
 
 
 @pytest.mark.parametrize("name", [MANIFEST, NETWORK, WEIGHTS])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flywheel.errors import UsageError
-from flywheel.policy import load, read_weights
+from flywheel.policy import load, read_files, read_weights
 from flywheel.records import Episode
 from flywheel.simulate import play
 from flywheel.task import Task, spec_of
@@ -43,7 +43,7 @@ def test_artifact_loads_and_proves_itself(tmp_path: Path) -> None:
     artifact = write_linear_artifact(tmp_path, cartpole, version=3, trained_on={"seed": 1})
     policy = load(artifact)
     assert policy.digest == artifact.digest and artifact.version == 3
-    assert read_weights(artifact)["gains"].shape == (2, 4)
+    assert read_weights(read_files(Path(artifact.uri)))["gains"].shape == (2, 4)
     observation = np.array([[0.0, 0.0, 0.1, 0.0]], np.float32)
     assert policy.act(observation, np.array([[0.5]]))[0].tolist() == [1]
 

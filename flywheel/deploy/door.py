@@ -51,7 +51,7 @@ class Door:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
-        path, method = scope["path"], scope["method"]
+        path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         if path not in self._routes:
             raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
         wanted, handle = self._routes[path]

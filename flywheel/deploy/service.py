@@ -15,7 +15,8 @@ from flywheel.deploy.outbox import Outbox
 from flywheel.deploy.session import Session
 from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError
 from flywheel.errors import FlywheelError, Refused
-from flywheel.records import Artifact, Steps, Verdict
+from flywheel.policy import Bundle
+from flywheel.records import Steps, Verdict
 
 AWAY_S = 5.0
 """Seconds after which an observer or a registry that doesn't answer counts as away."""
@@ -49,8 +50,8 @@ class RegistryLink(Protocol):
     async def admission(self) -> Admission:
         """Return who answers."""
 
-    async def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
-        """Return a digest's artifact and its newest verdict."""
+    async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
+        """Return a digest's artifact with its files and its newest verdict."""
 
 
 class ObserverLink(Protocol):
@@ -124,12 +125,12 @@ class Service:
     async def _hold(self, digests: Iterable[str]) -> None:
         assert self._secrets is not None
         for digest in digests:
-            artifact, verdict = await _within(self._registry.papers(digest))
+            found, verdict = await _within(self._registry.papers(digest))
             if verdict is None:
                 raise Refused(f"Policy {digest[:12]} has no verdict.")
-            policy = await asyncio.to_thread(admit, artifact, verdict, self._secrets.task, self._secrets.public)
+            policy = await asyncio.to_thread(admit, found, verdict, self._secrets.task, self._secrets.public)
             self._live().hold(policy)
-            self._versions[digest] = artifact.version
+            self._versions[digest] = found.artifact.version
 
     async def _prepare(self, session: Session, request: ActRequest | EndRequest) -> None:
         """Load what a request names and this replica doesn't hold; what can't be proven is left out."""

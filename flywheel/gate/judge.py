@@ -19,7 +19,7 @@ from flywheel.gate.trials import (
     situation_of,
     trial_of,
 )
-from flywheel.policy import Policy, load
+from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
 from flywheel.task import Task, task_digest
 
@@ -49,9 +49,9 @@ class SafetyGate:
 
     def judge(
         self,
-        policy: Policy | Artifact,
+        policy: Policy | Artifact | Bundle,
         *,
-        baseline: Policy | Artifact | None = None,
+        baseline: Policy | Artifact | Bundle | None = None,
         parameters: Parameters | None = None,
         seed: int,
         now: float,
@@ -150,8 +150,8 @@ class SafetyGate:
         return seconds
 
 
-def _ready(policy: Policy | Artifact) -> Policy:
-    return load(policy) if isinstance(policy, Artifact) else policy
+def _ready(policy: Policy | Artifact | Bundle) -> Policy:
+    return policy if isinstance(policy, Policy) else load(policy)
 
 
 def _outcome(found: tuple[Check, ...]) -> Outcome:

@@ -98,7 +98,7 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("said", "number"),
-    [("Ray, the trainer", signal.SIGINT), ("probe:", signal.SIGINT), ("probe:", signal.SIGTERM)],
+    [("start    Ray", signal.SIGINT), ("probe:", signal.SIGINT), ("probe:", signal.SIGTERM)],
     ids=["while Ray starts", "while Serve starts", "by SIGTERM"],
 )
 def test_it_ends_cleanly_at_awkward_moments(tmp_path: Path, said: str, number: signal.Signals) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def _tell_again(*, algorithm: RecipePPO, env_runner_indices: Sequence[int], **_:
         )
 
 
-def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOConfig:
+def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> PPOConfig:
     """Return RLlib's configuration: no evaluation, no local runner, small-task values instead of PPO's defaults."""
     size = config.num_runners * config.worlds_per_runner * config.steps_per_world
     return (
@@ -65,6 +65,7 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOCon
             num_envs_per_env_runner=config.worlds_per_runner,
             rollout_fragment_length=config.steps_per_world,
             num_cpus_per_env_runner=0.5,
+            custom_resources_per_env_runner=dict(claims),
             create_local_env_runner=False,
         )
         .learners(num_learners=0, learner_class=LeanPPOLearner)
@@ -100,10 +101,10 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOCon
 class Training:
     """One Algorithm, its policy's ONNX graph, and which digest its weights are."""
 
-    def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int) -> None:
-        """Build the Algorithm with its runners, and export the architecture's graph."""
+    def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> None:
+        """Build the Algorithm with its runners, each of which claims these resources, and export the graph."""
         self._spec = spec
-        self._algorithm = ppo_config(task, spec, config, seed).build_algo()
+        self._algorithm = ppo_config(task, spec, config, seed, claims).build_algo()
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
             os.rmdir(self._algorithm.logdir)
         self._exporter = Exporter(self._module, spec)
@@ -118,15 +119,15 @@ class Training:
     def _module(self) -> Any:
         return self._learner.module[DEFAULT_MODULE_ID]
 
-    def begin(self, recipe: Recipe, read: Callable[[str], Mapping[str, Array]]) -> None:
-        """Set weights, entropy and worlds for a round; `read` gives the weights of a digest that isn't held already.
+    def begin(self, recipe: Recipe, weights: Mapping[str, Array] | None) -> None:
+        """Set weights, entropy and worlds for a round, which starts from `weights` unless they are held already.
 
         Raises Refused when those weights are not this architecture's.
         """
         if recipe.warm_start is None and self._num_steps:
             self._replace(_fresh(self._module))
-        elif recipe.warm_start != self._holds and recipe.warm_start is not None:
-            self._replace(read(recipe.warm_start))
+        elif recipe.warm_start != self._holds and weights is not None:
+            self._replace(weights)
         self._holds = recipe.warm_start
         self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
             fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
