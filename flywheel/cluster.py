@@ -22,7 +22,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive
-from flywheel.config import Config
+from flywheel.client.http import is_loopback
+from flywheel.config import Config, DeployConfig
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
@@ -181,6 +182,17 @@ def _check_cpus(config: Config, available: float) -> None:
         )
 
 
+def _claim_on_cluster(config: DeployConfig) -> int:
+    """Return the port that Serve is to listen on; UsageError where replicas on other machines could not be reached."""
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(machines) > 1 and is_loopback(config.host) and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        raise UsageError(
+            f"The cluster has {len(machines)} machines, and replicas that listen on {config.host} can't be reached from "
+            "another one: give --deploy.host 0.0.0.0 in a private network (clients need the token; put TLS in front)."
+        )
+    return claim_port(config)
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What is up once Serve is: handles of the store and the observer, and the deployment."""
@@ -247,8 +259,8 @@ class Rooms:
             if self._stopping.is_set():
                 raise FlywheelError("Serve was not started because the run is ending.")
             port = self._port
-            if port < 0:  # the cluster's first wheel chooses
-                port = config.deploy.port if on_serve.is_up() else claim_port(config.deploy)
+            if port < 0:  # the cluster's first wheel chooses where Serve listens
+                port = config.deploy.port if on_serve.is_up() else _claim_on_cluster(config.deploy)
             deployment = on_serve.start_serve(config.deploy, port, place.name, place.namespace, place.route)
             self._say("start", f"Serve is up at {deployment.url} after {time.monotonic() - began:.1f} s")
             future.set_result(Serving(store, observer, deployment))
