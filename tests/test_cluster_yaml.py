@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,9 @@ def test_workers_simulate_and_the_head_keeps_the_state(prepared: dict[str, Any])
     assert prepared["head_node_type"] == "head"
     assert types["worker"]["resources"][Config().sim_resource] > 0
     assert Config().sim_resource not in types["head"]["resources"]
-    kept = [
-        d for d in types["head"]["node_config"]["BlockDeviceMappings"] if not d["Ebs"].get("DeleteOnTermination", 1)
-    ]
-    assert len(kept) == 1 and "/runs:/runs" in " ".join(prepared["docker"]["run_options"])
+    disks = [disk["Ebs"] for disk in types["head"]["node_config"]["BlockDeviceMappings"]]
+    assert [disk.get("DeleteOnTermination", True) for disk in disks] == [True, False]
+    assert "/runs:/runs" in " ".join(prepared["docker"]["run_options"])
 
 
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
@@ -58,5 +56,5 @@ def test_the_image_is_of_our_ray_and_python(prepared: dict[str, Any]) -> None:
     import ray
 
     assert prepared["docker"]["image"] == f"rayproject/ray:{ray.__version__}-py311-cpu"
-    pinned = re.search(r"torch==[\d.]+", (ROOT / "pyproject.toml").read_text())
-    assert pinned is not None and any(pinned.group() in line for line in prepared["setup_commands"])
+    pin = f"ray[rllib,serve]=={ray.__version__.rpartition('.')[0]}.*"
+    assert pin in (ROOT / "pyproject.toml").read_text()
