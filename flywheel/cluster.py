@@ -188,7 +188,7 @@ def _claim_on_cluster(config: DeployConfig) -> int:
     if len(machines) > 1 and is_loopback(config.host) and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         raise UsageError(
             f"The cluster has {len(machines)} machines, and replicas that listen on {config.host} can't be reached "
-            "from another one: give --deploy.host 0.0.0.0 in a private network (clients need the token; put TLS in front)."
+            "from another one: give --deploy.host 0.0.0.0 inside a private network, with TLS in front of it."
         )
     return claim_port(config)
 
