@@ -12,8 +12,9 @@ from typing import Any
 
 from flywheel.meters import METERS, WHEEL, Meter, Reading
 
-REPEAT_S = 5.0
-"""Seconds after which gauges are set again: Ray forgets one that wasn't set for two export intervals (20 s)."""
+REPEAT_S = 1.0
+"""Seconds after which gauges are set again: Ray exports what was set since the last export (every 10 s), and
+forgets what wasn't exported for two of them."""
 log = logging.getLogger(__name__)
 _Series = tuple[Meter, tuple[str, ...]]
 
