@@ -80,7 +80,7 @@ def _build(task: Task, spec: Spec, config: TrainConfig, seed: int) -> Training:
     """Import RLlib here and, at the same time, in processes that Ray will reuse for the env runners."""
     import ray
 
-    load = ray.remote(num_cpus=0.5)(importlib.import_module)
+    load = ray.remote(num_cpus=0.5, name="load_rllib")(importlib.import_module)
     loading = [load.remote(_RLLIB) for _ in range(config.num_runners)]
     training: Training = importlib.import_module(_RLLIB).Training(task, spec, config, seed)
     ray.get(loading)
