@@ -50,8 +50,9 @@ def _quantile(q: float, meter: Meter, *tags: str) -> str:
     return f"histogram_quantile({q}, sum {_by('le', *tags)} ({rate}))"
 
 
-def _mean(meter: Meter, *tags: str) -> str:
-    return f"{_in_range(meter.shown + '_sum', *tags)} / {_in_range(meter.shown + '_count', *tags)}"
+def _mean(title: str, seconds: Meter, count: Meter, tag: str) -> Panel:
+    mean = f"{_in_range(seconds.shown, tag)} / {_in_range(count.shown, tag)}"
+    return Panel(title, "s", ((mean, f"{{{{wheel}}}} {{{{{tag}}}}}"),), count.help, kind="stat")
 
 
 def _total(title: str, meter: Meter, *tags: str) -> Panel:
@@ -164,20 +165,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Stage times of the loop": (
         _total("Turns", meters.TURNS, "strategy"),
-        Panel(
-            "Seconds of a stage, in the mean",
-            "s",
-            ((_mean(meters.STAGES, "stage"), "{{wheel}} {{stage}}"),),
-            meters.STAGES.help,
-            kind="stat",
-        ),
-        Panel(
-            "Seconds of a piece of work, in the mean",
-            "s",
-            ((_mean(meters.WORK, "work"), "{{wheel}} {{work}}"),),
-            meters.WORK.help,
-            kind="stat",
-        ),
+        _mean("Time of a stage, in the mean", meters.STAGE_SECONDS, meters.STAGES, "stage"),
+        _mean("Time of a piece of work, in the mean", meters.WORK_SECONDS, meters.WORK, "work"),
     ),
     "Training": (
         Panel(

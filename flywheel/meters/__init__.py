@@ -12,7 +12,6 @@ from typing import Literal
 WHEEL = "flywheel"
 """Value of the tag `wheel` where nobody gave the wheel a name."""
 _FAST_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_SLOW_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,7 +25,8 @@ class Meter:
     """As Grafana calls it: short, s, percentunit, bytes."""
     tags: tuple[str, ...] = ()
     boundaries: tuple[float, ...] = ()
-    """Upper bounds of a histogram's buckets, in `unit`."""
+    """Upper bounds of a histogram's buckets, in `unit`. Ray puts every value into the middle of its bucket, so that
+    only quantiles can be had of it: a mean needs two counters."""
     running: bool = False
     """True: a counter whose readings are the process's own running totals."""
 
@@ -36,16 +36,16 @@ class Meter:
         return f"ray_{self.name}_total" if self.kind == "counter" else f"ray_{self.name}"
 
 
-def _counter(name: str, help: str, *tags: str, running: bool = False) -> Meter:
-    return Meter(name=f"flywheel_{name}", kind="counter", help=help, unit="short", tags=tags, running=running)
+def _counter(name: str, help: str, *tags: str, unit: str = "short", running: bool = False) -> Meter:
+    return Meter(name=f"flywheel_{name}", kind="counter", help=help, unit=unit, tags=tags, running=running)
 
 
 def _gauge(name: str, unit: str, help: str, *tags: str) -> Meter:
     return Meter(name=f"flywheel_{name}", kind="gauge", help=help, unit=unit, tags=tags)
 
 
-def _seconds(name: str, boundaries: tuple[float, ...], help: str, *tags: str) -> Meter:
-    return Meter(name=f"flywheel_{name}", kind="histogram", help=help, unit="s", tags=tags, boundaries=boundaries)
+def _histogram(name: str, help: str, *tags: str) -> Meter:
+    return Meter(name=f"flywheel_{name}", kind="histogram", help=help, unit="s", tags=tags, boundaries=_FAST_S)
 
 
 # Production, as the observer has read it in order of episode start
@@ -74,12 +74,12 @@ VERSION = _gauge("policy_version", "short", "Version of a stage's policy, as the
 
 # Serving
 DECISIONS = _counter("decisions", "Steps that replicas decided, retries included.", running=True)
-REQUESTS = _seconds("request_seconds", _FAST_S, "Seconds a request spent behind the door.", "route", "code")
+REQUESTS = _histogram("request_seconds", "Seconds a request spent behind the door.", "route", "code")
 REPLICA_VERSION = _gauge("replica_policy_version", "short", "Version of the policy that a replica answers with.")
 QUEUE = _gauge("outbox_steps", "short", "Steps that a replica holds for the observer.")
 
 # Ingest and losses
-INGEST = _seconds("ingest_seconds", _FAST_S, "Seconds from an end's arrival at a replica to the store's commit.")
+INGEST = _histogram("ingest_seconds", "Seconds from an end's arrival at a replica to the store's commit.")
 ROWS = _counter("rows", "Rows that the observer received, kept in episodes, or knew already.", "kind", running=True)
 LOSSES = _counter("losses", "Rows and episodes that were not kept, or not as they were meant.", "kind", running=True)
 STORED = _gauge("store_episodes", "short", "Episodes in the store.")
@@ -87,8 +87,10 @@ STORE_BYTES = _gauge("store_bytes", "bytes", "Size of the store's files.")
 
 # The loop and its training
 TURNS = _counter("turns", "Turns of the wheel.", "strategy")
-STAGES = _seconds("stage_seconds", _SLOW_S, "Seconds of a stage of the loop, one value a call.", "stage")
-WORK = _seconds("work_seconds", _SLOW_S, "Seconds of one piece of work inside a room.", "work")
+STAGES = _counter("stages", "Stages of the loop that were done.", "stage")
+STAGE_SECONDS = _counter("stage_seconds", "Seconds that they took.", "stage", unit="s")
+WORK = _counter("work", "Pieces of work that rooms did.", "work")
+WORK_SECONDS = _counter("work_seconds", "Seconds that they took.", "work", unit="s")
 TRAINING_STEPS = _counter("training_steps", "Environment steps that training took.", running=True)
 TRAINING_RETURN = _gauge("training_return", "short", "Mean return of the last training episodes.")
 

@@ -61,7 +61,7 @@ def of_ends(steps: Steps, missing: Mapping[str, Sequence[int]], now: float) -> I
 
 def of_commit(episodes: Iterable[Episode], answers: Mapping[str, str], seconds: float) -> Iterator[Reading]:
     """Read one commit of the store: its episodes by kind, and how long it took."""
-    yield Reading(meters.WORK, seconds, ("commit",))
+    yield from of_work("commit", seconds)
     for episode in {episode.id: episode for episode in episodes}.values():
         if answers[episode.id] == "stored":
             yield Reading(meters.EPISODES, 1, (episode.origin, episode.end, "yes" if episode.failed else "no"))
@@ -76,7 +76,7 @@ def of_store(num_episodes: int, num_bytes: int) -> Iterator[Reading]:
 def of_verdict(verdict: Verdict) -> Iterator[Reading]:
     """Read a verdict: its outcome, its checks, and what it cost; the baseline plays the nominal worlds again."""
     yield Reading(meters.VERDICTS, 1, (verdict.outcome,))
-    yield Reading(meters.WORK, verdict.cost_s, ("judge",))
+    yield from of_work("judge", verdict.cost_s)
     again = 0 if verdict.baseline is None else sum(trial.scenario == "nominal" for trial in verdict.trials)
     yield Reading(meters.SIMULATIONS, len(verdict.trials) + again, ("judge",))
     for check in verdict.checks:
@@ -90,7 +90,7 @@ def of_probe(probe: Probe, seconds: float) -> Iterator[Reading]:
     yield Reading(meters.PROBE_RETURN, probe.mean_return)
     yield Reading(meters.PROBE_FAILURE_RATE, probe.num_failed / probe.num_episodes)
     yield Reading(meters.SIMULATIONS, probe.num_episodes, ("probe",))
-    yield Reading(meters.WORK, seconds, ("probe",))
+    yield from of_work("probe", seconds)
 
 
 def of_release(release: Release, version: int) -> Iterator[Reading]:
@@ -125,17 +125,19 @@ def of_progress(progress: Progress) -> Iterator[Reading]:
     """Read one iteration of training."""
     yield Reading(meters.TRAINING_STEPS, progress.num_steps_total)
     yield Reading(meters.TRAINING_RETURN, progress.mean_return)
-    yield Reading(meters.WORK, progress.seconds, ("iteration",))
+    yield from of_work("iteration", progress.seconds)
 
 
 def of_work(work: str, seconds: float) -> Iterator[Reading]:
     """Read a piece of work that a room did."""
-    yield Reading(meters.WORK, seconds, (work,))
+    yield Reading(meters.WORK, 1, (work,))
+    yield Reading(meters.WORK_SECONDS, seconds, (work,))
 
 
 def of_stage(stage: str, seconds: float) -> Iterator[Reading]:
     """Read a stage of the loop."""
-    yield Reading(meters.STAGES, seconds, (stage,))
+    yield Reading(meters.STAGES, 1, (stage,))
+    yield Reading(meters.STAGE_SECONDS, seconds, (stage,))
 
 
 def of_turn(turn: Turn) -> Iterator[Reading]:

@@ -88,7 +88,7 @@ def test_the_store_counts_what_is_new() -> None:
     answers = {"a": "stored", "b": "same"}
     found = table(readings.of_commit([episode("a"), episode("a"), episode("b")], answers, 0.01))
     assert sum(value for (meter, _), value in found.items() if meter is meters.EPISODES) == 1
-    assert found[meters.WORK, ("commit",)] == 0.01
+    assert (found[meters.WORK, ("commit",)], found[meters.WORK_SECONDS, ("commit",)]) == (1, 0.01)
 
 
 def test_a_verdict_counts_every_simulation_and_shows_its_checks() -> None:
