@@ -21,9 +21,12 @@ class Scraped:
         self.series: dict[str, dict[Labels, float]] = {}
         self.seen: dict[str, set[float]] = {}
         """All values that any series of a name ever had."""
+        self._rounds: dict[str, list[int]] = {}
+        self._num_rounds = 0
 
     def scrape(self) -> None:
         """Take in what every target shows now; a target that isn't up yet shows nothing."""
+        self._num_rounds += 1
         for target in self._targets():
             try:
                 text = httpx.get(f"http://{target}/metrics", timeout=10).text
@@ -34,6 +37,7 @@ class Scraped:
                 for sample in family.samples:
                     self.series.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
                     self.seen.setdefault(sample.name, set()).add(sample.value)
+                    self._rounds.setdefault(sample.name, []).append(self._num_rounds)
 
     def labels(self, name: str) -> set[str]:
         """Return the labels that every series of a name has."""
@@ -47,6 +51,11 @@ class Scraped:
             key = tuple(dict(series)[label] for label in labels)
             sums[key] = sums.get(key, 0.0) + value
         return sums
+
+    def presence(self, name: str) -> float:
+        """Return the share of all scrapes since the first one with this name that had it."""
+        rounds = self._rounds[name]
+        return len(set(rounds)) / (self._num_rounds - rounds[0] + 1)
 
     def watch(self, is_over: Callable[[float], bool]) -> None:
         """Scrape each time that `is_over(seconds)`, which waits so long, says no."""

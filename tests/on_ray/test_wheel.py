@@ -133,6 +133,11 @@ def test_every_meter_and_every_query_of_the_dashboard_is_in_the_scrape_of_a_live
             assert labels <= scraped.labels(name), query
 
 
+def test_a_gauge_that_was_set_once_stays(turned: tuple[Run, Scraped]) -> None:
+    _, scraped = turned
+    assert scraped.presence("ray_flywheel_policy_version") > 0.5
+
+
 def test_the_scraped_numbers_are_those_of_the_run(turned: tuple[Run, Scraped]) -> None:
     run, scraped = turned
     turns = archive.read_turns(run.run_dir)
