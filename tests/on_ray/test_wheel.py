@@ -85,18 +85,19 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Scra
             *("--seed", "11", "--observe.episode-timeout-s", "15"),
             environment={"RAY_TMPDIR": temp, "RAY_metrics_report_interval_ms": "1000"},
         )
-        scraped = Scraped(Path(temp) / "ray")
-        run.wait_for(lambda text: "answers at" in text)
-        begin_and_leave(run)
-        deadline = time.monotonic() + 420
-        scraped.watch(lambda seconds: run.is_over(seconds) or time.monotonic() > deadline)
-        run.process.terminate()  # nothing, if it has ended
-        run.process.wait(60)
-        yield run, scraped
+        scraped, deadline = Scraped(Path(temp) / "ray"), time.monotonic() + 420
+        try:
+            run.wait_for(lambda text: "answers at" in text, 420)
+            begin_and_leave(run)
+            scraped.watch(lambda seconds: run.is_over(seconds) or time.monotonic() > deadline)
+            yield run, scraped
+        finally:
+            run.process.terminate()  # nothing, if it has ended
+            run.process.wait(60)
 
 
 def begin_and_leave(run: Run) -> None:
-    """Take one step of an episode, and one that the door refuses, and never come back."""
+    """Take one step of an episode, and never come back."""
     url = run.text.partition("answers at ")[2].split()[0]
     with Client(url, (run.run_dir / DIRECTORY / TOKEN).read_text().strip()) as client:
         batch = client.batch()
