@@ -83,7 +83,7 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Scra
             *("--seed", "11", "--observe.episode-timeout-s", "15"),
             environment={"RAY_TMPDIR": temp, "RAY_metrics_report_interval_ms": "1000"},
         )
-        scraped, deadline = Scraped(Path(temp) / "ray"), time.monotonic() + 420
+        scraped, deadline = Scraped(Path(temp) / "ray"), time.monotonic() + 600
         try:
             run.wait_for(lambda text: "answers at" in text, 420)
             begin_and_leave(run)
