@@ -27,7 +27,7 @@ from flywheel.config import Config, DeployConfig
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
-from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor
+from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor, namespace
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
@@ -57,7 +57,7 @@ class Place:
     @property
     def namespace(self) -> str:
         """Ray's namespace of the wheel's actors."""
-        return f"flywheel-{self.name}"
+        return namespace(self.name)
 
     @property
     def route(self) -> str:
@@ -211,7 +211,7 @@ class Rooms:
         self.place = place
         self._future: Future[Serving] | None = None
         self._stopping = threading.Event()
-        self.registry = place.owner(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task))
+        self.registry = place.owner(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task), place.name)
         there = ask(self.registry.run_dir) if place.head else str(run_dir)
         if there != str(run_dir):
             raise UsageError(
@@ -227,9 +227,9 @@ class Rooms:
         """Start the trainer and the gate."""
         task, config = self._task, self._config
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
-            task, spec_of(task), config.train, config.seed, self.place.resource
+            task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
         )
-        self.gate = self.place.worker(GateActor, "gate", 0.0).remote(task, config.gate)
+        self.gate = self.place.worker(GateActor, "gate", 0.0).remote(task, config.gate, self.place.name)
 
     def begin_serving(self) -> None:
         """Start store, observer and Serve in the background, if that hasn't begun."""
@@ -250,9 +250,11 @@ class Rooms:
             from flywheel.deploy import on_serve  # a slow import, and it reads the environment
 
             began, place, config = time.monotonic(), self.place, self._config
-            store = place.owner(StoreActor, STORE, max_task_retries=-1).remote(str(self._run_dir), config.store)
+            store = place.owner(StoreActor, STORE, max_task_retries=-1).remote(
+                str(self._run_dir), config.store, place.name
+            )
             observer = place.owner(ObserverActor, OBSERVER, max_task_retries=-1).remote(
-                self._task, config.observe, STORE
+                self._task, config.observe, STORE, place.name
             )
             for release in ask(self.registry.releases)[-1:]:
                 ask(observer.release, release, self._task.limits.max_failure_rate)
@@ -261,7 +263,7 @@ class Rooms:
             port = self._port
             if port < 0:  # the cluster's first wheel chooses where Serve listens
                 port = config.deploy.port if on_serve.is_up() else _claim_on_cluster(config.deploy)
-            deployment = on_serve.start_serve(config.deploy, port, place.name, place.namespace, place.route)
+            deployment = on_serve.start_serve(config.deploy, port, place.name, place.route)
             self._say("start", f"Serve is up at {deployment.url} after {time.monotonic() - began:.1f} s")
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told

@@ -22,6 +22,8 @@ from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import FlywheelError
+from flywheel.meters import readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Turn, Verdict
 from flywheel.task import Task, spec_of
@@ -50,6 +52,7 @@ class OnRay:
         self._turns = archive.read_turns(run_dir)
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
         self._seconds: dict[str, float] = defaultdict(float)
+        self._meters = Recorder(rooms.place.name)
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -263,6 +266,7 @@ class OnRay:
         """Write the turn to the journal, durably."""
         archive.append_turn(self._run_dir, turn)
         self._turns.append(turn)
+        self._meters.record(readings.of_turn(turn))
 
     # Asking
 
@@ -290,7 +294,9 @@ class OnRay:
         try:
             yield
         finally:
-            self._seconds[stage] += time.monotonic() - began
+            seconds = time.monotonic() - began
+            self._seconds[stage] += seconds
+            self._meters.record(readings.of_stage(stage, seconds))
 
 
 def _middle(plan: Plan) -> Parameters:

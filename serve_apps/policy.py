@@ -12,7 +12,7 @@ from flywheel.deploy import on_serve
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """Return the application; `args` are the wheel's `namespace` and fields of DeployConfig, never a policy."""
+    """Return the application; `args` are the `wheel`'s name and fields of DeployConfig, never a policy."""
     fields = dict(args)
-    namespace = fields.pop("namespace")
-    return on_serve.build(msgspec.convert(fields, DeployConfig), namespace)
+    wheel = fields.pop("wheel")
+    return on_serve.build(msgspec.convert(fields, DeployConfig), wheel)

@@ -14,20 +14,35 @@ from flywheel.deploy.admission import Admission
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import AwayError, Secrets
 from flywheel.errors import Refused
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Files
 from flywheel.records import Artifact, Release, Steps, Verdict
 
 REGISTRY = "registry"
 OBSERVER = "observer"
+
+
+def namespace(wheel: str) -> str:
+    """Return Ray's namespace of a wheel's named actors."""
+    return f"flywheel-{wheel}"
+
+
 T = TypeVar("T")
 
 
 class RegistryActor:
     """Owns the run's Registry; one process, one call at a time. Named REGISTRY in the wheel's namespace."""
 
-    def __init__(self, run_dir: str, task: str) -> None:
+    def __init__(self, run_dir: str, task: str, wheel: str = WHEEL) -> None:
         """Open the registry of a run directory; `task` is the task's digest."""
+        self._meters = Recorder(wheel)
         self._registry = Registry(Path(run_dir), task)
+        for release in self._registry.releases()[-1:]:
+            self._meters.record(readings.of_release(release, self._registry.artifact(release.digest).version))
+
+    def __repr__(self) -> str:
+        return f"registry({self._meters.wheel})"
 
     def run_dir(self) -> str:
         """Return the run directory that this actor owns."""
@@ -68,11 +83,11 @@ class RegistryActor:
 
     def promote(self, digest: str) -> Release:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
-        return self._registry.promote(digest, time.time())
+        return self._told(self._registry.promote(digest, time.time()), "promotion")
 
     def rollback(self) -> Release:
         """Condemn the digest in service and put the one before it back."""
-        return self._registry.rollback(time.time())
+        return self._told(self._registry.rollback(time.time()), "rollback")
 
     def condemn(self, digest: str, reason: str) -> None:
         """Bar a digest from coming back."""
@@ -105,6 +120,11 @@ class RegistryActor:
     def next_version(self) -> int:
         """Return the version of the next artifact."""
         return self._registry.next_version()
+
+    def _told(self, release: Release, cause: str) -> Release:
+        self._meters.record(readings.of_releasing(release, cause))
+        self._meters.record(readings.of_release(release, self._registry.artifact(release.digest).version))
+        return release
 
 
 class _Link:

@@ -81,6 +81,7 @@ class Service:
         self._secrets: Secrets | None = None
         self._trouble = ""
         self._versions: dict[str, int] = {}
+        self._num_decisions = 0
 
     async def start(self) -> None:
         """Fetch keys and policy, and keep up with the registry and the observer from now on. Raises AwayError."""
@@ -96,6 +97,11 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(AwayError):  # what can't be sent now is named as missing when its episode ends
             await self._flush()
+
+    @property
+    def is_started(self) -> bool:
+        """True once keys are there."""
+        return self._session is not None
 
     def lets_in(self, authorization: bytes, compare: Callable[[bytes, bytes], bool]) -> bool:
         """Say whether an Authorization header carries the token; `compare` takes constant time."""
@@ -196,6 +202,7 @@ class Service:
         if steps is not None:
             self._outbox.put(steps)
             self._filled.set()
+        self._num_decisions += len(decisions)
         return ActAnswer(decisions)
 
     async def end(self, request: EndRequest) -> EndAnswer:
@@ -221,13 +228,14 @@ class Service:
         return EndAnswer(acknowledged, {episode: list(missing) for episode, missing in found.items() if missing})
 
     def status(self) -> dict[str, Any]:
-        """Return who answers here and what waits: digest (or None), version, admissible, trouble, waiting, dropped."""
+        """Return who answers here: digest (or None), version, admissible, trouble, and numbers of steps."""
         session = self._live()
         return {
             "digest": session.champion,
             "version": self._versions.get(session.champion or "", 0),
             "admissible": list(session.admission.admissible),
             "trouble": self._trouble,
+            "decisions": self._num_decisions,
             "waiting": len(self._outbox),
             "dropped": self._outbox.dropped,
         }

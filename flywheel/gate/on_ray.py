@@ -6,6 +6,8 @@ import time
 
 from flywheel.config import GateConfig
 from flywheel.gate.judge import SafetyGate
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
 from flywheel.records import Parameters, Probe, Spec, Verdict
 from flywheel.task import Task
@@ -14,16 +16,25 @@ from flywheel.task import Task
 class GateActor:
     """Holds a SafetyGate; `ray.remote(GateActor)` makes it an actor."""
 
-    def __init__(self, task: Task, config: GateConfig) -> None:
-        """Build the gate."""
+    def __init__(self, task: Task, config: GateConfig, wheel: str = WHEEL) -> None:
+        """Build the gate. `wheel` is the name that its metrics carry."""
+        self._meters = Recorder(wheel)
         self._gate = SafetyGate(task, config)
+
+    def __repr__(self) -> str:
+        return f"gate({self._meters.wheel})"
 
     def judge(self, policy: Bundle, baseline: Bundle | None, parameters: Parameters | None, seed: int) -> Verdict:
         """Return the Verdict on a policy, not signed yet."""
-        return self._gate.judge(policy, baseline=baseline, parameters=parameters, seed=seed, now=time.time())
+        verdict = self._gate.judge(policy, baseline=baseline, parameters=parameters, seed=seed, now=time.time())
+        self._meters.record(readings.of_verdict(verdict))
+        return verdict
 
     def probe(
         self, network: bytes, spec: Spec, seed: int, parameters: Parameters | None = None, episodes: int = 200
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
-        return self._gate.probe(Policy(network, spec), seed=seed, parameters=parameters, episodes=episodes)
+        began = time.perf_counter()
+        probe = self._gate.probe(Policy(network, spec), seed=seed, parameters=parameters, episodes=episodes)
+        self._meters.record(readings.of_probe(probe, time.perf_counter() - began))
+        return probe

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import TrainConfig
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, pack, read_weights
 from flywheel.records import Plan, Progress, Spec
 from flywheel.task import Task
@@ -23,10 +26,19 @@ _RLLIB = "flywheel.train.rllib.learn"
 class TrainerActor:
     """Trains by Plans, one round after another, with one Algorithm for all of them."""
 
-    def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str = "") -> None:
-        """Build the Algorithm and its env runners, which claim `resource`, where it names one."""
+    def __init__(
+        self, task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str = "", wheel: str = WHEEL
+    ) -> None:
+        """Build the Algorithm and its env runners, which claim `resource`, where it names one.
+
+        `wheel` is the name that the metrics carry.
+        """
+        self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
         self._training = _build(task, spec, config, seed, resource)
+
+    def __repr__(self) -> str:
+        return f"trainer({self._meters.wheel})"
 
     def begin(self, plan: Plan, files: Files | None) -> None:
         """Set worlds, weights and exploration for a round, which starts from these files of the plan's policy.
@@ -38,10 +50,13 @@ class TrainerActor:
 
     def advance(self) -> Progress:
         """Train one iteration."""
-        return self._training.advance()
+        progress = self._training.advance()
+        self._meters.record(readings.of_progress(progress))
+        return progress
 
     def export(self, version: int, parent: str | None, trained_on: Mapping[str, Any], now: float) -> tuple[str, Files]:
         """Return the present policy's digest and files; the registry's owner writes them."""
+        began = time.perf_counter()
         digest, files = pack(
             network=self._training.network(),
             weights=self._training.weights(),
@@ -53,6 +68,7 @@ class TrainerActor:
             made_at=now,
         )
         self._training.holds(digest)
+        self._meters.record(readings.of_work("export", time.perf_counter() - began))
         return digest, files
 
     def stop(self) -> None:
@@ -65,7 +81,7 @@ def _build(task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str
     import ray
 
     claims = {resource: CLAIM} if resource else {}
-    load = ray.remote(num_cpus=0.5, resources=claims)(importlib.import_module)
+    load = ray.remote(num_cpus=0.5, resources=claims, name="load_rllib")(importlib.import_module)
     loading = [load.remote(_RLLIB) for _ in range(config.num_runners)]
     training: Training = importlib.import_module(_RLLIB).Training(task, spec, config, seed, claims)
     ray.get(loading)

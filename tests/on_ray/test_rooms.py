@@ -14,6 +14,7 @@ import pytest
 from flywheel.client import Client
 from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
@@ -27,7 +28,7 @@ from tests.test_readme import block
 
 # Ray Serve's own models are written for an older pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
-NAMESPACE = "flywheel-test"
+NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0)
 STORE = "store-of-test-rooms"
 
@@ -94,9 +95,9 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ray.get(store.count.remote(), timeout=60)
     observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(cartpole, ObserveConfig(), STORE)
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "policy", NAMESPACE)
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test")
     yield Rooms(ray, run_dir, gate, registry, store, observer, deployment, secrets.token)
-    on_serve.end_app("policy")
+    on_serve.end_app("test")
     for actor in (observer, store, registry, gate):
         ray.kill(actor)
 

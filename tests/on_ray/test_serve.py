@@ -21,6 +21,7 @@ import pytest
 from flywheel.client import Client, RejectedError
 from flywheel.config import DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
 from flywheel.records import Steps
 from flywheel.task import task_digest
@@ -30,7 +31,7 @@ from tests.deploy.conftest import verdict_on
 
 # Ray Serve's own models are written for an older pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
-NAMESPACE = "flywheel-test"
+NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0, poll_s=0.5)
 
 
@@ -97,12 +98,12 @@ def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )  # fmt: skip
     observer = ray.remote(FakeObserver).options(name=on_ray.OBSERVER, **named).remote()
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "policy", NAMESPACE)
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test")
     served = Served(deployment, registry, observer, run_dir, secrets.token)
     assert httpx.get(f"{deployment.url}/v1/health").status_code == 503, "no policy yet"
     served.promote(served.judged(1.0))
     yield served
-    on_serve.end_app("policy")
+    on_serve.end_app("test")
     ray.kill(registry)
     ray.kill(served.observer)
 

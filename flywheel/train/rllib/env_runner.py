@@ -28,6 +28,9 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self._recipe: Recipe | None = None
         super().__init__(config=config, **kwargs)
 
+    def __repr__(self) -> str:
+        return f"env_runner({self.config.env_config['task'].name}, {self.worker_index})"
+
     def tell(self, recipe: Recipe) -> None:
         """Let the next sample begin fresh episodes by this recipe."""
         self._recipe = recipe
