@@ -82,7 +82,7 @@ def _leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...], owner: str
         ]
     raise UsageError(
         f"{owner} observes {named(space)}{_at(path)}; supported are Box, Discrete, MultiDiscrete and MultiBinary, "
-        "and Dict and Tuple of them, which have the same numbers at every step: wrap the environment so that it shows those."
+        "and Dict and Tuple of them, of the same size at every step: wrap the environment so that it shows those."
     )
 
 
