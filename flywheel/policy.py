@@ -45,7 +45,16 @@ class Policy:
             self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise Refused(f"The network can't be loaded by ONNX Runtime: {error}") from error
-        self._input = self._session.get_inputs()[0].name
+        reads, gives = (
+            [node.name for node in nodes] for nodes in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        if len(reads) != 1 or len(gives) != 1:
+            raise Refused(
+                f"The network reads {', '.join(reads)} and gives {', '.join(gives)}. Recurrent policies are not "
+                "supported: a network reads one batch of observations and gives one batch of outputs, with no state "
+                "in or out. Export only those, or train a policy without memory."
+            )
+        self._input = reads[0]
         self.spec = spec
         self.digest = digest
         self.num_bytes = len(network)
@@ -70,6 +79,8 @@ class Policy:
         rule = rule or self.spec.rule
         if rule.kind == "categorical":
             return _categorical(outputs, draws, rule)
+        if rule.kind == "multi_categorical":
+            return _multi_categorical(outputs, draws, rule, self.spec.action_nvec)
         return _gaussian(outputs, draws, rule, self.spec.action_shape)
 
 
@@ -88,6 +99,14 @@ def _categorical(
     below = np.cumsum(chances, axis=1) <= draws[:, :1]
     actions = np.minimum(below.sum(axis=1), num_actions - 1).astype(np.int64)
     return actions, np.log(chances[np.arange(rows), actions])
+
+
+def _multi_categorical(
+    logits: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule, nvec: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    parts = np.split(logits, np.cumsum(nvec)[:-1], axis=1)
+    drawn = [_categorical(part, draws[:, k : k + 1], rule) for k, part in enumerate(parts)]
+    return np.stack([actions for actions, _ in drawn], axis=1), np.sum([logps for _, logps in drawn], axis=0)
 
 
 def _gaussian(
@@ -109,6 +128,8 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
     """Return what the environment gets for raw actions [N, *a]: shifted, clipped or unsquashed, as RLlib does it."""
     if spec.action_kind == "discrete":
         return np.asarray(raw_actions) + spec.action_start
+    if spec.action_kind == "multi_discrete":
+        return np.asarray(raw_actions) + np.array(spec.action_starts, dtype=np.int64)
     low = np.asarray(spec.action_low, dtype=np.float32).reshape(spec.action_shape)
     high = np.asarray(spec.action_high, dtype=np.float32).reshape(spec.action_shape)
     actions: Array = np.asarray(raw_actions, dtype=np.float32)

@@ -33,14 +33,31 @@ Stage = Literal["shadow", "canary", "full"]
 class Rule:
     """How an action is drawn from the policy's outputs; the same in gate, replica, client and replay."""
 
-    kind: Literal["categorical", "gaussian"]
-    """The head: `categorical` reads logits[N, A], `gaussian` reads mean and log deviation, each [N, *a]."""
+    kind: Literal["categorical", "multi_categorical", "gaussian"]
+    """The head: `categorical` reads logits[N, A], `multi_categorical` the logits of each sub-action side by side,
+    `gaussian` mean and log deviation, each [N, *a]."""
     greedy: bool = False
     """True: the most likely action (the mean), whatever the draws say."""
     exploration_rate: float = 0.0
-    """epsilon in [0, 1]: the share of uniform actions (categorical only)."""
+    """epsilon in [0, 1]: the share of uniform actions (of each sub-action; not for a Gaussian)."""
     temperature: float = 1.0
     """tau > 0: divides the logits, multiplies the Gaussian's deviation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A part of an observation that is an array or a number by itself."""
+
+    path: tuple[str | int, ...]
+    """Keys of Dicts and indices of Tuples that lead to it; () where it is the whole observation."""
+    kind: Literal["box", "discrete", "multi_discrete", "multi_binary"]
+    shape: tuple[int, ...]
+    """Shape in which the environment gives it; () for a number."""
+    dtype: str
+    nvec: tuple[int, ...] = ()
+    """Numbers of values of (flattened) discrete parts, each of which becomes a one-hot vector; empty for others."""
+    starts: tuple[int, ...] = ()
+    """Their first values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +65,44 @@ class Spec:
     """What a policy reads and gives: spaces as JSON, and the acting rule."""
 
     observation_shape: tuple[int, ...]
+    """[D] of a flattened observation, which is what is stored, and what policies read."""
     observation_dtype: str
     observation_low: tuple[float, ...]
-    """Flattened bounds of the observation, -inf where there is none."""
+    """Bounds of the flattened observation, -inf where there is none."""
     observation_high: tuple[float, ...]
-    action_kind: Literal["discrete", "box"]
+    action_kind: Literal["discrete", "multi_discrete", "box"]
     action_shape: tuple[int, ...]
     """() for a discrete action."""
     num_actions: int
-    """Number of discrete actions; 0 for a box."""
+    """Number of discrete actions; 0 for other kinds."""
     action_start: int
     """First discrete action."""
     action_low: tuple[float, ...]
-    """Flattened bounds of the environment's action; empty for a discrete action."""
+    """Flattened bounds of the environment's box action; empty for other kinds."""
     action_high: tuple[float, ...]
     unsquash: bool
     """True: a raw action in [-1, 1] is stretched to the bounds; False: it is clipped to them."""
     rule: Rule
     num_draws: int
     """K: uniform draws one decision takes."""
+    observation_leaves: tuple[Leaf, ...] = ()
+    """Parts of the environment's own observation in the order of their flattening; () for one flat Box."""
+    action_nvec: tuple[int, ...] = ()
+    """Number of values of each sub-action of a multi-discrete action."""
+    action_starts: tuple[int, ...] = ()
+    """First value of each sub-action."""
+
+    @property
+    def action_dtype(self) -> type[np.int64] | type[np.float32]:
+        """The type of raw actions."""
+        return np.float32 if self.action_kind == "box" else np.int64
+
+    @property
+    def num_outputs(self) -> int:
+        """D: how many numbers the network answers with for one observation."""
+        if self.action_kind == "box":
+            return 2 * self.num_draws
+        return sum(self.action_nvec) or self.num_actions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

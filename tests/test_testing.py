@@ -18,6 +18,7 @@ from flywheel.simulate import play
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, SHORT_POLE, check_worlds, load_linear, write_linear_artifact
+from tests.rooms import room, steered
 
 
 def failures(gains: tuple[float, ...], length: float, num_worlds: int = 50) -> int:
@@ -86,7 +87,7 @@ def leaky_walk() -> gymnasium.Env[Any, Any]:
 
 
 def test_worlds_of_good_tasks_obey_the_law() -> None:
-    for task in (cartpole, Task(name="walk", env=Walk, failed=fell)):
+    for task in (cartpole, Task(name="walk", env=Walk, failed=fell), room, steered):
         assert check_worlds(task) is None  # type: ignore[func-returns-value]
 
 

@@ -13,7 +13,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission, admit
 from flywheel.deploy.outbox import Outbox
 from flywheel.deploy.session import Session
-from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError
+from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError, Wire
 from flywheel.errors import FlywheelError, Refused
 from flywheel.policy import Bundle
 from flywheel.records import Steps, Verdict
@@ -138,7 +138,7 @@ class Service:
             self._live().hold(policy)
             self._versions[digest] = found.artifact.version
 
-    async def _prepare(self, session: Session, request: ActRequest | EndRequest) -> None:
+    async def _prepare(self, session: Session, request: ActRequest[Any] | EndRequest[Any]) -> None:
         """Load what a request names and this replica doesn't hold; what can't be proven is left out."""
         acting = request.steps if isinstance(request, ActRequest) else []
         resent = request.resend if isinstance(request, EndRequest) else []
@@ -191,7 +191,12 @@ class Service:
             raise RejectedError(503, "This replica is starting. Try again in a moment.")
         return self._session
 
-    async def act(self, request: ActRequest) -> ActAnswer:
+    @property
+    def wire(self) -> Wire:
+        """As Session.wire."""
+        return self._live().wire
+
+    async def act(self, request: ActRequest[Any]) -> ActAnswer:
         """Return a decision for each step. Raises RejectedError, and then nothing was decided or logged."""
         session = self._live()
         try:
@@ -205,7 +210,7 @@ class Service:
         self._num_decisions += len(decisions)
         return ActAnswer(decisions)
 
-    async def end(self, request: EndRequest) -> EndAnswer:
+    async def end(self, request: EndRequest[Any]) -> EndAnswer:
         """Return which episodes are durable now and what is missing of the others.
 
         Raises RejectedError; after a 503 the same request can be sent again.

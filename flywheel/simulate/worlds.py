@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flywheel.errors import UsageError, unknown
 from flywheel.records import Array, Parameters
+from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 
 Stepped = tuple[Array, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
@@ -29,7 +30,7 @@ class Worlds(Protocol):
         parameters: Sequence[Parameters],
         states: Sequence[tuple[float, ...] | None] | None = None,
     ) -> Array:
-        """Begin an episode in every world and return observations [N, *o]; a state of None begins as the task does."""
+        """Begin an episode in every world and return flat observations [N, *o]; state None begins as the task does."""
         ...
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
@@ -66,7 +67,7 @@ def _complete(task: Task, parameters: Sequence[Parameters]) -> list[dict[str, fl
 def _begin(
     task: Task, env: gymnasium.Env[Any, Any], seed: int, parameters: Parameters, state: tuple[float, ...] | None
 ) -> Array:
-    """Begin an episode in one environment and return its observation [*o]."""
+    """Begin an episode in one environment and return its flat observation [*o]."""
     if task.set_parameters is not None:
         task.set_parameters(env, parameters)
     observation = env.reset(seed=seed)[0]
@@ -74,7 +75,7 @@ def _begin(
         if task.set_state is None:
             raise UsageError(f"Task {task.name} has no set_state, so its worlds can't begin in a given state.")
         observation = task.set_state(env, state)
-    return np.asarray(observation)
+    return flatten(leaves_of(env.observation_space), observation)
 
 
 class LockstepWorlds:
@@ -95,6 +96,7 @@ class LockstepWorlds:
         self._task = task
         self._env = task.vector(num_worlds)
         self._single = task.make_env()
+        self._leaves = leaves_of(self._single.observation_space)
         self._state, self._set_state = task.state, task.set_state
 
     def reset(
@@ -113,12 +115,13 @@ class LockstepWorlds:
         if self._task.set_parameters is not None:
             columns = {name: np.array([values[name] for values in complete]) for name in complete[0]}
             self._task.set_parameters(self._env, columns)
-        return np.asarray(self._set_state(self._env, np.stack(begun)))
+        return np.asarray(flatten_batch(self._leaves, self._set_state(self._env, np.stack(begun))))
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step all worlds; those that aren't active go on unseen."""
         observations, rewards, terminated, truncated, _ = self._env.step(actions)
-        return np.asarray(observations), np.asarray(rewards, np.float64), terminated & active, truncated & active
+        seen = np.asarray(flatten_batch(self._leaves, observations))
+        return seen, np.asarray(rewards, np.float64), terminated & active, truncated & active
 
     def snapshot(self) -> Any:
         """Return a copy of the vector form."""
@@ -142,6 +145,7 @@ class EachWorlds:
         self.num_worlds = num_worlds
         self._task = task
         self._envs = [task.make_env() for _ in range(num_worlds)]
+        self._leaves = leaves_of(self._envs[0].observation_space)
         self._observations: Array = np.empty(0)
 
     def reset(
@@ -162,7 +166,7 @@ class EachWorlds:
         terminated, truncated = np.zeros((2, self.num_worlds), dtype=np.bool_)
         for i in np.flatnonzero(active):
             observation, reward, terminated[i], truncated[i], _ = self._envs[i].step(actions[i])
-            self._observations[i] = observation
+            self._observations[i] = flatten(self._leaves, observation)
             rewards[i] = float(reward)
         return self._observations.copy(), rewards, terminated, truncated
 

@@ -158,7 +158,7 @@ class Traffic:
     def _step(self, playing: Sequence[_Play]) -> list[_Play]:
         """Ask for one action for each, carry it out, and return those that are over."""
         ids, rewards = [p.id for p in playing], [p.reward for p in playing]
-        observations = np.stack([p.observation for p in playing])
+        observations = [p.observation for p in playing]
         actions = self._insist(lambda: self._batch.act(ids, observations, rewards))
         for p, action in zip(playing, actions, strict=True):
             p.observation, reward, p.terminated, p.truncated, _ = p.env.step(action)
@@ -169,7 +169,7 @@ class Traffic:
 
     def _end(self, over: Sequence[_Play]) -> None:
         ids, rewards = [p.id for p in over], [p.reward for p in over]
-        observations = np.stack([p.observation for p in over])
+        observations = [p.observation for p in over]
         terminated, truncated = [p.terminated for p in over], [p.truncated and not p.terminated for p in over]
         self._insist(lambda: self._batch.end(ids, observations, rewards, terminated, truncated))
         for p in over:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flywheel.errors import UsageError
 from flywheel.records import Array
+from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 from flywheel.train.recipe import Recipe, World, sample_worlds
 
@@ -31,6 +32,7 @@ class Practice:
                 f"The vector form of task {task.name} resets its worlds in mode {mode}, training needs "
                 "AutoresetMode.NEXT_STEP: state it in the environment's metadata, or leave Task.vector out."
             )
+        self._leaves = leaves_of(self.envs.single_observation_space, f"Task {task.name}")
         self.num_worlds = num_worlds
         self._rng = rng
         self._recipe: Recipe | None = None
@@ -39,7 +41,7 @@ class Practice:
         self._values = {name: np.full(num_worlds, value) for name, value in task.nominal.items()}
 
     def begin(self, recipe: Recipe) -> Array:
-        """Begin N fresh episodes by the recipe and return their first observations [N, *o]."""
+        """Begin N fresh episodes by the recipe and return their first observations [N, *o], flat."""
         self._recipe = recipe
         self.ended = np.zeros_like(self.ended)
         every = np.arange(self.num_worlds)
@@ -76,20 +78,21 @@ class Practice:
                 self.task.set_parameters(self.envs, {name: values.copy() for name, values in self._values.items()})
         return worlds
 
-    def _place(self, indices: NDArray[np.intp], worlds: list[World], observations: Array) -> Array:
-        """Move the worlds that have a start state into it; what is observed there replaces their first observation."""
+    def _place(self, indices: NDArray[np.intp], worlds: list[World], seen: Any) -> Array:
+        """Return what the worlds show, flat, after those that have a start state were moved into it."""
+        observations = flatten_batch(self._leaves, seen)
         placed = [(i, world.state) for i, world in zip(indices, worlds, strict=True) if world.state is not None]
         if not placed or self.task.set_state is None:
             return observations
         observations = observations.copy()
         if isinstance(self.envs, SyncVectorEnv):
             for i, state in placed:
-                observations[i] = self.task.set_state(self.envs.envs[i], state)
+                observations[i] = flatten(self._leaves, self.task.set_state(self.envs.envs[i], state))
             return observations
         states = np.array(self.task.state(self.envs))  # type: ignore[misc]
         for i, state in placed:
             states[i] = state
-        seen = self.task.set_state(self.envs, states)
+        there = flatten_batch(self._leaves, self.task.set_state(self.envs, states))
         for i, _ in placed:
-            observations[i] = seen[i]
+            observations[i] = there[i]
         return observations

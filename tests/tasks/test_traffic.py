@@ -16,12 +16,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.client import Client
 from flywheel.errors import UsageError
+from flywheel.task import Task
 from flywheel.tasks import traffic
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.traffic import BURST, Bucket, Habits, Traffic, arguments, main, read_log
@@ -115,11 +118,11 @@ def until(condition: Any, patience_s: float = 20.0) -> None:
         pause.wait(0.005)
 
 
-def play(server: FakeServer, log: Path, habits: Habits, num: int, meanwhile: Any = None) -> None:
+def play(server: FakeServer, log: Path, habits: Habits, num: int, meanwhile: Any = None, task: Task = cartpole) -> None:
     """Play until the server has acknowledged at least `num` episodes."""
     stop = threading.Event()
     with open(log, "w", encoding="utf-8") as file, Client(server.url, "secret") as client:
-        playing = Traffic(cartpole, client, habits, file, stop)
+        playing = Traffic(task, client, habits, file, stop)
         thread = threading.Thread(target=playing.play)
         thread.start()
         if meanwhile is not None:
@@ -143,6 +146,20 @@ def test_whole_episodes_are_played_and_each_acknowledged_one_is_logged(server: F
     assert all(e["num_steps"] == e["total"] == server.ends[e["id"]]["t"] for e in found.episodes)
     assert all(server.ends[e["id"]]["terminated"] and not server.ends[e["id"]]["truncated"] for e in found.episodes)
     assert found.requests > 0 and found.errors == 0 and found.change == ""
+
+
+def blackjack() -> gymnasium.Env[Any, Any]:
+    return gymnasium.wrappers.TransformReward(gymnasium.make("Blackjack-v1"), lambda _: 1.0)
+
+
+def test_an_environments_own_observation_is_sent_in_its_own_shape(server: FakeServer, tmp_path: Path) -> None:
+    task = Task(name="blackjack", env=blackjack, failed=lambda episode: False)
+    play(server, tmp_path / "log.jsonl", FAST, 8, task=task)
+    assert server.broken == []
+    sent = [row["observation"] for steps in server.steps.values() for row in steps.values()]
+    cards = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(n) for n in (32, 11, 2)])
+    assert all(len(row) == 3 and [type(number) for number in row] == [int] * 3 for row in sent)
+    assert all(cards.contains(tuple(np.int64(number) for number in row)) for row in sent)
 
 
 def test_the_world_changes_for_episodes_that_begin_after_the_change(server: FakeServer, tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorWrapper
+from gymnasium.vector.utils import batch_space
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from flywheel.policy import to_env
 from flywheel.records import Spec
+from flywheel.spaces import seen_spaces
 from flywheel.task import Task
 from flywheel.train.practice import Practice
 from flywheel.train.recipe import Recipe
@@ -42,7 +45,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self._spec: Spec = self.config.env_config["spec"]
         rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
         self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
-        self.env = self._practice.envs
+        self.env = _Flat(self._practice.envs, self._spec)
         self.num_envs = self._practice.num_worlds
         self._needs_initial_reset = True
 
@@ -57,7 +60,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         if num_timesteps is None:
             raise ValueError("This env runner samples a number of steps, not of episodes: give num_timesteps.")
         if self._needs_initial_reset:
-            self._seen = self._practice.begin(self._recipe)
+            self._seen = _floats(self._practice.begin(self._recipe))
             self._running = np.zeros((2, self.num_envs))
             self._needs_initial_reset = False
         tape = _Tape(self._seen)
@@ -70,19 +73,34 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def _step(self, tape: _Tape) -> None:
         void = self._practice.ended
         with torch.no_grad():
-            batch = {"obs": torch.as_tensor(tape.observations[-1], dtype=torch.float32)}
+            batch = {"obs": torch.as_tensor(tape.observations[-1])}
             outputs = self.module.forward_exploration(batch)["action_dist_inputs"]
             chances = self.module.get_exploration_action_dist_cls().from_logits(outputs)
             raw = chances.sample()
             logps = chances.logp(raw).numpy()
         actions = raw.numpy()
-        stepped = self._practice.step(to_env(self._spec, actions))
-        tape.add(actions, outputs.numpy(), logps, void, stepped)
-        _, rewards, terminated, truncated = stepped
+        raw_actions = actions.reshape(self.num_envs, *self._spec.action_shape)
+        observations, rewards, terminated, truncated = self._practice.step(to_env(self._spec, raw_actions))
+        tape.add(actions, outputs.numpy(), logps, void, (_floats(observations), rewards, terminated, truncated))
         self._running += np.stack([np.where(void, 0.0, rewards), ~void])
         for i in np.flatnonzero(terminated | truncated):
             self._log_episode_metrics(int(self._running[1, i]), float(self._running[0, i]), 0.0)
             self._running[:, i] = 0.0
+
+
+class _Flat(VectorWrapper):
+    """The worlds as RLlib sees them: a flat Box, and actions as the policy's distribution gives them."""
+
+    def __init__(self, envs: Any, spec: Spec) -> None:
+        super().__init__(envs)
+        self.single_observation_space, self.single_action_space = seen_spaces(spec)
+        self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
+        self.action_space = batch_space(self.single_action_space, envs.num_envs)
+
+
+def _floats(observations: Any) -> Any:
+    """Return observations in the type that the network computes in."""
+    return np.asarray(observations, dtype=np.float32)
 
 
 class _Tape:
