@@ -16,7 +16,7 @@ from flywheel.config import DeployConfig, ObserveConfig, StoreConfig, TrainConfi
 from flywheel.deploy.environment import claim_port
 from flywheel.draws import draws
 from flywheel.observe.on_ray import ObserverActor
-from flywheel.policy import Policy, load
+from flywheel.policy import Policy, load, write_files
 from flywheel.records import Artifact, Plan
 from flywheel.store.on_ray import StoreActor
 from flywheel.task import Task, spec_of, task_digest
@@ -46,11 +46,12 @@ class Asked(TrainerActor):
 
 def trained(ray: Any, task: Task, policies: Path) -> tuple[Artifact, Any, Any]:
     """Train for three iterations; return the artifact, observations, and the module's own answers to them."""
-    trainer = ray.remote(num_cpus=0.5)(Asked).remote(task, spec_of(task), CONFIG, 1, str(policies))
-    ray.get(trainer.begin.remote(PLAN), timeout=120)
+    trainer = ray.remote(num_cpus=0.5)(Asked).remote(task, spec_of(task), CONFIG, 1)
+    ray.get(trainer.begin.remote(PLAN, None), timeout=120)
     for _ in range(3):
         assert ray.get(trainer.advance.remote(), timeout=60).num_steps >= 256
-    artifact = ray.get(trainer.export.remote(1, None, {"strategy": "continue_training"}, 1.0), timeout=60)
+    exported = ray.get(trainer.export.remote(1, None, {"strategy": "continue_training"}, 1.0), timeout=60)
+    artifact = write_files(policies, *exported)
     rows = np.random.default_rng(0).normal(size=(200, 5))
     answers = ray.get(trainer.answers.remote(rows), timeout=60)
     ray.get(trainer.stop.remote(), timeout=60)
@@ -65,11 +66,11 @@ class Production:
         from flywheel.deploy import on_ray, on_serve
 
         self._ray, store = ray, f"store-of-{task.name}"
-        named = {"namespace": on_ray.NAMESPACE, "num_cpus": 0}
+        named = {"namespace": on_ray.namespace("test"), "num_cpus": 0}
         registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
             str(run_dir), task_digest(task)
         )  # fmt: skip
-        self.store = ray.remote(StoreActor).options(name=store, num_cpus=0).remote(str(run_dir), StoreConfig())
+        self.store = ray.remote(StoreActor).options(name=store, **named).remote(str(run_dir), StoreConfig())
         ray.get(self.store.count.remote(), timeout=60)
         observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(task, ObserveConfig(), store)
         self._actors = (observer, self.store, registry)
@@ -81,11 +82,13 @@ class Production:
         ray.get(observer.release.remote(release, 0.05), timeout=60)
         self.token = ray.get(registry.secrets.remote(), timeout=60).token
         config = DeployConfig(port=0)
-        self.deployment = on_serve.start_serve(config, claim_port(config))
+        self.deployment = on_serve.start_serve(config, claim_port(config), "test")
 
     def stop(self) -> None:
         """End all of it."""
-        self.deployment.stop()
+        from flywheel.deploy import on_serve
+
+        on_serve.end_app("test")
         for actor in self._actors:
             self._ray.kill(actor)
 
