@@ -23,17 +23,19 @@ from flywheel.train.on_ray import TrainerActor
 
 
 class Brittle(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole that raises at the fifth step of one episode in sixty, or of every one."""
+    """CartPole that raises at the fifth step of each thirtieth episode of a process."""
 
-    share = 1 / 60
+    every, begun = 30, 0
 
     def reset(self, **options: Any) -> Any:
         self.t = 0
+        Brittle.begun += 1
+        self.bad = Brittle.begun % self.every == 0
         return self.env.reset(**options)
 
     def step(self, action: Any) -> Any:
         self.t += 1
-        if self.t == 5 and self.env.unwrapped.np_random.random() < self.share:
+        if self.t == 5 and self.bad:
             raise OSError("disk full")
         return self.env.step(action)
 
@@ -41,7 +43,7 @@ class Brittle(gymnasium.Wrapper[Any, Any, Any, Any]):
 class Broken(Brittle):
     """It raises in every episode."""
 
-    share = 2.0
+    every = 1
 
 
 def brittle() -> gymnasium.Env[Any, Any]:
@@ -162,12 +164,9 @@ def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence
         actor = make(task, spec_of(task), config, 1, str(tmp_path))
         ray_cluster.get(actor.begin.remote(SHORT), timeout=120)
         if env is brittle:
-            for _ in range(12):
-                notes.append(ray_cluster.get(actor.advance.remote(), timeout=60).note)
+            notes = [ray_cluster.get(actor.advance.remote(), timeout=60).note for _ in range(12)]
         else:
-            with pytest.raises(
-                FlywheelError, match=r"training episodes of task brittle broke off.*OSError\('disk full'"
-            ):
+            with pytest.raises(FlywheelError, match=r"episodes of task brittle broke off.*OSError\('disk full'"):
                 ray_cluster.get(actor.advance.remote(), timeout=60)
         ray_cluster.get(actor.stop.remote(), timeout=60)
         ray_cluster.kill(actor)
