@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -132,7 +133,8 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     if failure is not None:
         raise failure
     if stopped:
-        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
+        task = "" if flywheel.config.task == Config().task else f" --task {shlex.quote(flywheel.config.task)}"
+        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}{task}")
         return 130
     return 0 if _is_good(turns) else 1
 

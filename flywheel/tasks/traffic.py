@@ -10,6 +10,7 @@ SIGTERM, SIGINT or the end of a piped standard input stop it: no episode begins 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -154,6 +155,7 @@ class Traffic:
         index, self._num_begun = self._num_begun, self._num_begun + 1
         changed = 0 <= self._habits.change_after <= index
         (seed,) = np.random.SeedSequence([self._habits.seed, index]).generate_state(1)
+        env = None
         try:
             env = self._free.pop() if self._free else self._task.make_env()
             if self._task.set_parameters is not None:
@@ -161,13 +163,16 @@ class Traffic:
             observation, _ = env.reset(seed=int(seed))
             sound(env.observation_space, observation)
         except Exception as error:  # an environment is anybody's code
-            self._raised(error, index=index, num_steps=0)
+            self._raised(error, env, index=index, num_steps=0)
             return []
         (id_,) = self._batch.begin()
         return [_Play(env=env, id=id_, index=index, changed=changed, started_at=time.time(), observation=observation)]
 
-    def _raised(self, error: Exception, *, index: int, num_steps: int) -> None:
-        """Write of an episode that broke off; raise FlywheelError when the last ones all did."""
+    def _raised(self, error: Exception, env: gymnasium.Env[Any, Any] | None, *, index: int, num_steps: int) -> None:
+        """Give up an environment and write of its episode; raise FlywheelError when the last ones all broke off."""
+        with contextlib.suppress(Exception):
+            if env is not None:
+                env.close()  # type: ignore[no-untyped-call]
         self._write("raised", index=index, num_steps=num_steps, error=said(error))
         self._broken.append(True)
         if all(self._broken):
@@ -193,7 +198,7 @@ class Traffic:
                 sound(p.env.observation_space, p.observation, reward)
             except Exception as error:
                 self._batch.abandon([p.id])
-                self._raised(error, index=p.index, num_steps=p.num_steps)
+                self._raised(error, p.env, index=p.index, num_steps=p.num_steps)
                 continue
             p.truncated = p.truncated or p.num_steps >= self._task.max_steps
             p.reward = float(reward)
