@@ -75,7 +75,6 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         while tape.num_real < num_timesteps:
             self._step(tape)
         self._seen = tape.observations[-1]
-        self.env = self._practice.envs  # a vector form that raised was made anew
         self._increase_sampled_metrics(tape.num_real, tape.num_ended)
         return tape.episodes(self.env.single_observation_space, self.env.single_action_space)
 
