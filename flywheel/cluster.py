@@ -35,6 +35,7 @@ from flywheel.observe.on_ray import ObserverActor
 from flywheel.store.on_ray import StoreActor
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.tasks.production import Production
+from flywheel.testing import try_task
 from flywheel.train.on_ray import CLAIM, TrainerActor
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -94,6 +95,8 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
     """
     SafetyGate(task, config.gate)
     spec_of(task)
+    for warning in try_task(task):
+        say("start", warning)
     name = wheel_name(config, run_dir)
     if not config.address:
         _check_cpus(config, config.num_cpus or os.cpu_count() or 1)

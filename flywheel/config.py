@@ -176,6 +176,13 @@ class Config:
 
     task: str = "cartpole"
     """a built-in task, or module:attribute of your own"""
+    env: str = ""
+    """a Gymnasium id to make a task of (or module:Id-v0), instead of a task; what failing is gets measured"""
+    env_failed_below: float | None = None
+    """return below which an episode of --env counts as failed; None measures a random policy and takes the middle
+    between its mean and the id's reward threshold"""
+    env_max_failure_rate: float | None = None
+    """share of --env's episodes that may fail; None takes a task's default, 0.05"""
     turns: int = 4
     """turns of the wheel before the run ends by itself"""
     run_dir: str = ""
@@ -222,6 +229,8 @@ MAY_BE_ZERO = frozenset(
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
+ANY_NUMBER = frozenset({"env_failed_below"})
+"""Numbers that may be negative."""
 
 
 def check(config: Config) -> None:
@@ -236,6 +245,8 @@ def check(config: Config) -> None:
     ]
     wrong = [sentence for fine, sentence in rules if not fine]
     for path, value in _numbers(config):
+        if path in ANY_NUMBER:
+            continue
         if path in MAY_BE_ZERO and not value >= 0:
             wrong.append(f"{path} must not be negative")
         elif path not in MAY_BE_ZERO and not value > 0:

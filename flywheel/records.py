@@ -328,6 +328,8 @@ class Progress:
     seconds: float
     network: bytes
     """ONNX, with the present weights."""
+    note: str = ""
+    """What worlds of this iteration did that they may not, and was put right: "" if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,3 +355,5 @@ class Probe:
     mean_return: float
     edge_failed: tuple[str, ...]
     """Names of edge cases in which an episode failed."""
+    note: str = ""
+    """Why it broke off, where a simulator or the policy did: then every episode counts as failed."""

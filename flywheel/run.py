@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -43,10 +44,13 @@ class Flywheel:
 
         Raises UsageError for an unknown task or a configuration that can't work.
         """
-        from flywheel.tasks import load, reference
+        from flywheel.tasks import gym_env, load, reference
 
         config = config or Config()
         check(config)
+        self.about_failing = ""
+        if config.env and not task:
+            task, self.about_failing = gym_env.chosen(config)
         self.task = task if isinstance(task, Task) else load(task or config.task)
         if isinstance(task, Task):
             # clients are processes of their own and import the task by its name
@@ -103,6 +107,8 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     """Run to the end, write the report, and return the exit code: 0, or 1 when production did not recover."""
     flywheel = Flywheel(config=config, say=say)
     say("start", f"task {flywheel.task.name}, run directory {_short(flywheel.run_dir)}, seed {flywheel.config.seed}")
+    if flywheel.about_failing:
+        say("start", flywheel.about_failing)
     if missing := told.losses(flywheel.task):
         say("start", f"the task goes without {missing}")
     stopped, failure = False, None
@@ -129,7 +135,8 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     if stopped and config.forever:
         return 0  # a stop is how it is meant to end
     if stopped:
-        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
+        task = "" if flywheel.config.task == Config().task else f" --task {shlex.quote(flywheel.config.task)}"
+        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}{task}")
         return 130
     return 0 if _is_good(turns) else 1
 

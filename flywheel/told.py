@@ -16,7 +16,8 @@ def progress(progress: Progress, probe: Probe) -> str:
     edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
     rate = f"{probe.num_failed} of {probe.num_episodes} failed"
     mean = "-" if math.isnan(progress.mean_return) else f"{progress.mean_return:.0f}"
-    return f"{progress.num_steps:,} steps, return {mean}; probe: {rate}{edges}"
+    notes = "".join(f"; {note}" for note in (probe.note, progress.note) if note)
+    return f"{progress.num_steps:,} steps, return {mean}; probe: {rate}{edges}{notes}"
 
 
 def verdict(verdict: Verdict) -> str:

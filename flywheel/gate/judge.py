@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import GateConfig, digest
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
 from flywheel.gate.trials import (
     edge_situations,
@@ -68,7 +68,7 @@ class SafetyGate:
         try:
             found, trials = self._ask(_ready(policy), None if baseline is None else _ready(baseline), values, seed, now)
         except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
-            note = f"broke with {type(error).__name__}: {error}"
+            note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
             nan = math.nan
             found = (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),)
             trials = ()
@@ -90,13 +90,23 @@ class SafetyGate:
     def probe(self, policy: Policy, *, seed: int, parameters: Parameters | None = None, episodes: int = 200) -> Probe:
         """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.
 
-        Its worlds are never those of `judge`, so training can't end on the gate's own seeds.
+        Its worlds are never those of `judge`, so training can't end on the gate's own seeds. A simulator or policy
+        that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
         """
         task, config = self._task, self._config
         values = {**task.nominal, **(parameters or {})}
         situations = nominal_situations(seed, "probe", 0, episodes, values)
         situations += edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
-        played = play_situations(task, policy, situations, lockstep=config.lockstep, now=0.0)
+        try:
+            played = play_situations(task, policy, situations, lockstep=config.lockstep, now=0.0)
+        except Exception as error:
+            return Probe(
+                num_failed=episodes,
+                num_episodes=episodes,
+                mean_return=math.nan,
+                edge_failed=tuple(case.name for case in task.edge_cases),
+                note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
+            )
         nominal, edges = played[:episodes], played[episodes:]
         return Probe(
             num_failed=sum(episode.failed for episode in nominal),

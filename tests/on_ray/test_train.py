@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 from flywheel.config import TrainConfig
+from flywheel.errors import FlywheelError
 from flywheel.policy import Files, Policy, load, read_weights, write_files
 from flywheel.records import Plan
-from flywheel.task import spec_of
+from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.on_ray import TrainerActor
+
+
+class Brittle(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole that raises at the fifth step of each thirtieth episode of a process."""
+
+    every, begun = 30, 0
+
+    def reset(self, **options: Any) -> Any:
+        self.t = 0
+        Brittle.begun += 1
+        self.bad = Brittle.begun % self.every == 0
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        if self.t == 5 and self.bad:
+            raise OSError("disk full")
+        return self.env.step(action)
+
+
+class Broken(Brittle):
+    """It raises in every episode."""
+
+    every = 1
+
+
+def brittle() -> gymnasium.Env[Any, Any]:
+    return Brittle(gymnasium.make("CartPole-v1"))
+
+
+def broken() -> gymnasium.Env[Any, Any]:
+    return Broken(gymnasium.make("CartPole-v1"))
+
 
 CONFIG = TrainConfig(num_runners=2, worlds_per_runner=8, steps_per_world=16, num_epochs=2, minibatch_size=64)
 SHORT = Plan(strategy="continue_training", reasons=())
@@ -116,3 +152,24 @@ def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(tr
     ray.get(actor.advance.remote(), timeout=120)
     for _, recipe, low, high in ray.get(actor.runners.remote(), timeout=60):
         assert recipe == found[1][1] and 1.9 <= low <= high <= 2.1
+
+
+def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence(
+    ray_cluster: Any, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, num_runners=1, worlds_per_runner=16)
+    make = ray_cluster.remote(num_cpus=0.5)(TrainerActor).remote
+    notes = []
+    for env in (brittle, broken):
+        task = Task(name="brittle", env=env, failed=cartpole.failed)
+        actor = make(task, spec_of(task), config, 1)
+        ray_cluster.get(actor.begin.remote(SHORT, None), timeout=120)
+        if env is brittle:
+            notes = [ray_cluster.get(actor.advance.remote(), timeout=60).note for _ in range(12)]
+        else:
+            with pytest.raises(FlywheelError, match=r"episodes of task brittle broke off.*OSError\('disk full'"):
+                ray_cluster.get(actor.advance.remote(), timeout=60)
+        ray_cluster.get(actor.stop.remote(), timeout=60)
+        ray_cluster.kill(actor)
+    assert any("broke off, in one the environment raised OSError('disk full')" in note for note in notes)
+    assert "" in notes

@@ -15,6 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
 from flywheel.records import Spec
 from flywheel.spaces import seen_spaces
@@ -29,6 +30,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
         """Make the worlds; they wait for `tell`."""
         self._recipe: Recipe | None = None
+        self._trouble = ""
         super().__init__(config=config, **kwargs)
 
     def __repr__(self) -> str:
@@ -49,8 +51,12 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self.num_envs = self._practice.num_worlds
         self._needs_initial_reset = True
 
+    def told(self) -> tuple[int, str, str]:
+        """Return how many training episodes broke off so far, what the last one did, and what ended the sampling."""
+        return self._practice.tally.num_broken, self._practice.tally.last, self._trouble
+
     def _sample(self, *, num_timesteps: int | None = None, **_: Any) -> list[SingleAgentEpisode]:
-        """Return chunks of episodes with at least `num_timesteps` real steps in all.
+        """Return chunks of episodes with at least `num_timesteps` real steps in all; none, once there is trouble.
 
         A runner that came back from the dead has no recipe: it raises, so that RLlib takes it out of service,
         gives it the present weights and lets the trainer tell it the recipe again.
@@ -59,8 +65,16 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             raise RuntimeError("This env runner was restarted and has not been told its recipe yet.")
         if num_timesteps is None:
             raise ValueError("This env runner samples a number of steps, not of episodes: give num_timesteps.")
+        try:
+            return self._chunks(self._recipe, num_timesteps)
+        except Exception as error:  # RLlib would start this process again, for ever, and tell nobody why
+            self._trouble = str(error) if isinstance(error, FlywheelError) else f"Sampling failed with {error!r}."
+            self._increase_sampled_metrics(num_timesteps, 0)  # or RLlib would ask on; the trainer raises what is told
+            return []
+
+    def _chunks(self, recipe: Recipe, num_timesteps: int) -> list[SingleAgentEpisode]:
         if self._needs_initial_reset:
-            self._seen = _floats(self._practice.begin(self._recipe))
+            self._seen = _floats(self._practice.begin(recipe))
             self._running = np.zeros((2, self.num_envs))
             self._needs_initial_reset = False
         tape = _Tape(self._seen)
@@ -81,6 +95,10 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         actions = raw.numpy()
         raw_actions = actions.reshape(self.num_envs, *self._spec.action_shape)
         observations, rewards, terminated, truncated = self._practice.step(to_env(self._spec, raw_actions))
+        if (lost := self._practice.lost).any():
+            void = void | lost
+            tape.cut(lost)
+            self._running[:, lost] = 0.0
         tape.add(actions, outputs.numpy(), logps, void, (_floats(observations), rewards, terminated, truncated))
         self._running += np.stack([np.where(void, 0.0, rewards), ~void])
         for i in np.flatnonzero(terminated | truncated):
@@ -118,6 +136,12 @@ class _Tape:
         self.columns.append((actions, outputs, logps, rewards, void, terminated, truncated))
         self.num_real += int((~void).sum())
         self.num_ended += int((terminated | truncated).sum())
+
+    def cut(self, lost: Any) -> None:
+        """Truncate the episodes of lost worlds where they are, before the step that never was."""
+        if self.columns:
+            *_, void, terminated, truncated = self.columns[-1]
+            truncated |= lost & ~void & ~terminated
 
     def episodes(self, observation_space: Any, action_space: Any) -> list[SingleAgentEpisode]:
         """Return every run of real steps as an episode (or a chunk of one) of T + 1 observations."""

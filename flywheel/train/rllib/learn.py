@@ -43,6 +43,10 @@ def _tell(runner: WorldsRunner, recipe: Recipe) -> None:
     runner.tell(recipe)
 
 
+def _told(runner: WorldsRunner) -> tuple[int, str, str]:
+    return runner.told()
+
+
 def _tell_again(*, algorithm: RecipePPO, env_runner_indices: Sequence[int], **_: Any) -> None:
     """RLlib's callback for runners that came back and have the present weights already."""
     if algorithm.recipe is not None:
@@ -109,7 +113,7 @@ class Training:
             os.rmdir(self._algorithm.logdir)
         self._exporter = Exporter(self._module, spec)
         self._holds: str | None = None
-        self._num_iterations = self._num_steps = self._begun_at_step = 0
+        self._num_iterations = self._num_steps = self._begun_at_step = self._num_broken = 0
 
     @property
     def _learner(self) -> Any:
@@ -147,11 +151,13 @@ class Training:
     def advance(self) -> Progress:
         """Sample, learn, and return how it went with the network as it is now.
 
-        Raises FlywheelError when no runner has given a step in several iterations.
+        Raises FlywheelError when too many training episodes broke off, and when no runner has given a step in several
+        iterations.
         """
         began = time.perf_counter()
         for _ in range(_PATIENCE):
             result = self._algorithm.train()
+            note = self._note()
             sampled = result["env_runners"]
             if num_steps := int(sampled.get("num_env_steps_sampled", 0)):
                 break
@@ -170,7 +176,18 @@ class Training:
             mean_return=float(sampled.get("episode_return_mean", np.nan)),
             seconds=time.perf_counter() - began,
             network=self.network(),
+            note=note,
         )
+
+    def _note(self) -> str:
+        """Return what went wrong in the runners' worlds since they were asked last; raise what ended the sampling."""
+        told = self._algorithm.env_runner_group.foreach_env_runner(_told, local_env_runner=False)
+        if trouble := next((trouble for *_, trouble in told if trouble), ""):
+            raise FlywheelError(trouble)
+        num = sum(num for num, *_ in told)
+        new, self._num_broken = num - self._num_broken, num
+        last = next((last for _, last, _ in told if last), "")
+        return f"{new} training episodes broke off, in one the environment {last}" if new > 0 else ""
 
     def weights(self) -> dict[str, Array]:
         """Return all weights, the critic's too, by RLlib's own keys."""
