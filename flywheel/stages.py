@@ -95,12 +95,14 @@ class OnRay:
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
             episodes = self._recent(champion)
-            if enough(episodes, signals, self._config.analyze) or time.monotonic() > deadline:
+            if enough(self._task, episodes, signals, self._config.analyze) or time.monotonic() > deadline:
                 break
             more = self._ask(serving.store.count, champion, "production") + 1
             self._ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
         fit = self._rooms.work(diagnose)
-        found: Diagnosis = self._ask(fit, self._task, episodes, signals, self._config.analyze)
+        artifact: Artifact = self._ask(self._rooms.registry.artifact, champion)
+        served = artifact, (Path(artifact.uri) / NETWORK).read_bytes()
+        found: Diagnosis = self._ask(fit, self._task, episodes, signals, self._config.analyze, served, self._seed())
         return found
 
     # Train
