@@ -207,7 +207,7 @@ def _rounds(player: _Player, statistics: Statistics, shown: Floats, wide: Known)
 
 
 def _surface(done: Sequence[Known], shown: Floats, free: Mask, num: int) -> tuple[Surface, Floats]:
-    """Return the surface over the newest draws, projected as those before say, and production's mean to ask it about."""
+    """Return the surface over the newest draws, projected as those before say, and the mean to ask it about."""
     scale = Scale(done[-1][1])
     points, known = (np.concatenate(some) for some in zip(*done[-3:-1], strict=True))
     to = projection(points, scale(known))

@@ -135,4 +135,5 @@ def _positive(scale: Floats) -> Floats:
 def width(numbers: Floats) -> Floats:
     """Return the deviation of each column by its quartiles, or all of it where most rows are equal."""
     low, high = np.quantile(numbers, (0.16, 0.84), axis=0)
-    return np.where(high - low > 1e-9 * numbers.std(axis=0), (high - low) / 2, numbers.std(axis=0))
+    spread = numbers.std(axis=0)
+    return np.asarray(np.where(high - low > 1e-9 * spread, (high - low) / 2, spread), dtype=np.float64)

@@ -5,6 +5,7 @@ Parameters are coordinates in [0, 1], the ends of their ranges; P of them, N sim
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,9 @@ class Belief:
     @classmethod
     def flat(cls, nominal: Floats) -> Belief:
         """Return what is believed before data are seen."""
-        return cls(mean=nominal, covariance=PRIOR**2 * np.eye(len(nominal)), low=0 * nominal, high=0 * nominal + 1, cost=0.0)
+        return cls(
+            mean=nominal, covariance=PRIOR**2 * np.eye(len(nominal)), low=0 * nominal, high=0 * nominal + 1, cost=0.0
+        )
 
     @property
     def deviation(self) -> Floats:
@@ -117,12 +120,14 @@ class Surface:
 def believe(
     surface: Surface, mean: Floats, *, nominal: Floats, free: Mask, start: Floats, rng: np.random.Generator
 ) -> Belief:
-    """Return the posterior of the `free` coordinates, the others being nominal, from a mean of statistics float64[F]."""
+    """Return the posterior of the `free` coordinates, the others at nominal, from a mean of statistics float64[F]."""
     best = nominal.copy()
     size = int(free.sum())
     if not size:
         far = surface.distances(nominal[None], mean)[0]
-        return Belief(mean=best, covariance=np.zeros((len(best),) * 2), low=best, high=best, cost=float((far**2).sum() / 2))
+        return Belief(
+            mean=best, covariance=np.zeros((len(best),) * 2), low=best, high=best, cost=float((far**2).sum() / 2)
+        )
 
     def whole(some: Floats) -> Floats:
         points = np.tile(nominal, (len(some), 1))
@@ -152,10 +157,13 @@ def believe(
 def _log_density(surface: Surface, points: Floats, some: Floats, mean: Floats, nominal: Floats) -> Floats:
     far, log_spread = surface.distances(points, mean)
     prior = ((some - nominal) / PRIOR) ** 2
-    return -0.5 * (far**2).sum(axis=1) - far.shape[1] * log_spread - 0.5 * prior.sum(axis=1)
+    logs: Floats = -0.5 * (far**2).sum(axis=1) - far.shape[1] * log_spread - 0.5 * prior.sum(axis=1)
+    return logs
 
 
-def _sampled(best: Floats, covariance: Floats, rng: np.random.Generator, log_density: object) -> tuple[Floats, Floats]:
+def _sampled(
+    best: Floats, covariance: Floats, rng: np.random.Generator, log_density: Callable[[Floats], Floats]
+) -> tuple[Floats, Floats]:
     """Return importance samples float64[S, P] within the ranges and their weights, which sum to 1."""
     size = len(best)
     root = np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
@@ -166,7 +174,7 @@ def _sampled(best: Floats, covariance: Floats, rng: np.random.Generator, log_den
     drawn = np.concatenate([drawn[inside], best[None]])
     distance = (((drawn - best) @ np.linalg.inv(root).T) ** 2).sum(axis=1)
     proposed = -0.5 * (HEAVY + size) * np.log1p(distance / HEAVY)
-    logs = log_density(drawn) - proposed  # type: ignore[operator]
+    logs = log_density(drawn) - proposed
     weights = np.exp(logs - logs.max())
     return drawn, weights / weights.sum()
 

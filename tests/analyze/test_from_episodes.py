@@ -96,4 +96,7 @@ def test_only_whole_episodes_of_the_policy_in_service_are_read(policy: Policy) -
 def test_a_task_without_parameters_says_so(policy: Policy) -> None:
     none = dataclasses.replace(TASK, parameters=())
     assert "names no parameters" in obstacle(none, policy, [])
-    assert "names no parameters" in diagnose(none, [], [], CONFIG).obstacle or not diagnose(none, [], [], CONFIG).calibration
+    assert (
+        "names no parameters" in diagnose(none, [], [], CONFIG).obstacle
+        or not diagnose(none, [], [], CONFIG).calibration
+    )
