@@ -140,7 +140,7 @@ def covered(tries: Sequence[Try], name: str) -> list[bool]:
 def row(
     id: str, case: str, values: Sequence[float], goal: str, good: Sequence[bool], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """Return one row: the share of tries that are good with its 95 % interval; passed if all of that reaches the goal."""
+    """Return one row: the share of good tries with its 95 % interval; passed if all of that reaches the goal."""
     num, hits = len(good), sum(good)
     low = float(beta.ppf(0.025, hits, num - hits + 1)) if hits else 0.0
     high = float(beta.ppf(0.975, hits + 1, num - hits)) if hits < num else 1.0
