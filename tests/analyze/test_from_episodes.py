@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flywheel.analyze.diagnose import diagnose
 from flywheel.analyze.from_episodes import calibrate, needed, obstacle
 from flywheel.config import AnalyzeConfig
 from flywheel.policy import Policy
@@ -96,7 +95,3 @@ def test_only_whole_episodes_of_the_policy_in_service_are_read(policy: Policy) -
 def test_a_task_without_parameters_says_so(policy: Policy) -> None:
     none = dataclasses.replace(TASK, parameters=())
     assert "names no parameters" in obstacle(none, policy, [])
-    assert (
-        "names no parameters" in diagnose(none, [], [], CONFIG).obstacle
-        or not diagnose(none, [], [], CONFIG).calibration
-    )
