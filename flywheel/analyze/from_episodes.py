@@ -198,12 +198,12 @@ def _rounds(player: _Player, statistics: Statistics, shown: Floats, wide: Known)
         start = belief
         done.append(simulated(player.around(belief, free, num)))
     surface, mean = _surface(done, shown, free, len(shown))
-    belief, free, blurred = _clear(surface, mean, player, belief)
+    belief, free = _clear(surface, mean, player, belief)
     if free.any():
         done.append(simulated(player.around(belief, free, 2 * num)))
         surface, mean = _surface(done, shown, free, len(shown))
         belief = believe(surface, mean, nominal=player.nominal, free=free, start=belief.mean, rng=player.rng)
-    return belief, blurred
+    return belief, ~free | (belief.deviation > IDENTIFIED / np.sqrt(12))
 
 
 def _surface(done: Sequence[Known], shown: Floats, free: Mask, num: int) -> tuple[Surface, Floats]:
@@ -214,8 +214,8 @@ def _surface(done: Sequence[Known], shown: Floats, free: Mask, num: int) -> tupl
     return Surface(done[-1][0], scale(done[-1][1]), to, free, num), scale(shown).mean(axis=0)
 
 
-def _clear(surface: Surface, mean: Floats, player: _Player, belief: Belief) -> tuple[Belief, Mask, Mask]:
-    """Return what is believed, which parameters are free, and which ones these data can't tell apart.
+def _clear(surface: Surface, mean: Floats, player: _Player, belief: Belief) -> tuple[Belief, Mask]:
+    """Return what is believed, and which parameters are free.
 
     One after another is held at its nominal value, first the one whose nominal value costs least, until the data say
     enough of all the rest.
@@ -227,12 +227,12 @@ def _clear(surface: Surface, mean: Floats, player: _Player, belief: Belief) -> t
     limit = IDENTIFIED / np.sqrt(12)
     free = np.ones(len(player.names), dtype=np.bool_)
     belief = tried(free)
-    blurred = unclear = belief.deviation > limit
+    unclear = belief.deviation > limit
     while unclear.any():
         fewer = [free & (np.arange(len(free)) != i) for i in np.flatnonzero(unclear)]
         belief, free = min(((tried(some), some) for some in fewer), key=lambda pair: pair[0].cost)
         unclear = belief.deviation > limit
-    return belief, free, blurred
+    return belief, free
 
 
 def _explained(
