@@ -140,6 +140,12 @@ class AnalyzeConfig:
     """seconds to wait for those transitions before the fit makes do with what there is"""
     explained: float = 0.9
     """share of the residual a fit must remove before its parameters are believed"""
+    explained_episodes: float = 0.7
+    """the same of a fit to whole episodes: share of the distance between production's and the simulator's statistics"""
+    simulations: int = 1000
+    """episodes that a fit to whole episodes may simulate: six rounds of some 120, and two checks"""
+    simulated_steps: int = 150_000
+    """steps that those episodes may have in all (by the mean length seen): 6 s of a world that takes 40 µs a step"""
     widen: float = 0.05
     """relative half-width of the training range around a calibrated value"""
 

@@ -118,12 +118,13 @@ class OnRay:
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
             episodes = self._recent(champion)
-            if enough(episodes, signals, self._config.analyze) or time.monotonic() > deadline:
+            if enough(self._task, episodes, signals, self._config.analyze) or time.monotonic() > deadline:
                 break
             more = ask(serving.store.count, champion, "production") + 1
             ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
         fit = self._rooms.work(diagnose)
-        found: Diagnosis = ask(fit, self._task, episodes, signals, self._config.analyze)
+        served = ask(self._rooms.registry.bundle, champion)
+        found: Diagnosis = ask(fit, self._task, episodes, signals, self._config.analyze, served, self._seed())
         return found
 
     # Train

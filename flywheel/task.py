@@ -57,7 +57,7 @@ class Task:
     """What to control, what failing is, and what the simulator can do.
 
     Only `name`, `env` and `failed` are needed. What is left out is lost by name: without `parameters`
-    there is no calibration, without `set_state` no start states and no calibration from transitions,
+    there is no calibration, without `set_state` no start states and calibration from whole episodes only,
     without `vector` the worlds are stepped one by one.
     """
 

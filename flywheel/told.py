@@ -43,9 +43,10 @@ def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str)
 
 def losses(task: Task) -> str:
     """Return what this task can't do, "" if nothing is missing."""
+    states = bool(task.set_state and task.observed_state) or not task.parameters
     missing = {
         "parameters (the simulator can't be calibrated)": task.parameters,
-        "set_state and observed_state (no calibration from transitions)": task.set_state and task.observed_state,
+        "set_state or observed_state (calibrated from whole episodes, which takes more of them)": states,
         "edge_cases (none are tried)": task.edge_cases,
         "vector (worlds are stepped one by one, which is slower)": task.vector,
         "return_range (no monitor of the return)": task.return_range,
