@@ -22,6 +22,7 @@ from flywheel.records import SCHEMA_VERSION, Turn
 
 CONFIG = "config.json"
 JOURNAL = "journal.jsonl"
+CLUSTER = "cluster.json"
 LOCK = "lock"
 TRAFFIC = "traffic"
 POLICIES = "policies"
@@ -89,6 +90,25 @@ def read_config(run_dir: Path) -> dict[str, Any]:
         raise UsageError(f"{run_dir} is no run directory: there is no {CONFIG} in it.")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def write_address(run_dir: Path, address: str, namespace: str) -> None:
+    """Say where the living owner of this run directory is: Ray's GCS address, and the namespace of its actors."""
+    _write_whole(run_dir / CLUSTER, json.dumps({"address": address, "namespace": namespace}))
+
+
+def forget_address(run_dir: Path) -> None:
+    """Say that nobody is up any more."""
+    (run_dir / CLUSTER).unlink(missing_ok=True)
+
+
+def read_address(run_dir: Path) -> tuple[str, str] | None:
+    """Return (GCS address, namespace) of whoever is up in this run directory, or was when it was killed; None if none."""
+    try:
+        found = json.loads((run_dir / CLUSTER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found["address"], found["namespace"]
 
 
 def append_turn(run_dir: Path, turn: Turn) -> None:

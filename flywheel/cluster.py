@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
-from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor
+from flywheel.deploy.on_ray import NAMESPACE, OBSERVER, REGISTRY, RegistryActor
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
@@ -34,6 +36,8 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's shared memory: messages here are small, and a laptop's /dev/shm may be, too."""
 STORE = "store"
 """Name of the store's actor."""
+GATE = "gate"
+"""Name of the gate's actor."""
 
 
 def preflight(task: Task, config: Config) -> None:
@@ -51,24 +55,26 @@ def preflight(task: Task, config: Config) -> None:
 
 
 @contextmanager
-def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms]:
+def start(task: Task, config: Config, run_dir: Path, say: Say, *, training: bool = True) -> Iterator[Rooms]:
     """Start a local Ray with every room on it, yield them, and end all of it.
 
+    Without `training` there are the rooms that serve and watch only: no trainer, no gate, no simulated production.
     Raises UsageError before anything is started or written when ports, CPUs or the run directory don't fit.
     """
-    preflight(task, config)
+    if training:
+        preflight(task, config)
     port = claim_port(config.deploy)
     with archive.opened(run_dir, config, task.name, task_digest(task)):
         os.environ.update(serve_environment(config.deploy))
-        yield from _started(task, config, run_dir, port, say)
+        yield from _started(task, config, run_dir, port, say, training)
 
 
-def _started(task: Task, config: Config, run_dir: Path, port: int, say: Say) -> Iterator[Rooms]:
-    say("start", "Ray, the trainer and the gate")
+def _started(task: Task, config: Config, run_dir: Path, port: int, say: Say, training: bool) -> Iterator[Rooms]:
+    say("start", "Ray, the trainer and the gate" if training else "Ray, the registry, the store and the observer")
     on_term = signal.getsignal(signal.SIGTERM)
     context = ray.init(
         address="local",
-        namespace="flywheel",
+        namespace=NAMESPACE,
         num_cpus=config.num_cpus or os.cpu_count(),
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=True,
@@ -78,12 +84,56 @@ def _started(task: Task, config: Config, run_dir: Path, port: int, say: Say) -> 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)  # Ray put its own in its place, which aborts
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
-    rooms = Rooms(task, config, run_dir, port, say)
+    rooms = Rooms(task, config, run_dir, port, say, training=training)
+    archive.write_address(run_dir, context.address_info["gcs_address"], NAMESPACE)
     try:
         yield rooms
     finally:
+        archive.forget_address(run_dir)
         rooms.stop()
         ray.shutdown()
+
+
+class Attached:
+    """The actors of a wheel, or of `flywheel serve`, that is up in another process."""
+
+    def __init__(self, namespace: str) -> None:
+        """Find them by their names; `gate` is None where nobody trains."""
+        self.registry = ray.get_actor(REGISTRY, namespace=namespace)
+        self.observer = ray.get_actor(OBSERVER, namespace=namespace)
+        self.gate = None
+        with contextlib.suppress(ValueError):
+            self.gate = ray.get_actor(GATE, namespace=namespace)
+
+    def ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
+        """As Rooms.ask."""
+        return ask(method, *arguments, **named)
+
+    def close(self) -> None:
+        """Leave; the others go on."""
+        ray.shutdown()
+
+
+def attach(run_dir: Path) -> Attached | None:
+    """Return the actors of whoever is up in a run directory, None when the one who was is dead.
+
+    Raises UsageError while they are starting: there is nobody to talk to yet.
+    """
+    found = archive.read_address(run_dir)
+    if found is None:
+        return None
+    address, namespace = found
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except OSError:  # it was killed before it could take its address back
+        return None
+    ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR")
+    try:
+        return Attached(namespace)
+    except ValueError as error:
+        ray.shutdown()
+        raise UsageError(f"The owner of {run_dir} is starting or ending: try again in some seconds.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +148,18 @@ class Serving:
 class Rooms:
     """Handles of every room's actor, and how one asks them."""
 
-    def __init__(self, task: Task, config: Config, run_dir: Path, port: int, say: Say) -> None:
+    def __init__(
+        self, task: Task, config: Config, run_dir: Path, port: int, say: Say, *, training: bool = True
+    ) -> None:
         """Start the trainer, the gate and the registry; `begin_serving` starts the rest beside the training."""
         self._task, self._config, self._run_dir, self._port, self._say = task, config, run_dir, port, say
         self._future: Future[Serving] | None = None
         self._stopping = threading.Event()
-        self.trainer = _actor(TrainerActor, "trainer", num_cpus=0.5).remote(
-            task, spec_of(task), config.train, config.seed, str(run_dir / archive.POLICIES)
-        )
-        self.gate = _actor(GateActor, "gate").remote(task, config.gate, str(run_dir))
+        if training:
+            self.trainer = _actor(TrainerActor, "trainer", num_cpus=0.5).remote(
+                task, spec_of(task), config.train, config.seed, str(run_dir / archive.POLICIES)
+            )
+            self.gate = _actor(GateActor, GATE).remote(task, config.gate, str(run_dir))
         self.registry = _actor(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task))
         drift = ",".join(f"{name}={value:g}" for name, value in task.drift.items()) if config.drift else ""
         self.production = Production(
@@ -157,21 +210,26 @@ class Rooms:
         self.production.stop()
 
     def ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
-        """Return a room's answer; what goes wrong there is a FlywheelError that says where to read on."""
-        logs = "its log is under /tmp/ray/session_latest/logs"
-        try:
-            return ray.get(method.remote(*arguments, **named))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, FlywheelError):  # the room's own sentence is what a person needs
-                raise error.cause from None
-            raise FlywheelError(f"A process of the run failed with {error.cause!r}; {logs}.") from error
-        except ray.exceptions.RayActorError as error:
-            last = str(error).strip().splitlines()[-1]
-            raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
+        """As `cluster.ask`."""
+        return ask(method, *arguments, **named)
 
     def work(self, function: Callable[..., Any]) -> Any:
         """Return a pure function as a task of the cluster, for `ask`."""
         return ray.remote(function).options(num_cpus=0, name=function.__name__)
+
+
+def ask(method: Any, *arguments: Any, **named: Any) -> Any:
+    """Return a room's answer; what goes wrong there is a FlywheelError that says where to read on."""
+    logs = "its log is under /tmp/ray/session_latest/logs"
+    try:
+        return ray.get(method.remote(*arguments, **named))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FlywheelError):  # the room's own sentence is what a person needs
+            raise error.cause from None
+        raise FlywheelError(f"A process of the run failed with {error.cause!r}; {logs}.") from error
+    except ray.exceptions.RayActorError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
 
 
 def _actor(body: type, name: str, *, num_cpus: float = 0.0, max_task_retries: int = 0) -> Any:

@@ -15,13 +15,13 @@ import numpy as np
 from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
-from flywheel.analyze.strategy import decide
+from flywheel.analyze.strategy import decide, startable
 from flywheel.cluster import Rooms, Serving, start
 from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import FlywheelError
 from flywheel.policy import NETWORK
-from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Turn, Verdict
+from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.task import Task, spec_of
 from flywheel.train.ending import deserves_verdict, is_over
 
@@ -80,6 +80,8 @@ class OnRay:
                 served=self._served(champion),
                 obstacle=diagnosis.obstacle,
             )
+            start = plan.warm_start and self._ask(self._rooms.registry.artifact, plan.warm_start)
+            plan = startable(plan, start or None)
         self._say("analyze", f"turn {self.numbers()[0]} is {plan.strategy}: {'; '.join(plan.reasons)}")
         return plan
 
@@ -114,7 +116,7 @@ class OnRay:
             if champion is None or plan.signals:
                 return None
             artifact: Artifact = self._ask(self._rooms.registry.artifact, champion)
-            return self._look(plan, (Path(artifact.uri) / NETWORK).read_bytes())
+            return self._look(plan, (Path(artifact.uri) / NETWORK).read_bytes(), artifact.spec)
 
     def advance(self) -> Progress:
         """Train one iteration; after the very first one Serve starts beside the training."""
@@ -126,13 +128,13 @@ class OnRay:
     def probe(self, plan: Plan, progress: Progress) -> Probe:
         """Try the weights of an iteration on the gate's probe, in the worlds that the verdict will be about."""
         with self._timed("train"):
-            probe = self._look(plan, progress.network)
+            probe = self._look(plan, progress.network, self._spec)
         self._say("train", told.progress(progress, probe), passing=True)
         return probe
 
-    def _look(self, plan: Plan, network: bytes) -> Probe:
+    def _look(self, plan: Plan, network: bytes, spec: Spec) -> Probe:
         episodes = self._config.train.probe_episodes
-        probe: Probe = self._ask(self._rooms.gate.probe, network, self._spec, self._probe_seed, _middle(plan), episodes)
+        probe: Probe = self._ask(self._rooms.gate.probe, network, spec, self._probe_seed, _middle(plan), episodes)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -142,7 +144,7 @@ class OnRay:
         if rival is None:
             self._probe_seed = self._seed()
             if over:
-                probe = self._look(plan, progress.network)
+                probe = self._look(plan, progress.network, self._spec)
                 over = is_over(plan, progress, probe, rival, best, self._config.train)
         if over:
             self._say("train", told.progress(progress, probe))
