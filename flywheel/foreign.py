@@ -49,7 +49,7 @@ def change(spec: Spec, changes: Mapping[str, Any]) -> Spec:
             raise unknown("field of a Spec:", name, _OPEN)
         if name not in _OPEN:
             raise UsageError(
-                f"A policy can't have another {name} than its task, whose environment decides it: {getattr(spec, name)}. "
+                f"A policy has the {name} that its task's environment decides ({getattr(spec, name)}) and no other. "
                 f"Only {' and '.join(_OPEN)} may be given."
             )
     plain = dataclasses.asdict(spec.rule)
@@ -166,6 +166,7 @@ def _check_outputs(policy: Policy) -> int:
     """Return the number of outputs a row; raise Refused unless it is one the task's actions can be read from."""
     spec = policy.spec
     size = int(np.prod(spec.action_shape))
+    widths: tuple[int, ...]
     if spec.action_kind == "discrete":
         widths, wanted = (spec.num_actions,), f"[N, {spec.num_actions}] logits, one an action"
     elif spec.rule.greedy:

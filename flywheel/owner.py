@@ -111,7 +111,7 @@ def opened(task: Task, reference: str, run_dir: Path) -> Iterator[Owner]:
 
     Raises UsageError when it is another task's, or is held by a process that can't be talked to.
     """
-    config = _configuration(run_dir, reference)
+    config = configuration(run_dir, reference)
     if archive.read_address(run_dir) is not None:
         from flywheel import cluster  # a slow import, for the few that need it
 
@@ -130,7 +130,7 @@ def opened(task: Task, reference: str, run_dir: Path) -> Iterator[Owner]:
             here.registry.close()
 
 
-def _configuration(run_dir: Path, reference: str) -> Config:
+def configuration(run_dir: Path, reference: str) -> Config:
     """Return the configuration of the directory's last start, so that it is judged by and isn't written over."""
     if not (run_dir / archive.CONFIG).exists():
         return Config(task=reference, run_dir=str(run_dir))

@@ -33,7 +33,7 @@ def _check(check: Check) -> str:
 
 
 def checks(verdict: Verdict, name: str, width: int) -> str:
-    """Return a verdict in lines of at most `width` characters, one question a line where they fit; `name` the policy's."""
+    """Return a verdict on the policy called `name`, a line of at most `width` characters for each question."""
     seconds = f"{verdict.cost_s:.1f} s"
     head = f"{verdict.outcome}: {name} after {len(verdict.trials)} simulations, seed {verdict.seed}, {seconds}"
     lines = [textwrap.fill(head, width, subsequent_indent="  ")]

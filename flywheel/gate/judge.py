@@ -101,7 +101,9 @@ class SafetyGate:
             valid_until=now + self._config.valid_s,
         )
 
-    def _opened(self, policy: Policy | Artifact | str | Path | bytes, spec: Mapping[str, Any] | None) -> Policy | Artifact:
+    def _opened(
+        self, policy: Policy | Artifact | str | Path | bytes, spec: Mapping[str, Any] | None
+    ) -> Policy | Artifact:
         if isinstance(policy, Policy | Artifact):
             return policy
         return foreign.load(policy, spec_of(self._task), spec)
