@@ -104,10 +104,10 @@ def forget_address(run_dir: Path) -> None:
 
 def read_address(run_dir: Path) -> tuple[str, str] | None:
     """Return (GCS address, namespace) of whoever is up in this run directory, or was until it was killed, else None."""
-    try:
-        found = json.loads((run_dir / CLUSTER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = run_dir / CLUSTER
+    if not path.exists():
         return None
+    found = json.loads(path.read_text(encoding="utf-8"))
     return found["address"], found["namespace"]
 
 

@@ -72,15 +72,20 @@ def start(task: Task, config: Config, run_dir: Path, say: Say, *, training: bool
 def _started(task: Task, config: Config, run_dir: Path, port: int, say: Say, training: bool) -> Iterator[Rooms]:
     say("start", "Ray, the trainer and the gate" if training else "Ray, the registry, the store and the observer")
     on_term = signal.getsignal(signal.SIGTERM)
-    context = ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=config.num_cpus or os.cpu_count(),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    try:
+        context = ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=config.num_cpus or os.cpu_count(),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except Exception as error:  # Ray's own exceptions share no base with one another
+        raise FlywheelError(
+            f"Ray could not be started ({error}): is this machine overloaded, or out of memory?"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)  # Ray put its own in its place, which aborts
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
