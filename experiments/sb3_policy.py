@@ -4,37 +4,25 @@
     python -m experiments.sb3_policy --out policy.onnx
 
 Trains for some seconds and prints the commands that judge and serve the file. Nothing here imports flywheel: any
-program that writes such a file (float32[N, 4] observations in, float32[N, 2] logits out) does as well.
+program that writes such a file (float32[N, 4] observations in, float32[N, 2] logits out) does as well. The spec beside
+it asks for the likeliest action, as SB3's `predict(deterministic=True)` gives it.
+
+The gate refuses many such policies: of seeds 1 to 4 all stood for 500 steps in 100 of 100 simulations, and three of them
+left the track where an edge case begins (cart_off_centre or cart_rolling_out). Seed 1 passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from pathlib import Path
-from typing import Any
 
-import gymnasium
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 NUM_STEPS = 20_480
-SPREAD = np.array([1.2, 0.6, 0.12, 0.3])
-"""Half width of where episodes begin. From CartPole's own starts, all within 0.05, PPO learns to return 500 of 500 and
-still falls where the gate's edge cases begin."""
-
-
-class WideStarts(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole that begins anywhere in a box around upright."""
-
-    def reset(self, **named: Any) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
-        _, info = self.env.reset(**named)
-        world: Any = self.env.unwrapped
-        world.state = world.np_random.uniform(-SPREAD, SPREAD)
-        return world.state.astype(np.float32), info
 
 
 class Logits(torch.nn.Module):
@@ -68,10 +56,10 @@ def export(policy: ActorCriticPolicy, path: Path) -> None:
 
 
 def train(num_steps: int, seed: int) -> PPO:
-    """Return PPO trained on CartPole-v1 with wide starts."""
+    """Return PPO trained on CartPole-v1."""
     model = PPO(
         "MlpPolicy",
-        WideStarts(gymnasium.make("CartPole-v1")),
+        "CartPole-v1",
         n_steps=256,
         batch_size=256,
         n_epochs=20,
@@ -94,9 +82,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     export(train(given.steps, given.seed).policy, given.out)
+    spec = given.out.with_suffix(".json")
+    spec.write_text(json.dumps({"rule": {"greedy": True}}) + "\n")
     print(f"{given.out}: {given.out.stat().st_size:,} bytes. Judge it, put it into service and serve it with:")
-    print(f"  flywheel gate {given.out} --task cartpole")
-    print(f"  flywheel policies add {given.out} --task cartpole --run-dir runs/sb3")
+    print(f"  flywheel gate {given.out} --task cartpole --spec {spec}")
+    print(f"  flywheel policies add {given.out} --task cartpole --spec {spec} --run-dir runs/sb3")
     print("  flywheel serve --task cartpole --run-dir runs/sb3")
 
 

@@ -127,7 +127,7 @@ def test_policies_are_added_refused_and_listed(
     assert "is in service" in capsys.readouterr().out
     assert call(monkeypatch, "policies", "add", "bad.onnx", *to) == 1
     told = capsys.readouterr()
-    assert "failure rate  FAILED" in told.out and "can't be served" in told.err and "in service" not in told.out
+    assert "failure rate  FAILED" in told.out and "can't be served" in told.err and "is in service" not in told.out
     assert call(monkeypatch, "policies", "list", "--run-dir", "run") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [(row[0], row[2], row[3]) for row in rows] == [("1", "pass", "in"), ("2", "fail", "-")]

@@ -189,7 +189,11 @@ def test_an_artifact_of_it_is_proven_as_any_other_and_has_no_weights(tmp_path: P
 
 
 def test_a_policy_of_stable_baselines_passes_the_gate() -> None:
-    verdict = SafetyGate(TASK).judge(SB3, seed=1)
+    verdict = SafetyGate(TASK).judge(SB3, spec=GREEDY, seed=1)
     assert verdict.outcome == "pass", verdict.checks
     assert verdict.digest == foreign.load(SB3, spec_of(TASK)).digest and verdict.judged_at > 1e9
-    assert SafetyGate(TASK).judge(str(SB3), baseline=SB3.read_bytes()).seed != verdict.seed
+
+
+def test_a_seed_is_fresh_unless_it_is_given() -> None:
+    gate = SafetyGate(dataclasses.replace(TASK, edge_cases=()), GateConfig(num_sims=1, max_sims=1, latency_calls=20))
+    assert gate.judge(str(SB3)).seed != gate.judge(SB3.read_bytes()).seed

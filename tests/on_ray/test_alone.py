@@ -62,9 +62,11 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
     serving.process.wait(30)
 
 
-def add(run_dir: Path, policy: Path = SB3) -> subprocess.CompletedProcess[str]:
+def add(run_dir: Path) -> subprocess.CompletedProcess[str]:
     """Call `flywheel policies add` as another terminal does."""
-    words = flywheel("policies", "add", str(policy), "--task", TASK, "--run-dir", str(run_dir))
+    spec = run_dir.parent / "greedy.json"
+    spec.write_text('{"rule": {"greedy": true}}')
+    words = flywheel("policies", "add", str(SB3), "--task", TASK, "--run-dir", str(run_dir), "--spec", str(spec))
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=240)
 
 
