@@ -133,7 +133,6 @@ def attach(run_dir: Path) -> Attached | None:
         socket.create_connection((host, int(port)), timeout=2.0).close()
     except OSError:  # it was killed before it could take its address back
         return None
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # a local Ray asks for it, and a given address doesn't turn it on
     try:
         ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray's own exceptions share no base with one another

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -113,6 +114,8 @@ def opened(task: Task, reference: str, run_dir: Path) -> Iterator[Owner]:
     """
     config = configuration(run_dir, reference)
     if archive.read_address(run_dir) is not None:
+        # a local Ray asks for its token; a given address doesn't turn that on, and Ray reads this when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         from flywheel import cluster  # a slow import, for the few that need it
 
         attached = cluster.attach(run_dir)
