@@ -89,7 +89,7 @@ def test_a_policy_of_stable_baselines_is_added_served_and_observed(serving: Serv
                 observation, reward, terminated, truncated, _ = env.step(episode.act(observation))
                 episode.reward(float(reward))
                 total += float(reward)
-            episode.end(observation, terminated=terminated)
+            episode.end(observation, terminated=terminated, truncated=truncated)
     assert total == 500.0, "the network that SB3 trained is the one that answered"
 
     registry = open_readonly(serving.run_dir)
