@@ -18,6 +18,7 @@ _PUBLIC = {
     "Limits": "flywheel.task",
     "Observer": "flywheel.observe.observer",
     "Parameter": "flywheel.task",
+    "ReplayStore": "flywheel.store.intake:Intake",
     "SafetyGate": "flywheel.gate.judge",
     "Task": "flywheel.task",
     "client": "flywheel",
@@ -31,6 +32,7 @@ __all__ = [
     "Limits",
     "Observer",
     "Parameter",
+    "ReplayStore",
     "SafetyGate",
     "Task",
     "client",
@@ -42,7 +44,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'flywheel' has no attribute {name!r}; it has {', '.join(__all__)}")
     if name == "client":
         return importlib.import_module("flywheel.client")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module, _, other = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(module), other or name)
 
 
 def __dir__() -> list[str]:

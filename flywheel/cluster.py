@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def wheel_name(config: Config, run_dir: Path) -> str:
 def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms]:
     """Start the rooms' processes, yield them, and end all of them but those that are detached on a cluster.
 
+    Only what serves and watches is there until `begin_training`.
     Raises UsageError before anything is started or written when ports, CPUs or the run directory don't fit.
     """
     SafetyGate(task, config.gate)
@@ -98,8 +100,6 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
     for warning in try_task(task):
         say("start", warning)
     name = wheel_name(config, run_dir)
-    if not config.address:
-        _check_cpus(config, config.num_cpus or os.cpu_count() or 1)
     port = 0 if config.address else claim_port(config.deploy)
     with archive.opened(run_dir, config, task.name, task_digest(task)):
         if config.address:
@@ -111,13 +111,18 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
 
 def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: Say) -> Iterator[Rooms]:
     say("start", "Ray")
-    context = _init(
-        address="local",
-        namespace=Place(name).namespace,
-        num_cpus=config.num_cpus or os.cpu_count(),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=True,
-    )
+    try:
+        context = _init(
+            address="local",
+            namespace=Place(name).namespace,
+            num_cpus=config.num_cpus or os.cpu_count(),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=True,
+        )
+    except Exception as error:  # Ray's own exceptions share no base with one another
+        raise FlywheelError(
+            f"Ray could not be started ({error}): is the machine overloaded or out of memory?"
+        ) from error
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
     rooms = Rooms(task, config, run_dir, Place(name), port, say)
     archive.write_living(run_dir, context.address_info["gcs_address"], name, rooms.place.route)
@@ -140,7 +145,6 @@ def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) ->
                 "there with `ray job submit -- python -m flywheel.run --address auto …`."
             )
         resources = ray.cluster_resources()
-        _check_cpus(config, resources.get("CPU", 0.0))
         resource = config.sim_resource if resources.get(config.sim_resource) else ""
         place = Place(name, head, resource)
         rooms = Rooms(task, config, run_dir, place, -1, say)
@@ -157,11 +161,9 @@ def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) ->
 
 def connect(address: str, namespace: str) -> Any:
     """Connect this process to a Ray that runs; raise UsageError when none answers at that address."""
-    if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
-        os.environ["RAY_AUTH_MODE"] = "token"  # an explicit address doesn't turn it on by itself
     try:
         return _init(address=address, namespace=namespace)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray's own exceptions share no base with one another
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"No Ray answers at {address} ({first}): start it, or leave --address out.") from error
 
@@ -227,8 +229,9 @@ class Rooms:
         )
 
     def begin_training(self) -> None:
-        """Start the trainer and the gate."""
+        """Start the trainer and the gate; raise UsageError when the trainer would wait for ever for its CPUs."""
         task, config = self._task, self._config
+        _check_cpus(config, ray.cluster_resources().get("CPU", 0.0))
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
             task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
         )
@@ -302,43 +305,55 @@ def ask(method: Any, *arguments: Any, **named: Any) -> Any:
         raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
 
 
-@contextmanager
-def attached(run_dir: Path) -> Iterator[Any]:
-    """Yield the registry's living actor of a run directory, None where nothing of it is up.
+class Attached:
+    """The actors of a wheel, or of `flywheel serve`, that is up in another process."""
 
-    A note that a killed process left behind is taken away.
+    def __init__(self, living: Mapping[str, str]) -> None:
+        """Find them by their names."""
+        self.place = Place(living["name"])
+        self.route = living["route"]
+        self.registry = ray.get_actor(REGISTRY, namespace=self.place.namespace)
+        self.observer = ray.get_actor(OBSERVER, namespace=self.place.namespace)
+
+    def close(self) -> None:
+        """Leave; the others go on."""
+        ray.shutdown()
+
+
+def attach(run_dir: Path) -> Attached | None:
+    """Return the actors of whoever is up in a run directory, None when nobody is; a note of a dead one is taken away.
+
+    Raises UsageError while they are starting: there is nobody to talk to yet.
     """
     living = archive.read_living(run_dir)
     if living is None:
-        yield None
-        return
+        return None
+    host, _, port = living["address"].rpartition(":")
     try:
-        connect(living["address"], Place(living["name"]).namespace)
-        registry = ray.get_actor(REGISTRY)
-    except (UsageError, ValueError):
-        ray.shutdown()
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except OSError:  # it was killed before it could take its note away
         archive.forget_living(run_dir)
-        yield None
-        return
+        return None
+    connect(living["address"], Place(living["name"]).namespace)
     try:
-        yield registry
-    finally:
+        return Attached(living)
+    except ValueError as error:
         ray.shutdown()
+        raise UsageError(f"The owner of {run_dir} is starting or ending: try again in some seconds.") from error
 
 
 def end(run_dir: Path) -> None:
-    """End the detached actors and the application of a run directory's wheel on its cluster."""
+    """End the detached actors and the replicas of a run directory's wheel; the run directory stays as it is."""
     from flywheel.deploy import on_serve
 
-    with attached(run_dir) as registry:
-        if registry is None:
-            raise UsageError(f"Nothing of {run_dir} is up, so there is nothing to end.")
-        living = archive.read_living(run_dir)
-        assert living is not None
-        on_serve.end_app(living["name"])
-        for name in (OBSERVER, STORE, REGISTRY):
-            try:
-                ray.kill(ray.get_actor(name), no_restart=True)
-            except ValueError:  # it was never started
-                continue
+    attached = attach(run_dir)
+    if attached is None:
+        raise UsageError(f"Nothing of {run_dir} is up, so there is nothing to end.")
+    try:
+        on_serve.end_app(attached.place.name)
+        store = ray.get_actor(STORE, namespace=attached.place.namespace)
+        for actor in (attached.observer, store, attached.registry):
+            ray.kill(actor, no_restart=True)
+    finally:
+        attached.close()
     archive.forget_living(run_dir)

@@ -57,7 +57,18 @@ class Policy:
         self._input = reads[0]
         self.spec = spec
         self.digest = digest
+        self.network = network
         self.num_bytes = len(network)
+
+    @property
+    def inputs(self) -> list[tuple[str, str, list[Any]]]:
+        """What the network takes: (name, ONNX type, shape) each; a free axis of a shape is a name or None."""
+        return [(node.name, node.type, node.shape) for node in self._session.get_inputs()]
+
+    @property
+    def answers(self) -> list[tuple[str, str, list[Any]]]:
+        """What the network gives, as `inputs`."""
+        return [(node.name, node.type, node.shape) for node in self._session.get_outputs()]
 
     def outputs(self, observations: Array) -> NDArray[np.float32]:
         """Return the network's outputs float32[N, D] for observations [N, *o]; a row never depends on the others."""
@@ -114,9 +125,12 @@ def _gaussian(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     from scipy.special import ndtri
 
-    mean, log_deviation = np.split(outputs, 2, axis=1)
+    size = int(np.prod(shape))
+    mean, log_deviation = outputs[:, :size], outputs[:, size:]
     if rule.greedy:
         return mean.astype(np.float32).reshape(-1, *shape), np.zeros(len(mean))
+    if not log_deviation.size:
+        raise Refused("The policy gives means without deviations, so its actions can't be drawn: its rule is greedy.")
     deviation = np.exp(log_deviation) * rule.temperature
     actions = (mean + deviation * ndtri(draws)).astype(np.float32)
     distance = (actions - mean) / deviation

@@ -27,6 +27,8 @@ StrategyName = Literal[
 ]
 SignalKind = Literal["shift_detected", "degradation"]
 Stage = Literal["shadow", "canary", "full"]
+ELSEWHERE = "trained elsewhere"
+"""What an Artifact's `trained_on` says in place of a Plan's strategy when it came as a bare network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -154,13 +154,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Read flywheel.toml and the command line, turn the wheel; exit 0: done, 2: wrong call, 1: failed, 130: stopped."""
+def exit_code(call: Callable[[], int]) -> int:
+    """Return what a command's call returned, or 2: wrong call, 1: failed (both said on stderr), 130: stopped."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = tyro.cli(Config, default=settings(), prog="python -m flywheel.run", description=TITLE)
-        with Narrator() as say:
-            code = turn_the_wheel(config, say)
+        code = call()
     except UsageError as error:
         print(f"flywheel: {error}", file=sys.stderr)
         code = 2
@@ -170,7 +168,18 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     sys.stdout.flush()
-    sys.exit(code)
+    return code
+
+
+def main(words: Sequence[str] | None = None, prog: str = "python -m flywheel.run") -> None:
+    """Read flywheel.toml and the command line, turn the wheel; exit 0: done, 2: wrong call, 1: failed, 130: stopped."""
+
+    def call() -> int:
+        config = tyro.cli(Config, args=words, default=settings(), prog=prog, description=TITLE)
+        with Narrator() as say:
+            return turn_the_wheel(config, say)
+
+    sys.exit(exit_code(call))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
-from flywheel.analyze.strategy import decide
+from flywheel.analyze.strategy import decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
 from flywheel.console import Say
@@ -25,7 +25,7 @@ from flywheel.errors import FlywheelError
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
-from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Turn, Verdict
+from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.task import Task, spec_of
 from flywheel.train.ending import deserves_verdict, is_over
 
@@ -103,6 +103,8 @@ class OnRay:
                 served=self._served(champion),
                 obstacle=diagnosis.obstacle,
             )
+            start = plan.warm_start and ask(self._rooms.registry.artifact, plan.warm_start)
+            plan = startable(plan, start or None)
         self._say("analyze", f"turn {self.numbers()[0]} is {plan.strategy}: {'; '.join(plan.reasons)}")
         return plan
 
@@ -139,7 +141,8 @@ class OnRay:
             champion = self._champion()
             if champion is None or plan.signals:
                 return None
-            return self._look(plan, ask(registry.bundle, champion).files[NETWORK])
+            rival = ask(registry.bundle, champion)
+            return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
 
     def advance(self, plan: Plan) -> tuple[Progress, Probe]:
         """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
@@ -147,13 +150,13 @@ class OnRay:
             progress: Progress = ask(self._rooms.trainer.advance)
         self._rooms.begin_serving()
         with self._timed("train"):
-            probe = self._look(plan, progress.network)
+            probe = self._look(plan, progress.network, self._spec)
         self._say("train", told.progress(progress, probe), passing=True)
         return progress, probe
 
-    def _look(self, plan: Plan, network: bytes) -> Probe:
+    def _look(self, plan: Plan, network: bytes, spec: Spec) -> Probe:
         episodes = self._config.train.probe_episodes
-        probe: Probe = ask(self._rooms.gate.probe, network, self._spec, self._probe_seed, _middle(plan), episodes)
+        probe: Probe = ask(self._rooms.gate.probe, network, spec, self._probe_seed, _middle(plan), episodes)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -163,7 +166,7 @@ class OnRay:
         if rival is None:
             self._probe_seed = self._seed()
             if over:
-                probe = self._look(plan, progress.network)
+                probe = self._look(plan, progress.network, self._spec)
                 over = is_over(plan, progress, probe, rival, best, self._config.train)
         if over:
             self._say("train", told.progress(progress, probe))

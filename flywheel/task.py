@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import inspect
+import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import ArrayLike
 
 from flywheel.config import canonical
 from flywheel.errors import UsageError, unknown
-from flywheel.records import Array, Episode, Rule, Spec
+from flywheel.records import Array, End, Episode, Rule, Spec
 from flywheel.spaces import leaves_of, named
+
+POLICY = "policy"
+"""What a policy is called, where somebody watches one and doesn't name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,50 @@ class Task:
     def nominal(self) -> dict[str, float]:
         """The simulator's parameters as the task gives them."""
         return {p.name: p.nominal for p in self.parameters}
+
+    def episode(
+        self,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike | None = None,
+        *,
+        end: End = "terminated",
+        policy: str = POLICY,
+        id: str = "",
+        started_at: float | None = None,
+        ended_at: float | None = None,
+    ) -> Episode:
+        """Return one's own episode as a record that the observer reads and the store keeps.
+
+        T + 1 observations, T raw actions (as the policy gave them), T rewards (None: not known); `end` says how it
+        was over, `policy` names what acted, `id` is a fresh one and the times are now unless they are given. Whether
+        it failed is the task's to say. Raises UsageError when the numbers of observations, actions, rewards don't fit.
+        """
+        seen, acted = np.asarray(observations), np.asarray(actions)
+        gained = np.full(len(acted), np.nan) if rewards is None else np.asarray(rewards, dtype=np.float64)
+        if not len(seen) == len(acted) + 1 == len(gained) + 1 or not len(acted):
+            raise UsageError(
+                f"An episode of T actions has T + 1 observations and T rewards, and T is at least 1; here are "
+                f"{len(seen)} observations, {len(acted)} actions and {len(gained)} rewards."
+            )
+        ended_at = time.time() if ended_at is None else ended_at
+        episode = Episode(
+            id=id or uuid.uuid4().hex,
+            origin="production",
+            task=task_digest(self),
+            parameters={},
+            draw_key=0,
+            digests=(policy,) * len(acted),
+            observations=seen,
+            raw_actions=acted,
+            rewards=gained,
+            logps=np.full(len(acted), np.nan),
+            end=end,
+            failed=False,
+            started_at=ended_at if started_at is None else started_at,
+            ended_at=ended_at,
+        )
+        return dataclasses.replace(episode, failed=bool(self.failed(episode)))
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """Return one fresh environment; an unknown id raises Gymnasium's own sentence."""

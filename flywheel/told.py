@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,26 @@ def _check(check: Check) -> str:
     answer = {True: "passed", False: "FAILED", None: "open"}[check.passed]
     name = check.name.replace("_", " ")
     return f"{name} {answer}{f' ({check.note})' if check.note else ''}"
+
+
+def checks(verdict: Verdict, name: str, width: int) -> str:
+    """Return a verdict on the policy called `name`, a line of at most `width` characters for each question."""
+    seconds = f"{verdict.cost_s:.1f} s"
+    head = f"{verdict.outcome}: {name} after {len(verdict.trials)} simulations, seed {verdict.seed}, {seconds}"
+    lines = [textwrap.fill(head, width, subsequent_indent="  ")]
+    for check in verdict.checks:
+        answer = {True: "passed", False: "FAILED", None: "open"}[check.passed]
+        text = f"{check.name.replace('_', ' '):<13} {answer:<7} {check.note}"
+        lines.append(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
+    return "\n".join(lines)
+
+
+def signal(signal: Signal) -> str:
+    """Return an alarm in words."""
+    return (
+        f"{signal.kind} by the {signal.monitor} monitor at episode {signal.at_episode} on policy {signal.digest[:8]} "
+        f"(evidence {signal.value:,.0f} of {signal.threshold:,.0f}, since episode {signal.since_episode})"
+    )
 
 
 def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str) -> str:

@@ -7,13 +7,16 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tyro
 
 from experiments.wheel import markdown
+from flywheel import cli, foreign
 from flywheel.gate import SafetyGate
-from flywheel.task import task_digest
+from flywheel.task import spec_of, task_digest
 from flywheel.tasks import load
-from flywheel.testing import load_linear
+from flywheel.testing import GOOD, linear_policy, load_linear
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -39,9 +42,48 @@ def test_the_task_of_ones_own_can_be_loaded_judged_and_told_apart(
     sys.modules.pop("my_task")
 
 
-def test_the_gate_works_alone_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block("SafetyGate"), "README.md", "exec"), {})
+def run(word: str) -> None:
+    exec(compile(block(word), "README.md", "exec"), {})
+
+
+def test_the_gate_works_alone_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.onnx").write_bytes(linear_policy(spec_of(load("cartpole")), GOOD)[0])
+    monkeypatch.setattr("flywheel.gate.checks.time_decisions", lambda *_: np.full(20, 1e-4))  # the machine may be busy
+    run("SafetyGate")
     assert capsys.readouterr().out.startswith("pass [")
+
+
+def test_the_observer_works_alone_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    run("Observer(task)")
+    assert re.fullmatch(r"(degradation (failed|loss) after \d+ episodes\n)+", capsys.readouterr().out)
+
+
+def test_the_store_works_alone_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("ReplayStore(")
+    answers, read = capsys.readouterr().out.splitlines()
+    assert answers.endswith(": 'stored'}") and read == "1 2.0 (3, 4)"
+
+
+def test_its_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = re.findall(r"^flywheel (.*)$", README, flags=re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        name, words = cli.find(line.split())
+        with pytest.raises(SystemExit):
+            tyro.cli(cli.COMMANDS[name], args=[*words, "--help"])
+        told = capsys.readouterr().out
+        assert all(word in told for word in words if word.startswith("--")), line
+
+
+def test_its_spec_is_one() -> None:
+    (text,) = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    assert foreign.change(spec_of(load("cartpole")), json.loads(text)).rule.greedy
 
 
 def test_what_it_names_exists() -> None:

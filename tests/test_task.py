@@ -14,6 +14,7 @@ from flywheel.errors import UsageError
 from flywheel.records import Episode
 from flywheel.task import EdgeCase, Limits, Parameter, Task, spec_of, task_digest
 from flywheel.tasks import load
+from flywheel.tasks.cartpole import cartpole
 
 
 def failed(episode: Episode) -> bool:
@@ -122,3 +123,19 @@ def test_make_env_gives_a_fresh_environment() -> None:
     env = TASK.make_env()
     assert isinstance(env, gymnasium.Env)
     assert env is not TASK.make_env()
+
+
+def test_an_episode_of_ones_own_is_a_record_that_the_task_has_judged() -> None:
+    episode = cartpole.episode(np.zeros((4, 4)), [0, 1, 0], [1.0, 1.0, 1.0], policy="mine", ended_at=5.0)
+    assert (episode.num_steps, episode.total, episode.end, episode.failed) == (3, 3.0, "terminated", True)
+    assert (episode.digests, episode.task, episode.origin) == (("mine",) * 3, task_digest(cartpole), "production")
+    assert (episode.started_at, episode.ended_at) == (5.0, 5.0)
+    cut = cartpole.episode(np.zeros((2, 4)), [0], end="truncated", id="e", started_at=1.0)
+    assert cut.id == "e" and cut.started_at == 1.0 < cut.ended_at and not cut.failed and np.isnan(cut.rewards).all()
+    assert cut.id != cartpole.episode(np.zeros((2, 4)), [0]).id
+
+
+@pytest.mark.parametrize(("observations", "actions", "rewards"), [(3, 3, 3), (4, 3, 2), (1, 0, 0)])
+def test_an_episode_whose_numbers_do_not_fit_is_refused(observations: int, actions: int, rewards: int) -> None:
+    with pytest.raises(UsageError, match=f"{observations} observations, {actions} actions and {rewards} rewards"):
+        cartpole.episode(np.zeros((observations, 4)), np.zeros(actions), np.zeros(rewards))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from flywheel.config import AnalyzeConfig
-from flywheel.records import Calibration, Parameters, Plan, Signal, Turn
+from flywheel.records import ELSEWHERE, Artifact, Calibration, Parameters, Plan, Signal, Turn
 
 GROWTH = 2.0
 """Factor on the entropy bonus for each refusal in a row."""
@@ -73,6 +73,18 @@ def decide(
         accused = frozenset(s.digest for turn in history for s in turn.plan.signals)
         return _degraded(open_signals, ranges, champion, previous, condemned | accused)
     return _shifted(open_signals, calibration, config, ranges, champion, moved, obstacle)
+
+
+def startable(plan: Plan, start: Artifact | None) -> Plan:
+    """Return the plan, from fresh weights where the policy that it would start from has none that can be trained on.
+
+    `start` is the artifact of `plan.warm_start`. A policy that was trained elsewhere is judged and served like any
+    other, but its network's weights are not those of training's own architecture.
+    """
+    if start is None or start.trained_on.get("strategy") != ELSEWHERE:
+        return plan
+    why = f"policy {start.digest[:8]} was trained elsewhere and has no weights to train on, so training starts afresh"
+    return dataclasses.replace(plan, warm_start=None, reasons=(*plan.reasons, why))
 
 
 def _key(signal: Signal) -> tuple[str, str, str]:

@@ -109,6 +109,10 @@ class RegistryActor:
         """Return a registered artifact."""
         return self._registry.artifact(digest)
 
+    def artifacts(self) -> list[Artifact]:
+        """Return every registered artifact, oldest version first."""
+        return self._registry.artifacts()
+
     def verdict(self, digest: str) -> Verdict | None:
         """Return the newest verdict on a digest."""
         return self._registry.verdict(digest)

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -70,17 +71,22 @@ class Registry:
                 for statement in _statements(_SCHEMA):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA_VERSION, self.task))
-            version, task = self._db.execute("SELECT schema_version, task FROM meta").fetchone()
-        if version > SCHEMA_VERSION:
-            raise UsageError(
-                f"{self.run_dir / FILE} has schema version {version}, this Flywheel reads up to {SCHEMA_VERSION}: "
-                "install a newer one."
-            )
+        task = self._check_version()
         if task != self.task:
             raise UsageError(
                 f"The registry in {self.run_dir} belongs to another task (digest {task[:12]}, not {self.task[:12]}): "
                 "its verdicts mean nothing here. Give another --run-dir."
             )
+
+    def _check_version(self) -> str:
+        """Return the digest of the task whose registry this is; raise UsageError for one of a newer version."""
+        version, task = self._db.execute("SELECT schema_version, task FROM meta").fetchone()
+        if version > SCHEMA_VERSION:
+            raise UsageError(
+                f"{self.run_dir / FILE} has schema version {version}, this Flywheel reads up to {SCHEMA_VERSION}: "
+                "install a newer one."
+            )
+        return str(task)
 
     def close(self) -> None:
         """Close the file; every change was durable already."""
@@ -279,6 +285,21 @@ class Registry:
             admissible=tuple(self.admissible()),
             known=frozenset(release.digest for release in self.releases()),
         )
+
+
+def open_readonly(run_dir: Path) -> Registry:
+    """Return a run directory's registry for its reading methods only; its owner may be up and write.
+
+    Raises UsageError where there is no registry.
+    """
+    path = run_dir / FILE
+    if not path.exists():
+        raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
+    registry = Registry.__new__(Registry)
+    registry.run_dir = run_dir
+    registry._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None)
+    registry._check_version()
+    return registry
 
 
 def _statements(script: str) -> Iterator[str]:

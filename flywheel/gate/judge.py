@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
@@ -21,13 +25,13 @@ from flywheel.gate.trials import (
 )
 from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
-from flywheel.task import Task, task_digest
+from flywheel.task import Task, spec_of, task_digest
 
 _TIMINGS = 3  # rounds of timing: another process can make a round slow, none can make it fast
 
 
 class SafetyGate:
-    """Judges policies of one task; useful alone: `SafetyGate(task).judge(policy, seed=1, now=time.time())`."""
+    """Judges policies of one task; useful alone: `SafetyGate(task).judge("policy.onnx")`."""
 
     def __init__(
         self, task: Task, config: GateConfig | None = None, *, clock: Callable[[], float] = time.perf_counter
@@ -49,19 +53,29 @@ class SafetyGate:
 
     def judge(
         self,
-        policy: Policy | Artifact | Bundle,
+        policy: Policy | Artifact | Bundle | str | Path | bytes,
         *,
-        baseline: Policy | Artifact | Bundle | None = None,
+        baseline: Policy | Artifact | Bundle | str | Path | bytes | None = None,
+        spec: Mapping[str, Any] | None = None,
         parameters: Parameters | None = None,
-        seed: int,
-        now: float,
+        seed: int | None = None,
+        now: float | None = None,
     ) -> Verdict:
         """Return the Verdict on a policy in worlds at `parameters` (None or missing ones: nominal), not signed yet.
 
         Any failing check fails it; it passes when all four pass; a question that `max_sims` leaves open, a policy
-        or simulator that breaks, an artifact that can't be loaded make it inconclusive. Nothing is raised.
+        or simulator that breaks, an artifact that can't be loaded make it inconclusive.
+
+        A policy (or baseline) trained elsewhere is given as the path of an ONNX file or its bytes; `spec` says what is
+        otherwise for it than the task says, as `foreign.load` takes it. Only for these something is raised, before
+        anything is simulated: UsageError or Refused, with shapes found and expected. The seed is a fresh one and `now`
+        the present time unless they are given.
         """
         begun = self._clock()
+        policy = self._opened(policy, spec)
+        baseline = None if baseline is None else self._opened(baseline, spec)
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        now = time.time() if now is None else now
         values = {**self._task.nominal, **(parameters or {})}
         found: tuple[Check, ...]
         trials: tuple[Trial, ...]
@@ -86,6 +100,13 @@ class SafetyGate:
             judged_at=now,
             valid_until=now + self._config.valid_s,
         )
+
+    def _opened(
+        self, policy: Policy | Artifact | Bundle | str | Path | bytes, spec: Mapping[str, Any] | None
+    ) -> Policy | Artifact | Bundle:
+        if isinstance(policy, Policy | Artifact | Bundle):
+            return policy
+        return foreign.load(policy, spec_of(self._task), spec)
 
     def probe(self, policy: Policy, *, seed: int, parameters: Parameters | None = None, episodes: int = 200) -> Probe:
         """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.

@@ -17,7 +17,7 @@ from flywheel.observe.assemble import Assembler, ends_of
 from flywheel.observe.monitors.outcome import OutcomeMonitor
 from flywheel.observe.monitors.world import WorldMonitor
 from flywheel.records import End, Episode, Release, Signal, SignalKind, Steps
-from flywheel.task import Task, spec_of, task_digest
+from flywheel.task import POLICY, Task, spec_of, task_digest
 
 RECENT = 1000
 """Outcomes that `window` and `heard` can look back on."""
@@ -75,6 +75,16 @@ class Observer:
     def signals(self) -> tuple[Signal, ...]:
         """Every Signal raised so far: at most one a monitor and release."""
         return tuple(self._signals)
+
+    def watch(self, policy: str = POLICY, *, failure_bound: float | None = None, since: float = 0.0) -> Observer:
+        """Begin monitors for one policy's episodes, of those that began at `since` or later; return this observer.
+
+        For somebody who has episodes and no releases. `failure_bound` is the failure rate that is expected of it, the
+        task's own limit by default.
+        """
+        bound = self._task.limits.max_failure_rate if failure_bound is None else failure_bound
+        self.release(Release(digest=policy, stage="full", share=1.0, previous=None, released_at=since), bound)
+        return self
 
     def release(self, release: Release, failure_bound: float) -> None:
         """Begin new monitors, with a new baseline, for the episodes that this release begins from now on.

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import quote
 
 from flywheel.errors import FlywheelError, UsageError
@@ -72,6 +72,14 @@ class Reader:
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Return this store, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
 
     def read(self, ids: Sequence[str]) -> list[Episode]:
         """Return the episodes of these ids in their order; UsageError names one that the store does not hold."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.analyze.strategy import decide, training_ranges
+from flywheel.analyze.strategy import QUIET, decide, startable, training_ranges
 from flywheel.config import AnalyzeConfig
-from flywheel.records import Calibration, Check, Outcome, Plan, Release, Signal, SignalKind, Turn, Verdict
+from flywheel.records import ELSEWHERE, Calibration, Check, Outcome, Plan, Release, Signal, SignalKind, Turn, Verdict
+from flywheel.tasks.cartpole import cartpole
+from flywheel.testing import write_linear_artifact
 
 NOMINAL = {"gravity": 9.8, "length": 0.5}
 
@@ -255,3 +258,13 @@ def test_a_fit_to_whole_episodes_is_believed_by_a_threshold_of_its_own() -> None
     assert plan(signals=[SHIFT], calibration=calibration(explained=between)).strategy == "hold"
     little = dataclasses.replace(whole, explained=0.1)
     assert "10% of the distance" in "; ".join(plan(signals=[SHIFT], calibration=little).reasons)
+
+
+def test_a_policy_that_was_trained_elsewhere_is_no_start_for_training(tmp_path: Path) -> None:
+    ours = write_linear_artifact(tmp_path, cartpole, trained_on={"strategy": "continue_training"})
+    theirs = write_linear_artifact(tmp_path, cartpole, trained_on={"strategy": ELSEWHERE})
+    plan = dataclasses.replace(QUIET, warm_start=ours.digest)
+    assert startable(plan, ours) == plan and startable(QUIET, None) == QUIET
+    afresh = startable(dataclasses.replace(plan, warm_start=theirs.digest), theirs)
+    assert afresh.warm_start is None and "has no weights to train on, so training starts afresh" in afresh.reasons[-1]
+    assert dataclasses.replace(afresh, reasons=QUIET.reasons) == QUIET

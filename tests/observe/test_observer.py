@@ -204,3 +204,12 @@ def test_the_release_that_is_watched_already_goes_on(played) -> None:
     before = observer.status()
     observer.release(release(), 0.05)
     assert observer.status() == before and observer.heard(3)[0] == 20
+
+
+def test_one_policys_episodes_are_watched_without_a_release(played) -> None:
+    observer = Observer(cartpole).watch(DIGEST)
+    raised = [signal for episode in [*played[0], *played[1]] for signal in observer.observe(episode)]
+    assert {signal.monitor for signal in raised} >= {"world", "failed"}
+    others = Observer(cartpole).watch("another", failure_bound=0.5)
+    assert not [signal for episode in played[1] for signal in others.observe(episode)]
+    assert others.heard(10) == (0, []) and others.status()["digests"][DIGEST]["episodes"] == len(played[1])

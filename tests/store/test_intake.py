@@ -19,6 +19,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Episode
 from flywheel.store.encode import content, decode, encode
 from flywheel.store.intake import FILE, Intake, open_readonly
+from flywheel.tasks.cartpole import cartpole
 
 
 def episode(id_: str, num_steps: int = 3, *, at: float = 0.0, seed: int = 0, **changes: object) -> Episode:
@@ -249,3 +250,15 @@ def test_what_is_held_is_the_first_whole_content_in_any_grouping(tmp_path_factor
     assert sorted(store.ids()) == sorted(held)
     assert all(same(store.read([id_])[0], kept) for id_, kept in held.items())
     store.close()
+
+
+def test_a_store_is_closed_at_the_end_of_its_block(tmp_path: Path) -> None:
+    import flywheel
+
+    episode = cartpole.episode(np.zeros((2, 4), np.float32), [1], id="mine")
+    with flywheel.ReplayStore(tmp_path) as store:
+        assert store.append([episode]) == {"mine": "stored"}
+    with flywheel.ReplayStore(tmp_path) as store, open_readonly(tmp_path) as reader:
+        (found,) = reader.recent(1)
+        assert found.id == "mine" and np.array_equal(found.raw_actions, [1]) and np.isnan(found.logps).all()
+        assert store.append([episode]) == {"mine": "same"}

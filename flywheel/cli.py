@@ -1,0 +1,208 @@
+"""The `flywheel` command: the whole wheel, and each room alone. Only the command that is called is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flywheel import __version__
+from flywheel.config import DeployConfig
+from flywheel.errors import unknown
+from flywheel.run import exit_code, settings
+from flywheel.run import main as run_main
+
+
+def gate(
+    policy: Path,
+    /,
+    task: str,
+    baseline: Path | None = None,
+    spec: Path | None = None,
+    seed: int | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Judge a policy that was trained anywhere; exit code 0 when it passed, 1 when it did not.
+
+    Args:
+        policy: an ONNX file: float32[N, o] observations in, logits, means, or means and log deviations out
+        task: a built-in task, or module:attribute of your own
+        baseline: another ONNX file, than which the policy must not be worse
+        spec: a JSON file with what is otherwise for this policy: {"rule": {"greedy": true}, "unsquash": false}
+        seed: root of all seeds of this verdict; a fresh one by default
+        as_json: print the whole verdict with every trial as JSON
+    """
+    from flywheel import told
+    from flywheel.foreign import read_changes
+    from flywheel.gate.judge import SafetyGate
+    from flywheel.tasks import load
+
+    changes = None if spec is None else read_changes(spec)
+    verdict = SafetyGate(load(task), settings().gate).judge(policy, baseline=baseline, spec=changes, seed=seed)
+    if as_json:
+        print(json.dumps(_plain(dataclasses.asdict(verdict)), indent=2))
+    else:
+        print(told.checks(verdict, policy.name, _width()))
+    return 0 if verdict.outcome == "pass" else 1
+
+
+def policies_add(
+    policy: Path,
+    /,
+    task: str,
+    run_dir: Path,
+    spec: Path | None = None,
+    seed: int | None = None,
+) -> int:
+    """Put a policy that was trained anywhere into service, if the gate lets it pass.
+
+    It becomes an artifact named by its digest, is judged against the policy in service, and the signed verdict is
+    recorded, whatever it is. A wheel, or `flywheel serve`, that is up in the run directory serves it from then on.
+
+    Args:
+        policy: an ONNX file, as for `flywheel gate`
+        task: a built-in task, or module:attribute of your own
+        run_dir: directory of the run; made if it isn't there
+        spec: a JSON file, as for `flywheel gate`
+        seed: root of all seeds of this verdict; a fresh one by default
+    """
+    from flywheel import foreign, owner, told
+    from flywheel.task import spec_of
+    from flywheel.tasks import load
+
+    found = load(task)
+    changes = None if spec is None else foreign.read_changes(spec)
+    network = foreign.load(policy, spec_of(found), changes)
+    with owner.opened(found, task, run_dir) as writer:
+        artifact, verdict = owner.submit(writer, found, network, run_dir, seed)
+        print(told.checks(verdict, f"policy {artifact.digest[:8]} (version {artifact.version})", _width()))
+        release = writer.promote(artifact.digest)
+    print(f"policy {release.digest[:8]} is in service.")
+    return 0
+
+
+def policies_list(run_dir: Path) -> int:
+    """List the policies of a run directory with their verdicts, and which one is in service.
+
+    Args:
+        run_dir: directory of the run
+    """
+    from flywheel.deploy.registry import open_readonly
+
+    registry = open_readonly(run_dir)
+    champion, former, condemned = registry.champion(), registry.admissible(), registry.condemned()
+    print(f"{'version':<8} {'policy':<9} {'verdict':<13} {'state':<11} made by")
+    for artifact in registry.artifacts():
+        verdict, digest = registry.verdict(artifact.digest), artifact.digest
+        state = "in service" if digest == champion else "condemned" if digest in condemned else ""
+        state = state or ("former" if digest in former else "-")
+        print(
+            f"{artifact.version:<8} {digest[:8]:<9} {verdict.outcome if verdict else '-':<13} {state:<11} "
+            f"{artifact.trained_on.get('strategy', '-')}"
+        )
+    registry.close()
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Serve the run directory's policy and watch production, without any training, until Ctrl-C or SIGTERM."""
+
+    task: str
+    """a built-in task, or module:attribute of your own"""
+    run_dir: Path
+    """directory of the run; made if it isn't there, and then `flywheel policies add` fills it"""
+    deploy: DeployConfig = dataclasses.field(default_factory=lambda: settings().deploy)
+
+    def __call__(self) -> int:
+        """Serve until interrupted."""
+        from flywheel.config import check
+        from flywheel.console import Narrator
+        from flywheel.owner import configuration
+        from flywheel.serve import serve
+        from flywheel.tasks import load
+
+        found, kept = load(self.task), configuration(self.run_dir, self.task)
+        config = dataclasses.replace(kept, task=self.task, run_dir=str(self.run_dir), deploy=self.deploy)
+        check(config)
+        with Narrator() as say:
+            serve(found, config, self.run_dir.resolve(), say)
+        return 0
+
+
+COMMANDS: Mapping[str, Callable[..., int | Serve]] = {
+    "gate": gate,
+    "policies add": policies_add,
+    "policies list": policies_list,
+    "serve": Serve,
+}
+"""Commands by the words that call them; `run` has a main of its own."""
+
+
+def usage() -> str:
+    """Return what there is to call."""
+    told = {"run": "Turn the wheel: train, gate, serve, observe, analyze, and again."}
+    told |= {name: str(function.__doc__).splitlines()[0] for name, function in COMMANDS.items()}
+    lines = [f"Flywheel {__version__}: keeps a policy good after it is deployed.", "", "usage: flywheel COMMAND ..."]
+    lines += ["", *(f"  {name:<14}  {text}" for name, text in told.items()), ""]
+    return "\n".join([*lines, "flywheel COMMAND --help says what a command takes."])
+
+
+def find(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the name of the command that these words call, and the words that are left for it.
+
+    Raises UsageError with the nearest name when there is none.
+    """
+    names = ["run", *COMMANDS]
+    for size in (2, 1):
+        if len(words) >= size and " ".join(words[:size]) in names:
+            return " ".join(words[:size]), words[size:]
+    first = [word for word in words if not word.startswith("-")][:2]
+    groups = {name.split()[0] for name in names if " " in name}
+    raise unknown("command", " ".join(first if first and first[0] in groups else first[:1]), names)
+
+
+def call(words: Sequence[str]) -> int:
+    """Run the command that these words call, and return its exit code."""
+    name, rest = find(words)
+    found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
+    return found() if isinstance(found, Serve) else int(found)
+
+
+def main() -> None:
+    """Run a command; exit 0: done (passed), 2: wrong call, 1: failed (refused), 130: stopped."""
+    words = sys.argv[1:]
+    if words in ([], ["-h"], ["--help"]):
+        print(usage())
+        sys.exit(0 if words else 2)
+    if words == ["--version"]:
+        print(__version__)
+        sys.exit(0)
+    if words[0] == "run":
+        run_main(words[1:], prog="flywheel run")
+    sys.exit(exit_code(lambda: call(words)))
+
+
+def _width() -> int:
+    """Return the columns to write in: the terminal's, at least 40; lines in a file have no end."""
+    return max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values for JSON, where there is no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    main()

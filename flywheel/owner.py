@@ -1,0 +1,137 @@
+"""Who may write to a run directory: the process that holds it already, or this one, which then takes its lock."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from flywheel import archive, foreign
+from flywheel.config import Config
+from flywheel.deploy.registry import Registry
+from flywheel.gate.judge import SafetyGate
+from flywheel.policy import Policy
+from flywheel.records import Artifact, Release, Verdict
+from flywheel.task import Task, task_digest
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+class Owner(Protocol):
+    """The writer of a run directory: what is asked of its registry."""
+
+    registry: Any
+    """Has the methods of Registry that write, record and read."""
+    config: Config
+    """The configuration of the directory's last start."""
+
+    def promote(self, digest: str) -> Release:
+        """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
+
+
+class Here:
+    """This process, which holds the run directory's lock."""
+
+    def __init__(self, task: Task, config: Config, run_dir: Path) -> None:
+        """Open the registry."""
+        self.registry, self.config = Registry(run_dir, task_digest(task)), config
+
+    def promote(self, digest: str) -> Release:
+        """As Owner.promote."""
+        return self.registry.promote(digest, time.time())
+
+
+class Living:
+    """A wheel, or `flywheel serve`, that is up in this run directory."""
+
+    def __init__(self, attached: Any, ask: Callable[..., Any], task: Task, config: Config) -> None:
+        """Talk through what `cluster.attach` gave."""
+        self.registry, self.config = _Through(attached.registry, ask), config
+        self._observer, self._ask, self._bound = attached.observer, ask, task.limits.max_failure_rate
+
+    def promote(self, digest: str) -> Release:
+        """As Owner.promote; the observer watches it from now on, and replicas follow when they look next."""
+        release: Release = self.registry.promote(digest)
+        self._ask(self._observer.release, release, self._bound)
+        return release
+
+
+class _Through:
+    """An actor whose methods are called as if it were here."""
+
+    def __init__(self, handle: Any, ask: Callable[..., Any]) -> None:
+        self._handle, self._ask = handle, ask
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._handle, name)
+        return lambda *arguments: self._ask(method, *arguments)
+
+
+@contextmanager
+def opened(task: Task, reference: str, run_dir: Path) -> Iterator[Owner]:
+    """Yield the owner of a run directory: the living one, or this process; a directory that isn't there is made.
+
+    Raises UsageError when it is another task's, or is held by a process that can't be talked to.
+    """
+    config = configuration(run_dir, reference)
+    if archive.read_living(run_dir) is not None:
+        # a local Ray asks for its token; a given address doesn't turn that on, and Ray reads this when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        from flywheel import cluster  # a slow import, for the few that need it
+
+        attached = cluster.attach(run_dir)
+        if attached is not None:
+            try:
+                yield Living(attached, cluster.ask, task, config)
+            finally:
+                attached.close()
+            return
+    with archive.opened(run_dir, config, task.name, task_digest(task)):
+        here = Here(task, config, run_dir)
+        try:
+            yield here
+        finally:
+            here.registry.close()
+
+
+def configuration(run_dir: Path, reference: str) -> Config:
+    """Return the configuration of the directory's last start, so that it is judged by and isn't written over."""
+    if not (run_dir / archive.CONFIG).exists():
+        return Config(task=reference, run_dir=str(run_dir))
+    return msgspec.convert(archive.read_config(run_dir)["config"], Config)
+
+
+def submit(
+    owner: Owner, task: Task, policy: Policy, run_dir: Path, seed: int | None = None
+) -> tuple[Artifact, Verdict]:
+    """Write a policy from `foreign.load` as an artifact, judge it against the one in service, and sign the verdict.
+
+    It is judged in the worlds that the wheel trained for last, as a candidate of the wheel would be. The same file has
+    the same artifact when it is submitted again, so that a condemned one stays condemned, and the one in service keeps
+    the verdict that it has.
+    """
+    registry = owner.registry
+    ranges = _ranges(run_dir)
+    artifact = next((a for a in registry.artifacts() if foreign.is_of(a, policy)), None)
+    if artifact is None:
+        version = registry.next_version()
+        artifact = registry.write(*foreign.files(policy, version=version, made_at=time.time(), ranges=ranges))
+    champion = registry.champion()
+    if champion == artifact.digest:  # its newest verdict counts: a slow moment now must not bar it from a replica
+        return artifact, registry.verdict(champion)
+    baseline = None if champion is None else registry.bundle(champion)
+    gate = SafetyGate(task, owner.config.gate)
+    candidate = registry.bundle(artifact.digest)
+    verdict = gate.judge(candidate, baseline=baseline, parameters=foreign.middle(ranges), seed=seed)
+    return artifact, registry.record(verdict)
+
+
+def _ranges(run_dir: Path) -> Ranges:
+    """Return the parameters of the journal's last plan that names some; {} means the task's nominal ones."""
+    turns = archive.read_turns(run_dir)
+    return next((turn.plan.parameters for turn in reversed(turns) if turn.plan.parameters), {})

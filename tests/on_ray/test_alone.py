@@ -1,0 +1,105 @@
+"""Serving alone: a policy that was trained elsewhere is added in another terminal and answers within seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gymnasium
+import httpx
+import pytest
+
+from flywheel import archive
+from flywheel.client import Client
+from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.registry import open_readonly
+from flywheel.store.intake import open_readonly as open_store
+
+ROOT = Path(__file__).parents[2]
+SB3 = ROOT / "tests" / "data" / "sb3_cartpole.onnx"
+TASK = "tests.test_owner:TASK"
+"""CartPole that may be slow: no verdict in these tests may depend on how busy the machine is."""
+
+
+def flywheel(*words: str) -> list[str]:
+    return [sys.executable, "-m", "flywheel.cli", *words]
+
+
+class Serving:
+    """`flywheel serve` in a process group of its own."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.log = run_dir, run_dir.parent / "serve.log"
+        with open(self.log, "wb") as out:
+            self.process = subprocess.Popen(
+                flywheel("serve", "--task", TASK, "--run-dir", str(run_dir), "--deploy.port", "0"),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=ROOT,
+            )
+
+    def wait_for(self, said: Callable[[str], bool], timeout_s: float = 240.0) -> str:
+        """Return what it has printed once that is what is waited for."""
+        deadline = time.monotonic() + timeout_s
+        while not said(text := self.log.read_text()):
+            assert self.process.poll() is None and time.monotonic() < deadline, text
+            time.sleep(0.1)
+        return text
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    serving = Serving(tmp_path / "run")
+    yield serving
+    if serving.process.poll() is None:
+        os.killpg(serving.process.pid, signal.SIGKILL)
+    serving.process.wait(30)
+
+
+def add(run_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Call `flywheel policies add` as another terminal does."""
+    spec = run_dir.parent / "greedy.json"
+    spec.write_text('{"rule": {"greedy": true}}')
+    words = flywheel("policies", "add", str(SB3), "--task", TASK, "--run-dir", str(run_dir), "--spec", str(spec))
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=240)
+
+
+def test_a_policy_of_stable_baselines_is_added_served_and_observed(serving: Serving) -> None:
+    text = serving.wait_for(lambda text: "no policy is in service yet" in text)
+    url = text.split("Serve is up at ")[1].split(" ")[0]
+    token = (serving.run_dir / DIRECTORY / TOKEN).read_text()
+    env = gymnasium.make("CartPole-v1")
+    with Client(url, token) as client:
+        assert httpx.get(f"{url}/v1/health").status_code == 503, "nobody answers yet"
+        done = add(serving.run_dir)
+        assert done.returncode == 0, done.stdout + done.stderr
+        serving.wait_for(lambda text: "answers at" in text)
+
+        total = 0.0
+        with client.episode() as episode:
+            observation, _ = env.reset(seed=1)
+            terminated = truncated = False
+            while not (terminated or truncated):
+                observation, reward, terminated, truncated, _ = env.step(episode.act(observation))
+                episode.reward(float(reward))
+                total += float(reward)
+            episode.end(observation, terminated=terminated, truncated=truncated)
+    assert total == 500.0, "the network that SB3 trained is the one that answered"
+
+    registry = open_readonly(serving.run_dir)
+    champion = registry.champion()
+    registry.close()
+    with open_store(serving.run_dir) as store:
+        (stored,) = store.recent(1)
+    assert set(stored.digests) == {champion} and stored.total == 500.0 and not stored.failed
+
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.process.wait(60) == 130, serving.log.read_text()
+    assert "Traceback" not in serving.log.read_text()
+    assert archive.read_living(serving.run_dir) is None

@@ -1,0 +1,134 @@
+"""The `flywheel` command: what it prints, its exit codes, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flywheel import cli
+from flywheel.errors import UsageError
+from flywheel.policy import MANIFEST
+from flywheel.task import spec_of
+from flywheel.testing import BAD, GOOD, linear_policy
+from tests.test_owner import TASK
+
+RELAXED = "tests.test_owner:TASK"
+"""CartPole that may be slow: no verdict in these tests may depend on how busy the machine is."""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a good policy and a bad one."""
+    monkeypatch.chdir(tmp_path)
+    for name, gains in (("good", GOOD), ("bad", BAD)):
+        (tmp_path / f"{name}.onnx").write_bytes(linear_policy(spec_of(TASK), gains)[0])
+    return tmp_path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Call the command as a shell does, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["flywheel", *words])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_help_names_every_command_and_imports_none_of_them() -> None:
+    code = "import sys; sys.argv = ['flywheel', '--help']\nfrom flywheel import cli\ntry: cli.main()\n"
+    code += "except SystemExit as ended: print(ended.code, [m for m in ('ray', 'torch', 'scipy', 'onnxruntime') "
+    code += "if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in ("run", *cli.COMMANDS):
+        assert f"\n  {name} " in done.stdout
+    assert done.stdout.endswith("\n0 []\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gat"], "Did you mean 'gate'"),
+        (["policies", "ad", "x.onnx"], "Did you mean 'policies add'"),
+        (["policies"], "Did you mean 'policies"),
+        (["gate", "good.onnx", "--task", "cartpol"], "Did you mean 'cartpole'"),
+        (["gate", "god.onnx", "--task", "cartpole"], "god.onnx"),
+        (["gate", "good.onnx", "--task", "cartpole", "--spec", "none.json"], "spec file"),
+        (["gate", "good.onnx"], "--task"),
+        (["gate", "good.onnx", "--taks", "cartpole"], "--task"),
+        (["policies", "list", "--run-dir", "none"], "no registry in none"),
+        (["policies", "add", "good.onnx", "--task", "cartpole", "--run-dir", "/dev/null/run"], "another --run-dir"),
+        (["serve", "--task", "cartpole", "--run-dir", "run", "--deploy.max-batch", "0"], "deploy.max_batch"),
+        (["run", "--turns", "0"], "turns must be more than 0"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_exit_code_2(
+    words: list[str], said: str, files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *words) == 2
+    told = capsys.readouterr()
+    assert said in told.out + told.err
+    assert sorted(path.name for path in files.iterdir()) == ["bad.onnx", "good.onnx"]
+
+
+def test_no_words_are_a_wrong_call_and_a_version_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch) == 2
+    assert "usage" in capsys.readouterr().out
+    assert call(monkeypatch, "--version") == 0
+    with pytest.raises(UsageError, match="Known: gate"):
+        cli.find(["--task", "cartpole"])
+
+
+def test_gate_says_each_check_on_a_line(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "gate", "good.onnx", "--task", RELAXED, "--seed", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("pass: good.onnx after 120 simulations, seed 3")
+    assert [line.split("passed")[0].strip() for line in lines[1:]] == [
+        "failure rate", "regression", "edge cases", "cost",
+    ]  # fmt: skip
+    monkeypatch.setattr(cli, "_width", lambda: 40)
+    assert call(monkeypatch, "gate", "bad.onnx", "--task", RELAXED, "--baseline", "good.onnx") == 1
+    told = capsys.readouterr().out
+    assert "FAILED" in told and max(len(line) for line in told.splitlines()) <= 40
+
+
+def test_gate_gives_the_whole_verdict_as_strict_json(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "gate", "good.onnx", "--task", RELAXED, "--json") == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    verdict = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert verdict["outcome"] == "pass" and len(verdict["trials"]) == 120
+
+
+def test_a_spec_changes_how_a_policy_acts(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "random.json").write_text('{"rule": {"exploration_rate": 1.0}}')
+    assert call(monkeypatch, "gate", "good.onnx", "--task", RELAXED, "--spec", "random.json") == 1
+    assert "100 of 100 simulations failed" in capsys.readouterr().out
+
+
+def test_policies_are_added_refused_and_listed(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ["--task", RELAXED, "--run-dir", "run"]
+    assert call(monkeypatch, "policies", "add", "good.onnx", *to) == 0
+    assert "is in service" in capsys.readouterr().out
+    assert call(monkeypatch, "policies", "add", "bad.onnx", *to) == 1
+    told = capsys.readouterr()
+    assert "failure rate  FAILED" in told.out and "can't be served" in told.err and "is in service" not in told.out
+    assert call(monkeypatch, "policies", "list", "--run-dir", "run") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [(row[0], row[2], row[3]) for row in rows] == [("1", "pass", "in"), ("2", "fail", "-")]
+    assert len(list((files / "run" / "policies").glob(f"*/{MANIFEST}"))) == 2

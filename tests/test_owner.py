@@ -1,0 +1,125 @@
+"""Who writes to a run directory: one at a time, by the gate's word, in the worlds that the wheel knows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from flywheel import archive, foreign, owner
+from flywheel.config import Config, GateConfig, TrainConfig
+from flywheel.deploy import registry as registries
+from flywheel.deploy import verdicts as signed
+from flywheel.deploy.registry import open_readonly
+from flywheel.errors import Refused, UsageError
+from flywheel.policy import Policy
+from flywheel.records import Plan, Turn, Verdict
+from flywheel.task import Limits, spec_of, task_digest
+from flywheel.tasks.cartpole import cartpole
+from flywheel.testing import BAD, GOOD, SHORT_POLE, linear_policy
+
+# Wide of the mark on purpose: no verdict in these tests may depend on how busy the machine is.
+TASK = dataclasses.replace(cartpole, limits=Limits(max_latency_s=60.0))
+
+
+def policy(gains: tuple[float, ...] = GOOD) -> Policy:
+    spec = spec_of(TASK)
+    return foreign.load(linear_policy(spec, gains)[0], spec)
+
+
+def verdicts(run_dir: Path) -> list[Verdict]:
+    """Return every verdict that the registry holds, oldest first."""
+    with contextlib.closing(sqlite3.connect(run_dir / registries.FILE)) as db:
+        return [signed.decode(text) for (text,) in db.execute("SELECT record FROM verdicts ORDER BY id")]
+
+
+def submit(run_dir: Path, gains: tuple[float, ...] = GOOD) -> str:
+    """Submit a policy and promote it; return its digest."""
+    with owner.opened(TASK, "cartpole", run_dir) as writer:
+        artifact, _ = owner.submit(writer, TASK, policy(gains), run_dir, seed=1)
+        return writer.promote(artifact.digest).digest
+
+
+def test_a_good_policy_is_put_into_service_and_its_verdict_signed(tmp_path: Path) -> None:
+    digest = submit(tmp_path / "run")
+    registry = open_readonly(tmp_path / "run")
+    assert registry.champion() == digest
+    (artifact,) = registry.artifacts()
+    assert artifact.trained_on["strategy"] == "trained elsewhere"
+    verdict = registry.verdict(digest)
+    assert verdict is not None and verdict.outcome == "pass" and verdict.signature
+    registry.close()
+
+
+def test_a_bad_policy_is_kept_with_its_verdict_and_never_serves(tmp_path: Path) -> None:
+    good = submit(tmp_path)
+    with pytest.raises(Refused, match="'fail', so it can't be served"):
+        submit(tmp_path, BAD)
+    registry = open_readonly(tmp_path)
+    assert registry.champion() == good
+    outcomes = [registry.verdict(artifact.digest) for artifact in registry.artifacts()]
+    assert [verdict and verdict.outcome for verdict in outcomes] == ["pass", "fail"]
+    assert outcomes[1] is not None and outcomes[1].baseline == good
+    registry.close()
+
+
+def test_the_same_file_is_the_same_policy_and_stays_condemned(tmp_path: Path) -> None:
+    first = submit(tmp_path)
+    assert submit(tmp_path) == first
+    assert len(verdicts(tmp_path)) == 1, "the one in service keeps its verdict"
+    second = submit(tmp_path, tuple(2 * gain for gain in GOOD))
+    with owner.opened(TASK, "cartpole", tmp_path) as writer:
+        writer.registry.rollback(now=writer.registry.releases()[-1].released_at + 1)
+    with pytest.raises(Refused, match="condemned"):
+        submit(tmp_path, tuple(2 * gain for gain in GOOD))
+    registry = open_readonly(tmp_path)
+    assert registry.champion() == first and registry.condemned() == {second}
+    registry.close()
+
+
+def test_it_is_judged_in_the_worlds_that_the_wheel_trained_for_last(tmp_path: Path) -> None:
+    with archive.opened(tmp_path, Config(), TASK.name, task_digest(TASK)):
+        plan = Plan(strategy="hold", reasons=(), parameters={"length": (1.8, 2.2)})
+        archive.append_turn(tmp_path, Turn(number=1, plan=plan, artifact=None, verdict=None, release=None, evidence={}))
+    with pytest.raises(Refused):
+        submit(tmp_path, SHORT_POLE)
+    (verdict,) = verdicts(tmp_path)
+    assert {trial.parameters["length"] for trial in verdict.trials} == {2.0}
+    registry = open_readonly(tmp_path)
+    assert registry.artifacts()[0].trained_on["parameters"] == {"length": [1.8, 2.2]}
+    registry.close()
+
+
+def test_the_configuration_of_the_last_start_counts_and_stays(tmp_path: Path) -> None:
+    config = Config(gate=GateConfig(num_sims=120, max_sims=300), train=TrainConfig(lr=0.5), run_dir="mine")
+    with archive.opened(tmp_path, config, TASK.name, task_digest(TASK)):
+        pass
+    submit(tmp_path)
+    assert owner.configuration(tmp_path, "cartpole") == config
+    (verdict,) = verdicts(tmp_path)
+    assert sum(trial.scenario == "nominal" for trial in verdict.trials) == 120
+
+
+def test_one_process_writes(tmp_path: Path) -> None:
+    with (
+        owner.opened(TASK, "cartpole", tmp_path),
+        pytest.raises(UsageError, match="Another process"),
+        owner.opened(TASK, "cartpole", tmp_path),
+    ):
+        pass
+    with pytest.raises(UsageError, match="belongs to"), owner.opened(cartpole, "cartpole", tmp_path):
+        pass
+
+
+def test_an_owner_that_was_killed_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    submit(tmp_path)
+    archive.write_living(tmp_path, f"127.0.0.1:{port}", "wheel", "/")
+    submit(tmp_path)
+    assert archive.read_living(tmp_path) is None
