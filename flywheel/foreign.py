@@ -142,12 +142,6 @@ def _check_input(policy: Policy) -> None:
     """Raise Refused unless the network takes float32[any number, size of an observation] and nothing else."""
     size = int(np.prod(policy.spec.observation_shape))
     wanted = f"one input float32[N, {size}] (N observations of {list(policy.spec.observation_shape)}, flattened)"
-    if len(policy.inputs) != 1:
-        names = ", ".join(name for name, _, _ in policy.inputs) or "none"
-        raise Refused(
-            f"The network has {len(policy.inputs)} inputs ({names}), expected {wanted}: recurrent policies, and those "
-            "that take a state or a mask, are not supported. Export the part that maps observations to actions."
-        )
     name, kind, shape = policy.inputs[0]
     found = f"The network's input {name!r} is {kind} {shape}, expected {wanted}"
     if kind != "tensor(float)":
@@ -166,16 +160,13 @@ def _check_outputs(policy: Policy) -> int:
     spec = policy.spec
     size = int(np.prod(spec.action_shape))
     widths: tuple[int, ...]
-    if spec.action_kind == "discrete":
-        widths, wanted = (spec.num_actions,), f"[N, {spec.num_actions}] logits, one an action"
+    if spec.action_kind != "box":
+        widths, wanted = (spec.num_outputs,), f"[N, {spec.num_outputs}] logits, one an action"
     elif spec.rule.greedy:
         widths = (size, 2 * size)
         wanted = f"[N, {size}] means, or [N, {2 * size}] means and log deviations"
     else:
         widths, wanted = (2 * size,), f"[N, {2 * size}] means and log deviations"
-    if len(policy.answers) != 1:
-        names = ", ".join(name for name, _, _ in policy.answers)
-        raise Refused(f"The network has {len(policy.answers)} outputs ({names}), expected one, {wanted}.")
     name, kind, _ = policy.answers[0]
     observations = sample(spec)
     try:

@@ -19,7 +19,7 @@ from flywheel.config import GateConfig
 from flywheel.draws import draws
 from flywheel.errors import Refused, UsageError
 from flywheel.gate import SafetyGate
-from flywheel.policy import load, read_weights, to_env
+from flywheel.policy import load, read_weights, to_env, write_files
 from flywheel.records import Episode
 from flywheel.task import Limits, Task, spec_of
 from flywheel.tasks.cartpole import cartpole
@@ -77,8 +77,8 @@ def network(
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        ({"inputs": ["hidden"]}, "2 inputs (x, hidden)"),
-        ({"outputs": ["value"]}, "2 outputs (y, value)"),
+        ({"inputs": ["hidden"]}, "reads x, hidden"),
+        ({"outputs": ["value"]}, "gives y, value"),
         ({"batch": 1}, "batch is fixed at 1"),
         ({"num_in": 3}, "other observations"),
         ({"num_out": 3}, "[16, 3] for 16 observations, expected float32 [N, 2] logits"),
@@ -181,9 +181,10 @@ def test_observations_to_try_are_inside_the_space() -> None:
 def test_an_artifact_of_it_is_proven_as_any_other_and_has_no_weights(tmp_path: Path) -> None:
     policy = foreign.load(linear_policy(spec_of(TASK), GOOD)[0], spec_of(TASK), GREEDY)
     ranges = {"length": (0.4, 0.6)}
-    artifact = foreign.write(tmp_path, policy, version=3, made_at=5.0, ranges=ranges)
+    digest, files = foreign.files(policy, version=3, made_at=5.0, ranges=ranges)
+    artifact = write_files(tmp_path, digest, files)
     assert load(artifact).spec.rule.greedy and foreign.is_of(artifact, policy)
-    assert read_weights(artifact) == {} and artifact.version == 3
+    assert read_weights(files) == {} and artifact.version == 3
     assert artifact.trained_on["parameters"] == {"length": [0.4, 0.6]}
     assert not foreign.is_of(artifact, foreign.load(policy.network, spec_of(TASK)))
 
