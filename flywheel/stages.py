@@ -22,7 +22,7 @@ from flywheel.console import Say
 from flywheel.errors import FlywheelError
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Turn, Verdict
-from flywheel.task import Task, spec_of
+from flywheel.task import Task, span_of, spec_of
 from flywheel.train.ending import deserves_verdict, is_over
 
 ANALYZED = 500
@@ -126,13 +126,14 @@ class OnRay:
     def probe(self, plan: Plan, progress: Progress) -> Probe:
         """Try the weights of an iteration on the gate's probe, in the worlds that the verdict will be about."""
         with self._timed("train"):
-            probe = self._look(plan, progress.network)
+            probe = self._look(plan, progress.network, self._config.train.probe_max_failed)
         self._say("train", told.progress(progress, probe), passing=True)
         return probe
 
-    def _look(self, plan: Plan, network: bytes) -> Probe:
-        episodes = self._config.train.probe_episodes
-        probe: Probe = self._ask(self._rooms.gate.probe, network, self._spec, self._probe_seed, _middle(plan), episodes)
+    def _look(self, plan: Plan, network: bytes, max_failed: int | None = None) -> Probe:
+        seed, episodes = self._probe_seed, self._config.train.probe_episodes
+        worlds = _middle(plan)
+        probe: Probe = self._ask(self._rooms.gate.probe, network, self._spec, seed, worlds, episodes, max_failed)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -230,7 +231,7 @@ class OnRay:
             signals = [signal for signal in self._about(release, raised) if signal not in held]
             num_read, outcomes = self._ask(observer.heard, ANALYZED)
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
-            found = conclude(new, num_read - begun, signals, before, self._config.loop)
+            found = conclude(new, num_read - begun, signals, before, self._config.loop, span_of(self._task))
             if found is not None:
                 self._say("observe", told.production(found, signals, champion))
                 good, _ = split(self._recent(champion), signals)

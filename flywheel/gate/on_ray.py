@@ -28,10 +28,17 @@ class GateActor:
         return verdict
 
     def probe(
-        self, network: bytes, spec: Spec, seed: int, parameters: Parameters | None = None, episodes: int = 200
+        self,
+        network: bytes,
+        spec: Spec,
+        seed: int,
+        parameters: Parameters | None = None,
+        episodes: int = 200,
+        max_failed: int | None = None,
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
-        return self._gate.probe(Policy(network, spec), seed=seed, parameters=parameters, episodes=episodes)
+        policy = Policy(network, spec)
+        return self._gate.probe(policy, seed=seed, parameters=parameters, episodes=episodes, max_failed=max_failed)
 
     def history(self) -> list[Verdict]:
         """Return all verdicts of this run, oldest first."""

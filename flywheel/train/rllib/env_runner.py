@@ -37,6 +37,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         """Make the task's worlds instead of a registered environment."""
         task: Task = self.config.env_config["task"]
         self._spec: Spec = self.config.env_config["spec"]
+        self._scale: float = self.config.env_config["reward_scale"]
         rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
         self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
         self.env = self._practice.envs
@@ -74,8 +75,8 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             logps = chances.logp(raw).numpy()
         actions = raw.numpy()
         stepped = self._practice.step(to_env(self._spec, actions))
-        tape.add(actions, outputs.numpy(), logps, void, stepped)
-        _, rewards, terminated, truncated = stepped
+        observations, rewards, terminated, truncated = stepped
+        tape.add(actions, outputs.numpy(), logps, void, (observations, self._scale * rewards, terminated, truncated))
         self._running += np.stack([np.where(void, 0.0, rewards), ~void])
         for i in np.flatnonzero(terminated | truncated):
             self._log_episode_metrics(int(self._running[1, i]), float(self._running[0, i]), 0.0)
