@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from flywheel.records import Artifact, Plan
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.on_ray import TrainerActor
+from flywheel.train.recipe import make_recipe
 
 CONFIG = TrainConfig(num_runners=2, worlds_per_runner=8, steps_per_world=16, num_epochs=2, minibatch_size=64)
 SHORT = Plan(strategy="continue_training", reasons=())
@@ -115,3 +117,17 @@ def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(tr
     ray.get(actor.advance.remote(), timeout=120)
     for _, recipe, low, high in ray.get(actor.runners.remote(), timeout=60):
         assert recipe == found[1][1] and 1.9 <= low <= high <= 2.1
+
+
+def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ray_cluster: Any) -> None:
+    from flywheel.train.rllib.env_runner import WorldsRunner
+    from flywheel.train.rllib.learn import ppo_config
+
+    config = dataclasses.replace(CONFIG, reward_scale=0.25)
+    runner = WorldsRunner(config=ppo_config(cartpole, spec_of(cartpole), config, 1), worker_index=1)
+    runner.tell(make_recipe(cartpole, SHORT, config))
+    episodes = runner.sample(num_timesteps=800)
+    assert {float(reward) for episode in episodes for reward in episode.get_rewards()} == {0.25}
+    returned = runner.get_metrics()["episode_return_mean"]
+    assert float(getattr(returned, "peek", lambda: returned)()) >= 8.0
+    runner.stop()
