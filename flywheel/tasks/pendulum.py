@@ -157,10 +157,14 @@ pendulum = Task(
     settings={
         "train": {
             "gamma": 0.9,  # sees 10 steps ahead: the cost of a step says enough of the swing that it belongs to
-            "steps_per_world": 64,
+            "steps_per_world": 128,  # 4,096 steps an iteration: with 2,048 a good policy was often lost again
             "num_epochs": 10,
+            "minibatch_size": 256,
+            "edge_case_share": 0.4,  # the rod that hangs still is what is learnt last
+            "max_steps": 200_000,
             "reward_scale": 0.1,  # costs of up to 16 a step become values of about 10
         },
+        "gate": {"probe_edge_trials": 15},
     },
 )
 """The Task: parameters in SI units; failing is not holding the rod upright for the last 2.5 of 10 seconds."""
