@@ -149,7 +149,7 @@ pendulum = Task(
         EdgeCase("spinning_fast", state=(0.0, 8.0)),
         EdgeCase("swinging_past", state=(math.pi, -5.0)),
         EdgeCase("light_rod", parameters={"m": 0.8}),
-        EdgeCase("heavy_rod", parameters={"m": 1.1}),
+        EdgeCase("heavy_rod", parameters={"m": 1.05}),
     ),
     limits=Limits(max_failure_rate=0.05, max_regression=0.05, max_latency_s=0.005),
     drift={"l": 1.4},
