@@ -24,7 +24,8 @@ CONFIG = "config.json"
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
 TRAFFIC = "traffic"
-POLICIES = "policies"
+LIVING = "cluster.json"
+DRAFT = "turn.json"
 
 
 @contextmanager
@@ -82,6 +83,22 @@ def _write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_living(run_dir: Path, address: str, name: str, route: str) -> None:
+    """Note where this run directory's owners are up: Ray's address, the wheel's name and its path under Serve."""
+    _write_whole(run_dir / LIVING, json.dumps({"address": address, "name": name, "route": route}))
+
+
+def forget_living(run_dir: Path) -> None:
+    """Take the note away: nothing of this run directory is up any more."""
+    (run_dir / LIVING).unlink(missing_ok=True)
+
+
+def read_living(run_dir: Path) -> dict[str, str] | None:
+    """Return the note of `write_living`, None where there is none."""
+    path = run_dir / LIVING
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def read_config(run_dir: Path) -> dict[str, Any]:
     """Return config.json: the task's name and digest, and the configuration of the last start."""
     path = run_dir / CONFIG
@@ -91,9 +108,24 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def keep_draft(run_dir: Path, turn: Turn) -> None:
+    """Write down a turn that is under way; when this returns it is on the disk."""
+    _write_whole(run_dir / DRAFT, _line(turn))
+
+
+def read_draft(run_dir: Path) -> Turn | None:
+    """Return the turn that was under way, None where there is none."""
+    path = run_dir / DRAFT
+    return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Turn) if path.exists() else None
+
+
+def _line(turn: Turn) -> str:
+    return canonical({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(turn)})
+
+
 def append_turn(run_dir: Path, turn: Turn) -> None:
-    """Write one turn to the journal; when this returns it is on the disk."""
-    line = canonical({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(turn)}) + "\n"
+    """Write one whole turn to the journal; when this returns it is on the disk, and no longer under way."""
+    line = _line(turn) + "\n"
     with open(run_dir / JOURNAL, "a+b") as file:
         end = file.seek(0, os.SEEK_END)
         if end:
@@ -104,6 +136,7 @@ def append_turn(run_dir: Path, turn: Turn) -> None:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+    (run_dir / DRAFT).unlink(missing_ok=True)
 
 
 def read_turns(run_dir: Path) -> list[Turn]:

@@ -1,8 +1,13 @@
-"""Starts and ends the processes: every room as an actor of a local Ray, Serve, and production's clients."""
+"""Starts and ends the processes: every room as an actor of Ray, Serve, and production's clients.
+
+Ray is either one of our own, which lives and dies with this process, or a cluster that is attached to: there the
+store, the observer, the registry and Serve are detached, and go on when this process ends.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -14,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive
-from flywheel.config import Config
+from flywheel.client.http import is_loopback
+from flywheel.config import Config, DeployConfig
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
-from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor
+from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor, namespace
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
@@ -28,62 +35,165 @@ from flywheel.observe.on_ray import ObserverActor
 from flywheel.store.on_ray import StoreActor
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.tasks.production import Production
-from flywheel.train.on_ray import TrainerActor
+from flywheel.testing import try_task
+from flywheel.train.on_ray import CLAIM, TrainerActor
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's shared memory: messages here are small, and a laptop's /dev/shm may be, too."""
 STORE = "store"
 """Name of the store's actor."""
+_HEAD = "node:__internal_head__"
 
 
-def preflight(task: Task, config: Config) -> None:
-    """Raise UsageError when the task can't be judged, or when the processes that claim CPUs would wait for ever."""
-    SafetyGate(task, config.gate)
-    spec_of(task)
-    available = config.num_cpus or os.cpu_count() or 1
-    claimed = 0.5 + 0.5 * config.train.num_runners
-    if claimed > available:
-        raise UsageError(
-            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
-            f"env runners) but Ray is given {available}, so it would wait for ever: lower --train.num-runners or raise "
-            "--num-cpus."
-        )
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one wheel's processes are, apart from those of every other wheel on the same cluster."""
+
+    name: str
+    head: str = ""
+    """Id of the cluster's head node, beside the run directory; "" on a Ray of our own."""
+    resource: str = ""
+    """Custom resource of the nodes that simulate and train; "" where there is none."""
+
+    @property
+    def namespace(self) -> str:
+        """Ray's namespace of the wheel's actors."""
+        return namespace(self.name)
+
+    @property
+    def route(self) -> str:
+        """Path under which clients find the wheel's policy."""
+        return f"/{self.name}" if self.head else "/"
+
+    def owner(self, body: type, name: str, *, max_task_retries: int = 0) -> Any:
+        """Return the actor class of a room that owns state: on a cluster beside the run directory, and detached."""
+        where = {}
+        if self.head:
+            pinned = NodeAffinitySchedulingStrategy(self.head, soft=False)
+            where = {"lifetime": "detached", "get_if_exists": True, "scheduling_strategy": pinned}
+        return self._actor(body, name, num_cpus=0, max_task_retries=max_task_retries, **where)
+
+    def worker(self, body: type, name: str, num_cpus: float) -> Any:
+        """Return the actor class of a room that computes: it ends with this process."""
+        return self._actor(body, name, num_cpus=num_cpus, resources={self.resource: CLAIM} if self.resource else {})
+
+    def _actor(self, body: type, name: str, **options: Any) -> Any:
+        """An actor comes back by itself; only harmless calls may be repeated."""
+        return ray.remote(body).options(name=name, namespace=self.namespace, max_restarts=-1, **options)
+
+
+def wheel_name(config: Config, run_dir: Path) -> str:
+    """Return the wheel's name: the given one, or the run directory's, in letters, digits, - and _."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", config.name or run_dir.name).strip("-") or "wheel"
 
 
 @contextmanager
 def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms]:
-    """Start a local Ray with every room on it, yield them, and end all of it.
+    """Start the rooms' processes, yield them, and end all of them but those that are detached on a cluster.
 
     Raises UsageError before anything is started or written when ports, CPUs or the run directory don't fit.
     """
-    preflight(task, config)
-    port = claim_port(config.deploy)
+    SafetyGate(task, config.gate)
+    spec_of(task)
+    for warning in try_task(task):
+        say("start", warning)
+    name = wheel_name(config, run_dir)
+    if not config.address:
+        _check_cpus(config, config.num_cpus or os.cpu_count() or 1)
+    port = 0 if config.address else claim_port(config.deploy)
     with archive.opened(run_dir, config, task.name, task_digest(task)):
-        os.environ.update(serve_environment(config.deploy))
-        yield from _started(task, config, run_dir, port, say)
+        if config.address:
+            yield from _attached(task, config, run_dir, name, say)
+        else:
+            os.environ.update(serve_environment(config.deploy))
+            yield from _own(task, config, run_dir, name, port, say)
 
 
-def _started(task: Task, config: Config, run_dir: Path, port: int, say: Say) -> Iterator[Rooms]:
-    say("start", "Ray, the trainer and the gate")
-    on_term = signal.getsignal(signal.SIGTERM)
-    context = ray.init(
+def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: Say) -> Iterator[Rooms]:
+    say("start", "Ray")
+    context = _init(
         address="local",
-        namespace="flywheel",
+        namespace=Place(name).namespace,
         num_cpus=config.num_cpus or os.cpu_count(),
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=True,
-        log_to_driver=False,
-        logging_level="ERROR",
     )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_term)  # Ray put its own in its place, which aborts
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
-    rooms = Rooms(task, config, run_dir, port, say)
+    rooms = Rooms(task, config, run_dir, Place(name), port, say)
+    archive.write_living(run_dir, context.address_info["gcs_address"], name, rooms.place.route)
     try:
         yield rooms
     finally:
         rooms.stop()
         ray.shutdown()
+        archive.forget_living(run_dir)
+
+
+def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) -> Iterator[Rooms]:
+    say("start", f"attaching to the Ray cluster at {config.address}")
+    context = connect(config.address, Place(name).namespace)
+    try:
+        head = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD in node["Resources"]), "")
+        if head != ray.get_runtime_context().get_node_id():
+            raise UsageError(
+                "This process is not on the cluster's head node, where the run directory and its owners are: submit it "
+                "there with `ray job submit -- python -m flywheel.run --address auto …`."
+            )
+        resources = ray.cluster_resources()
+        _check_cpus(config, resources.get("CPU", 0.0))
+        resource = config.sim_resource if resources.get(config.sim_resource) else ""
+        place = Place(name, head, resource)
+        rooms = Rooms(task, config, run_dir, place, -1, say)
+        archive.write_living(run_dir, context.address_info["gcs_address"], name, place.route)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        say("start", f"wheel {name} on {nodes} nodes, dashboard at http://{context.dashboard_url}")
+        try:
+            yield rooms
+        finally:
+            rooms.stop()
+    finally:
+        ray.shutdown()
+
+
+def connect(address: str, namespace: str) -> Any:
+    """Connect this process to a Ray that runs; raise UsageError when none answers at that address."""
+    if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_MODE"] = "token"  # an explicit address doesn't turn it on by itself
+    try:
+        return _init(address=address, namespace=namespace)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"No Ray answers at {address} ({first}): start it, or leave --address out.") from error
+
+
+def _init(**options: Any) -> Any:
+    on_term = signal.getsignal(signal.SIGTERM)
+    context = ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray put its own in its place, which aborts
+    return context
+
+
+def _check_cpus(config: Config, available: float) -> None:
+    """Raise UsageError when the processes that claim CPUs would wait for ever."""
+    claimed = 0.5 + 0.5 * config.train.num_runners
+    if claimed > available:
+        raise UsageError(
+            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
+            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
+            "raise --num-cpus."
+        )
+
+
+def _claim_on_cluster(config: DeployConfig) -> int:
+    """Return the port that Serve is to listen on; UsageError where replicas on other machines could not be reached."""
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(machines) > 1 and is_loopback(config.host) and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        raise UsageError(
+            f"The cluster has {len(machines)} machines, and replicas that listen on {config.host} can't be reached "
+            "from another one: give --deploy.host 0.0.0.0 inside a private network, with TLS in front of it."
+        )
+    return claim_port(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +208,31 @@ class Serving:
 class Rooms:
     """Handles of every room's actor, and how one asks them."""
 
-    def __init__(self, task: Task, config: Config, run_dir: Path, port: int, say: Say) -> None:
-        """Start the trainer, the gate and the registry; `begin_serving` starts the rest beside the training."""
+    def __init__(self, task: Task, config: Config, run_dir: Path, place: Place, port: int, say: Say) -> None:
+        """Start the registry; `begin_training` and `begin_serving` start the rest. `port` is -1 on a cluster."""
         self._task, self._config, self._run_dir, self._port, self._say = task, config, run_dir, port, say
+        self.place = place
         self._future: Future[Serving] | None = None
         self._stopping = threading.Event()
-        self.trainer = _actor(TrainerActor, "trainer", num_cpus=0.5).remote(
-            task, spec_of(task), config.train, config.seed, str(run_dir / archive.POLICIES)
-        )
-        self.gate = _actor(GateActor, "gate").remote(task, config.gate, str(run_dir))
-        self.registry = _actor(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task))
+        self.registry = place.owner(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task), place.name)
+        there = ask(self.registry.run_dir) if place.head else str(run_dir)
+        if there != str(run_dir):
+            raise UsageError(
+                f"A wheel named {place.name} is on this cluster already, with the run directory {there}: give this one "
+                "another --name, or the same --run-dir to go on with it."
+            )
         drift = ",".join(f"{name}={value:g}" for name, value in task.drift.items()) if config.drift else ""
         self.production = Production(
             run_dir / archive.TRAFFIC, config.traffic, task=config.task, seed=config.seed, drift=drift
         )
+
+    def begin_training(self) -> None:
+        """Start the trainer and the gate."""
+        task, config = self._task, self._config
+        self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
+            task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
+        )
+        self.gate = self.place.worker(GateActor, "gate", 0.0).remote(task, config.gate, self.place.name)
 
     def begin_serving(self) -> None:
         """Start store, observer and Serve in the background, if that hasn't begun."""
@@ -127,21 +248,26 @@ class Rooms:
         return self._future.result()
 
     def _start_serving(self, future: Future[Serving]) -> None:
-        """Start store, observer and Serve beside the training; a release of an earlier start is watched again."""
+        """Start store, observer and Serve; a release of an earlier start is watched again."""
         try:
-            from flywheel.deploy.on_serve import start_serve  # a slow import, and it reads the environment
+            from flywheel.deploy import on_serve  # a slow import, and it reads the environment
 
-            began = time.monotonic()
-            store = _actor(StoreActor, STORE, max_task_retries=-1).remote(str(self._run_dir), self._config.store)
-            observer = _actor(ObserverActor, OBSERVER, max_task_retries=-1).remote(
-                self._task, self._config.observe, STORE
+            began, place, config = time.monotonic(), self.place, self._config
+            store = place.owner(StoreActor, STORE, max_task_retries=-1).remote(
+                str(self._run_dir), config.store, place.name
             )
-            for release in self.ask(self.registry.releases)[-1:]:
-                self.ask(observer.release, release, self._task.limits.max_failure_rate)
+            observer = place.owner(ObserverActor, OBSERVER, max_task_retries=-1).remote(
+                self._task, config.observe, STORE, place.name
+            )
+            for release in ask(self.registry.releases)[-1:]:
+                ask(observer.release, release, self._task.limits.max_failure_rate)
             if self._stopping.is_set():
                 raise FlywheelError("Serve was not started because the run is ending.")
-            deployment = start_serve(self._config.deploy, self._port)
-            self._say("start", f"Serve is up at {deployment.url}, {time.monotonic() - began:.1f} s beside the training")
+            port = self._port
+            if port < 0:  # the cluster's first wheel chooses where Serve listens
+                port = config.deploy.port if on_serve.is_up() else _claim_on_cluster(config.deploy)
+            deployment = on_serve.start_serve(config.deploy, port, place.name, place.route)
+            self._say("start", f"Serve is up at {deployment.url} after {time.monotonic() - began:.1f} s")
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told
             future.set_exception(error)
@@ -156,24 +282,63 @@ class Rooms:
         self._stopping.set()
         self.production.stop()
 
-    def ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
-        """Return a room's answer; what goes wrong there is a FlywheelError that says where to read on."""
-        logs = "its log is under /tmp/ray/session_latest/logs"
-        try:
-            return ray.get(method.remote(*arguments, **named))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, FlywheelError):  # the room's own sentence is what a person needs
-                raise error.cause from None
-            raise FlywheelError(f"A process of the run failed with {error.cause!r}; {logs}.") from error
-        except ray.exceptions.RayActorError as error:
-            last = str(error).strip().splitlines()[-1]
-            raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
-
     def work(self, function: Callable[..., Any]) -> Any:
         """Return a pure function as a task of the cluster, for `ask`."""
-        return ray.remote(function).options(num_cpus=0, name=function.__name__)
+        claims = {self.place.resource: CLAIM} if self.place.resource else {}
+        return ray.remote(function).options(num_cpus=0, name=function.__name__, resources=claims)
 
 
-def _actor(body: type, name: str, *, num_cpus: float = 0.0, max_task_retries: int = 0) -> Any:
-    """Return the actor class of a room's body: it comes back by itself; only harmless calls may be repeated."""
-    return ray.remote(body).options(name=name, num_cpus=num_cpus, max_restarts=-1, max_task_retries=max_task_retries)
+def ask(method: Any, *arguments: Any, **named: Any) -> Any:
+    """Return an actor's answer; what goes wrong there is a FlywheelError that says where to read on."""
+    logs = "its log is under /tmp/ray/session_latest/logs"
+    try:
+        return ray.get(method.remote(*arguments, **named))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FlywheelError):  # the room's own sentence is what a person needs
+            raise error.cause from None
+        raise FlywheelError(f"A process of the run failed with {error.cause!r}; {logs}.") from error
+    except ray.exceptions.RayActorError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
+
+
+@contextmanager
+def attached(run_dir: Path) -> Iterator[Any]:
+    """Yield the registry's living actor of a run directory, None where nothing of it is up.
+
+    A note that a killed process left behind is taken away.
+    """
+    living = archive.read_living(run_dir)
+    if living is None:
+        yield None
+        return
+    try:
+        connect(living["address"], Place(living["name"]).namespace)
+        registry = ray.get_actor(REGISTRY)
+    except (UsageError, ValueError):
+        ray.shutdown()
+        archive.forget_living(run_dir)
+        yield None
+        return
+    try:
+        yield registry
+    finally:
+        ray.shutdown()
+
+
+def end(run_dir: Path) -> None:
+    """End the detached actors and the application of a run directory's wheel on its cluster."""
+    from flywheel.deploy import on_serve
+
+    with attached(run_dir) as registry:
+        if registry is None:
+            raise UsageError(f"Nothing of {run_dir} is up, so there is nothing to end.")
+        living = archive.read_living(run_dir)
+        assert living is not None
+        on_serve.end_app(living["name"])
+        for name in (OBSERVER, STORE, REGISTRY):
+            try:
+                ray.kill(ray.get_actor(name), no_restart=True)
+            except ValueError:  # it was never started
+                continue
+    archive.forget_living(run_dir)

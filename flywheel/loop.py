@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from flywheel.records import Artifact, Plan, Probe, Progress, Release, Turn, Verdict
@@ -12,17 +12,20 @@ from flywheel.records import Artifact, Plan, Probe, Progress, Release, Turn, Ver
 class Stages(Protocol):
     """What the loop asks of the rooms."""
 
+    def begun(self, number: int) -> Turn | None:
+        """Return this turn as far as an earlier start had brought it, None if it had not begun."""
+
+    def keep(self, turn: Turn) -> Turn:
+        """Return the turn so far, kept durably for a start that goes on with it."""
+
     def analyze(self) -> Plan:
         """Decide what to do next from the journal, the open signals and what production showed."""
 
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
 
-    def advance(self) -> Progress:
-        """Train one iteration."""
-
-    def probe(self, plan: Plan, progress: Progress) -> Probe:
-        """Try the weights of an iteration on fresh episodes of the gate, in the plan's worlds."""
+    def advance(self, plan: Plan) -> tuple[Progress, Probe]:
+        """Train one iteration, and try its weights on fresh episodes of the gate, in the plan's worlds."""
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         """Say whether this round's training is over."""
@@ -43,37 +46,35 @@ class Stages(Protocol):
         """Wait for a signal, a recovery, enough quiet episodes, or a person's stop; return what was seen."""
 
     def record(self, turn: Turn) -> None:
-        """Write the turn to the journal, durably."""
+        """Write the whole turn to the journal, durably."""
 
 
 def candidate(stages: Stages, plan: Plan) -> Artifact | None:
     """Train by the plan, alternating iterations and probes; return what deserves a verdict, or None."""
     rival = stages.begin(plan)
     while True:
-        progress = stages.advance()
-        probe = stages.probe(plan, progress)
+        progress, probe = stages.advance(plan)
         if stages.enough(plan, progress, probe, rival):
             return stages.export(plan, progress, probe, rival)
 
 
-def turns(stages: Stages, numbers: Iterable[int]) -> Iterator[Turn]:
-    """Turn the wheel once for each number; end early when production has recovered from a change."""
+def turns(stages: Stages, numbers: Iterable[int], forever: bool = False) -> Iterator[Turn]:
+    """Turn the wheel once for each number, going on inside a turn; a stop ends it, so does a recovery."""
     for number in numbers:
-        plan, artifact, verdict, release = stages.analyze(), None, None, None
-        if plan.strategy == "rollback_and_retrain":
-            release = stages.rollback(plan)
-        if plan.strategy != "hold":
-            artifact = candidate(stages, plan)
-            if artifact is None:
-                reasons = (*plan.reasons, "no candidate beat the policy in service")
-                plan = dataclasses.replace(plan, strategy="hold", reasons=reasons)
-        if artifact is not None:
-            verdict = stages.judge(plan, artifact)
-            if verdict.outcome == "pass":
-                release = stages.release(verdict)
-        evidence = stages.observe(plan)
-        turn = Turn(number=number, plan=plan, artifact=artifact, verdict=verdict, release=release, evidence=evidence)
+        turn = stages.begun(number) or stages.keep(Turn(number=number, plan=stages.analyze()))
+        if turn.plan.strategy == "rollback_and_retrain" and turn.release is None:
+            turn = stages.keep(replace(turn, release=stages.rollback(turn.plan)))
+        if turn.plan.strategy != "hold" and turn.artifact is None:
+            turn = stages.keep(replace(turn, artifact=candidate(stages, turn.plan)))
+            if turn.artifact is None:
+                reasons = (*turn.plan.reasons, "no candidate beat the policy in service")
+                turn = stages.keep(replace(turn, plan=replace(turn.plan, strategy="hold", reasons=reasons)))
+        if turn.artifact is not None and turn.verdict is None:
+            turn = stages.keep(replace(turn, verdict=stages.judge(turn.plan, turn.artifact)))
+        if turn.verdict is not None and turn.verdict.outcome == "pass":
+            turn = stages.keep(replace(turn, release=stages.release(turn.verdict)))
+        turn = replace(turn, evidence=stages.observe(turn.plan))
         stages.record(turn)
         yield turn
-        if evidence["recovered"] or evidence["stopped"]:
+        if turn.evidence["stopped"] or (turn.evidence["recovered"] and not forever):
             return

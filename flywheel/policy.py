@@ -45,7 +45,16 @@ class Policy:
             self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise Refused(f"The network can't be loaded by ONNX Runtime: {error}") from error
-        self._input = self._session.get_inputs()[0].name
+        reads, gives = (
+            [node.name for node in nodes] for nodes in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        if len(reads) != 1 or len(gives) != 1:
+            raise Refused(
+                f"The network reads {', '.join(reads)} and gives {', '.join(gives)}. Recurrent policies are not "
+                "supported: a network reads one batch of observations and gives one batch of outputs, with no state "
+                "in or out. Export only those, or train a policy without memory."
+            )
+        self._input = reads[0]
         self.spec = spec
         self.digest = digest
         self.num_bytes = len(network)
@@ -70,6 +79,8 @@ class Policy:
         rule = rule or self.spec.rule
         if rule.kind == "categorical":
             return _categorical(outputs, draws, rule)
+        if rule.kind == "multi_categorical":
+            return _multi_categorical(outputs, draws, rule, self.spec.action_nvec)
         return _gaussian(outputs, draws, rule, self.spec.action_shape)
 
 
@@ -88,6 +99,14 @@ def _categorical(
     below = np.cumsum(chances, axis=1) <= draws[:, :1]
     actions = np.minimum(below.sum(axis=1), num_actions - 1).astype(np.int64)
     return actions, np.log(chances[np.arange(rows), actions])
+
+
+def _multi_categorical(
+    logits: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule, nvec: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    parts = np.split(logits, np.cumsum(nvec)[:-1], axis=1)
+    drawn = [_categorical(part, draws[:, k : k + 1], rule) for k, part in enumerate(parts)]
+    return np.stack([actions for actions, _ in drawn], axis=1), np.sum([logps for _, logps in drawn], axis=0)
 
 
 def _gaussian(
@@ -109,6 +128,8 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
     """Return what the environment gets for raw actions [N, *a]: shifted, clipped or unsquashed, as RLlib does it."""
     if spec.action_kind == "discrete":
         return np.asarray(raw_actions) + spec.action_start
+    if spec.action_kind == "multi_discrete":
+        return np.asarray(raw_actions) + np.array(spec.action_starts, dtype=np.int64)
     low = np.asarray(spec.action_low, dtype=np.float32).reshape(spec.action_shape)
     high = np.asarray(spec.action_high, dtype=np.float32).reshape(spec.action_shape)
     actions: Array = np.asarray(raw_actions, dtype=np.float32)
@@ -117,8 +138,24 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
     return np.clip(actions, low, high).astype(np.float32)
 
 
-def write_artifact(
-    policies: Path,
+Files = Mapping[str, bytes]
+"""A policy's files by name, as they lie in `policies/<digest>/`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """An artifact with the files that acting needs: how a policy reaches a node that has no run directory."""
+
+    artifact: Artifact
+    files: Files
+
+    @property
+    def digest(self) -> str:
+        """The artifact's digest."""
+        return self.artifact.digest
+
+
+def pack(
     *,
     network: bytes,
     weights: Mapping[str, Array],
@@ -128,8 +165,8 @@ def write_artifact(
     parent: str | None,
     trained_on: Mapping[str, Any],
     made_at: float,
-) -> Artifact:
-    """Write `policies/<digest>/` durably and return its Artifact; an artifact that exists already is left alone.
+) -> tuple[str, Files]:
+    """Return a new policy's digest and its files.
 
     `golden` holds observations [16, *o] and the outputs float32[16, D] that the trainer's own module gave.
     """
@@ -148,12 +185,20 @@ def write_artifact(
         "golden": {"observations": np.asarray(golden[0]).tolist(), "outputs": np.asarray(golden[1]).tolist()},
     }
     text = canonical(manifest).encode()
-    digest = hashlib.sha256(text).hexdigest()
+    return hashlib.sha256(text).hexdigest(), {**files, MANIFEST: text}
+
+
+def write_files(policies: Path, digest: str, files: Files) -> Artifact:
+    """Write `policies/<digest>/` durably and return its Artifact; one that exists already is left alone.
+
+    Raises Refused, writing nothing, when the files don't have that digest.
+    """
+    _proven(digest, files)
     target = policies / digest
     if not target.exists():
         temporary = policies / f".{digest[:12]}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
-        for name, data in {**files, MANIFEST: text}.items():
+        for name, data in files.items():
             with open(temporary / name, "xb") as file:
                 file.write(data)
                 file.flush()
@@ -167,30 +212,60 @@ def write_artifact(
     return read_artifact(target)
 
 
+def write_artifact(policies: Path, **parts: Any) -> Artifact:
+    """Write a new policy's `policies/<digest>/` durably and return its Artifact; `parts` are those of `pack`."""
+    return write_files(policies, *pack(**parts))
+
+
+def read_files(directory: Path) -> Files:
+    """Return every file that a policy's manifest names, and the manifest; raise Refused where one can't be read."""
+    files = {}
+    try:
+        files[MANIFEST] = (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise Refused(f"There is no policy {directory.name[:12]}: its manifest can't be read ({error}).") from error
+    for name in _manifest(directory.name, files)["files"]:
+        try:
+            files[name] = (directory / name).read_bytes()
+        except OSError as error:
+            raise Refused(f"Policy {directory.name[:12]} is incomplete: {name} can't be read ({error}).") from error
+    return files
+
+
 def read_artifact(directory: Path) -> Artifact:
     """Return the Artifact in a directory after hashing every file of it again.
 
     Raises Refused, naming the file, when a digest doesn't fit or a file is missing.
     """
-    try:
-        text = (directory / MANIFEST).read_bytes()
-    except OSError as error:
-        raise Refused(f"There is no policy {directory.name[:12]}: its manifest can't be read ({error}).") from error
-    digest = hashlib.sha256(text).hexdigest()
-    if digest != directory.name:
-        raise Refused(f"Policy {directory.name[:12]} is damaged: its manifest's sha256 is {digest[:12]}.")
-    manifest = json.loads(text)
-    for name, entry in manifest["files"].items():
-        try:
-            found = hashlib.sha256((directory / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise Refused(f"Policy {digest[:12]} is incomplete: {name} can't be read ({error}).") from error
-        if found != entry["sha256"]:
+    return dataclasses.replace(_proven(directory.name, read_files(directory)), uri=str(directory))
+
+
+def bundle(artifact: Artifact) -> Bundle:
+    """Return an artifact with its network and manifest, read and proven; it says no more where they lie."""
+    files = read_files(Path(artifact.uri))
+    _proven(artifact.digest, files)
+    acting = {name: files[name] for name in (MANIFEST, NETWORK)}
+    return Bundle(dataclasses.replace(artifact, uri=""), acting)
+
+
+def _manifest(digest: str, files: Files) -> dict[str, Any]:
+    found = hashlib.sha256(files[MANIFEST]).hexdigest()
+    if found != digest:
+        raise Refused(f"Policy {digest[:12]} is damaged: its manifest's sha256 is {found[:12]}.")
+    manifest: dict[str, Any] = json.loads(files[MANIFEST])
+    return manifest
+
+
+def _proven(digest: str, files: Files) -> Artifact:
+    """Return the Artifact of these files after hashing each of them again; raise Refused naming the wrong one."""
+    manifest = _manifest(digest, files)
+    for name, data in files.items():
+        if name != MANIFEST and manifest["files"].get(name, {}).get("sha256") != hashlib.sha256(data).hexdigest():
             raise Refused(f"Policy {digest[:12]} is damaged: {name} does not have the sha256 that its manifest states.")
     return Artifact(
         digest=digest,
         version=manifest["version"],
-        uri=str(directory),
+        uri="",
         spec=msgspec.convert(manifest["spec"], Spec),
         parent=manifest["parent"],
         trained_on=manifest["trained_on"],
@@ -198,28 +273,28 @@ def read_artifact(directory: Path) -> Artifact:
     )
 
 
-def read_weights(artifact: Artifact) -> dict[str, Array]:
-    """Return all weights of an artifact, the critic's too, by the trainer's own keys."""
-    from safetensors.numpy import load_file
+def read_weights(files: Files) -> dict[str, Array]:
+    """Return all weights of a policy's files, the critic's too, by the trainer's own keys."""
+    from safetensors.numpy import load
 
-    return dict(load_file(Path(artifact.uri) / WEIGHTS))
+    return dict(load(files[WEIGHTS]))
 
 
-def load(artifact: Artifact) -> Policy:
+def load(policy: Artifact | Bundle) -> Policy:
     """Return the policy of an artifact, proven: every file hashed again, golden vectors answered within 1e-5.
 
     Raises Refused otherwise.
     """
-    directory = Path(artifact.uri)
-    if read_artifact(directory).digest != artifact.digest:
-        raise Refused(f"The directory {directory.name[:12]} does not hold policy {artifact.digest[:12]}.")
-    manifest = json.loads((directory / MANIFEST).read_bytes())
-    policy = Policy((directory / NETWORK).read_bytes(), artifact.spec, artifact.digest)
-    observations = np.asarray(manifest["golden"]["observations"], dtype=artifact.spec.observation_dtype)
-    expected = np.asarray(manifest["golden"]["outputs"], dtype=np.float32)
-    found = policy.outputs(observations)
+    artifact, files = (policy.artifact, policy.files) if isinstance(policy, Bundle) else (policy, None)
+    files = read_files(Path(artifact.uri)) if files is None else files
+    spec = _proven(artifact.digest, files).spec
+    golden = _manifest(artifact.digest, files)["golden"]
+    ready = Policy(files[NETWORK], spec, artifact.digest)
+    observations = np.asarray(golden["observations"], dtype=spec.observation_dtype)
+    expected = np.asarray(golden["outputs"], dtype=np.float32)
+    found = ready.outputs(observations)
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
         raise Refused(
             f"Policy {artifact.digest[:12]} does not answer its golden vectors: its export is not what was trained."
         )
-    return policy
+    return ready

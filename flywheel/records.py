@@ -33,14 +33,31 @@ Stage = Literal["shadow", "canary", "full"]
 class Rule:
     """How an action is drawn from the policy's outputs; the same in gate, replica, client and replay."""
 
-    kind: Literal["categorical", "gaussian"]
-    """The head: `categorical` reads logits[N, A], `gaussian` reads mean and log deviation, each [N, *a]."""
+    kind: Literal["categorical", "multi_categorical", "gaussian"]
+    """The head: `categorical` reads logits[N, A], `multi_categorical` the logits of each sub-action side by side,
+    `gaussian` mean and log deviation, each [N, *a]."""
     greedy: bool = False
     """True: the most likely action (the mean), whatever the draws say."""
     exploration_rate: float = 0.0
-    """epsilon in [0, 1]: the share of uniform actions (categorical only)."""
+    """epsilon in [0, 1]: the share of uniform actions (of each sub-action; not for a Gaussian)."""
     temperature: float = 1.0
     """tau > 0: divides the logits, multiplies the Gaussian's deviation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A part of an observation that is an array or a number by itself."""
+
+    path: tuple[str | int, ...]
+    """Keys of Dicts and indices of Tuples that lead to it; () where it is the whole observation."""
+    kind: Literal["box", "discrete", "multi_discrete", "multi_binary"]
+    shape: tuple[int, ...]
+    """Shape in which the environment gives it; () for a number."""
+    dtype: str
+    nvec: tuple[int, ...] = ()
+    """Numbers of values of (flattened) discrete parts, each of which becomes a one-hot vector; empty for others."""
+    starts: tuple[int, ...] = ()
+    """Their first values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +65,44 @@ class Spec:
     """What a policy reads and gives: spaces as JSON, and the acting rule."""
 
     observation_shape: tuple[int, ...]
+    """[D] of a flattened observation, which is what is stored, and what policies read."""
     observation_dtype: str
     observation_low: tuple[float, ...]
-    """Flattened bounds of the observation, -inf where there is none."""
+    """Bounds of the flattened observation, -inf where there is none."""
     observation_high: tuple[float, ...]
-    action_kind: Literal["discrete", "box"]
+    action_kind: Literal["discrete", "multi_discrete", "box"]
     action_shape: tuple[int, ...]
     """() for a discrete action."""
     num_actions: int
-    """Number of discrete actions; 0 for a box."""
+    """Number of discrete actions; 0 for other kinds."""
     action_start: int
     """First discrete action."""
     action_low: tuple[float, ...]
-    """Flattened bounds of the environment's action; empty for a discrete action."""
+    """Flattened bounds of the environment's box action; empty for other kinds."""
     action_high: tuple[float, ...]
     unsquash: bool
     """True: a raw action in [-1, 1] is stretched to the bounds; False: it is clipped to them."""
     rule: Rule
     num_draws: int
     """K: uniform draws one decision takes."""
+    observation_leaves: tuple[Leaf, ...] = ()
+    """Parts of the environment's own observation in the order of their flattening; () for one flat Box."""
+    action_nvec: tuple[int, ...] = ()
+    """Number of values of each sub-action of a multi-discrete action."""
+    action_starts: tuple[int, ...] = ()
+    """First value of each sub-action."""
+
+    @property
+    def action_dtype(self) -> type[np.int64] | type[np.float32]:
+        """The type of raw actions."""
+        return np.float32 if self.action_kind == "box" else np.int64
+
+    @property
+    def num_outputs(self) -> int:
+        """D: how many numbers the network answers with for one observation."""
+        if self.action_kind == "box":
+            return 2 * self.num_draws
+        return sum(self.action_nvec) or self.num_actions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,12 +305,16 @@ class Calibration:
     values: Parameters
     intervals: Mapping[str, tuple[float, float]]
     explained: float
-    """Share in [0, 1] of the one-step residual at nominal parameters that the fit removed; 0 on the edge of a range."""
+    """Share in [0, 1] of the one-step residual at nominal parameters that the fit removed (`episodes`: of the distance
+    between the statistics of production's and of simulated episodes, less chance); 0 on the edge of a range."""
     residual: float
-    """Root mean square of the one-step residual after the fit, in units of each observation's deviation."""
+    """Root mean square of the one-step residual after the fit, in units of each observation's deviation (`episodes`:
+    of the distance that is left, in units of what separates groups of one world; 1 is chance)."""
     num_transitions: int
     not_identified: tuple[str, ...] = ()
     """Parameters that these data can't tell apart; they keep their nominal values."""
+    method: Literal["transitions", "episodes"] = "transitions"
+    """What was fitted: one-step transitions, or the statistics of whole episodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +332,8 @@ class Progress:
     seconds: float
     network: bytes
     """ONNX, with the present weights."""
+    note: str = ""
+    """What worlds of this iteration did that they may not, and was put right: "" if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,10 +342,10 @@ class Turn:
 
     number: int
     plan: Plan
-    artifact: Artifact | None
-    verdict: Verdict | None
-    release: Release | None
-    evidence: Mapping[str, Any]
+    artifact: Artifact | None = None
+    verdict: Verdict | None = None
+    release: Release | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain values: seconds by stage, training metrics, signals that ended the turn, means of production."""
 
 
@@ -317,3 +359,5 @@ class Probe:
     mean_return: float
     edge_failed: tuple[str, ...]
     """Names of edge cases in which an episode failed."""
+    note: str = ""
+    """Why it broke off, where a simulator or the policy did: then every episode counts as failed."""

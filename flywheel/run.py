@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -43,8 +44,11 @@ class Flywheel:
         Without a configuration the task's own settings count; a given one is taken as it is.
         Raises UsageError for an unknown task or a configuration that can't work.
         """
-        from flywheel.tasks import load, reference
+        from flywheel.tasks import gym_env, load, reference
 
+        self.about_failing = ""
+        if config is not None and config.env and not task:
+            task, self.about_failing = gym_env.chosen(config)
         self.task = task if isinstance(task, Task) else load(task or (config or Config()).task)
         config = config or layered(_own(self.task))
         check(config)
@@ -69,7 +73,7 @@ class Flywheel:
         from flywheel.loop import turns
 
         with stages.opened(self.task, self.config, self.run_dir, self._say) as over_rooms:
-            yield from turns(over_rooms, over_rooms.numbers())
+            yield from turns(over_rooms, over_rooms.numbers(), self.config.forever)
 
 
 def settings(path: Path = SETTINGS, words: Sequence[str] = ()) -> Config:
@@ -109,6 +113,8 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     """Run to the end, write the report, and return the exit code: 0, or 1 when production did not recover."""
     flywheel = Flywheel(config=config, say=say)
     say("start", f"task {flywheel.task.name}, run directory {_short(flywheel.run_dir)}, seed {flywheel.config.seed}")
+    if flywheel.about_failing:
+        say("start", flywheel.about_failing)
     if missing := told.losses(flywheel.task):
         say("start", f"the task goes without {missing}")
     stopped, failure = False, None
@@ -132,8 +138,11 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
         say("done", f"{_short(flywheel.run_dir)}/report.png and summary.json")
     if failure is not None:
         raise failure
+    if stopped and config.forever:
+        return 0  # a stop is how it is meant to end
     if stopped:
-        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}")
+        task = "" if flywheel.config.task == Config().task else f" --task {shlex.quote(flywheel.config.task)}"
+        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}{task}")
         return 130
     return 0 if _is_good(turns) else 1
 

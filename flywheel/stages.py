@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,10 +18,12 @@ from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
 from flywheel.analyze.strategy import decide
-from flywheel.cluster import Rooms, Serving, start
+from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import FlywheelError
+from flywheel.meters import readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Turn, Verdict
 from flywheel.task import Task, span_of, spec_of
@@ -48,11 +52,30 @@ class OnRay:
         self._turns = archive.read_turns(run_dir)
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
         self._seconds: dict[str, float] = defaultdict(float)
+        self._meters = Recorder(rooms.place.name)
+        rooms.begin_training()
 
     def numbers(self) -> range:
         """Return the numbers of the turns to come: a run directory goes on where its journal ends."""
         done = self._turns[-1].number if self._turns else 0
-        return range(done + 1, done + 1 + self._config.turns)
+        return range(done + 1, sys.maxsize if self._config.forever else done + 1 + self._config.turns)
+
+    def begun(self, number: int) -> Turn | None:
+        """Return this turn as far as an earlier start had brought it; a verdict that ran out is no verdict."""
+        turn = archive.read_draft(self._run_dir)
+        if turn is None or turn.number != number or (turn.artifact or turn.release) is None:
+            return None  # a plan alone is made again, from what production shows now
+        if turn.verdict is not None and turn.release is None and turn.verdict.valid_until < time.time():
+            turn = dataclasses.replace(turn, verdict=None)
+        done = {"trained": turn.artifact, "judged": turn.verdict, "released": turn.release}
+        stages = ", ".join(stage for stage, record in done.items() if record is not None)
+        self._say("start", f"turn {number} goes on ({turn.plan.strategy}; already {stages})")
+        return turn
+
+    def keep(self, turn: Turn) -> Turn:
+        """Write down a turn that is under way."""
+        archive.keep_draft(self._run_dir, turn)
+        return turn
 
     # Analyze
 
@@ -64,7 +87,7 @@ class OnRay:
             diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
             if champion is not None:
                 self._rooms.produce()
-                signals = self._ask(self._rooms.serving.observer.signals)
+                signals = ask(self._rooms.serving.observer.signals)
                 if current := self._about(self._release(), signals):
                     self._say("analyze", "fitting the simulator to production since the alarm", passing=True)
                     diagnosis = self._diagnose(champion, current)
@@ -74,8 +97,8 @@ class OnRay:
                 diagnosis.calibration,
                 self._config.analyze,
                 champion=champion,
-                previous=self._ask(self._rooms.registry.previous),
-                condemned=self._ask(self._rooms.registry.condemned),
+                previous=ask(self._rooms.registry.previous),
+                condemned=ask(self._rooms.registry.condemned),
                 nominal=self._task.nominal,
                 served=self._served(champion),
                 obstacle=diagnosis.obstacle,
@@ -87,7 +110,7 @@ class OnRay:
         """Return the ranges of the worlds that the policy in service was trained in."""
         if champion is None:
             return {}
-        artifact: Artifact = self._ask(self._rooms.registry.artifact, champion)
+        artifact: Artifact = ask(self._rooms.registry.artifact, champion)
         return {name: (low, high) for name, (low, high) in artifact.trained_on.get("parameters", {}).items()}
 
     def _diagnose(self, champion: str, signals: list[Signal]) -> Diagnosis:
@@ -95,12 +118,13 @@ class OnRay:
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
             episodes = self._recent(champion)
-            if enough(episodes, signals, self._config.analyze) or time.monotonic() > deadline:
+            if enough(self._task, episodes, signals, self._config.analyze) or time.monotonic() > deadline:
                 break
-            more = self._ask(serving.store.count, champion, "production") + 1
-            self._ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
+            more = ask(serving.store.count, champion, "production") + 1
+            ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
         fit = self._rooms.work(diagnose)
-        found: Diagnosis = self._ask(fit, self._task, episodes, signals, self._config.analyze)
+        served = ask(self._rooms.registry.bundle, champion)
+        found: Diagnosis = ask(fit, self._task, episodes, signals, self._config.analyze, served, self._seed())
         return found
 
     # Train
@@ -108,32 +132,29 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
-            self._ask(self._rooms.trainer.begin, plan)
+            registry = self._rooms.registry
+            files = None if plan.warm_start is None else registry.files.remote(plan.warm_start)
+            ask(self._rooms.trainer.begin, plan, files)
             self._probe_seed = self._seed()
             champion = self._champion()
             if champion is None or plan.signals:
                 return None
-            artifact: Artifact = self._ask(self._rooms.registry.artifact, champion)
-            return self._look(plan, (Path(artifact.uri) / NETWORK).read_bytes())
+            return self._look(plan, ask(registry.bundle, champion).files[NETWORK])
 
-    def advance(self) -> Progress:
-        """Train one iteration; after the very first one Serve starts beside the training."""
+    def advance(self, plan: Plan) -> tuple[Progress, Probe]:
+        """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
         with self._timed("train"):
-            progress: Progress = self._ask(self._rooms.trainer.advance)
+            progress: Progress = ask(self._rooms.trainer.advance)
         self._rooms.begin_serving()
-        return progress
-
-    def probe(self, plan: Plan, progress: Progress) -> Probe:
-        """Try the weights of an iteration on the gate's probe, in the worlds that the verdict will be about."""
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._config.train.probe_max_failed)
         self._say("train", told.progress(progress, probe), passing=True)
-        return probe
+        return progress, probe
 
     def _look(self, plan: Plan, network: bytes, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
         worlds = _middle(plan)
-        probe: Probe = self._ask(self._rooms.gate.probe, network, self._spec, seed, worlds, episodes, max_failed)
+        probe: Probe = ask(self._rooms.gate.probe, network, self._spec, seed, worlds, episodes, max_failed)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -160,11 +181,9 @@ class OnRay:
                 "steps": progress.num_steps,
                 "seed": self._config.seed,
             }
-            version = self._ask(self._rooms.registry.next_version)
-            artifact: Artifact = self._ask(
-                self._rooms.trainer.export, version, plan.warm_start, trained_on, time.time()
-            )
-            self._ask(self._rooms.registry.add, artifact)
+            version = ask(self._rooms.registry.next_version)
+            digest, files = ask(self._rooms.trainer.export, version, plan.warm_start, trained_on, time.time())
+            artifact: Artifact = ask(self._rooms.registry.write, digest, files)
         return artifact
 
     # Gate and deploy
@@ -174,9 +193,11 @@ class OnRay:
         with self._timed("gate"):
             self._say("gate", f"judging policy {artifact.digest[:8]}", passing=True)
             champion = self._champion()
-            baseline = None if champion is None else self._ask(self._rooms.registry.artifact, champion)
-            verdict = self._ask(self._rooms.gate.judge, artifact, baseline, _middle(plan), self._seed())
-            signed: Verdict = self._ask(self._rooms.registry.record, verdict)
+            registry = self._rooms.registry
+            candidate = registry.bundle.remote(artifact.digest)
+            baseline = None if champion is None else registry.bundle.remote(champion)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed())
+            signed: Verdict = ask(registry.record, verdict)
         self._say("gate", told.verdict(signed))
         return signed
 
@@ -184,16 +205,19 @@ class OnRay:
         """Put a judged digest into service; raises Refused unless its verdict passed."""
         with self._timed("deploy"):
             serving = self._rooms.serving  # up before anything is promoted
-            return self._announce(serving, self._ask(self._rooms.registry.promote, verdict.digest))
+            return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
 
     def rollback(self, plan: Plan) -> Release:
         """Put the previous policy back into service and condemn the present one."""
         with self._timed("deploy"):
-            return self._announce(self._rooms.serving, self._ask(self._rooms.registry.rollback))
+            serving, present = self._rooms.serving, self._release()
+            if present.digest == plan.warm_start:  # an earlier start was cut off right after it
+                return self._announce(serving, present)
+            return self._announce(serving, ask(self._rooms.registry.rollback))
 
     def _announce(self, serving: Serving, release: Release) -> Release:
         """Let the observer watch the release and every replica answer with it; raise FlywheelError if one does not."""
-        self._ask(serving.observer.release, release, self._task.limits.max_failure_rate)
+        ask(serving.observer.release, release, self._task.limits.max_failure_rate)
         try:
             statuses = serving.deployment.reload()
         except Exception as error:  # Ray's, Serve's or a room's: the release stands, replicas follow by themselves
@@ -225,11 +249,11 @@ class OnRay:
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""
         observer, release = self._rooms.serving.observer, self._release()
-        begun, _ = self._ask(observer.heard, 0)
+        begun, _ = ask(observer.heard, 0)
         while True:
-            raised = self._ask(observer.signals)
+            raised = ask(observer.signals)
             signals = [signal for signal in self._about(release, raised) if signal not in held]
-            num_read, outcomes = self._ask(observer.heard, ANALYZED)
+            num_read, outcomes = ask(observer.heard, ANALYZED)
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
             found = conclude(new, num_read - begun, signals, before, self._config.loop, span_of(self._task))
             if found is not None:
@@ -238,35 +262,33 @@ class OnRay:
                 return found if not signals else found | {"before": mean_before(good, before)}
             self._say("observe", f"{num_read - begun} episodes on policy {champion[:8]}", passing=True)
             self._rooms.production.check()
-            self._ask(observer.wait, signals=len(raised), timeout_s=LOOK_S)
+            ask(observer.wait, signals=len(raised), timeout_s=LOOK_S)
 
     def record(self, turn: Turn) -> None:
         """Write the turn to the journal, durably."""
         archive.append_turn(self._run_dir, turn)
         self._turns.append(turn)
+        self._meters.record(readings.of_turn(turn))
 
     # Asking
 
     def _champion(self) -> str | None:
-        champion: str | None = self._ask(self._rooms.registry.champion)
+        champion: str | None = ask(self._rooms.registry.champion)
         return champion
 
     def _release(self) -> Release:
-        release: Release = self._ask(self._rooms.registry.releases)[-1]
+        release: Release = ask(self._rooms.registry.releases)[-1]
         return release
 
     def _about(self, release: Release, signals: tuple[Signal, ...]) -> list[Signal]:
         return [signal for signal in signals if signal.evidence["released_at"] == release.released_at]
 
     def _recent(self, digest: str) -> list[Episode]:
-        episodes: list[Episode] = self._ask(self._rooms.serving.store.recent, ANALYZED, None, digest)
+        episodes: list[Episode] = ask(self._rooms.serving.store.recent, ANALYZED, None, digest)
         return episodes
 
     def _seed(self) -> int:
         return int(self._seeds.spawn(1)[0].generate_state(1)[0])
-
-    def _ask(self, method: Any, *arguments: Any, **named: Any) -> Any:
-        return self._rooms.ask(method, *arguments, **named)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -274,7 +296,9 @@ class OnRay:
         try:
             yield
         finally:
-            self._seconds[stage] += time.monotonic() - began
+            seconds = time.monotonic() - began
+            self._seconds[stage] += seconds
+            self._meters.record(readings.of_stage(stage, seconds))
 
 
 def _middle(plan: Plan) -> Parameters:

@@ -15,6 +15,7 @@ import numpy as np
 from flywheel.config import canonical
 from flywheel.errors import UsageError, unknown
 from flywheel.records import Array, Episode, Rule, Spec
+from flywheel.spaces import leaves_of, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Task:
     """What to control, what failing is, and what the simulator can do.
 
     Only `name`, `env` and `failed` are needed. What is left out is lost by name: without `parameters`
-    there is no calibration, without `set_state` no start states and no calibration from transitions,
+    there is no calibration, without `set_state` no start states and calibration from whole episodes only,
     without `vector` the worlds are stepped one by one.
     """
 
@@ -64,7 +65,7 @@ class Task:
     env: str | Callable[[], gymnasium.Env[Any, Any]]
     """A Gymnasium id, or a function that makes one environment."""
     failed: Callable[[Episode], bool]
-    """True when an episode went wrong."""
+    """True when an episode went wrong. Its observations are flat: [T + 1, D], whatever the environment's space."""
     margin: Callable[[Episode], float] | None = None
     """How far an episode stayed from failing: at most 0 when it failed; the larger the safer."""
     parameters: tuple[Parameter, ...] = ()
@@ -72,12 +73,12 @@ class Task:
     """(environment, values): sets them and everything derived from them. With `vector`, values may be
     float64[N], one a world."""
     set_state: Callable[[Any, Any], Array] | None = None
-    """(environment, state) -> observation: puts the world into a state and returns what it shows there; with
-    `vector`, (vector environment, state[N]) -> observation[N]."""
+    """(environment, state) -> observation: puts the world into a state and returns what it shows there, as its own
+    step would; with `vector`, (vector environment, state[N]) -> observation[N]."""
     state: Callable[[Any], Any] | None = None
     """(environment) -> the state that `set_state` takes; for snapshots."""
     observed_state: Callable[[Array], Array] | None = None
-    """observation -> state, where the observation is the whole state; opens calibration from transitions."""
+    """flattened observation -> state, where the observation is the whole state; opens calibration from transitions."""
     state_period: tuple[float, ...] = ()
     """Period of each number of the state that is an angle (2 pi), 0 for every other one; () where none is an angle."""
     vector: Callable[[int], gymnasium.vector.VectorEnv[Any, Any, Any]] | None = None
@@ -132,48 +133,64 @@ def span_of(task: Task) -> float | None:
 
 
 def spec_of(task: Task) -> Spec:
-    """Return what policies of this task read and give; UsageError names a space that isn't supported yet."""
+    """Return what policies of this task read and give; UsageError names a space that isn't supported."""
     env = task.make_env()
     observation, action = env.observation_space, env.action_space
     env.close()  # type: ignore[no-untyped-call]
-    if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
-        raise UsageError(
-            f"Task {task.name} has the observation space {observation}; only a flat Box is supported so far. "
-            "Wrap the environment in gymnasium.wrappers.FlattenObservation."
-        )
-    shared = {
-        "observation_shape": tuple(observation.shape),
-        "observation_dtype": str(observation.dtype),
-        "observation_low": tuple(float(v) for v in np.ravel(observation.low)),
-        "observation_high": tuple(float(v) for v in np.ravel(observation.high)),
+    leaves = leaves_of(observation, f"Task {task.name}")
+    flat = gymnasium.spaces.utils.flatten_space(observation)
+    assert isinstance(flat, gymnasium.spaces.Box)
+    return Spec(
+        observation_shape=tuple(flat.shape),
+        observation_dtype=str(flat.dtype),
+        observation_low=tuple(float(v) for v in np.ravel(flat.low)),
+        observation_high=tuple(float(v) for v in np.ravel(flat.high)),
+        observation_leaves=leaves,
+        **_acting(task, action),
+    )
+
+
+def _acting(task: Task, action: gymnasium.Space[Any]) -> dict[str, Any]:
+    """Return what a Spec says of actions."""
+    given: dict[str, Any] = {
+        "action_shape": (),
+        "num_actions": 0,
+        "action_start": 0,
+        "action_low": (),
+        "action_high": (),
+        "unsquash": False,
+        "num_draws": 1,
     }
     if isinstance(action, gymnasium.spaces.Discrete):
-        return Spec(
-            **shared,  # type: ignore[arg-type]
-            action_kind="discrete",
-            action_shape=(),
-            num_actions=int(action.n),
-            action_start=int(action.start),
-            action_low=(),
-            action_high=(),
-            unsquash=False,
-            rule=Rule(kind="categorical", greedy=task.greedy),
-            num_draws=1,
-        )
+        return given | {
+            "action_kind": "discrete",
+            "num_actions": int(action.n),
+            "action_start": int(action.start),
+            "rule": Rule(kind="categorical", greedy=task.greedy),
+        }
+    if isinstance(action, gymnasium.spaces.MultiDiscrete) and len(action.shape) == 1:
+        return given | {
+            "action_kind": "multi_discrete",
+            "action_shape": tuple(action.shape),
+            "action_nvec": tuple(action.nvec.tolist()),
+            "action_starts": tuple(action.start.tolist()),
+            "rule": Rule(kind="multi_categorical", greedy=task.greedy),
+            "num_draws": len(action.nvec),
+        }
     if isinstance(action, gymnasium.spaces.Box) and np.issubdtype(action.dtype, np.floating):
-        return Spec(
-            **shared,  # type: ignore[arg-type]
-            action_kind="box",
-            action_shape=tuple(action.shape),
-            num_actions=0,
-            action_start=0,
-            action_low=tuple(float(v) for v in np.ravel(action.low)),
-            action_high=tuple(float(v) for v in np.ravel(action.high)),
-            unsquash=bool(np.all(np.isfinite(action.low)) and np.all(np.isfinite(action.high))),
-            rule=Rule(kind="gaussian", greedy=task.greedy),
-            num_draws=int(np.prod(action.shape)),
-        )
-    raise UsageError(f"Task {task.name} has the action space {action}; Discrete and float Box are supported so far.")
+        return given | {
+            "action_kind": "box",
+            "action_shape": tuple(action.shape),
+            "action_low": tuple(float(v) for v in np.ravel(action.low)),
+            "action_high": tuple(float(v) for v in np.ravel(action.high)),
+            "unsquash": bool(np.all(np.isfinite(action.low)) and np.all(np.isfinite(action.high))),
+            "rule": Rule(kind="gaussian", greedy=task.greedy),
+            "num_draws": int(np.prod(action.shape)),
+        }
+    raise UsageError(
+        f"Task {task.name} has the action space {named(action)}; supported are Discrete, MultiDiscrete of one "
+        "dimension and Box of floats: wrap the environment in a gymnasium.ActionWrapper that takes one of them."
+    )
 
 
 def _source(task: Task, name: str, function: Callable[..., Any]) -> dict[str, str]:

@@ -16,7 +16,8 @@ def progress(progress: Progress, probe: Probe) -> str:
     edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
     rate = f"{probe.num_failed} of {probe.num_episodes} failed"
     mean = "no return yet" if math.isnan(progress.mean_return) else f"return {progress.mean_return:.0f}"
-    return f"{progress.num_steps:,} steps, {mean}; probe: {rate}{edges}"
+    notes = "".join(f"; {note}" for note in (probe.note, progress.note) if note)
+    return f"{progress.num_steps:,} steps, {mean}; probe: {rate}{edges}{notes}"
 
 
 def verdict(verdict: Verdict) -> str:
@@ -42,9 +43,10 @@ def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str)
 
 def losses(task: Task) -> str:
     """Return what this task can't do, "" if nothing is missing."""
+    states = bool(task.set_state and task.observed_state) or not task.parameters
     missing = {
         "parameters (the simulator can't be calibrated)": task.parameters,
-        "set_state and observed_state (no calibration from transitions)": task.set_state and task.observed_state,
+        "set_state or observed_state (calibrated from whole episodes, which takes more of them)": states,
         "edge_cases (none are tried)": task.edge_cases,
         "vector (worlds are stepped one by one, which is slower)": task.vector,
         "return_range (no monitor of the return)": task.return_range,

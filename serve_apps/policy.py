@@ -12,5 +12,7 @@ from flywheel.deploy import on_serve
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """Return the application; `args` are fields of DeployConfig. The policy is never among them."""
-    return on_serve.build(msgspec.convert(args, DeployConfig))
+    """Return the application; `args` are the `wheel`'s name and fields of DeployConfig, never a policy."""
+    fields = dict(args)
+    wheel = fields.pop("wheel")
+    return on_serve.build(msgspec.convert(fields, DeployConfig), wheel)

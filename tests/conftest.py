@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)  # a timing is never an assertion in a test
+settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ON_RAY = Path(__file__).parent / "on_ray"

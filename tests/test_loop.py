@@ -25,6 +25,8 @@ class Script:
         self.evidence = evidence or {"recovered": False, "stopped": False}
         self.asked: list[str] = []
         self.iterations = 0
+        self.kept: list[Turn] = []
+        self.draft: Turn | None = None
 
     def analyze(self) -> Plan:
         self.asked.append("analyze")
@@ -35,16 +37,20 @@ class Script:
         self.iterations = 0
         return None
 
-    def advance(self) -> Progress:
+    def begun(self, number: int) -> Turn | None:
+        return self.draft
+
+    def keep(self, turn: Turn) -> Turn:
+        self.kept.append(turn)
+        return turn
+
+    def advance(self, plan: Plan) -> tuple[Progress, Probe]:
         self.asked.append("advance")
         self.iterations += 1
-        return Progress(
+        progress = Progress(
             iteration=self.iterations, num_steps=0, num_steps_total=0, mean_return=0.0, seconds=0.0, network=b""
         )
-
-    def probe(self, plan: Plan, progress: Progress) -> Probe:
-        self.asked.append("probe")
-        return Probe(num_failed=0, num_episodes=1, mean_return=0.0, edge_failed=())
+        return progress, Probe(num_failed=0, num_episodes=1, mean_return=0.0, edge_failed=())
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         return progress.iteration == 2
@@ -97,7 +103,7 @@ class Script:
         self.asked.append(f"record {turn.number}")
 
 
-TRAINED = ["analyze", "begin", "advance", "probe", "advance", "probe", "export", "judge"]
+TRAINED = ["analyze", "begin", "advance", "advance", "export", "judge"]
 
 
 def test_a_passing_candidate_goes_all_the_way() -> None:
@@ -150,3 +156,37 @@ def test_it_ends_early_with_the_turn_recorded(why: str) -> None:
 def test_it_turns_as_often_as_it_is_told() -> None:
     stages = Script(["continue_training", "hold", "increase_exploration"], ["fail", "pass"])
     assert [turn.number for turn in turns(stages, [4, 5, 6])] == [4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("done", "asked"),
+    [
+        (("artifact",), ["judge", "release", "observe", "record 1"]),
+        (("artifact", "verdict"), ["release", "observe", "record 1"]),
+        (("artifact", "verdict", "release"), ["release", "observe", "record 1"]),
+    ],
+)
+def test_a_turn_goes_on_where_an_earlier_start_left_it(done: tuple[str, ...], asked: list[str]) -> None:
+    (whole,) = turns(Script(["continue_training"], ["pass"]), [1])
+    stages = Script([], ["pass"])
+    stages.draft = Turn(number=1, plan=whole.plan, **{name: getattr(whole, name) for name in done})
+    (turn,) = turns(stages, [1])
+    assert stages.asked == asked
+    assert (turn.artifact, turn.verdict, turn.release) == (whole.artifact, whole.verdict, whole.release)
+
+
+def test_every_result_is_kept_before_the_next_stage_begins() -> None:
+    stages = Script(["rollback_and_retrain"], ["pass"])
+    list(turns(stages, [1]))
+    kept = [tuple(part for part in ("release", "artifact", "verdict") if getattr(t, part)) for t in stages.kept]
+    whole = ("release", "artifact", "verdict")
+    assert kept == [(), ("release",), ("release", "artifact"), whole, whole]
+    assert [turn.release and turn.release.digest for turn in stages.kept][-2:] == ["old", "d"]
+
+
+def test_for_ever_goes_on_after_a_recovery_and_ends_on_a_stop() -> None:
+    stages = Script(["hold", "hold"], [], evidence={"recovered": True, "stopped": False})
+    forever = turns(stages, [1, 2, 3], forever=True)
+    assert next(forever).number == 1
+    stages.evidence = {"recovered": False, "stopped": True}
+    assert [turn.number for turn in forever] == [2]

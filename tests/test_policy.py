@@ -10,15 +10,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from scipy import stats
 
 from flywheel.draws import draws
 from flywheel.errors import Refused
-from flywheel.policy import MANIFEST, NETWORK, WEIGHTS, Policy, _categorical, _gaussian, load, read_weights, to_env
+from flywheel.policy import (
+    MANIFEST,
+    NETWORK,
+    WEIGHTS,
+    Policy,
+    _categorical,
+    _gaussian,
+    _multi_categorical,
+    load,
+    read_files,
+    read_weights,
+    to_env,
+)
 from flywheel.records import Artifact, Rule
 from flywheel.task import spec_of
 from flywheel.tasks import load as load_task
 from flywheel.testing import GOOD, linear_policy, write_linear_artifact
+from tests.rooms import room
 
 CARTPOLE = load_task("cartpole")
 
@@ -61,6 +75,45 @@ def test_categorical_actions_come_as_often_as_their_log_probabilities_say(rule: 
     assert stats.chisquare(counts, [many * p for p in chances.values()]).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("rule", [Rule(kind="multi_categorical"), Rule(kind="multi_categorical", exploration_rate=0.3)])
+def test_each_sub_action_is_drawn_as_a_categorical_of_its_own(rule: Rule) -> None:
+    outputs = np.random.default_rng(0).normal(size=(500, 5))
+    uniform = draws(np.arange(500), np.zeros(500), 2)
+    actions, logps = _multi_categorical(outputs, uniform, rule, (3, 2))
+    first, first_logps = _categorical(outputs[:, :3], uniform[:, :1], rule)
+    second, second_logps = _categorical(outputs[:, 3:], uniform[:, 1:], rule)
+    assert np.array_equal(actions, np.stack([first, second], axis=1)) and actions.dtype == np.int64
+    assert np.array_equal(logps, first_logps + second_logps)
+
+
+def test_a_greedy_multi_discrete_policy_takes_the_likeliest_of_each(tmp_path: Path) -> None:
+    task = dataclasses.replace(room, greedy=True)
+    gains = np.random.default_rng(1).normal(size=(5, 5))
+    policy = load(write_linear_artifact(tmp_path, task, gains))
+    observations = np.random.default_rng(2).normal(size=(50, 5))
+    actions, logps = policy.act(observations, draws(np.arange(50), np.zeros(50), 2))
+    outputs = policy.outputs(observations)
+    assert np.array_equal(actions, np.stack([outputs[:, :3].argmax(axis=1), outputs[:, 3:].argmax(axis=1)], axis=1))
+    assert (logps == 0).all()
+    assert np.array_equal(to_env(policy.spec, actions), actions + np.array([-1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("reads", "gives", "words"),
+    [
+        (["observations", "state"], ["outputs"], "reads observations, state"),
+        (["observations"], ["outputs", "next_state"], "gives outputs, next_state"),
+    ],
+)
+def test_recurrent_policies_are_refused_by_name(reads: list[str], gives: list[str], words: str) -> None:
+    nodes = [helper.make_node("Identity", [reads[min(i, len(reads) - 1)]], [name]) for i, name in enumerate(gives)]
+    infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4]) for name in [*reads, *gives]}
+    graph = helper.make_graph(nodes, "memory", [infos[name] for name in reads], [infos[name] for name in gives])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(Refused, match=f"{words}.*Recurrent policies are not supported"):
+        Policy(model.SerializeToString(), spec_of(CARTPOLE))
+
+
 def test_gaussian_actions_are_normal_and_their_log_densities_are_scipys() -> None:
     outputs = np.tile([[0.5, -1.0, 0.2, -0.7]], (20_000, 1))
     rule = Rule(kind="gaussian", temperature=2.0)
@@ -99,7 +152,7 @@ def test_an_artifact_is_named_by_what_is_in_it(artifact: Artifact, tmp_path: Pat
     assert other.digest != artifact.digest
     assert sorted(path.name for path in Path(artifact.uri).iterdir()) == sorted([MANIFEST, NETWORK, WEIGHTS])
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert read_weights(artifact)
+    assert read_weights(read_files(Path(artifact.uri)))
 
 
 @pytest.mark.parametrize("name", [MANIFEST, NETWORK, WEIGHTS])

@@ -84,7 +84,7 @@ def production(num: int = 220) -> list[Played]:
 
 
 def summary(turns: list[Turn], played: list[Played]) -> dict[str, Any]:
-    counts = {"acknowledged": len(played), "stored": len(played)}
+    counts = {"acknowledged": len(played), "stored": len(played), "broke_off": 0}
     return summarize(turns, played, requests={"total": 1000, "errors": 0}, episodes=counts)
 
 
@@ -106,7 +106,7 @@ def test_the_summary_has_the_keys_and_means_that_were_agreed() -> None:
         "detected_after_episodes": 4,
         "seconds": {"train": 30.0, "gate": 4.5},
         "requests": {"total": 1000, "errors": 0},
-        "episodes": {"acknowledged": 220, "stored": 220},
+        "episodes": {"acknowledged": 220, "stored": 220, "broke_off": 0},
     }
 
 
@@ -251,14 +251,14 @@ def test_it_is_written_from_the_run_directory_alone(tmp_path: Path) -> None:
     (run_dir / archive.TRAFFIC).mkdir()
     lines: list[dict[str, Any]] = [{"kind": "begin", "nominal": {"length": 0.5}, "changed": {"length": 2.0}}]
     lines += [{"kind": "episode", "id": e.id, "changed": e.changed, "acknowledged": True} for e in played]
-    lines += [{"kind": "episode", "id": "forgotten", "changed": False, "acknowledged": True}]
+    lines += [{"kind": "episode", "id": "forgotten", "changed": False, "acknowledged": True}, {"kind": "raised"}]
     text = "".join(json.dumps({**line, "requests": 700, "errors": 1}) + "\n" for line in lines)
     (run_dir / archive.TRAFFIC / "client_0.jsonl").write_text(text)
 
     found = report.write(run_dir)
     assert found == json.loads((run_dir / report.SUMMARY).read_text())
     assert found["production"] == {"before": 500.0, "after_shift": 20.0, "recovered": 500.0, "episodes": 220}
-    assert found["episodes"] == {"acknowledged": 221, "stored": 220}
+    assert found["episodes"] == {"acknowledged": 221, "stored": 220, "broke_off": 1}
     assert found["requests"] == {"total": 700, "errors": 1}
     assert found["detected_after_episodes"] == 4
     assert (run_dir / report.PICTURE).exists()

@@ -48,6 +48,9 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
     [
         (["--task", "cartpol"], "Did you mean 'cartpole'"),
         (["--task", "no_such_module:task"], "no_such_module"),
+        (["--env", "CartPol-v1"], "Did you mean: `CartPole`?"),
+        (["--env", "CartPole-v1", "--task", "flywheel.tasks.cartpole:cartpole"], "a run has one task"),
+        (["--env", "CartPole-v1", "--env-max-failure-rate", "0"], "env_max_failure_rate must be more than 0"),
         (["--turn", "3"], "--turns"),
         (["--turns", "0"], "turns must be more than 0"),
         (["--turns", "many"], "many"),
@@ -159,6 +162,14 @@ def test_a_run_that_breaks_is_reported_before_its_error_is_told(
         run.turn_the_wheel(Config(run_dir=str(tmp_path / "run")), say)
     assert (tmp_path / "run" / "summary.json").exists()
     assert "no turn was finished" in capsys.readouterr().out
+
+
+def test_an_env_becomes_a_task_that_production_loads_by_its_reference() -> None:
+    wheel = run.Flywheel(config=Config(env="CartPole-v1", env_failed_below=-3.0))
+    assert wheel.config.task == "env:CartPole-v1?failed_below=-3&low=9&high=475&max_failure_rate=0.05"
+    assert wheel.task.name == "CartPole-v1" and "below -3 (as asked for)" in wheel.about_failing
+    assert run.Flywheel(config=wheel.config).task == wheel.task, "the resolved configuration goes on"
+    assert run.Flywheel("cartpole", Config(env="CartPole-v1")).task is cartpole
 
 
 def test_a_task_given_as_an_object_is_played_by_production_too() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from flywheel.errors import UsageError
 from flywheel.records import Episode
@@ -66,9 +69,41 @@ def test_the_digest_knows_the_angles_but_not_how_a_task_is_trained() -> None:
     assert task_digest(dataclasses.replace(TASK, settings={"train": {"lr": 0.1}})) == task_digest(TASK)
 
 
-def test_spaces_that_are_not_supported_are_named() -> None:
-    with pytest.raises(UsageError, match="FlattenObservation"):
-        spec_of(dataclasses.replace(TASK, env="Blackjack-v1"))
+class Odd(gymnasium.Env[Any, Any]):
+    """An environment that has spaces and does nothing."""
+
+    def __init__(self, action: gymnasium.Space[Any], observation: gymnasium.Space[Any] | None = None) -> None:
+        self.action_space = action
+        self.observation_space = observation or spaces.Box(0, 1, (2,))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        spaces.Dict({"a": spaces.Discrete(2)}),
+        spaces.Tuple([spaces.Discrete(2)]),
+        spaces.MultiBinary(3),
+        spaces.Box(0, 5, (2,), np.int64),
+        spaces.MultiDiscrete([[2, 2], [2, 2]]),
+        spaces.Text(3),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+def test_actions_that_are_not_supported_are_named(action: gymnasium.Space[Any]) -> None:
+    with pytest.raises(UsageError, match=f"Task mine has the action space {type(action).__name__}.*ActionWrapper"):
+        spec_of(dataclasses.replace(TASK, env=lambda: Odd(action)))
+
+
+def test_observations_that_are_not_supported_are_named() -> None:
+    image = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    with pytest.raises(UsageError, match=r"Task mine observes an image.*FlattenObservation"):
+        spec_of(dataclasses.replace(TASK, env=lambda: Odd(spaces.Discrete(2), image)))
+
+
+def test_gymnasiums_own_nested_spaces_have_a_spec() -> None:
+    cards, lake = (spec_of(dataclasses.replace(TASK, env=name)) for name in ("Blackjack-v1", "FrozenLake-v1"))
+    assert (cards.observation_shape, [leaf.path for leaf in cards.observation_leaves]) == ((45,), [(0,), (1,), (2,)])
+    assert (lake.observation_shape, lake.observation_leaves[0].kind) == ((16,), "discrete")
 
 
 def test_the_spec_of_a_continuous_task() -> None:

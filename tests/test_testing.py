@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from flywheel.errors import UsageError
-from flywheel.policy import load, read_weights
+from flywheel.policy import load, read_files, read_weights
 from flywheel.records import Episode
 from flywheel.simulate import play
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, SHORT_POLE, check_worlds, load_linear, write_linear_artifact
+from tests.rooms import room, steered
 
 
 def failures(gains: tuple[float, ...], length: float, num_worlds: int = 50) -> int:
@@ -43,7 +44,7 @@ def test_artifact_loads_and_proves_itself(tmp_path: Path) -> None:
     artifact = write_linear_artifact(tmp_path, cartpole, version=3, trained_on={"seed": 1})
     policy = load(artifact)
     assert policy.digest == artifact.digest and artifact.version == 3
-    assert read_weights(artifact)["gains"].shape == (2, 4)
+    assert read_weights(read_files(Path(artifact.uri)))["gains"].shape == (2, 4)
     observation = np.array([[0.0, 0.0, 0.1, 0.0]], np.float32)
     assert policy.act(observation, np.array([[0.5]]))[0].tolist() == [1]
 
@@ -86,7 +87,7 @@ def leaky_walk() -> gymnasium.Env[Any, Any]:
 
 
 def test_worlds_of_good_tasks_obey_the_law() -> None:
-    for task in (cartpole, Task(name="walk", env=Walk, failed=fell)):
+    for task in (cartpole, Task(name="walk", env=Walk, failed=fell), room, steered):
         assert check_worlds(task) is None  # type: ignore[func-returns-value]
 
 

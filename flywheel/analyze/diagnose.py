@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flywheel.analyze import from_episodes
 from flywheel.analyze.calibrate import calibrate, obstacle
 from flywheel.config import AnalyzeConfig
+from flywheel.errors import FlywheelError
+from flywheel.policy import Bundle, load
 from flywheel.records import Calibration, Episode, Signal
 from flywheel.task import Task
 
@@ -39,15 +42,48 @@ def split(episodes: Sequence[Episode], signals: Sequence[Signal]) -> tuple[list[
     return ordered[:onset], ordered[onset:]
 
 
-def enough(episodes: Sequence[Episode], signals: Sequence[Signal], config: AnalyzeConfig) -> bool:
-    """Say whether the changed episodes at hand are all that `diagnose` would wait for."""
+def enough(task: Task, episodes: Sequence[Episode], signals: Sequence[Signal], config: AnalyzeConfig) -> bool:
+    """Say whether the changed episodes at hand are all that `diagnose` would wait for.
+
+    Transitions may be enough before the episodes are; where whole episodes are what is fitted, only those count.
+    """
     _, changed = split(episodes, signals)
-    return len(changed) >= config.episodes or sum(e.num_steps for e in changed) >= config.min_transitions
+    if len(changed) >= config.episodes:
+        return True
+    return not from_episodes.needed(task) and sum(e.num_steps for e in changed) >= config.min_transitions
 
 
-def diagnose(task: Task, episodes: Sequence[Episode], signals: Sequence[Signal], config: AnalyzeConfig) -> Diagnosis:
-    """Return the simulator's parameters as the episodes since the change show them, or why there are none."""
+def diagnose(
+    task: Task,
+    episodes: Sequence[Episode],
+    signals: Sequence[Signal],
+    config: AnalyzeConfig,
+    served: Bundle | None = None,
+    seed: int = 0,
+) -> Diagnosis:
+    """Return the simulator's parameters as the episodes since the change show them, or why there are none.
+
+    Args:
+        task: names the parameters, and what its simulator can do.
+        episodes: production's, changed and unchanged.
+        signals: alarms that say where the change begins.
+        config: how many episodes are read, and what a fit may cost.
+        served: the policy in service, which a task that can't be put into a state needs:
+            the simulator plays it, and only episodes that it began are read.
+        seed: root of the worlds that are played then.
+    """
     before, changed = split(episodes, signals)
-    why = obstacle(task, changed, before) if signals else "production raised no alarm"
-    found = None if why else calibrate(task, changed, config, before=before)
+    if not signals:
+        return Diagnosis(calibration=None, obstacle="production raised no alarm", num_changed=len(changed))
+    if task.parameters and from_episodes.needed(task):
+        policy = None if served is None else load(served)
+        why, found = from_episodes.obstacle(task, policy, changed), None
+        if policy is not None and not why:
+            try:
+                found = from_episodes.calibrate(task, policy, changed, config, seed)
+            except FlywheelError as error:
+                why = f"its simulator can't be played all over the parameters' ranges ({error})"
+    else:
+        why = obstacle(task, changed, before)
+        found = None if why else calibrate(task, changed, config, before=before)
     return Diagnosis(calibration=found, obstacle=why, num_changed=len(changed))

@@ -58,7 +58,7 @@ def decide(
     fresh = [s for s in open_signals if last is None or _key(s) not in {_key(old) for old in last.plan.signals}]
     shifts = [s for s in open_signals if s.kind == "shift_detected"]
     degraded = len(shifts) < len(open_signals)
-    believed = calibration is not None and calibration.explained >= config.explained
+    believed = calibration is not None and _believed(calibration, config)
     answered = not any(s.kind == "shift_detected" for s in fresh) and (bool(shifts) or not fresh)
 
     if last is not None and refused and answered:
@@ -152,7 +152,7 @@ def _shifted(
         parameters=ranges,
         warm_start=champion,
     )
-    if calibration is not None and calibration.explained >= config.explained:
+    if calibration is not None and _believed(calibration, config):
         reasons = [*_told(signals), _measured(calibration, moved)]
         if not moved:
             return dataclasses.replace(plan, strategy="hold", reasons=tuple(reasons), sampling="none")
@@ -162,7 +162,8 @@ def _shifted(
     if calibration is None:
         why = f"the simulator was not calibrated: {obstacle or 'no episode shows the changed world yet'}"
     else:
-        why = f"no parameter explains the change: the best fit removes {calibration.explained:.0%} of the residual"
+        what = "residual" if calibration.method == "transitions" else "distance between whole episodes' statistics"
+        why = f"no parameter explains the change: the best fit removes {calibration.explained:.0%} of the {what}"
     if any(s.kind == "degradation" for s in signals):
         last = "the policy fails, so it trains on in the worlds known so far"
         return dataclasses.replace(plan, reasons=(*_told(signals), why, last))
@@ -176,6 +177,12 @@ def _shifted(
         ),
         sampling="none",
     )
+
+
+def _believed(calibration: Calibration, config: AnalyzeConfig) -> bool:
+    """Say whether a fit removed enough: chance leaves more of whole episodes than of transitions."""
+    least = config.explained if calibration.method == "transitions" else config.explained_episodes
+    return calibration.explained >= least
 
 
 def training_ranges(calibration: Calibration, widen: float) -> dict[str, tuple[float, float]]:

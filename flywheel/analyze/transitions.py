@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flywheel.policy import to_env
 from flywheel.records import Array, Episode
+from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task, spec_of
 
 Floats = NDArray[np.float64]
@@ -115,7 +116,8 @@ class Simulator:
         self._task.set_parameters(env, columns)
         self._task.set_state(env, np.tile(data.states, (len(parameters), 1)))
         observations = env.step(np.concatenate([data.actions] * len(parameters)))[0]
-        successors = self._after(env, observations).reshape(len(parameters), len(data), -1)
+        leaves = leaves_of(env.single_observation_space)
+        successors = self._after(env, flatten_batch(leaves, observations)).reshape(len(parameters), len(data), -1)
         return _going_on(self._task, data.states, successors)
 
     def _one_by_one(self, data: Transitions, parameters: Mapping[str, float]) -> Floats:
@@ -128,7 +130,8 @@ class Simulator:
             self._task.set_parameters(self._env, parameters)
             self._task.set_state(self._env, state)
             observation = self._env.step(action)[0]
-            rows.append(np.ravel(self._after(self._env, observation)))
+            leaves = leaves_of(self._env.observation_space)
+            rows.append(np.ravel(self._after(self._env, flatten(leaves, observation))))
         return np.array(rows)
 
     def _after(self, env: Any, observations: Array) -> Floats:

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flywheel.client.observations import plain
 from flywheel.client.refusal import UnavailableError
 from flywheel.errors import UsageError
 from flywheel.records import Array
 
 _ROWS = 512
 """Most rows of one request."""
+Observations = Sequence[Any] | NDArray[Any]
 _PATIENCE_S = 60.0
 """Seconds after which an end that is answered but never acknowledged raises UnavailableError."""
 
@@ -76,12 +78,13 @@ class Batch:
             self._open[name] = _Open()
         return names
 
-    def act(self, ids: Sequence[str], observations: ArrayLike, rewards: ArrayLike | None = None) -> Array:
+    def act(self, ids: Sequence[str], observations: Observations, rewards: ArrayLike | None = None) -> Array:
         """Return the actions [N, *a] for the environments of N episodes, by one request.
 
         Args:
             ids: N episodes from `begin`, each at most once.
-            observations: [N, *o], finite.
+            observations: N of them as their environments gave them: an array [N, *o], or a list of arrays, numbers,
+                dicts or tuples; finite.
             rewards: [N] of the actions before, NaN where not known; not looked at for an episode's first step.
 
         Raises UsageError before anything is sent, RejectedError, or UnavailableError; after the last one the same
@@ -99,7 +102,7 @@ class Batch:
     def end(
         self,
         ids: Sequence[str],
-        observations: ArrayLike,
+        observations: Observations,
         rewards: ArrayLike | None,
         terminated: Sequence[bool] | NDArray[np.bool_],
         truncated: Sequence[bool] | NDArray[np.bool_],
@@ -108,7 +111,7 @@ class Batch:
 
         Args:
             ids: N open episodes, each with at least one step.
-            observations: [N, *o], the last ones.
+            observations: N of them, the last ones.
             rewards: [N] of the last actions, NaN where not known.
             terminated: [N] the world came to an end.
             truncated: [N] the episode was cut off; one of the two is true.
@@ -157,30 +160,22 @@ class Batch:
             self._open.pop(id, None)
 
     def _columns(
-        self, ids: Sequence[str], observations: ArrayLike, rewards: ArrayLike | None
-    ) -> list[tuple[str, NDArray[np.float64], float | None]]:
-        flat = np.asarray(observations, dtype=np.float64)
+        self, ids: Sequence[str], observations: Observations, rewards: ArrayLike | None
+    ) -> list[tuple[str, Any, float | None]]:
         given = np.full(len(ids), np.nan) if rewards is None else np.asarray(rewards, dtype=np.float64)
-        if len(flat) != len(ids) or given.shape != (len(ids),):
-            raise UsageError(
-                f"{len(ids)} episodes need as many observations and rewards, not {len(flat)} and {given.shape}."
-            )
-        flat = flat.reshape(len(ids), -1)
-        if not np.isfinite(flat).all():
-            i, j = np.argwhere(~np.isfinite(flat))[0]
-            raise UsageError(
-                f"Observation {j} of episode {ids[i]!r} is {flat[i, j]}: nothing was sent. Send numbers only."
-            )
+        if given.shape != (len(ids),):
+            raise UsageError(f"{len(ids)} episodes need as many rewards, not {given.shape}: nothing was sent.")
         if np.isinf(given).any():
             raise UsageError("A reward is infinite: nothing was sent. Leave out (NaN) what isn't known.")
         for id in ids:
             if id not in self._open:
                 raise UsageError(f"There is no open episode {id!r}: open it with begin(); an ended one can't go on.")
-        return [(id, flat[i], None if np.isnan(given[i]) else float(given[i])) for i, id in enumerate(ids)]
+        known = [None if np.isnan(reward) else float(reward) for reward in given]
+        return list(zip(ids, plain(observations, ids), known, strict=True))
 
-    def _row(self, id: str, observation: NDArray[np.float64], reward: float | None) -> dict[str, Any]:
+    def _row(self, id: str, observation: Any, reward: float | None) -> dict[str, Any]:
         episode = self._open[id]
-        row = {"episode": id, "t": len(episode.steps), "observation": observation.tolist()}
+        row = {"episode": id, "t": len(episode.steps), "observation": observation}
         return row if not episode.steps else row | {"reward": reward} | episode.before()
 
 
@@ -206,9 +201,9 @@ class Episode:
                     "call end(observation, terminated=… or truncated=True)."
                 )
 
-    def act(self, observation: ArrayLike) -> Any:
+    def act(self, observation: Any) -> Any:
         """Return the action for the environment: an int, or an array in the action's shape."""
-        action = self._batch.act([self.id], np.asarray(observation)[None], self._rewards())[0]
+        action = self._batch.act([self.id], [observation], self._rewards())[0]
         self._reward = None
         return int(action) if action.ndim == 0 and np.issubdtype(action.dtype, np.integer) else action
 
@@ -216,11 +211,11 @@ class Episode:
         """Tell the reward of the last action; leave it out where it isn't known."""
         self._reward = float(reward)
 
-    def end(self, observation: ArrayLike, *, terminated: bool = False, truncated: bool = False) -> None:
+    def end(self, observation: Any, *, terminated: bool = False, truncated: bool = False) -> None:
         """Return when the episode is durable. `observation` is the last one; one of the two ways to end is true."""
         if terminated == truncated:
             raise UsageError("An episode ends either terminated=True (by its world) or truncated=True (cut off).")
-        self._batch.end([self.id], np.asarray(observation)[None], self._rewards(), [terminated], [truncated])
+        self._batch.end([self.id], [observation], self._rewards(), [terminated], [truncated])
         self._ended = True
 
     def _rewards(self) -> list[float]:

@@ -60,7 +60,7 @@ class Client:
             base_url=self.url,
             timeout=timeout_s,
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            trust_env=not _loopback(httpx.URL(self.url).host),
+            trust_env=not is_loopback(httpx.URL(self.url).host),
         )
 
     def __enter__(self) -> Client:
@@ -147,7 +147,7 @@ def _reason(response: httpx.Response) -> tuple[str, str]:
         return f"HTTP {response.status_code} {response.text[:200]}", ""
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Say whether a host is this machine, which no proxy of the environment can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from flywheel.deploy.verdicts import verify
 from flywheel.errors import Refused
-from flywheel.policy import Policy, load
-from flywheel.records import Artifact, Verdict
+from flywheel.policy import Bundle, Policy, load
+from flywheel.records import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ def check_verdict(verdict: Verdict, digest: str, task: str, public: bytes) -> No
         )
 
 
-def admit(artifact: Artifact, verdict: Verdict, task: str, public: bytes) -> Policy:
+def admit(policy: Bundle, verdict: Verdict, task: str, public: bytes) -> Policy:
     """Return the policy, ready to act, when its verdict and its files are proven; raise Refused otherwise.
 
     Proven is: signature, outcome, digest and task of the verdict; sha256 of every file; golden vectors.
     """
-    check_verdict(verdict, artifact.digest, task, public)
-    return load(artifact)
+    check_verdict(verdict, policy.artifact.digest, task, public)
+    return load(policy)

@@ -9,37 +9,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.deploy.nested import told
 from flywheel.deploy.wire import ActRow, EndRow, RejectedError, ResentRow
 from flywheel.records import Array, Spec
+from flywheel.spaces import join, place
 
-Row = ActRow | EndRow | ResentRow
+Row = ActRow[Any] | EndRow[Any] | ResentRow[Any]
 
 
 def observations(rows: Sequence[Row], spec: Spec, where: str) -> Array:
-    """Return the observations dtype[N, *o]; raise RejectedError (422) naming the first that doesn't fit."""
-    size = int(np.prod(spec.observation_shape))
-    for i, row in enumerate(rows):
-        if len(row.observation) != size:
+    """Return the flat observations dtype[N, D]; raise RejectedError (422) naming the first part that doesn't fit."""
+    given = [row.observation for row in rows]
+    if spec.observation_leaves:
+        leaves = spec.observation_leaves
+        parts = [
+            _cast(column, leaf.dtype, where, place(("observation", *leaf.path)))
+            for leaf, column in zip(leaves, told(leaves, given), strict=True)
+        ]
+        return join(leaves, parts)
+    (size,) = spec.observation_shape
+    for i, observation in enumerate(given):
+        if len(observation) != size:
             raise RejectedError(
                 422,
                 f"{where}[{i}].observation: Expected {size} numbers (shape {list(spec.observation_shape)}), "
-                f"got {len(row.observation)}.",
+                f"got {len(observation)}.",
                 f"{where}[{i}].observation",
             )
-    given = np.array([row.observation for row in rows], dtype=np.float64).reshape(-1, size)
-    _refuse_first(~np.isfinite(given), where, "observation", "Expected a finite number")
-    dtype = np.dtype(spec.observation_dtype)
+    column = np.array(given, dtype=np.float64).reshape(-1, size)
+    return _cast(column, spec.observation_dtype, where, "observation")
+
+
+def _cast(given: Array, to: str, where: str, name: str) -> Array:
+    """Return numbers [N, ...] in another type, which has to hold them."""
+    dtype = np.dtype(to)
+    _refuse_first(~np.isfinite(given), where, name, "Expected a finite number")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = given.astype(dtype)
     fits = np.isfinite(cast) if np.issubdtype(dtype, np.floating) else cast == given
-    _refuse_first(~fits, where, "observation", f"Expected a number that {dtype} can hold")
-    return cast.reshape(-1, *spec.observation_shape)
+    _refuse_first(~fits, where, name, f"Expected a number that {dtype} can hold")
+    return cast
 
 
 def _refuse_first(wrong: NDArray[np.bool_], where: str, name: str, sentence: str) -> None:
     if wrong.any():
-        i, j = np.argwhere(wrong)[0]
-        field = f"{where}[{i}].{name}[{j}]"
+        i, *index = np.argwhere(wrong)[0].tolist()
+        field = f"{where}[{i}].{name}{place(index)}"
         raise RejectedError(422, f"{field}: {sentence}.", field)
 
 
@@ -65,6 +80,13 @@ def raw_action(value: Any, spec: Spec, field: str) -> Array:
             raise RejectedError(422, f"{field}: Expected a whole number from 0 to {spec.num_actions - 1}.", field)
         return np.array(value, dtype=np.int64)
     size = int(np.prod(spec.action_shape))
+    if spec.action_kind == "multi_discrete":
+        if not isinstance(value, list) or len(value) != size:
+            raise RejectedError(422, f"{field}: Expected a list of {size} whole numbers.", field)
+        for k, (number, n) in enumerate(zip(value, spec.action_nvec, strict=True)):
+            if not (0 <= number < n and number == int(number)):
+                raise RejectedError(422, f"{field}[{k}]: Expected a whole number from 0 to {n - 1}.", f"{field}[{k}]")
+        return np.array(value, dtype=np.int64)
     if not isinstance(value, list) or len(value) != size:
         raise RejectedError(422, f"{field}: Expected a flat list of {size} numbers.", field)
     with np.errstate(over="ignore"):
@@ -74,12 +96,12 @@ def raw_action(value: Any, spec: Spec, field: str) -> Array:
     return action.reshape(spec.action_shape)
 
 
-def raw_actions(rows: Sequence[EndRow | ResentRow], spec: Spec, where: str) -> Array:
+def raw_actions(rows: Sequence[EndRow[Any] | ResentRow[Any]], spec: Spec, where: str) -> Array:
     """Return the raw actions [N, *a] that rows carry; raise RejectedError (422) naming the first that doesn't fit."""
     return np.array([raw_action(row.action, spec, f"{where}[{i}].action") for i, row in enumerate(rows)])
 
 
-def repeated(rows: Sequence[ActRow], spec: Spec) -> None:
+def repeated(rows: Sequence[ActRow[Any]], spec: Spec) -> None:
     """Return when each step repeats digest and raw action of the answer before exactly from t = 1 on.
 
     Raises RejectedError (422) otherwise, and when an episode is there twice.

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from flywheel.deploy.service import Service
-from flywheel.deploy.wire import ActRequest, EndRequest, RejectedError, parse
+from flywheel.deploy.wire import RejectedError, parse
 from flywheel.errors import Refused
 
 Scope = MutableMapping[str, Any]
@@ -51,7 +51,7 @@ class Door:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
-        path, method = scope["path"], scope["method"]
+        path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         if path not in self._routes:
             raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
         wanted, handle = self._routes[path]
@@ -82,10 +82,10 @@ class Door:
         return body
 
     async def _act(self, body: bytes) -> tuple[int, Any]:
-        return 200, await self._service.act(parse(body, ActRequest))
+        return 200, await self._service.act(parse(body, self._service.wire.act))
 
     async def _end(self, body: bytes) -> tuple[int, Any]:
-        return 200, await self._service.end(parse(body, EndRequest))
+        return 200, await self._service.end(parse(body, self._service.wire.end))
 
     async def _policy(self, _: bytes) -> tuple[int, Any]:
         return 200, self._service.status()

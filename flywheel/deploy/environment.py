@@ -1,4 +1,7 @@
-"""What Ray Serve has to find in the environment before Ray starts, and the ports it may take."""
+"""What Ray Serve has to find in the environment before Ray starts, and the ports it may take.
+
+On a cluster's nodes: eval "$(python -m flywheel.deploy.environment)" before `ray start`.
+"""
 
 from __future__ import annotations
 
@@ -135,3 +138,8 @@ def _private_directory() -> Path:
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         return Path(tempfile.mkdtemp(prefix="fw-"))
     return path
+
+
+if __name__ == "__main__":  # for `eval` in a shell, before `ray start` on a cluster's node
+    for name, value in serve_environment(DeployConfig()).items():
+        print(f"export {name}={shlex.quote(value)}")

@@ -14,21 +14,39 @@ from flywheel.deploy.admission import Admission
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import AwayError, Secrets
 from flywheel.errors import Refused
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
+from flywheel.policy import Bundle, Files
 from flywheel.records import Artifact, Release, Steps, Verdict
 
-NAMESPACE = "flywheel"
-"""Ray namespace of the named actors that replicas look for."""
 REGISTRY = "registry"
 OBSERVER = "observer"
+
+
+def namespace(wheel: str) -> str:
+    """Return Ray's namespace of a wheel's named actors."""
+    return f"flywheel-{wheel}"
+
+
 T = TypeVar("T")
 
 
 class RegistryActor:
-    """Owns the run's Registry; one process, one call at a time. Named REGISTRY in NAMESPACE."""
+    """Owns the run's Registry; one process, one call at a time. Named REGISTRY in the wheel's namespace."""
 
-    def __init__(self, run_dir: str, task: str) -> None:
+    def __init__(self, run_dir: str, task: str, wheel: str = WHEEL) -> None:
         """Open the registry of a run directory; `task` is the task's digest."""
+        self._meters = Recorder(wheel)
         self._registry = Registry(Path(run_dir), task)
+        for release in self._registry.releases()[-1:]:
+            self._meters.record(readings.of_release(release, self._registry.artifact(release.digest).version))
+
+    def __repr__(self) -> str:
+        return f"registry({self._meters.wheel})"
+
+    def run_dir(self) -> str:
+        """Return the run directory that this actor owns."""
+        return str(self._registry.run_dir)
 
     def secrets(self) -> Secrets:
         """Return what replicas need of the run's keys."""
@@ -39,9 +57,21 @@ class RegistryActor:
         """Return who answers clients."""
         return self._registry.admission()
 
-    def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
-        """Return a digest's artifact and newest verdict."""
-        return self._registry.artifact(digest), self._registry.verdict(digest)
+    def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
+        """Return a digest's artifact with its files, and its newest verdict."""
+        return self._registry.bundle(digest), self._registry.verdict(digest)
+
+    def bundle(self, digest: str) -> Bundle:
+        """Return a registered artifact with the files that acting needs."""
+        return self._registry.bundle(digest)
+
+    def files(self, digest: str) -> Files:
+        """Return all files of a registered artifact, the weights that training starts from among them."""
+        return self._registry.files(digest)
+
+    def write(self, digest: str, files: Files) -> Artifact:
+        """Write a new policy's files into the run directory, register it and return its Artifact."""
+        return self._registry.write(digest, files)
 
     def add(self, artifact: Artifact) -> None:
         """Register an artifact."""
@@ -53,11 +83,11 @@ class RegistryActor:
 
     def promote(self, digest: str) -> Release:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
-        return self._registry.promote(digest, time.time())
+        return self._told(self._registry.promote(digest, time.time()), "promotion")
 
     def rollback(self) -> Release:
         """Condemn the digest in service and put the one before it back."""
-        return self._registry.rollback(time.time())
+        return self._told(self._registry.rollback(time.time()), "rollback")
 
     def condemn(self, digest: str, reason: str) -> None:
         """Bar a digest from coming back."""
@@ -91,18 +121,23 @@ class RegistryActor:
         """Return the version of the next artifact."""
         return self._registry.next_version()
 
+    def _told(self, release: Release, cause: str) -> Release:
+        self._meters.record(readings.of_releasing(release, cause))
+        self._meters.record(readings.of_release(release, self._registry.artifact(release.digest).version))
+        return release
+
 
 class _Link:
     """A named actor that may be away, or come back as another process."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, namespace: str) -> None:
+        self._name, self._namespace = name, namespace
         self._handle: Any = None
 
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
             if self._handle is None:
-                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+                self._handle = ray.get_actor(self._name, namespace=self._namespace)
             answer: Awaitable[Any] = getattr(self._handle, method).remote(*args)
             return await answer
         except Refused:
@@ -125,9 +160,9 @@ class RegistryActorLink(_Link):
         found: Admission = await self._ask("admission")
         return found
 
-    async def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
+    async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
         """As RegistryActor.papers."""
-        found: tuple[Artifact, Verdict | None] = await self._ask("papers", digest)
+        found: tuple[Bundle, Verdict | None] = await self._ask("papers", digest)
         return found
 
 

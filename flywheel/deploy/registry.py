@@ -19,10 +19,11 @@ from flywheel.deploy import verdicts
 from flywheel.deploy.admission import Admission, check_verdict
 from flywheel.deploy.keys import Keys, open_keys
 from flywheel.errors import Refused, UsageError
-from flywheel.policy import read_artifact
+from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
 from flywheel.records import SCHEMA_VERSION, Artifact, Release, Verdict
 
 FILE = "registry.sqlite"
+POLICIES = "policies"
 _SCHEMA = """
 CREATE TABLE meta (schema_version INTEGER NOT NULL, task TEXT NOT NULL);
 CREATE TABLE artifacts (digest TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
@@ -109,6 +110,23 @@ class Registry:
             "INSERT OR IGNORE INTO artifacts VALUES (?, ?, ?)",
             (artifact.digest, artifact.version, canonical(dataclasses.asdict(self._relative(artifact)))),
         )
+
+    def write(self, digest: str, files: Files) -> Artifact:
+        """Write a new policy's files to the run directory, register it and return its Artifact.
+
+        Raises Refused, writing nothing, when a file doesn't have the sha256 that the manifest states.
+        """
+        artifact = write_files(self.run_dir / POLICIES, digest, files)
+        self.add(artifact)
+        return artifact
+
+    def bundle(self, digest: str) -> Bundle:
+        """Return a registered artifact with the files that acting needs, each hashed again."""
+        return bundle(self.artifact(digest))
+
+    def files(self, digest: str) -> Files:
+        """Return all files of a registered artifact."""
+        return read_files(Path(self.artifact(digest).uri))
 
     def _relative(self, artifact: Artifact) -> Artifact:
         path, run_dir = Path(artifact.uri).resolve(), self.run_dir.resolve()

@@ -13,9 +13,10 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission, admit
 from flywheel.deploy.outbox import Outbox
 from flywheel.deploy.session import Session
-from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError
+from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError, Wire
 from flywheel.errors import FlywheelError, Refused
-from flywheel.records import Artifact, Steps, Verdict
+from flywheel.policy import Bundle
+from flywheel.records import Steps, Verdict
 
 AWAY_S = 5.0
 """Seconds after which an observer or a registry that doesn't answer counts as away."""
@@ -49,8 +50,8 @@ class RegistryLink(Protocol):
     async def admission(self) -> Admission:
         """Return who answers."""
 
-    async def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
-        """Return a digest's artifact and its newest verdict."""
+    async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
+        """Return a digest's artifact with its files and its newest verdict."""
 
 
 class ObserverLink(Protocol):
@@ -80,6 +81,7 @@ class Service:
         self._secrets: Secrets | None = None
         self._trouble = ""
         self._versions: dict[str, int] = {}
+        self._num_decisions = 0
 
     async def start(self) -> None:
         """Fetch keys and policy, and keep up with the registry and the observer from now on. Raises AwayError."""
@@ -95,6 +97,11 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(AwayError):  # what can't be sent now is named as missing when its episode ends
             await self._flush()
+
+    @property
+    def is_started(self) -> bool:
+        """True once keys are there."""
+        return self._session is not None
 
     def lets_in(self, authorization: bytes, compare: Callable[[bytes, bytes], bool]) -> bool:
         """Say whether an Authorization header carries the token; `compare` takes constant time."""
@@ -124,14 +131,14 @@ class Service:
     async def _hold(self, digests: Iterable[str]) -> None:
         assert self._secrets is not None
         for digest in digests:
-            artifact, verdict = await _within(self._registry.papers(digest))
+            found, verdict = await _within(self._registry.papers(digest))
             if verdict is None:
                 raise Refused(f"Policy {digest[:12]} has no verdict.")
-            policy = await asyncio.to_thread(admit, artifact, verdict, self._secrets.task, self._secrets.public)
+            policy = await asyncio.to_thread(admit, found, verdict, self._secrets.task, self._secrets.public)
             self._live().hold(policy)
-            self._versions[digest] = artifact.version
+            self._versions[digest] = found.artifact.version
 
-    async def _prepare(self, session: Session, request: ActRequest | EndRequest) -> None:
+    async def _prepare(self, session: Session, request: ActRequest[Any] | EndRequest[Any]) -> None:
         """Load what a request names and this replica doesn't hold; what can't be proven is left out."""
         acting = request.steps if isinstance(request, ActRequest) else []
         resent = request.resend if isinstance(request, EndRequest) else []
@@ -184,7 +191,12 @@ class Service:
             raise RejectedError(503, "This replica is starting. Try again in a moment.")
         return self._session
 
-    async def act(self, request: ActRequest) -> ActAnswer:
+    @property
+    def wire(self) -> Wire:
+        """As Session.wire."""
+        return self._live().wire
+
+    async def act(self, request: ActRequest[Any]) -> ActAnswer:
         """Return a decision for each step. Raises RejectedError, and then nothing was decided or logged."""
         session = self._live()
         try:
@@ -195,9 +207,10 @@ class Service:
         if steps is not None:
             self._outbox.put(steps)
             self._filled.set()
+        self._num_decisions += len(decisions)
         return ActAnswer(decisions)
 
-    async def end(self, request: EndRequest) -> EndAnswer:
+    async def end(self, request: EndRequest[Any]) -> EndAnswer:
         """Return which episodes are durable now and what is missing of the others.
 
         Raises RejectedError; after a 503 the same request can be sent again.
@@ -220,13 +233,14 @@ class Service:
         return EndAnswer(acknowledged, {episode: list(missing) for episode, missing in found.items() if missing})
 
     def status(self) -> dict[str, Any]:
-        """Return who answers here and what waits: digest (or None), version, admissible, trouble, waiting, dropped."""
+        """Return who answers here: digest (or None), version, admissible, trouble, and numbers of steps."""
         session = self._live()
         return {
             "digest": session.champion,
             "version": self._versions.get(session.champion or "", 0),
             "admissible": list(session.admission.admissible),
             "trouble": self._trouble,
+            "decisions": self._num_decisions,
             "waiting": len(self._outbox),
             "dropped": self._outbox.dropped,
         }

@@ -11,13 +11,14 @@ import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.deploy import columns
 from flywheel.deploy.admission import Admission
-from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow
+from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow, Wire, wire
 from flywheel.draws import draw_key, draws
 from flywheel.errors import Refused
 from flywheel.policy import TOLERANCE, Policy, to_env
@@ -33,7 +34,7 @@ LOADED = 32
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    row: ActRow
+    row: ActRow[Any]
     decision: Decision
 
 
@@ -65,6 +66,11 @@ class Session:
         """Digests that are ready to answer."""
         return tuple(self._policies)
 
+    @property
+    def wire(self) -> Wire:
+        """How requests are read; RejectedError (503) without a policy, for what it observes isn't known then."""
+        return wire(self._spec().observation_leaves)
+
     def adopt(self, admission: Admission) -> None:
         """Act on the registry's word from now on; its champion must be held already."""
         if admission.champion not in self._policies:
@@ -79,11 +85,11 @@ class Session:
             if len(self._policies) > LOADED:
                 del self._policies[digest]
 
-    def unknown(self, rows: Iterable[ActRow | ResentRow | EndRow]) -> set[str]:
+    def unknown(self, rows: Iterable[ActRow[Any] | ResentRow[Any] | EndRow[Any]]) -> set[str]:
         """Return digests that rows name and that this session never heard of."""
         return {row.digest for row in rows if row.digest is not None} - self._admission.known
 
-    def wanted(self, acting: Iterable[ActRow], resent: Iterable[ResentRow] = ()) -> set[str]:
+    def wanted(self, acting: Iterable[ActRow[Any]], resent: Iterable[ResentRow[Any]] = ()) -> set[str]:
         """Return digests to be held for these rows that aren't: admissible ones to act, known ones to recompute."""
         act = {row.digest for row in acting if row.digest is not None} & set(self._admission.admissible)
         again = {row.digest for row in resent} & self._admission.known
@@ -94,7 +100,7 @@ class Session:
             raise RejectedError(503, "No policy is in service yet: none has passed the gate. Try again later.")
         return self._policies[self.champion].spec
 
-    def _check_known(self, rows: Sequence[ActRow | ResentRow | EndRow], where: str) -> None:
+    def _check_known(self, rows: Sequence[ActRow[Any] | ResentRow[Any] | EndRow[Any]], where: str) -> None:
         for i, row in enumerate(rows):
             if row.digest is not None and row.digest not in self._admission.known:
                 field = f"{where}[{i}].digest"
@@ -106,7 +112,7 @@ class Session:
 
     # Acting
 
-    def decide(self, rows: Sequence[ActRow], now: float) -> tuple[list[Decision], Steps | None]:
+    def decide(self, rows: Sequence[ActRow[Any]], now: float) -> tuple[list[Decision], Steps | None]:
         """Return a decision for each row and the Steps to log (None when every row was a retry).
 
         Raises RejectedError: 422 naming the wrong field, 409 when the same step was told otherwise before, 503
@@ -134,7 +140,7 @@ class Session:
             self._remember(rows[i], complete[i])
         return complete, steps
 
-    def _retry(self, row: ActRow, where: str) -> Decision | None:
+    def _retry(self, row: ActRow[Any], where: str) -> Decision | None:
         """Return the answer this very row got before, None if it is new; RejectedError (409) if it contradicts it."""
         last = self._last.get(row.episode)
         if last is None:
@@ -146,7 +152,7 @@ class Session:
         self._check_story(row, last, where)
         return None
 
-    def _check_story(self, row: ActRow | EndRow, last: _Last, where: str) -> None:
+    def _check_story(self, row: ActRow[Any] | EndRow[Any], last: _Last, where: str) -> None:
         """Raise RejectedError (409) when a row repeats the answer before otherwise than it was.
 
         Another digest is fine: another replica may have answered a retry, and the repeated one counts.
@@ -157,14 +163,14 @@ class Session:
                 409, f"{where}.action: The answer before was {before.raw_action}, not {row.action}.", f"{where}.action"
             )
 
-    def _release(self, row: ActRow) -> str:
+    def _release(self, row: ActRow[Any]) -> str:
         named = row.digest
         if named is not None and named in self._admission.admissible and named in self._policies:
             return named
         assert self.champion is not None
         return self.champion
 
-    def _remember(self, row: ActRow, decision: Decision) -> None:
+    def _remember(self, row: ActRow[Any], decision: Decision) -> None:
         last = self._last.get(row.episode)
         if last is None or last.row.t < row.t:
             self._last[row.episode] = _Last(row, decision)
@@ -174,7 +180,7 @@ class Session:
 
     def _act(
         self,
-        rows: Sequence[ActRow | ResentRow],
+        rows: Sequence[ActRow[Any] | ResentRow[Any]],
         digests: Sequence[str],
         observations: Array,
         rewards: NDArray[np.float64],
@@ -188,8 +194,7 @@ class Session:
         uniform = draws(keys, times, spec.num_draws)
         if shift:
             uniform = np.clip(uniform + shift, TOLERANCE / 2, 1 - TOLERANCE / 2)
-        kind = np.int64 if spec.action_kind == "discrete" else np.float32
-        raw_actions = np.zeros((len(rows), *spec.action_shape), dtype=kind)
+        raw_actions = np.zeros((len(rows), *spec.action_shape), dtype=spec.action_dtype)
         logps = np.zeros(len(rows))
         names = np.array(digests)
         for digest in dict.fromkeys(digests):
@@ -214,13 +219,14 @@ class Session:
 
     def _decisions(self, steps: Steps) -> list[Decision]:
         actions = to_env(self._spec(), steps.raw_actions).tolist()
-        flat = steps.raw_actions.reshape(len(steps.t), *([-1] if steps.raw_actions.ndim > 1 else [])).tolist()
+        shape = () if self._spec().action_kind == "discrete" else (-1,)
+        flat = steps.raw_actions.reshape(len(steps.t), *shape).tolist()
         rows = zip(steps.episodes, steps.t.tolist(), steps.digests, actions, flat, steps.logps.tolist(), strict=True)
         return [Decision(*values) for values in rows]
 
     # Ending
 
-    def end(self, rows: Sequence[EndRow], now: float) -> Steps:
+    def end(self, rows: Sequence[EndRow[Any]], now: float) -> Steps:
         """Return the rows that tell the observer that episodes are over.
 
         Raises RejectedError: 422 naming the wrong field, 409 when it contradicts an answer, 503 without a policy.
@@ -257,7 +263,7 @@ class Session:
             repeated_actions=raw_actions,
         )
 
-    def resend(self, rows: Sequence[ResentRow], now: float) -> Steps | None:
+    def resend(self, rows: Sequence[ResentRow[Any]], now: float) -> Steps | None:
         """Return lost steps as they were, draws and logp computed again; None for no rows.
 
         Raises RejectedError: 422 naming the wrong field, 409 when the policy that is named never said that action.

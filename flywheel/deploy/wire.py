@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from flywheel.deploy.nested import wire_type
 from flywheel.errors import FlywheelError
+from flywheel.spaces import Leaves
 
 EpisodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Step = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 RawAction = int | float | list[float]
+Seen = TypeVar("Seen")
+"""An observation as the environment gives it: for one flat Box list[float]."""
 T = TypeVar("T")
 
 
@@ -25,35 +31,35 @@ class RejectedError(FlywheelError):
         self.status, self.sentence, self.field = status, sentence, field
 
 
-class ActRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class ActRow(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True, gc=False):
     """One observation that wants an action. From t = 1 on it repeats digest and raw action of the answer before."""
 
     episode: EpisodeId
     t: Step
-    observation: list[float]
+    observation: Seen
     reward: float | None = None
     """Of the action before; left out at t = 0, null where it isn't known."""
     digest: Digest | None = None
     action: RawAction | None = None
 
 
-class ResentRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class ResentRow(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True, gc=False):
     """A step that was lost on the way: as it was, with the digest and raw action of its own answer."""
 
     episode: EpisodeId
     t: Step
-    observation: list[float]
+    observation: Seen
     digest: Digest
     action: RawAction
     reward: float | None = None
 
 
-class EndRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class EndRow(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True, gc=False):
     """An episode's end: `t` is its number of steps, the observation its last, digest and action those of step t - 1."""
 
     episode: EpisodeId
     t: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-    observation: list[float]
+    observation: Seen
     digest: Digest
     action: RawAction
     terminated: bool
@@ -61,17 +67,17 @@ class EndRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     reward: float | None = None
 
 
-class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ActRequest(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True):
     """Body of POST /v1/act."""
 
-    steps: list[ActRow]
+    steps: list[ActRow[Seen]]
 
 
-class EndRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EndRequest(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True):
     """Body of POST /v1/end."""
 
-    episodes: list[EndRow] = []
-    resend: list[ResentRow] = []
+    episodes: list[EndRow[Seen]] = []
+    resend: list[ResentRow[Seen]] = []
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -105,27 +111,43 @@ class EndAnswer(msgspec.Struct, frozen=True):
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 
 
-def parse(body: bytes, shape: type[T]) -> T:
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How requests are read where policies observe a certain space."""
+
+    act: msgspec.json.Decoder[ActRequest[Any]]
+    end: msgspec.json.Decoder[EndRequest[Any]]
+
+
+@lru_cache(maxsize=8)
+def wire(leaves: Leaves) -> Wire:
+    """Return the decoders for observations of these leaves."""
+    kinds: tuple[Any, Any] = (ActRequest, EndRequest)
+    act, end = (msgspec.json.Decoder(kind[wire_type(leaves)]) for kind in kinds)
+    return Wire(act, end)
+
+
+def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Return the request in a body; raise RejectedError with the field named when its shape or a type is wrong.
 
     Strict: no text or boolean passes for a number, no unknown field for a typo.
     """
     try:
-        return msgspec.json.decode(body, type=shape)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _named(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _lenient(body, shape, error)
+        return _lenient(body, decoder, error)
 
 
-def _lenient(body: bytes, shape: type[T], error: Exception) -> T:
+def _lenient(body: bytes, decoder: msgspec.json.Decoder[T], error: Exception) -> T:
     """Name the field of a NaN or an infinity, which Python writes into JSON and strict JSON doesn't have."""
     try:
         plain = json.loads(body)
     except (ValueError, RecursionError):
         raise RejectedError(400, f"The body is not JSON: {error}.") from error
     try:
-        return msgspec.convert(plain, shape)
+        return msgspec.convert(plain, decoder.type)
     except msgspec.ValidationError as wrong:
         raise _named(wrong) from wrong
 

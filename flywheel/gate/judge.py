@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import GateConfig, digest
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
 from flywheel.gate.trials import (
     edge_situations,
@@ -19,7 +19,7 @@ from flywheel.gate.trials import (
     situation_of,
     trial_of,
 )
-from flywheel.policy import Policy, load
+from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Array, Artifact, Check, Episode, Outcome, Parameters, Probe, Trial, Verdict
 from flywheel.task import Task, task_digest
 
@@ -51,9 +51,9 @@ class SafetyGate:
 
     def judge(
         self,
-        policy: Policy | Artifact,
+        policy: Policy | Artifact | Bundle,
         *,
-        baseline: Policy | Artifact | None = None,
+        baseline: Policy | Artifact | Bundle | None = None,
         parameters: Parameters | None = None,
         seed: int,
         now: float,
@@ -70,7 +70,7 @@ class SafetyGate:
         try:
             found, trials = self._ask(_ready(policy), None if baseline is None else _ready(baseline), values, seed, now)
         except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
-            note = f"broke with {type(error).__name__}: {error}"
+            note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
             nan = math.nan
             found = (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),)
             trials = ()
@@ -101,7 +101,8 @@ class SafetyGate:
         """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.
 
         Its worlds are never those of `judge`, so training can't end on the gate's own seeds. With `max_failed` it
-        looks at a few of them first and goes on only while no more than so many failed and no edge case did.
+        looks at a few of them first and goes on only while no more than so many failed and no edge case did. A
+        simulator or policy that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
         """
         task, config = self._task, self._config
         values = {**task.nominal, **(parameters or {})}
@@ -113,7 +114,16 @@ class SafetyGate:
             shares = [number % config.probe_edge_trials * episodes for number in range(len(edges))]
             begin, end = (config.probe_edge_trials * number for number in (first, stop))
             some = [edge for edge, share in zip(edges, shares, strict=True) if begin <= share < end]
-            found = play_situations(task, policy, every[first:stop] + some, lockstep=config.lockstep, now=0.0)
+            try:
+                found = play_situations(task, policy, every[first:stop] + some, lockstep=config.lockstep, now=0.0)
+            except Exception as error:
+                return Probe(
+                    num_failed=episodes,
+                    num_episodes=episodes,
+                    mean_return=math.nan,
+                    edge_failed=tuple(case.name for case in task.edge_cases),
+                    note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
+                )
             played += found[: stop - first]
             edge_failed |= {episode.scenario for episode in found[stop - first :] if episode.failed}
             num_failed = sum(episode.failed for episode in played)
@@ -179,8 +189,8 @@ def _looks(num: int, first: int) -> Iterator[tuple[int, int]]:
         begin, end = end, min(LOOKS * end, num)
 
 
-def _ready(policy: Policy | Artifact) -> Policy:
-    return load(policy) if isinstance(policy, Artifact) else policy
+def _ready(policy: Policy | Artifact | Bundle) -> Policy:
+    return policy if isinstance(policy, Policy) else load(policy)
 
 
 def _outcome(found: tuple[Check, ...]) -> Outcome:

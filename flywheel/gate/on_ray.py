@@ -1,30 +1,33 @@
-"""The gate's body on the cluster: one actor that judges, probes and keeps its history. It loads no torch."""
+"""The gate's body on the cluster: one actor that judges and probes. It loads no torch."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from flywheel.config import GateConfig
-from flywheel.gate.history import History
 from flywheel.gate.judge import SafetyGate
-from flywheel.policy import Policy
-from flywheel.records import Artifact, Parameters, Probe, Spec, Verdict
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
+from flywheel.policy import Bundle, Policy
+from flywheel.records import Parameters, Probe, Spec, Verdict
 from flywheel.task import Task
 
 
 class GateActor:
-    """Holds a SafetyGate and its History; `ray.remote(GateActor)` makes it an actor."""
+    """Holds a SafetyGate; `ray.remote(GateActor)` makes it an actor."""
 
-    def __init__(self, task: Task, config: GateConfig, run_dir: str) -> None:
-        """Build the gate and open `run_dir/verdicts.jsonl`."""
+    def __init__(self, task: Task, config: GateConfig, wheel: str = WHEEL) -> None:
+        """Build the gate. `wheel` is the name that its metrics carry."""
+        self._meters = Recorder(wheel)
         self._gate = SafetyGate(task, config)
-        self._history = History(Path(run_dir) / "verdicts.jsonl")
 
-    def judge(self, artifact: Artifact, baseline: Artifact | None, parameters: Parameters | None, seed: int) -> Verdict:
-        """Return the Verdict on an artifact, not signed yet, after it was written to the history."""
-        verdict = self._gate.judge(artifact, baseline=baseline, parameters=parameters, seed=seed, now=time.time())
-        self._history.append(verdict)
+    def __repr__(self) -> str:
+        return f"gate({self._meters.wheel})"
+
+    def judge(self, policy: Bundle, baseline: Bundle | None, parameters: Parameters | None, seed: int) -> Verdict:
+        """Return the Verdict on a policy, not signed yet."""
+        verdict = self._gate.judge(policy, baseline=baseline, parameters=parameters, seed=seed, now=time.time())
+        self._meters.record(readings.of_verdict(verdict))
         return verdict
 
     def probe(
@@ -37,9 +40,7 @@ class GateActor:
         max_failed: int | None = None,
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
-        policy = Policy(network, spec)
-        return self._gate.probe(policy, seed=seed, parameters=parameters, episodes=episodes, max_failed=max_failed)
-
-    def history(self) -> list[Verdict]:
-        """Return all verdicts of this run, oldest first."""
-        return self._history.read()
+        began, policy = time.perf_counter(), Policy(network, spec)
+        probe = self._gate.probe(policy, seed=seed, parameters=parameters, episodes=episodes, max_failed=max_failed)
+        self._meters.record(readings.of_probe(probe, time.perf_counter() - began))
+        return probe

@@ -11,6 +11,8 @@ import msgspec
 import ray
 
 from flywheel.config import ObserveConfig
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.observe.observer import Observer, Outcome
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import Task
@@ -33,8 +35,9 @@ class ObserverActor:
     store) may be repeated without harm.
     """
 
-    def __init__(self, task: Task, config: ObserveConfig, store: str) -> None:
+    def __init__(self, task: Task, config: ObserveConfig, store: str, wheel: str = WHEEL) -> None:
         """Find the store's actor by name; what was watched before a restart is read from it at the first call."""
+        self._meters = Recorder(wheel)
         self._config = config
         self._store = ray.get_actor(store)
         self._observer = Observer(task, config)
@@ -42,6 +45,9 @@ class ObserverActor:
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
         self._trouble = ""
+
+    def __repr__(self) -> str:
+        return f"observer({self._meters.wheel})"
 
     async def append(self, steps: Steps) -> None:
         """Take in the rows a replica gathered."""
@@ -59,6 +65,7 @@ class ObserverActor:
             self._observer.settle(await self._store.whole.remote(unheard), time.time())
         missing = self._observer.missing(steps)
         await self._keep(self._observer.whole(steps))
+        self._meters.record(readings.of_ends(steps, missing, time.time()))
         return missing
 
     async def release(self, release: Release, failure_bound: float) -> None:
@@ -106,7 +113,8 @@ class ObserverActor:
         if episodes:
             answers = await self._store.append.remote(episodes)
             self._observer.close(episodes, answers, time.time())
-        if self._observer.tick(time.time()):
+        if raised := self._observer.tick(time.time()):
+            self._meters.record(readings.of_signals(raised))
             await self._store.note.remote(_SIGNALS, msgspec.json.encode(self._observer.signals).decode())
         await self._notify()
 
@@ -148,6 +156,8 @@ class ObserverActor:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            _, heard = self._observer.heard(readings.LAST)
+            self._meters.record(readings.of_production(self._observer.status(1), heard))
             try:
                 await self._keep(self._observer.overdue(time.time()))
                 self._trouble = ""

@@ -19,15 +19,14 @@ class Rows:
         self._codes: dict[str, int] = {}
         self._names: list[str] = []
         self.observations: Array = np.zeros((0, *spec.observation_shape), spec.observation_dtype)
-        action = np.int64 if spec.action_kind == "discrete" else np.float32
-        self.raw_actions: Array = np.zeros((0, *spec.action_shape), action)
+        self.raw_actions: Array = np.zeros((0, *spec.action_shape), spec.action_dtype)
         self.logps = np.zeros(0)
         self.rewards = np.zeros(0)
         self.draw_keys = np.zeros(0, np.uint64)
         self.seen_at = np.zeros(0)
         self.digests = np.zeros(0, np.int64)
         self.repeated_digests = np.zeros(0, np.int64)
-        self.repeated_actions: Array = np.zeros((0, *spec.action_shape), action)
+        self.repeated_actions: Array = np.zeros((0, *spec.action_shape), spec.action_dtype)
 
     @property
     def num_used(self) -> int:

@@ -34,7 +34,11 @@ def write(run_dir: Path) -> dict[str, Any]:
         turns,
         played,
         requests={"total": sum(log.requests for log in logs), "errors": sum(log.errors for log in logs)},
-        episodes={"acknowledged": len(acknowledged), "stored": stored},
+        episodes={
+            "acknowledged": len(acknowledged),
+            "stored": stored,
+            "broke_off": sum(log.raised for log in logs),
+        },
     )
     temporary = run_dir / f".{SUMMARY}.new"
     temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

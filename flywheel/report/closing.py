@@ -67,4 +67,6 @@ def _production_table(summary: Mapping[str, Any]) -> Table:
     requests, episodes = summary["requests"], summary["episodes"]
     lines.add_row("requests", f"{requests['total']:,}", f"{requests['errors']:,} errors")
     lines.add_row("episodes acknowledged", f"{episodes['acknowledged']:,}", f"{episodes['stored']:,} in the store")
+    if episodes["broke_off"]:
+        lines.add_row("episodes broken off", f"{episodes['broke_off']:,}", "the environment misbehaved")
     return lines

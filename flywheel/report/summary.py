@@ -102,7 +102,7 @@ def summarize(
         "detected_after_episodes": detection(turns, played)[1],
         "seconds": seconds,
         "requests": {"total": requests["total"], "errors": requests["errors"]},
-        "episodes": {"acknowledged": episodes["acknowledged"], "stored": episodes["stored"]},
+        "episodes": {name: episodes[name] for name in ("acknowledged", "stored", "broke_off")},
     }
 
 

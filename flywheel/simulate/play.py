@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,6 @@ from flywheel.records import Array, Episode, Origin, Parameters, Rule
 from flywheel.simulate.worlds import Worlds, make_worlds
 from flywheel.task import Task, task_digest
 
-MAX_STEPS = 100_000
-"""Steps after which an episode that doesn't end is an error: a task without a time limit would play for ever."""
 _BLOCK = 64  # steps whose draws are made in one call
 
 
@@ -42,7 +41,8 @@ def play(
 
     World i begins by `seeds[i]`, `parameters[i]`, `states[i]` (None: as the task begins); `draw_keys[i]` draws its
     actions. `lockstep` worlds at once change nothing but the time; `rule` replaces the policy's own; all end at `now`.
-    Raises Refused when the policy answers with NaN or infinity, FlywheelError when an episode doesn't end.
+    A world that raises, or gives what isn't finite, is played once more, alone and from its seed. Raises Refused when
+    the policy answers with NaN or infinity, FlywheelError when a world breaks the second time, too.
     """
     names = list(scenarios) if scenarios is not None else ["nominal"] * len(seeds)
     starts = list(states) if states is not None else [None] * len(seeds)
@@ -55,11 +55,9 @@ def play(
     }
     episodes: list[Episode] = []
     for first in range(0, len(seeds), lockstep):
-        chunk = slice(first, min(first + lockstep, len(seeds)))
-        with contextlib.closing(make_worlds(task, len(seeds[chunk]))) as worlds:
-            observations = worlds.reset(seeds[chunk], parameters[chunk], starts[chunk])
-            tracks = _run(worlds, policy, observations, np.array(draw_keys[chunk], np.uint64), rule)
-        for i, track in enumerate(tracks, start=first):
+        places = range(first, min(first + lockstep, len(seeds)))
+        worlds = [(seeds[i], parameters[i], starts[i], draw_keys[i]) for i in places]
+        for i, track in zip(places, _tracks(task, policy, worlds, [names[i] for i in places], rule), strict=True):
             episode = Episode(
                 **shared,
                 **track,
@@ -80,17 +78,47 @@ def _identity(parts: list[Any], rule: Rule | None) -> str:
     return hashlib.sha256(canonical([*parts, rule and dataclasses.asdict(rule)]).encode()).hexdigest()[:32]
 
 
+def _tracks(task: Task, policy: Policy, given: Sequence[Any], names: Sequence[str], rule: Rule | None) -> list[Any]:
+    """Return the courses of worlds that are stepped together; one that breaks has a second try by itself."""
+    tracks, broken = _together(task, policy, given, rule)
+    for i, (t, fault) in broken.items():
+        (tracks[i],), again = _together(task, policy, [given[i]], rule)
+        if again:
+            t, fault = again[0]
+            raise FlywheelError(
+                f"The world of seed {given[i][0]} ({names[i]}, {dict(given[i][1]) or 'no parameters'}) {fault} "
+                f"{f'at step {t}' if t else 'when it began'}, and when it was tried again: put the environment right."
+            )
+    return tracks
+
+
+def _together(
+    task: Task, policy: Policy, given: Sequence[Any], rule: Rule | None
+) -> tuple[list[dict[str, Any]], dict[int, tuple[int, str]]]:
+    """Return the worlds' courses, and of those that broke (their courses are void) the step and what they did."""
+    seeds, parameters, starts, keys = zip(*given, strict=True)
+    with contextlib.closing(make_worlds(task, len(given))) as worlds:
+        observations = worlds.reset(seeds, parameters, starts)
+        return _run(worlds, policy, observations, np.array(keys, np.uint64), rule)
+
+
 def _run(
     worlds: Worlds, policy: Policy, observations: Array, keys: NDArray[np.uint64], rule: Rule | None
-) -> list[dict[str, Any]]:
-    """Return what each world's Episode holds of its course: observations, raw actions, rewards, logps and end."""
+) -> tuple[list[dict[str, Any]], dict[int, tuple[int, str]]]:
+    """Return what each world's Episode holds of its course (observations, raw actions, rewards, logps, end), and of
+    the worlds that broke (0: when they began) the step and what they did.
+    """
     spec, num_worlds = policy.spec, worlds.num_worlds
     columns: dict[str, list[Array]] = {"observations": [observations], "raw_actions": [], "rewards": [], "logps": []}
     lengths = np.zeros(num_worlds, dtype=np.int64)
     fell = np.zeros(num_worlds, dtype=np.bool_)
+    broken = {i: (0, fault) for i, fault in worlds.broken.items()}
     active = np.ones(num_worlds, dtype=np.bool_)
-    rows = np.arange(num_worlds)  # finished worlds cost the network nothing
-    for t in range(MAX_STEPS):
+    active[list(broken)] = False
+    rows = np.flatnonzero(active)  # finished worlds cost the network nothing
+    for t in itertools.count():
+        if not len(rows):
+            break
         if t % _BLOCK == 0:
             steps = np.tile(np.arange(t, t + _BLOCK), num_worlds)
             block = draws(np.repeat(keys, _BLOCK), steps, spec.num_draws).reshape(num_worlds, _BLOCK, -1)
@@ -99,27 +127,24 @@ def _run(
         logps = np.zeros(num_worlds)
         raw[rows], logps[rows] = some_raw, some_logps
         observations, rewards, terminated, truncated = worlds.step(to_env(spec, raw), active)
-        if not (np.isfinite(observations[rows]).all() and np.isfinite(rewards[rows]).all()):
-            raise FlywheelError(f"The simulator gave an observation or reward that is not finite at step {t}.")
         for name, column in zip(columns, (observations, raw, rewards, logps), strict=True):
             columns[name].append(column)
         over = terminated | truncated
+        if len(worlds.broken) > len(broken):
+            broken = {i: (t + 1, fault) for i, fault in worlds.broken.items()} | broken
+            over[list(broken)] = True
         if over.any():
+            over &= active
             fell |= terminated
             lengths[over] = t + 1
             active &= ~over
             rows = np.flatnonzero(active)
-            if not len(rows):
-                return _cut(columns, lengths, fell)
-    raise FlywheelError(
-        f"{len(rows)} of {num_worlds} episodes did not end within {MAX_STEPS:,} steps: give the environment a time "
-        "limit (gymnasium.wrappers.TimeLimit)."
-    )
+    return _cut(columns, lengths, fell), broken
 
 
 def _cut(columns: dict[str, list[Array]], lengths: NDArray[np.int64], fell: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Return each world's own part of the columns, [T + 1, ...] of observations and [T, ...] of the others."""
-    whole = {name: np.stack(column, axis=1) for name, column in columns.items()}
+    whole = {name: np.stack(column, axis=1) if column else np.zeros((len(fell), 0)) for name, column in columns.items()}
     return [
         {name: rows[i, : length + (name == "observations")].copy() for name, rows in whole.items()}
         | {"end": "terminated" if fell[i] else "truncated"}

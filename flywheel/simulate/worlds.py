@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.errors import UsageError, unknown
+from flywheel.faults import said, sound
 from flywheel.records import Array, Parameters
+from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 
 Stepped = tuple[Array, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
@@ -22,6 +24,9 @@ class Worlds(Protocol):
     """N worlds of one task; what one of them does depends neither on N nor on its place among them."""
 
     num_worlds: int
+    broken: dict[int, str]
+    """What worlds did since `reset` that no simulator may ("raised …"): they are not stepped again, their rows are
+    void."""
 
     def reset(
         self,
@@ -29,11 +34,14 @@ class Worlds(Protocol):
         parameters: Sequence[Parameters],
         states: Sequence[tuple[float, ...] | None] | None = None,
     ) -> Array:
-        """Begin an episode in every world and return observations [N, *o]; a state of None begins as the task does."""
+        """Begin an episode in every world and return flat observations [N, *o]; state None begins as the task does."""
         ...
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
-        """Step the active worlds by the environment's actions [N, *a]; rows of the others are void."""
+        """Step the active worlds by the environment's actions [N, *a]; rows of the others are void.
+
+        An episode that has `Task.max_steps` steps is truncated. A world that breaks is named in `broken`.
+        """
         ...
 
     def snapshot(self) -> Any:
@@ -66,7 +74,7 @@ def _complete(task: Task, parameters: Sequence[Parameters]) -> list[dict[str, fl
 def _begin(
     task: Task, env: gymnasium.Env[Any, Any], seed: int, parameters: Parameters, state: tuple[float, ...] | None
 ) -> Array:
-    """Begin an episode in one environment and return its observation [*o]."""
+    """Begin an episode in one environment and return its flat observation [*o]."""
     if task.set_parameters is not None:
         task.set_parameters(env, parameters)
     observation = env.reset(seed=seed)[0]
@@ -74,7 +82,20 @@ def _begin(
         if task.set_state is None:
             raise UsageError(f"Task {task.name} has no set_state, so its worlds can't begin in a given state.")
         observation = task.set_state(env, state)
-    return np.asarray(observation)
+    sound(env.observation_space, observation)
+    return flatten(leaves_of(env.observation_space), observation)
+
+
+def _nothing(space: gymnasium.Space[Any], num_worlds: int) -> Array:
+    """Return room for the flat observations of N worlds, all zero."""
+    flat = gymnasium.spaces.flatten_space(space)
+    return np.zeros((num_worlds, *(flat.shape or ())), dtype=flat.dtype)
+
+
+def _finite(observations: Array, rewards: Array) -> NDArray[np.bool_]:
+    """Return bool[N]: which worlds gave finite numbers only."""
+    fine: NDArray[np.bool_] = np.isfinite(observations).reshape(len(rewards), -1).all(axis=1) & np.isfinite(rewards)
+    return fine
 
 
 class LockstepWorlds:
@@ -95,7 +116,10 @@ class LockstepWorlds:
         self._task = task
         self._env = task.vector(num_worlds)
         self._single = task.make_env()
+        self._leaves = leaves_of(self._single.observation_space)
         self._state, self._set_state = task.state, task.set_state
+        self._num_steps = 0
+        self.broken: dict[int, str] = {}
 
     def reset(
         self,
@@ -105,28 +129,50 @@ class LockstepWorlds:
     ) -> Array:
         """Begin an episode in every world, each where the single environment with its seed begins."""
         complete = _complete(self._task, parameters)
-        begun = []
-        for seed, values, state in zip(seeds, complete, states or [None] * self.num_worlds, strict=True):
-            _begin(self._task, self._single, seed, values, state)
-            begun.append(self._state(self._single))
+        self._num_steps, self.broken = 0, {}
+        begun: list[Array | None] = []
+        for i, world in enumerate(zip(seeds, complete, states or [None] * self.num_worlds, strict=True)):
+            try:
+                _begin(self._task, self._single, *world)
+                begun.append(self._state(self._single))
+            except UsageError:
+                raise
+            except Exception as error:  # a simulator is anybody's code
+                self.broken[i] = said(error)
+                begun.append(None)
+        somewhere = next((state for state in begun if state is not None), None)
+        if somewhere is None:
+            return _nothing(self._single.observation_space, self.num_worlds)
         self._env.reset(seed=0)  # makes the vector form ready; every state it draws is replaced
         if self._task.set_parameters is not None:
             columns = {name: np.array([values[name] for values in complete]) for name in complete[0]}
             self._task.set_parameters(self._env, columns)
-        return np.asarray(self._set_state(self._env, np.stack(begun)))
+        states_of_all = np.stack([somewhere if state is None else state for state in begun])
+        return np.asarray(flatten_batch(self._leaves, self._set_state(self._env, states_of_all)))
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
-        """Step all worlds; those that aren't active go on unseen."""
-        observations, rewards, terminated, truncated, _ = self._env.step(actions)
-        return np.asarray(observations), np.asarray(rewards, np.float64), terminated & active, truncated & active
+        """Step all worlds; those that aren't active go on unseen. When the form raises, all active ones broke."""
+        try:
+            seen, rewards, terminated, truncated, _ = self._env.step(actions)
+            observations = np.asarray(flatten_batch(self._leaves, seen))
+        except Exception as error:
+            self.broken |= dict.fromkeys(np.flatnonzero(active).tolist(), said(error))
+            nothing = _nothing(self._single.observation_space, self.num_worlds)
+            return nothing, np.zeros(self.num_worlds), np.zeros_like(active), np.zeros_like(active)
+        self._num_steps += 1
+        rewards = np.asarray(rewards, np.float64)
+        for i in np.flatnonzero(active & ~_finite(observations, rewards)):
+            self.broken[int(i)] = f"gave the reward {rewards[i]} and the observation {observations[i].tolist()}"
+        truncated = truncated | (self._num_steps >= self._task.max_steps)
+        return observations, rewards, terminated & active, truncated & active
 
     def snapshot(self) -> Any:
         """Return a copy of the vector form."""
-        return copy.deepcopy(self._env)
+        return copy.deepcopy((self._env, self._num_steps, self.broken))
 
     def restore(self, snapshot: Any) -> None:
         """Go on from a copy of a snapshot."""
-        self._env = copy.deepcopy(snapshot)
+        self._env, self._num_steps, self.broken = copy.deepcopy(snapshot)
 
     def close(self) -> None:
         """Close both environments."""
@@ -142,7 +188,10 @@ class EachWorlds:
         self.num_worlds = num_worlds
         self._task = task
         self._envs = [task.make_env() for _ in range(num_worlds)]
+        self._leaves = leaves_of(self._envs[0].observation_space)
         self._observations: Array = np.empty(0)
+        self._num_steps = 0
+        self.broken: dict[int, str] = {}
 
     def reset(
         self,
@@ -152,27 +201,42 @@ class EachWorlds:
     ) -> Array:
         """Begin an episode in every world."""
         complete = _complete(self._task, parameters)
+        self._num_steps, self.broken = 0, {}
+        self._observations = _nothing(self._envs[0].observation_space, self.num_worlds)
         worlds = zip(self._envs, seeds, complete, states or [None] * self.num_worlds, strict=True)
-        self._observations = np.stack([_begin(self._task, *world) for world in worlds])
+        for i, world in enumerate(worlds):
+            try:
+                self._observations[i] = _begin(self._task, *world)
+            except UsageError:
+                raise
+            except Exception as error:  # a simulator is anybody's code
+                self.broken[i] = said(error)
         return self._observations.copy()
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step the active worlds; the others keep their last observation."""
         rewards = np.zeros(self.num_worlds)
         terminated, truncated = np.zeros((2, self.num_worlds), dtype=np.bool_)
+        self._num_steps += 1
         for i in np.flatnonzero(active):
-            observation, reward, terminated[i], truncated[i], _ = self._envs[i].step(actions[i])
-            self._observations[i] = observation
+            try:
+                observation, reward, terminated[i], truncated[i], _ = self._envs[i].step(actions[i])
+                sound(self._envs[i].observation_space, observation, reward)
+                self._observations[i] = flatten(self._leaves, observation)
+            except Exception as error:
+                self.broken[int(i)], terminated[i], truncated[i] = said(error), False, False
+                continue
             rewards[i] = float(reward)
+            truncated[i] |= self._num_steps >= self._task.max_steps
         return self._observations.copy(), rewards, terminated, truncated
 
     def snapshot(self) -> Any:
         """Return copies of all environments."""
-        return copy.deepcopy((self._envs, self._observations))
+        return copy.deepcopy((self._envs, self._observations, self._num_steps, self.broken))
 
     def restore(self, snapshot: Any) -> None:
         """Go on from copies of a snapshot."""
-        self._envs, self._observations = copy.deepcopy(snapshot)
+        self._envs, self._observations, self._num_steps, self.broken = copy.deepcopy(snapshot)
 
     def close(self) -> None:
         """Close all environments."""

@@ -185,6 +185,7 @@ class Intake(Reader):
             raise UsageError(
                 f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
             ) from error
+        self._files = (directory / FILE, directory / f"{FILE}-wal")
         connection = sqlite3.connect(directory / FILE, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -195,6 +196,11 @@ class Intake(Reader):
         """Close the file and let another process write it."""
         super().close()
         os.close(self._lock)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the store's files."""
+        return sum(path.stat().st_size for path in self._files if path.exists())
 
     def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
         """Make the episodes durable in one commit and return what became of each id.

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from flywheel.config import StoreConfig
+from flywheel.meters import WHEEL, readings
+from flywheel.meters.on_ray import Recorder
 from flywheel.records import Episode, Origin
 from flywheel.store.intake import Answer, Intake
 
 GROUP = 16
 """Episodes that are committed at once, without waiting for more."""
+REPORT_S = 2.0
+"""Seconds from a commit to the size that the metrics show: counting a million episodes takes some milliseconds."""
 
 
 class StoreActor:
     """Owner of the run directory's store; after a restart it goes on from the disk."""
 
-    def __init__(self, run_dir: str, config: StoreConfig) -> None:
+    def __init__(self, run_dir: str, config: StoreConfig, wheel: str = WHEEL) -> None:
+        self._meters = Recorder(wheel)
         self._intake = Intake(run_dir)
         self._config = config
         self._waiting: list[tuple[Sequence[Episode], asyncio.Future[dict[str, Answer]]]] = []
+        self._reporting = False
+        self._report()
+
+    def __repr__(self) -> str:
+        return f"store({self._meters.wheel})"
 
     async def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
         """Return what became of each id, after the commit that holds them; safe to call again."""
@@ -76,8 +87,9 @@ class StoreActor:
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
+        episodes, began = [episode for group, _ in waiting for episode in group], time.perf_counter()
         try:
-            answers = self._intake.append([episode for group, _ in waiting for episode in group])
+            answers = self._intake.append(episodes)
         except Exception as error:  # every caller learns of it; none was acknowledged
             for _, future in waiting:
                 if not future.done():
@@ -86,3 +98,11 @@ class StoreActor:
         for group, future in waiting:
             if not future.done():
                 future.set_result({episode.id: answers[episode.id] for episode in group})
+        self._meters.record(readings.of_commit(episodes, answers, time.perf_counter() - began))
+        if not self._reporting:
+            self._reporting = True
+            asyncio.get_running_loop().call_later(REPORT_S, self._report)
+
+    def _report(self) -> None:
+        self._reporting = False
+        self._meters.record(readings.of_store(self._intake.count(), self._intake.num_bytes))

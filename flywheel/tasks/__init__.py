@@ -1,6 +1,7 @@
 """Built-in tasks, and finding a task by name.
 
-In: a reference (`cartpole`, or `module:attribute` of one's own). Out: a Task, and the reverse. Never: Ray, torch.
+In: a reference (`cartpole`, `module:attribute` of one's own, or `env:` and a Gymnasium id). Out: a Task, and the
+reverse. Never: Ray, torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import ModuleType
 
 from flywheel.errors import UsageError, unknown
 from flywheel.task import Task
-from flywheel.tasks import cartpole, lunarlander, pendulum
+from flywheel.tasks import cartpole, gym_env, lunarlander, pendulum
 
 BUILT_IN: Mapping[str, Task] = {
     "cartpole": cartpole.cartpole,
@@ -23,12 +24,14 @@ BUILT_IN: Mapping[str, Task] = {
 
 
 def load(reference: str) -> Task:
-    """Return the Task called `reference`: a built-in name, or `module:attribute`.
+    """Return the Task called `reference`: a built-in name, `module:attribute`, or `env:` and a Gymnasium id.
 
     Raises UsageError naming the nearest known task when there is none.
     """
     if reference in BUILT_IN:
         return BUILT_IN[reference]
+    if reference.startswith(gym_env.PREFIX):
+        return gym_env.load(reference)
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise unknown("task", reference, [*BUILT_IN, "module:attribute"])
@@ -53,6 +56,8 @@ def reference(task: Task) -> str:
     for name, built_in in BUILT_IN.items():
         if built_in is task:
             return name
+    if isinstance(task.failed, gym_env.Below):
+        return gym_env.reference(task)
     defined_in = getattr(task.failed, "__module__", "")
     for name in [defined_in, *sys.modules]:
         module = None if name in ("__main__", "__mp_main__") else sys.modules.get(name)

@@ -10,6 +10,7 @@ SIGTERM, SIGINT or the end of a piped standard input stop it: no episode begins 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import stat
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ import numpy as np
 
 from flywheel.client import Client, UnavailableError
 from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.faults import said, sound
 from flywheel.records import SCHEMA_VERSION
 from flywheel.task import Task
 
@@ -36,6 +39,8 @@ GATHER_S = 0.2
 """Seconds over which ends share one request: each waits until its episode is durable, and the others' steps with it."""
 BURST = 2.0
 """Episodes that may begin at once after a pause."""
+RAISED = 10
+"""Episodes in a row that may break off before a client takes its world for broken."""
 
 T = TypeVar("T")
 
@@ -108,6 +113,7 @@ class Traffic:
         self._log, self._lock = log, threading.Lock()
         self._num_begun, self._closed = 0, False
         self._free: list[gymnasium.Env[Any, Any]] = []
+        self._broken: deque[bool] = deque([False] * RAISED, maxlen=RAISED)
         self._write(
             "begin", schema_version=SCHEMA_VERSION, task=task.name, nominal=task.nominal, changed=dict(habits.changed)
         )
@@ -121,10 +127,10 @@ class Traffic:
         while playing or over or not self._stop.is_set():
             step_at = time.monotonic() + self._habits.step_s
             while len(playing) < self._habits.at_once and not self._stop.is_set() and bucket.take(time.monotonic()):
-                playing.append(self._begin())
+                playing += self._begin()
             if playing:
-                over += self._step(playing)
-                playing = [p for p in playing if not (p.terminated or p.truncated)]
+                playing, ended = self._step(playing)
+                over += ended
             if over and (not playing or time.monotonic() - gathered_at > GATHER_S):
                 self._end(over)
                 over, gathered_at = [], time.monotonic()
@@ -144,32 +150,66 @@ class Traffic:
         )
         self._closed = True
 
-    def _begin(self) -> _Play:
+    def _begin(self) -> list[_Play]:
+        """Return an episode that began, or none when its world raised."""
         index, self._num_begun = self._num_begun, self._num_begun + 1
         changed = 0 <= self._habits.change_after <= index
-        env = self._free.pop() if self._free else self._task.make_env()
-        if self._task.set_parameters is not None:
-            self._task.set_parameters(env, {**self._task.nominal, **(self._habits.changed if changed else {})})
         (seed,) = np.random.SeedSequence([self._habits.seed, index]).generate_state(1)
-        observation, _ = env.reset(seed=int(seed))
+        env = None
+        try:
+            env = self._free.pop() if self._free else self._task.make_env()
+            if self._task.set_parameters is not None:
+                self._task.set_parameters(env, {**self._task.nominal, **(self._habits.changed if changed else {})})
+            observation, _ = env.reset(seed=int(seed))
+            sound(env.observation_space, observation)
+        except Exception as error:  # an environment is anybody's code
+            self._raised(error, env, index=index, num_steps=0)
+            return []
         (id_,) = self._batch.begin()
-        return _Play(env=env, id=id_, index=index, changed=changed, started_at=time.time(), observation=observation)
+        return [_Play(env=env, id=id_, index=index, changed=changed, started_at=time.time(), observation=observation)]
 
-    def _step(self, playing: Sequence[_Play]) -> list[_Play]:
-        """Ask for one action for each, carry it out, and return those that are over."""
+    def _raised(self, error: Exception, env: gymnasium.Env[Any, Any] | None, *, index: int, num_steps: int) -> None:
+        """Give up an environment and write of its episode; raise FlywheelError when the last ones all broke off."""
+        with contextlib.suppress(Exception):
+            if env is not None:
+                env.close()  # type: ignore[no-untyped-call]
+        self._write("raised", index=index, num_steps=num_steps, error=said(error))
+        self._broken.append(True)
+        if all(self._broken):
+            raise FlywheelError(
+                f"The last {RAISED} episodes of simulated production all broke off, the last one in step {num_steps} "
+                f"because the environment of task {self._task.name} {said(error)}: put the environment right."
+            ) from error
+
+    def _step(self, playing: Sequence[_Play]) -> tuple[list[_Play], list[_Play]]:
+        """Ask for one action for each, carry it out, and return those that go on and those that are over.
+
+        One whose world misbehaves is neither: it is abandoned, and its environment with it.
+        """
         ids, rewards = [p.id for p in playing], [p.reward for p in playing]
-        observations = np.stack([p.observation for p in playing])
+        observations = [p.observation for p in playing]
         actions = self._insist(lambda: self._batch.act(ids, observations, rewards))
+        going: list[_Play] = []
+        over: list[_Play] = []
         for p, action in zip(playing, actions, strict=True):
-            p.observation, reward, p.terminated, p.truncated, _ = p.env.step(action)
+            p.num_steps += 1
+            try:
+                p.observation, reward, p.terminated, p.truncated, _ = p.env.step(action)
+                sound(p.env.observation_space, p.observation, reward)
+            except Exception as error:
+                self._batch.abandon([p.id])
+                self._raised(error, p.env, index=p.index, num_steps=p.num_steps)
+                continue
+            p.truncated = p.truncated or p.num_steps >= self._task.max_steps
             p.reward = float(reward)
             p.total += p.reward
-            p.num_steps += 1
-        return [p for p in playing if p.terminated or p.truncated]
+            (over if p.terminated or p.truncated else going).append(p)
+        self._broken.extend([False] * len(over))
+        return going, over
 
     def _end(self, over: Sequence[_Play]) -> None:
         ids, rewards = [p.id for p in over], [p.reward for p in over]
-        observations = np.stack([p.observation for p in over])
+        observations = [p.observation for p in over]
         terminated, truncated = [p.terminated for p in over], [p.truncated and not p.terminated for p in over]
         self._insist(lambda: self._batch.end(ids, observations, rewards, terminated, truncated))
         for p in over:
@@ -212,6 +252,8 @@ class Log:
     """of each acknowledged episode: id, index, changed, total, num_steps, started_at, ended_at"""
     requests: int
     errors: int
+    raised: int
+    """episodes that broke off because the environment misbehaved"""
     change: str
     """What changes in its world, like "length 0.5 → 2"; "" if nothing does."""
 
@@ -227,6 +269,7 @@ def read_log(path: Path) -> Log:
         episodes=tuple(line for line in lines if line["kind"] == "episode"),
         requests=last.get("requests", 0),
         errors=last.get("errors", 0),
+        raised=sum(line["kind"] == "raised" for line in lines),
         change=", ".join(f"{name} {nominal[name]:g} → {value:g}" for name, value in first.get("changed", {}).items()),
     )
 

@@ -34,14 +34,17 @@ def test_the_change_begins_where_the_world_monitor_says(produce: Produce) -> Non
     assert split(episodes, []) == (episodes, [])
 
 
-def test_it_waits_for_transitions_or_for_as_many_episodes_as_it_would_read(produce: Produce) -> None:
+def test_it_waits_for_transitions_or_for_as_many_episodes_as_it_would_read(task: Task, produce: Produce) -> None:
     episodes = produce(12, length=2.0)
     one, all_ = [signal(episodes[-1].id)], [signal(episodes[0].id)]
     assert sum(e.num_steps for e in episodes) >= CONFIG.min_transitions > episodes[-1].num_steps
-    assert enough(episodes, all_, CONFIG)
-    assert not enough(episodes, one, CONFIG)
-    assert enough(episodes, one, dataclasses.replace(CONFIG, episodes=1))
-    assert not enough(episodes, [], CONFIG)
+    assert enough(task, episodes, all_, CONFIG)
+    assert not enough(task, episodes, one, CONFIG)
+    assert enough(task, episodes, one, dataclasses.replace(CONFIG, episodes=1))
+    assert not enough(task, episodes, [], CONFIG)
+    blind = dataclasses.replace(task, observed_state=None)
+    assert not enough(blind, episodes, all_, CONFIG), "whole episodes are what it would fit"
+    assert enough(blind, episodes, all_, dataclasses.replace(CONFIG, episodes=12))
 
 
 def test_the_changed_world_is_measured_and_sensor_noise_is_no_part_of_the_change(task: Task, produce: Produce) -> None:
@@ -56,7 +59,7 @@ def test_what_stands_in_the_way_is_said(task: Task, produce: Produce) -> None:
     episodes = produce(3)
     blind = dataclasses.replace(task, observed_state=None)
     alarm = signal(episodes[0].id)
-    assert diagnose(blind, episodes, [alarm], CONFIG).obstacle == "task cartpole gives no observed_state"
+    assert diagnose(blind, episodes, [alarm], CONFIG).obstacle.endswith("the policy that served isn't at hand")
     frozen = [dataclasses.replace(e, observations=0 * e.observations) for e in produce(3, first=50)]
     broken = diagnose(task, [*episodes, *frozen], [signal(frozen[0].id)], CONFIG)
     assert broken.calibration is None and "broken sensor" in broken.obstacle

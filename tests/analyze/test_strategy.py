@@ -245,3 +245,13 @@ def test_a_training_range_is_centred_on_the_value_covers_its_neighbourhood_and_k
     assert (low + high) / 2 == pytest.approx(value)
     assert 0 < low <= value * (1 - widen) * (1 + 1e-9)
     assert high >= value * (1 + widen) * (1 - 1e-9)
+
+
+def test_a_fit_to_whole_episodes_is_believed_by_a_threshold_of_its_own() -> None:
+    config = AnalyzeConfig()
+    between = (config.explained + config.explained_episodes) / 2
+    whole = dataclasses.replace(calibration(explained=between), method="episodes")
+    assert plan(signals=[SHIFT], calibration=whole).strategy == "retrain_prioritize_recent"
+    assert plan(signals=[SHIFT], calibration=calibration(explained=between)).strategy == "hold"
+    little = dataclasses.replace(whole, explained=0.1)
+    assert "10% of the distance" in "; ".join(plan(signals=[SHIFT], calibration=little).reasons)

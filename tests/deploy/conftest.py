@@ -12,6 +12,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import AwayError, Secrets, Service
+from flywheel.policy import Bundle
 from flywheel.records import Artifact, Check, Outcome, Steps, Trial, Verdict
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
@@ -100,10 +101,10 @@ class Links:
         await self._reach()
         return self.registry.admission()
 
-    async def papers(self, digest: str) -> tuple[Artifact, Verdict | None]:
+    async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
         await self._reach()
         self.loads.append(digest)
-        return self.registry.artifact(digest), self.registry.verdict(digest)
+        return self.registry.bundle(digest), self.registry.verdict(digest)
 
     async def append(self, steps: Steps) -> None:
         await self._reach()

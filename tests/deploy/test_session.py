@@ -13,6 +13,7 @@ from flywheel.deploy.admission import admit
 from flywheel.deploy.session import REMEMBERED, Session
 from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow
 from flywheel.draws import draw_key, draws
+from flywheel.policy import bundle
 from flywheel.records import Artifact
 from tests.deploy.conftest import NOW, World
 
@@ -26,7 +27,7 @@ def session_of(world: World, *artifacts: Artifact) -> Session:
     for artifact in artifacts:
         verdict = world.registry.verdict(artifact.digest)
         assert verdict is not None
-        session.hold(admit(artifact, verdict, world.registry.task, world.registry.keys.public))
+        session.hold(admit(bundle(artifact), verdict, world.registry.task, world.registry.keys.public))
     session.adopt(world.registry.admission())
     return session
 
@@ -111,7 +112,7 @@ def test_a_retry_gets_the_same_answer_and_is_not_logged_again(world: World) -> N
     new = world.served(2.0, NOW + 1)
     verdict = world.registry.verdict(new.digest)
     assert verdict is not None
-    session.hold(admit(new, verdict, world.registry.task, world.registry.keys.public))
+    session.hold(admit(bundle(new), verdict, world.registry.task, world.registry.keys.public))
     session.adopt(world.registry.admission())
     assert session.decide([first()], NOW + 2) == (answer, None)
     assert session.decide([first("other")], NOW + 2)[0][0].digest == new.digest

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flywheel.config import GateConfig
-from flywheel.errors import Refused, UsageError
+from flywheel.errors import UsageError
 from flywheel.gate import SafetyGate
 from flywheel.gate import judge as judging
 from flywheel.gate.trials import play_situations
@@ -122,7 +122,11 @@ def test_an_open_question_takes_more_simulations_up_to_the_last(monkeypatch: pyt
 def test_a_simulator_that_crashes_gives_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = judge_chance(2.0, monkeypatch)
     assert verdict.outcome == "inconclusive" and verdict.trials == ()
-    assert check(verdict, "simulation").note == "broke with RuntimeError: the simulator crashed"
+    note = check(verdict, "simulation").note
+    assert "(nominal, no parameters) raised RuntimeError('the simulator crashed') at step 1, and when" in note
+    monkeypatch.setattr(Chance, "rate", 2.0)
+    probe = SafetyGate(CHANCE, CONFIG).probe(load_linear(CHANCE, [1.0]), seed=1, episodes=30)
+    assert (probe.num_failed, probe.num_episodes) == (30, 30) and "raised RuntimeError" in probe.note
 
 
 def test_a_network_that_answers_nan_gives_no_pass() -> None:
@@ -176,8 +180,8 @@ def test_probe_plays_other_worlds_and_names_the_edge_cases_that_failed() -> None
     bad = GATE.probe(load_linear(TASK, SHORT_POLE), seed=3, parameters=LONG, episodes=20)
     assert bad.num_failed == bad.num_episodes == 20
     assert bad.edge_failed == tuple(case.name for case in TASK.edge_cases)
-    with pytest.raises(Refused, match="not finite"):
-        GATE.probe(load_linear(TASK, bias=[np.nan, 0.0]), seed=3)
+    nan = GATE.probe(load_linear(TASK, bias=[np.nan, 0.0]), seed=3, episodes=20)
+    assert nan.num_failed == 20 and nan.edge_failed == bad.edge_failed and "not finite" in nan.note
 
 
 def test_a_hopeless_probe_is_broken_off_and_a_good_one_is_the_same_in_looks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from flywheel.observe.monitors.outcome import OutcomeMonitor, upper_bound
 from flywheel.observe.monitors.shiryaev_roberts import ShiryaevRoberts
+from flywheel.observe.monitors.transitions import TransitionModel
 from flywheel.observe.monitors.world import _STAKES, LEVELS, WorldMonitor, _factors
 from flywheel.records import Episode
-from flywheel.testing import SHORT_POLE
+from flywheel.simulate import play
+from flywheel.testing import SHORT_POLE, load_linear
 from tests.observe.streams import real
+from tests.rooms import room
 
 THRESHOLD = 30_000.0
 
@@ -150,3 +154,21 @@ def test_the_average_of_detectors_forgets_before_a_change() -> None:
     assert detector.onset == "first" and detector.num_since == 1
     detector.update(np.array([10.0, 0.9]), "second")
     assert detector.onset == "first" and detector.num_since == 2
+
+
+def windy(num: int, seed: int, wind: float) -> list[Episode]:
+    """Return episodes of the room with two sub-actions, played by a policy that has no preference."""
+    policy = load_linear(room, np.zeros((5, 5)))
+    return play(room, policy, seeds=range(seed, seed + num), parameters=[{"wind": wind}] * num, draw_keys=range(num))
+
+
+def test_sub_actions_are_features_of_their_own_and_another_world_is_seen() -> None:
+    clean = windy(150, 0, 0.3)
+    model = TransitionModel(clean[:50])
+    assert model.score(clean[60]).max() < 2.0
+    swapped = dataclasses.replace(clean[60], raw_actions=1 - np.minimum(clean[60].raw_actions, 1))
+    assert model.score(swapped).max() > 100.0, "what an action does is told from the other one's"
+    new = dataclasses.replace(clean[60], raw_actions=np.full_like(clean[60].raw_actions, 7))
+    assert model.score(new).tolist() == [0.0, 0.0]
+    delay, _ = world_delay(clean, windy(10, 500, 0.9))
+    assert delay is not None and delay <= 8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,11 +11,13 @@ import torch
 from flywheel.errors import Refused
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Spec
+from flywheel.spaces import seen_spaces
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole, failed
+from tests.rooms import room
 
 pendulum = Task(name="pendulum", env="Pendulum-v1", failed=failed)
-TASKS = pytest.mark.parametrize("task", [cartpole, pendulum], ids=["discrete", "continuous"])
+TASKS = pytest.mark.parametrize("task", [cartpole, pendulum, room], ids=["discrete", "continuous", "multi_discrete"])
 
 
 def make_module(spec: Spec, seed: int, hidden: int = 64) -> Any:
@@ -25,14 +26,11 @@ def make_module(spec: Spec, seed: int, hidden: int = 64) -> Any:
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
     torch.manual_seed(seed)
-    box = gymnasium.spaces.Box(np.array(spec.observation_low), np.array(spec.observation_high), dtype=np.float64)
-    action: gymnasium.Space[Any] = gymnasium.spaces.Discrete(spec.num_actions or 1)
-    if spec.action_kind == "box":
-        action = gymnasium.spaces.Box(np.array(spec.action_low), np.array(spec.action_high), dtype=np.float64)
+    observation_space, action_space = seen_spaces(spec)
     return RLModuleSpec(
         module_class=DefaultPPOTorchRLModule,
-        observation_space=box,
-        action_space=action,
+        observation_space=observation_space,
+        action_space=action_space,
         model_config={"fcnet_hiddens": [hidden] * 2, "fcnet_activation": "tanh", "vf_share_layers": False},
         catalog_class=PPOCatalog,
     ).build()

@@ -14,10 +14,11 @@ import pytest
 from flywheel.client import Client
 from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
-from flywheel.policy import load
+from flywheel.policy import bundle, load
 from flywheel.records import Artifact, Outcome
 from flywheel.store.on_ray import StoreActor
 from flywheel.task import task_digest
@@ -27,6 +28,7 @@ from tests.test_readme import block
 
 # Ray Serve's own models are written for an older pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
+NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0)
 STORE = "store-of-test-rooms"
 
@@ -53,8 +55,8 @@ class Rooms:
         artifact = write_linear_artifact(self.run_dir / "policies", cartpole, gains)
         self.ask(self.registry.add, artifact)
         champion = self.ask(self.registry.champion)
-        baseline = self.ask(self.registry.artifact, champion) if champion else None
-        verdict = self.ask(self.registry.record, self.ask(self.gate.judge, artifact, baseline, None, 7))
+        baseline = self.ask(self.registry.bundle, champion) if champion else None
+        verdict = self.ask(self.registry.record, self.ask(self.gate.judge, bundle(artifact), baseline, None, 7))
         return artifact, verdict.outcome
 
     def promote(self, artifact: Artifact) -> None:
@@ -84,18 +86,18 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     from flywheel.deploy import on_ray, on_serve
 
     run_dir = tmp_path_factory.mktemp("run")
-    named = {"namespace": on_ray.NAMESPACE, "num_cpus": 0}
-    gate = ray.remote(GateActor).options(num_cpus=0).remote(cartpole, GateConfig(), str(run_dir))
+    named = {"namespace": NAMESPACE, "num_cpus": 0}
+    gate = ray.remote(GateActor).options(num_cpus=0).remote(cartpole, GateConfig())
     registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
         str(run_dir), task_digest(cartpole)
     )  # fmt: skip
-    store = ray.remote(StoreActor).options(name=STORE, num_cpus=0).remote(str(run_dir), StoreConfig())
+    store = ray.remote(StoreActor).options(name=STORE, **named).remote(str(run_dir), StoreConfig())
     ray.get(store.count.remote(), timeout=60)
     observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(cartpole, ObserveConfig(), STORE)
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG))
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test")
     yield Rooms(ray, run_dir, gate, registry, store, observer, deployment, secrets.token)
-    deployment.stop()
+    on_serve.end_app("test")
     for actor in (observer, store, registry, gate):
         ray.kill(actor)
 
@@ -113,7 +115,7 @@ def test_a_refused_candidate_never_serves_and_the_old_policy_goes_on(rooms: Room
     rooms.deployment.reload()
     assert rooms.play(8) == {good.digest}
     assert rooms.ask(rooms.registry.champion) == good.digest
-    assert [verdict.outcome for verdict in rooms.ask(rooms.gate.history)][-2:] == ["pass", "fail"]
+    assert rooms.ask(rooms.registry.verdict, bad.digest).outcome == "fail"
     assert rooms.ask(rooms.store.count, good.digest, "production") == 16
 
 

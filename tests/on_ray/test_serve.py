@@ -21,6 +21,7 @@ import pytest
 from flywheel.client import Client, RejectedError
 from flywheel.config import DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
 from flywheel.records import Steps
 from flywheel.task import task_digest
@@ -30,6 +31,7 @@ from tests.deploy.conftest import verdict_on
 
 # Ray Serve's own models are written for an older pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
+NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0, poll_s=0.5)
 
 
@@ -90,18 +92,18 @@ def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     from flywheel.deploy import on_ray, on_serve
 
     run_dir = tmp_path_factory.mktemp("run")
-    named = {"namespace": on_ray.NAMESPACE, "num_cpus": 0}
+    named = {"namespace": NAMESPACE, "num_cpus": 0}
     registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
         str(run_dir), task_digest(cartpole)
     )  # fmt: skip
     observer = ray.remote(FakeObserver).options(name=on_ray.OBSERVER, **named).remote()
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG))
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test")
     served = Served(deployment, registry, observer, run_dir, secrets.token)
     assert httpx.get(f"{deployment.url}/v1/health").status_code == 503, "no policy yet"
     served.promote(served.judged(1.0))
     yield served
-    deployment.stop()
+    on_serve.end_app("test")
     ray.kill(registry)
     ray.kill(served.observer)
 
@@ -264,7 +266,7 @@ def test_another_observer_takes_over_and_what_is_acknowledged_is_stored(served: 
             batch.act(ids, np.full((8, 4), 0.001 * t), np.ones(8) if t else None)
         served.observer = (
             ray.remote(ObserverActor)
-            .options(name=on_ray.OBSERVER, namespace=on_ray.NAMESPACE, num_cpus=0)
+            .options(name=on_ray.OBSERVER, namespace=NAMESPACE, num_cpus=0)
             .remote(cartpole, ObserveConfig(), "store")
         )
         batch.end(ids, np.zeros((8, 4)), np.ones(8), [True] * 8, [False] * 8)

@@ -9,16 +9,51 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 from flywheel.config import TrainConfig
-from flywheel.policy import Policy, load, read_weights
-from flywheel.records import Artifact, Plan
-from flywheel.task import spec_of
+from flywheel.errors import FlywheelError
+from flywheel.policy import Files, Policy, load, read_weights, write_files
+from flywheel.records import Plan
+from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.on_ray import TrainerActor
 from flywheel.train.recipe import make_recipe
+
+
+class Brittle(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole that raises at the fifth step of each thirtieth episode of a process."""
+
+    every, begun = 30, 0
+
+    def reset(self, **options: Any) -> Any:
+        self.t = 0
+        Brittle.begun += 1
+        self.bad = Brittle.begun % self.every == 0
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        if self.t == 5 and self.bad:
+            raise OSError("disk full")
+        return self.env.step(action)
+
+
+class Broken(Brittle):
+    """It raises in every episode."""
+
+    every = 1
+
+
+def brittle() -> gymnasium.Env[Any, Any]:
+    return Brittle(gymnasium.make("CartPole-v1"))
+
+
+def broken() -> gymnasium.Env[Any, Any]:
+    return Broken(gymnasium.make("CartPole-v1"))
+
 
 CONFIG = TrainConfig(num_runners=2, worlds_per_runner=8, steps_per_world=16, num_epochs=2, minibatch_size=64)
 SHORT = Plan(strategy="continue_training", reasons=())
@@ -51,57 +86,58 @@ def _look(runner: Any) -> tuple[int, Any, float, float]:
 
 @pytest.fixture(scope="module")
 def trainer(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, Path]]:
-    policies = tmp_path_factory.mktemp("policies")
-    actor = ray_cluster.remote(num_cpus=0.5)(Probed).remote(cartpole, spec_of(cartpole), CONFIG, 1, str(policies))
-    yield ray_cluster, actor, policies
+    actor = ray_cluster.remote(num_cpus=0.5)(Probed).remote(cartpole, spec_of(cartpole), CONFIG, 1)
+    yield ray_cluster, actor, tmp_path_factory.mktemp("policies")
     ray_cluster.get(actor.stop.remote(), timeout=60)
     ray_cluster.kill(actor)
 
 
-def export(ray: Any, actor: Any, version: int) -> Artifact:
-    artifact: Artifact = ray.get(actor.export.remote(version, None, {"strategy": "continue_training"}, 1.0), timeout=60)
-    return artifact
+def export(ray: Any, actor: Any, version: int) -> tuple[str, Files]:
+    found = ray.get(actor.export.remote(version, None, {"strategy": "continue_training"}, 1.0), timeout=60)
+    digest, files = found
+    return digest, files
 
 
 def test_a_round_counts_its_steps_and_ends_in_an_artifact_that_proves_itself(trainer: Any) -> None:
-    ray, actor, _ = trainer
-    ray.get(actor.begin.remote(SHORT), timeout=120)
+    ray, actor, policies = trainer
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
     first, second = (ray.get(actor.advance.remote(), timeout=60) for _ in range(2))
     assert (first.iteration, second.iteration) == (1, 2)
     assert 256 <= first.num_steps < 256 + 2 * 8
     assert second.num_steps - first.num_steps < 256 + 2 * 8
     assert first.network != second.network
-    artifact = export(ray, actor, 1)
+    artifact = write_files(policies, *export(ray, actor, 1))
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     assert (load(artifact).outputs(rows) == Policy(second.network, artifact.spec).outputs(rows)).all()
 
 
 def test_a_round_starts_from_the_digest_that_its_plan_names(trainer: Any) -> None:
     ray, actor, _ = trainer
-    ray.get(actor.begin.remote(SHORT), timeout=120)
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
     ray.get(actor.advance.remote(), timeout=60)
-    old = export(ray, actor, 2)
+    digest, files = export(ray, actor, 2)
     ray.get(actor.advance.remote(), timeout=60)
     held = ray.get(actor.weights.remote(), timeout=60)
-    assert any((held[name] != value).any() for name, value in read_weights(old).items())
-    ray.get(actor.begin.remote(Plan(strategy="rollback_and_retrain", reasons=(), warm_start=old.digest)), timeout=60)
-    held, wanted = ray.get(actor.weights.remote(), timeout=60), read_weights(old)
+    assert any((held[name] != value).any() for name, value in read_weights(files).items())
+    plan = Plan(strategy="rollback_and_retrain", reasons=(), warm_start=digest)
+    ray.get(actor.begin.remote(plan, files), timeout=60)
+    held, wanted = ray.get(actor.weights.remote(), timeout=60), read_weights(files)
     assert set(held) == set(wanted)
     assert all((held[name] == value).all() for name, value in wanted.items())
     for head in ray.get(actor.runners_heads.remote(), timeout=60):
         assert (head == wanted["pi.net.mlp.0.weight"]).all()
-    ray.get(actor.begin.remote(SHORT), timeout=60)
+    ray.get(actor.begin.remote(SHORT, None), timeout=60)
     fresh = ray.get(actor.weights.remote(), timeout=60)
     assert (fresh["pi.net.mlp.0.weight"] != wanted["pi.net.mlp.0.weight"]).all()
 
 
 def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(trainer: Any) -> None:
     ray, actor, _ = trainer
-    ray.get(actor.begin.remote(SHORT), timeout=120)
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
     ray.get(actor.advance.remote(), timeout=60)
     before = {pid for pid, *_ in ray.get(actor.runners.remote(), timeout=60)}
     plan = Plan(strategy="retrain_prioritize_recent", reasons=(), parameters={"length": (1.9, 2.1)})
-    ray.get(actor.begin.remote(plan), timeout=60)
+    ray.get(actor.begin.remote(plan, None), timeout=60)
     ray.get(actor.advance.remote(), timeout=60)
     found = ray.get(actor.runners.remote(), timeout=60)
     assert {pid for pid, *_ in found} == before
@@ -131,3 +167,24 @@ def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ra
     returned = runner.get_metrics()["episode_return_mean"]
     assert float(getattr(returned, "peek", lambda: returned)()) >= 8.0
     runner.stop()
+
+
+def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence(
+    ray_cluster: Any, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, num_runners=1, worlds_per_runner=16)
+    make = ray_cluster.remote(num_cpus=0.5)(TrainerActor).remote
+    notes = []
+    for env in (brittle, broken):
+        task = Task(name="brittle", env=env, failed=cartpole.failed)
+        actor = make(task, spec_of(task), config, 1)
+        ray_cluster.get(actor.begin.remote(SHORT, None), timeout=120)
+        if env is brittle:
+            notes = [ray_cluster.get(actor.advance.remote(), timeout=60).note for _ in range(12)]
+        else:
+            with pytest.raises(FlywheelError, match=r"episodes of task brittle broke off.*OSError\('disk full'"):
+                ray_cluster.get(actor.advance.remote(), timeout=60)
+        ray_cluster.get(actor.stop.remote(), timeout=60)
+        ray_cluster.kill(actor)
+    assert any("broke off, in one the environment raised OSError('disk full')" in note for note in notes)
+    assert "" in notes

@@ -7,21 +7,28 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flywheel import archive
+from flywheel.client import Client
+from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.meters import METERS
 from flywheel.store import intake
+from tests.on_ray.scrape import Scraped
+from tests.queries import asked, queries
 
 
 class Run:
     """`python -m flywheel.run` in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, run_dir: Path, *arguments: str) -> None:
+    def __init__(self, run_dir: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.run_dir, self.log = run_dir, run_dir.parent / f"{run_dir.name}.log"
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
@@ -29,6 +36,7 @@ class Run:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, **(environment or {})},
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
@@ -45,6 +53,14 @@ class Run:
             assert time.monotonic() < deadline, self.text
             time.sleep(0.1)
 
+    def is_over(self, timeout_s: float) -> bool:
+        """Say whether it ends within that time."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def interrupt(self) -> float:
         """Press Ctrl-C, and return the seconds until it has ended."""
         began = time.monotonic()
@@ -58,9 +74,37 @@ class Run:
         return found
 
 
-def test_the_wheel_turns_from_shift_to_recovery(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", "--seed", "11")
-    assert run.process.wait(420) == 0, run.text
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Scraped]]:
+    """A whole run, and its metrics, scraped each second; one stranger's episode begins and is never ended."""
+    with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as temp:  # Ray's sockets need it short
+        run = Run(
+            tmp_path_factory.mktemp("turned") / "run",
+            *("--seed", "11", "--observe.episode-timeout-s", "15"),
+            environment={"RAY_TMPDIR": temp, "RAY_metrics_report_interval_ms": "1000"},
+        )
+        scraped, deadline = Scraped(Path(temp) / "ray"), time.monotonic() + 600
+        try:
+            run.wait_for(lambda text: "answers at" in text, 420)
+            begin_and_leave(run)
+            scraped.watch(lambda seconds: run.is_over(seconds) or time.monotonic() > deadline)
+            yield run, scraped
+        finally:
+            run.process.terminate()  # nothing, if it has ended
+            run.process.wait(60)
+
+
+def begin_and_leave(run: Run) -> None:
+    """Take one step of an episode, and never come back."""
+    url = run.text.partition("answers at ")[2].split()[0]
+    with Client(url, (run.run_dir / DIRECTORY / TOKEN).read_text().strip()) as client:
+        batch = client.batch()
+        batch.act(batch.begin(1), np.zeros((1, 4)), None)
+
+
+def test_the_wheel_turns_from_shift_to_recovery(turned: tuple[Run, Scraped]) -> None:
+    run, _ = turned
+    assert run.process.poll() == 0, run.text
     summary = run.summary()
     production = summary["production"]
     assert summary["detected_after_episodes"] <= 30, run.text
@@ -74,6 +118,57 @@ def test_the_wheel_turns_from_shift_to_recovery(tmp_path: Path) -> None:
     assert summary["turns"][-1]["released"]
     assert (run.run_dir / "report.png").stat().st_size > 10_000
     assert "Traceback" not in run.text
+
+
+def test_every_meter_and_every_query_of_the_dashboard_is_in_the_scrape_of_a_live_run(
+    turned: tuple[Run, Scraped],
+) -> None:
+    _, scraped = turned
+    for meter in METERS:
+        for end in ("_bucket", "_sum", "_count") if meter.kind == "histogram" else ("",):
+            assert {"wheel", *meter.tags} <= scraped.labels(meter.shown + end), meter.name
+    for query in queries():
+        for name, labels in asked(query).items():
+            assert labels <= scraped.labels(name), query
+
+
+def test_a_gauge_that_was_set_once_stays(turned: tuple[Run, Scraped]) -> None:
+    _, scraped = turned
+    assert scraped.presence("ray_flywheel_policy_version") > 0.5
+
+
+def test_the_scraped_numbers_are_those_of_the_run(turned: tuple[Run, Scraped]) -> None:
+    run, scraped = turned
+    turns = archive.read_turns(run.run_dir)
+    verdicts = [turn.verdict.outcome for turn in turns if turn.verdict is not None]
+    assert scraped.values("ray_flywheel_verdicts_total", "outcome") == {(o,): verdicts.count(o) for o in verdicts}
+    assert sum(scraped.values("ray_flywheel_releases_total").values()) == sum(t.release is not None for t in turns)
+    assert scraped.values("ray_flywheel_policy_version", "stage")[("full",)] in {
+        turn.artifact.version for turn in turns if turn.artifact is not None
+    }
+    assert scraped.values("ray_flywheel_release_share", "stage") == {("shadow",): 0, ("canary",): 0, ("full",): 1}
+    assert {kind for (kind,) in scraped.values("ray_flywheel_signals_total", "kind")} <= {
+        "shift_detected",
+        "degradation",
+    }
+    assert scraped.values("ray_flywheel_losses_total", "kind")[("void",)] >= 1
+    assert 0 < sum(scraped.values("ray_flywheel_episodes_total").values()) <= intake_count(run.run_dir)
+    rows = scraped.values("ray_flywheel_rows_total", "kind")
+    assert 0 < rows[("kept",)] <= rows[("received",)]
+    assert sum(scraped.values("ray_flywheel_decisions_total").values()) > 0
+    assert 0 <= min(scraped.seen["ray_flywheel_production_failure_rate"]) < 1
+    assert 400 < max(scraped.seen["ray_flywheel_production_return"]) <= 500
+    assert max(scraped.seen["ray_flywheel_monitor_evidence"]) >= min(scraped.seen["ray_flywheel_monitor_threshold"]) > 1
+    assert scraped.values("ray_flywheel_simulations_total", "purpose")[("judge",)] >= 100
+    spent = scraped.values("ray_flywheel_stage_seconds_total", "stage")
+    assert spent[("train",)] == pytest.approx(sum(turn.evidence["seconds"]["train"] for turn in turns), rel=0.01)
+    assert {stage for (stage,) in scraped.values("ray_flywheel_stages_total", "stage")} >= {"train", "gate"}
+    requests = scraped.values("ray_flywheel_request_seconds_count", "route", "code")
+    assert requests[("/v1/act", "200")] > requests[("/v1/end", "200")] > 0
+    mean_ingest = sum(scraped.values("ray_flywheel_ingest_seconds_sum").values()) / sum(
+        scraped.values("ray_flywheel_ingest_seconds_count").values()
+    )
+    assert 0 < mean_ingest < 5
 
 
 def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -> None:
@@ -98,7 +193,7 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("said", "number"),
-    [("Ray, the trainer", signal.SIGINT), ("probe:", signal.SIGINT), ("probe:", signal.SIGTERM)],
+    [("start    Ray", signal.SIGINT), ("probe:", signal.SIGINT), ("probe:", signal.SIGTERM)],
     ids=["while Ray starts", "while Serve starts", "by SIGTERM"],
 )
 def test_it_ends_cleanly_at_awkward_moments(tmp_path: Path, said: str, number: signal.Signals) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 import gymnasium
@@ -88,30 +87,104 @@ def test_a_network_that_answers_nan_is_refused() -> None:
 
 
 class Broken(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole whose rewards become NaN."""
+    """CartPole that breaks at the fifth step of episodes whose number (over all of them) is in `when`."""
+
+    how, when, begun = "", range(0), 0
+
+    def reset(self, **options: Any) -> Any:
+        Broken.begun += 1
+        self.t, self.bad = 0, Broken.begun - 1 in Broken.when
+        if self.bad and Broken.how == "reset":
+            raise OSError("no licence")
+        return self.env.reset(**options)
 
     def step(self, action: Any) -> Any:
-        observation, _, *rest = self.env.step(action)
-        return observation, float("nan"), *rest
+        observation, reward, *rest = self.env.step(action)
+        self.t += 1
+        if self.bad and self.t == 5:
+            if Broken.how == "raise":
+                raise OSError("disk full")
+            reward = float("nan") if Broken.how == "reward" else reward
+            observation = observation * np.nan if Broken.how == "observation" else observation
+            observation = observation[:2] if Broken.how == "shape" else observation
+        return observation, reward, *rest
 
 
 def broken() -> gymnasium.Env[Any, Any]:
     return Broken(gymnasium.make("CartPole-v1"))
 
 
+FAULTS = {
+    "raise": r"raised OSError\('disk full'\) at step 5",
+    "reward": "gave the reward nan at step 5",
+    "observation": "observation that is not finite.* at step 5",
+    "shape": r"observation of shape \(2,\) where its space says \(4,\) at step 5",
+    "reset": r"raised OSError\('no licence'\) when it began",
+}
+BROKEN = Task(name="broken", env=broken, failed=cartpole.failed)
+
+
+def misbehave(monkeypatch: pytest.MonkeyPatch, how: str, when: Any) -> None:
+    monkeypatch.setattr(Broken, "how", how)
+    monkeypatch.setattr(Broken, "when", when)
+    monkeypatch.setattr(Broken, "begun", 0)
+
+
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_world_that_breaks_twice_is_named_with_its_seed_and_step(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    misbehave(monkeypatch, how, range(3, 10**9))
+    with pytest.raises(
+        FlywheelError, match=rf"seed 3 \(nominal, no parameters\).*{FAULTS[how]}, and when it was tried"
+    ):
+        run(task=BROKEN, parameters=[{}] * 12)
+
+
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_world_that_breaks_once_is_played_again_and_changes_nothing(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misbehave(monkeypatch, how, [2, 7])
+    plain = dataclasses.replace(BROKEN, env="CartPole-v1")
+    fine = run(task=plain, parameters=[{}] * 12)
+    found = run(task=dataclasses.replace(BROKEN, name="broken"), parameters=[{}] * 12)
+    assert Broken.begun == 14
+    assert all(same(one, other) for one, other in zip(found, fine, strict=True))
+
+
+class BrokenVector(gymnasium.vector.VectorWrapper):
+    """CartPole's vector form, whose first one raises at its third step."""
+
+    made = 0
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        BrokenVector.made += 1
+        self.left = 3 if BrokenVector.made == 1 else 10**9
+
+    def step(self, actions: Any) -> Any:
+        self.left -= 1
+        if not self.left:
+            raise OSError("disk full")
+        return self.env.step(actions)
+
+
+def test_a_vector_form_that_raises_is_played_again_world_by_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BrokenVector, "made", 0)
+    task = dataclasses.replace(cartpole, vector=lambda n: BrokenVector(cartpole.vector(n)))  # type: ignore[misc]
+    assert all(same(one, other) for one, other in zip(run(task=task), run(), strict=True))
+    assert BrokenVector.made == 13
+
+
 def endless() -> gymnasium.Env[Any, Any]:
     return gymnasium.make("CartPole-v1", max_episode_steps=10**9)
 
 
-def test_a_simulator_that_breaks_is_an_error() -> None:
-    with pytest.raises(FlywheelError, match=r"simulator gave .* not finite at step 0"):
-        run(task=Task(name="broken", env=broken, failed=cartpole.failed), parameters=[{}] * 12)
-
-
-def test_an_episode_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["flywheel.simulate.play"], "MAX_STEPS", 50)
-    with pytest.raises(FlywheelError, match="time limit"):
-        run(GOOD, Task(name="endless", env=endless, failed=cartpole.failed), n=1, parameters=[{}])
+@pytest.mark.parametrize("each", [True, False])
+def test_an_episode_without_end_is_cut_off(each: bool) -> None:
+    task = dataclasses.replace(cartpole, env=endless, max_steps=50, **({"vector": None} if each else {}))
+    for episode in run(GOOD, task, n=3):
+        assert (episode.num_steps, episode.end) == (50, "truncated")
+    assert {episode.end for episode in run(BAD, task)} == {"terminated"}
 
 
 def test_no_worlds_no_episodes() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces.utils import flatten as gymnasium_flatten
+from gymnasium.vector import SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +18,7 @@ from flywheel.simulate import Worlds, make_worlds
 from flywheel.simulate.worlds import EachWorlds, LockstepWorlds
 from flywheel.task import Task
 from flywheel.tasks.cartpole import cartpole
+from tests.rooms import Room, room
 
 EACH = dataclasses.replace(cartpole, vector=None)
 FORMS = pytest.mark.parametrize("task", [cartpole, EACH], ids=["lockstep", "each"])
@@ -107,3 +112,47 @@ def test_what_a_task_can_not_do_is_refused_by_name() -> None:
         make_worlds(bare, 1).reset([1], [{}], [(0.0, 0.0, 0.0, 0.0)])
     with pytest.raises(UsageError, match="vector form that can't be put into a state"):
         make_worlds(dataclasses.replace(bare, vector=cartpole.vector), 1)
+
+
+@pytest.mark.parametrize("state", [None, (1.0, -2.0, 3.0)])
+def test_nested_observations_are_rows_of_the_same_numbers(state: tuple[float, ...] | None) -> None:
+    worlds = make_worlds(room, 3)
+    rows = worlds.reset([5, 6, 7], [{}] * 3, [None, state, None])
+    env = room.make_env()
+    for i in range(3):
+        seen = env.reset(seed=5 + i)[0]
+        if i == 1 and state is not None:
+            seen = room.set_state(env, state)  # type: ignore[misc]
+        assert np.array_equal(rows[i], gymnasium_flatten(env.observation_space, seen))  # type: ignore[arg-type]
+    action = np.array([1, 0])
+    snapshot = worlds.snapshot()
+    stepped = worlds.step(np.tile(action, (3, 1)), np.array([True, False, True]))[0]
+    assert np.array_equal(stepped[2], gymnasium_flatten(env.observation_space, env.step(action)[0]))  # type: ignore[arg-type]
+    assert np.array_equal(stepped[1], rows[1]), "it was not active"
+    worlds.restore(snapshot)
+    assert np.array_equal(worlds.step(np.tile(action, (3, 1)), np.array([True, False, True]))[0], stepped)
+
+
+def test_worlds_in_a_vector_form_with_nested_observations_are_those_of_the_single_ones() -> None:
+    plain = dataclasses.replace(room, parameters=(), set_parameters=None, state=rooms_state, set_state=rooms_set_state)
+    lockstep, each = make_worlds(dataclasses.replace(plain, vector=rooms_vector), 2), make_worlds(plain, 2)
+    assert isinstance(lockstep, LockstepWorlds)
+    rows = lockstep.reset([3, 4], [{}, {}])
+    assert np.array_equal(rows, each.reset([3, 4], [{}, {}]))
+    actions, active = np.array([[1, 0], [-1, 1]]), np.ones(2, np.bool_)
+    assert np.allclose(lockstep.step(actions, active)[0][:, 3:], each.step(actions, active)[0][:, 3:])
+
+
+def rooms_vector(num_worlds: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    return SyncVectorEnv([Room] * num_worlds)
+
+
+def rooms_state(env: Any) -> Any:
+    return np.array([*env.unwrapped.at, env.unwrapped.mode])
+
+
+def rooms_set_state(env: Any, state: Any) -> Any:
+    if not isinstance(env, SyncVectorEnv):
+        return room.set_state(env, state)  # type: ignore[misc]
+    seen = [room.set_state(one, row) for one, row in zip(env.envs, state, strict=True)]  # type: ignore[misc]
+    return {name: np.stack([one[name] for one in seen]) for name in seen[0]}

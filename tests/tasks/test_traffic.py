@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,12 +17,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.client import Client
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
+from flywheel.task import Task
 from flywheel.tasks import traffic
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.traffic import BURST, Bucket, Habits, Traffic, arguments, main, read_log
@@ -115,11 +119,11 @@ def until(condition: Any, patience_s: float = 20.0) -> None:
         pause.wait(0.005)
 
 
-def play(server: FakeServer, log: Path, habits: Habits, num: int, meanwhile: Any = None) -> None:
+def play(server: FakeServer, log: Path, habits: Habits, num: int, meanwhile: Any = None, task: Task = cartpole) -> None:
     """Play until the server has acknowledged at least `num` episodes."""
     stop = threading.Event()
     with open(log, "w", encoding="utf-8") as file, Client(server.url, "secret") as client:
-        playing = Traffic(cartpole, client, habits, file, stop)
+        playing = Traffic(task, client, habits, file, stop)
         thread = threading.Thread(target=playing.play)
         thread.start()
         if meanwhile is not None:
@@ -143,6 +147,20 @@ def test_whole_episodes_are_played_and_each_acknowledged_one_is_logged(server: F
     assert all(e["num_steps"] == e["total"] == server.ends[e["id"]]["t"] for e in found.episodes)
     assert all(server.ends[e["id"]]["terminated"] and not server.ends[e["id"]]["truncated"] for e in found.episodes)
     assert found.requests > 0 and found.errors == 0 and found.change == ""
+
+
+def blackjack() -> gymnasium.Env[Any, Any]:
+    return gymnasium.wrappers.TransformReward(gymnasium.make("Blackjack-v1"), lambda _: 1.0)
+
+
+def test_an_environments_own_observation_is_sent_in_its_own_shape(server: FakeServer, tmp_path: Path) -> None:
+    task = Task(name="blackjack", env=blackjack, failed=lambda episode: False)
+    play(server, tmp_path / "log.jsonl", FAST, 8, task=task)
+    assert server.broken == []
+    sent = [row["observation"] for steps in server.steps.values() for row in steps.values()]
+    cards = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(n) for n in (32, 11, 2)])
+    assert all(len(row) == 3 and [type(number) for number in row] == [int] * 3 for row in sent)
+    assert all(cards.contains(tuple(np.int64(number) for number in row)) for row in sent)
 
 
 def test_the_world_changes_for_episodes_that_begin_after_the_change(server: FakeServer, tmp_path: Path) -> None:
@@ -177,6 +195,74 @@ def test_nothing_is_lost_while_the_server_is_away(server: FakeServer, tmp_path: 
     assert server.broken == []
     assert {line["id"] for line in lines if line["kind"] == "episode"} == set(server.ends) == set(server.steps)
     assert lines[-1]["errors"] == 0 and lines[-1]["not_2xx"] > 0 and lines[-1]["open"] == 0
+
+
+class Broken(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole that breaks, in reset or in its third step, in each `every`-th episode."""
+
+    how, every, begun = "", 4, 0
+
+    def reset(self, **options: Any) -> Any:
+        Broken.begun, self.t = Broken.begun + 1, 0
+        self.bad = Broken.begun % Broken.every == 0
+        if self.bad and Broken.how == "reset":
+            raise OSError("no licence")
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = self.env.step(action)
+        self.t += 1
+        if self.bad and self.t == 3:
+            if Broken.how == "raise":
+                raise OSError("disk full")
+            reward = float("nan") if Broken.how == "reward" else reward
+            observation = observation * np.nan if Broken.how == "observation" else observation
+        return observation, reward, *rest
+
+
+def broken() -> gymnasium.Env[Any, Any]:
+    return Broken(gymnasium.make("CartPole-v1"))
+
+
+BROKEN = dataclasses.replace(cartpole, env=broken)
+
+
+@pytest.mark.parametrize("how", ["raise", "reward", "observation", "reset"])
+def test_an_episode_whose_world_misbehaves_is_abandoned_and_told(
+    how: str, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "how", how)
+    monkeypatch.setattr(Broken, "begun", 0)
+    play(server, tmp_path / "log.jsonl", FAST, 20, task=BROKEN)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    raised = [line for line in lines if line["kind"] == "raised"]
+    assert len(raised) == read_log(tmp_path / "log.jsonl").raised >= 5
+    assert {line["num_steps"] for line in raised} == ({0} if how == "reset" else {3})
+    assert all(line["error"].startswith(("raised OSError", "gave the reward nan", "gave an obs")) for line in raised)
+    assert server.broken == [] and lines[-1]["open"] == 0 and lines[-1]["errors"] == 0
+    ended = {line["index"] for line in lines if line["kind"] == "episode"}
+    assert not ended & {line["index"] for line in raised}
+    assert len(server.steps) == len(ended) + (0 if how == "reset" else len(raised))
+
+
+@pytest.mark.parametrize("how", ["raise", "reset"])
+def test_a_world_that_always_breaks_ends_the_client_with_a_sentence(
+    how: str, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "how", how)
+    monkeypatch.setattr(Broken, "every", 1)
+    stop = threading.Event()
+    with open(tmp_path / "log.jsonl", "w", encoding="utf-8") as log, Client(server.url, "secret") as client:
+        traffic_ = Traffic(BROKEN, client, FAST, log, stop)
+        with pytest.raises(FlywheelError, match=r"last 10 episodes of simulated production all broke off.*OSError"):
+            traffic.until_stopped(traffic_, stop)
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "end" and server.ends == {}
+
+
+def test_episodes_without_end_are_cut_off(server: FakeServer, tmp_path: Path) -> None:
+    play(server, tmp_path / "log.jsonl", FAST, 4, task=dataclasses.replace(cartpole, max_steps=5))
+    assert all(end["truncated"] and not end["terminated"] and end["t"] == 5 for end in server.ends.values())
 
 
 def start(server: FakeServer, tmp_path: Path, *more: str, token: str = "secret") -> subprocess.Popen[bytes]:

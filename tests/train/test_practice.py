@@ -14,10 +14,11 @@ from gymnasium.vector import AutoresetMode
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
 from flywheel.records import Plan
-from flywheel.task import Task
+from flywheel.task import EdgeCase, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.practice import Practice
 from flywheel.train.recipe import Recipe, make_recipe
+from tests.rooms import room
 
 SINGLE = dataclasses.replace(cartpole, vector=None)
 
@@ -89,6 +90,20 @@ def test_the_same_seed_gives_the_same_practice() -> None:
         runs.append(np.stack([practice.step(np.ones(4, dtype=np.int64))[0] for _ in range(50)]))
         practice.close()
     assert (runs[0] == runs[1]).all()
+
+
+def test_nested_observations_are_flat_and_begin_where_an_edge_case_says() -> None:
+    practice = Practice(room, 4, np.random.default_rng(0))
+    corner = [0.0, 1.0, 0.0, 3.0, 3.0]
+    task = dataclasses.replace(room, edge_cases=(EdgeCase("corner", state=(3.0, 3.0, 2.0)),))
+    assert practice.begin(recipe_for(task, share=1.0)).tolist() == [corner] * 4
+    for _ in range(40):
+        void = practice.ended
+        observations, rewards, _, _ = practice.step(np.tile([0, 1], (4, 1)))
+        assert observations.shape == (4, 5) and (observations[:, :3].sum(axis=1) == 1).all()
+        assert observations[void].tolist() == [corner] * int(void.sum())
+        assert np.allclose(rewards[~void], -np.linalg.norm(observations[~void, 3:], axis=1), atol=1e-5)
+    practice.close()
 
 
 def test_a_step_before_the_recipe_is_an_error() -> None:

@@ -26,7 +26,7 @@ class TransitionModel:
 
     def __init__(self, episodes: Sequence[Episode]) -> None:
         """Fit to the transitions of these episodes (at least one transition)."""
-        self._actions = 1 + int(max(e.raw_actions.max() for e in episodes)) if _is_discrete(episodes[0]) else 0
+        self._actions = _num_values([_actions(e) for e in episodes]) if _is_discrete(episodes[0]) else ()
         parts = [_transitions(episode) for episode in episodes]
         observations, changes = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
         features = self._features(observations, np.concatenate([p[2] for p in parts]))
@@ -50,7 +50,7 @@ class TransitionModel:
         """
         observations, changes, actions = _transitions(episode)
         if self._actions:  # what an action does that the baseline never took is not known
-            known = actions.ravel() < self._actions
+            known = (actions < np.array(self._actions)).all(axis=1)
             observations, changes, actions = observations[known], changes[known], actions[known]
         if not len(changes):
             return np.zeros(2)
@@ -65,10 +65,9 @@ class TransitionModel:
         return np.array([((weighted.T @ whitened) ** 2).sum() / total / size, noise])
 
     def _features(self, observations: NDArray[np.float64], actions: Array) -> NDArray[np.float64]:
-        if self._actions:
-            acted = (actions.reshape(-1, 1) == np.arange(self._actions)).astype(np.float64)
-        else:
-            acted = np.column_stack([np.ones(len(actions)), actions.reshape(len(actions), -1)])
+        acted = np.column_stack([np.ones(len(actions)), actions])
+        if self._actions:  # one column for each value of each sub-action
+            acted = np.column_stack([actions[:, [k]] == np.arange(n) for k, n in enumerate(self._actions)])
         return np.column_stack([acted, observations])
 
 
@@ -76,7 +75,20 @@ def _is_discrete(episode: Episode) -> bool:
     return episode.raw_actions.dtype.kind in "iu"
 
 
+def _actions(episode: Episode) -> Array:
+    """Return the raw actions [T, A] of the transitions that are read."""
+    actions = episode.raw_actions[:MAX_TRANSITIONS]
+    return actions.reshape(len(actions), -1)
+
+
+def _num_values(actions: Sequence[Array]) -> tuple[int, ...]:
+    return tuple(
+        1 + max(int(column.max()) for a in actions if len(a) for column in [a[:, k]])
+        for k in range(actions[0].shape[1])
+    )
+
+
 def _transitions(episode: Episode) -> tuple[NDArray[np.float64], NDArray[np.float64], Array]:
     rows = episode.observations[: MAX_TRANSITIONS + 1].astype(np.float64)
     rows = rows.reshape(len(rows), -1)
-    return rows[:-1], np.diff(rows, axis=0), episode.raw_actions[:MAX_TRANSITIONS]
+    return rows[:-1], np.diff(rows, axis=0), _actions(episode)

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorWrapper
+from gymnasium.vector.utils import batch_space
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
 from flywheel.records import Spec
+from flywheel.spaces import seen_spaces
 from flywheel.task import Task
 from flywheel.train.practice import Practice
 from flywheel.train.recipe import Recipe
@@ -26,7 +30,11 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
         """Make the worlds; they wait for `tell`."""
         self._recipe: Recipe | None = None
+        self._trouble = ""
         super().__init__(config=config, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"env_runner({self.config.env_config['task'].name}, {self.worker_index})"
 
     def tell(self, recipe: Recipe) -> None:
         """Let the next sample begin fresh episodes by this recipe."""
@@ -40,12 +48,16 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self._scale: float = self.config.env_config["reward_scale"]
         rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
         self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
-        self.env = self._practice.envs
+        self.env = _Flat(self._practice.envs, self._spec)
         self.num_envs = self._practice.num_worlds
         self._needs_initial_reset = True
 
+    def told(self) -> tuple[int, str, str]:
+        """Return how many training episodes broke off so far, what the last one did, and what ended the sampling."""
+        return self._practice.tally.num_broken, self._practice.tally.last, self._trouble
+
     def _sample(self, *, num_timesteps: int | None = None, **_: Any) -> list[SingleAgentEpisode]:
-        """Return chunks of episodes with at least `num_timesteps` real steps in all.
+        """Return chunks of episodes with at least `num_timesteps` real steps in all; none, once there is trouble.
 
         A runner that came back from the dead has no recipe: it raises, so that RLlib takes it out of service,
         gives it the present weights and lets the trainer tell it the recipe again.
@@ -54,8 +66,16 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             raise RuntimeError("This env runner was restarted and has not been told its recipe yet.")
         if num_timesteps is None:
             raise ValueError("This env runner samples a number of steps, not of episodes: give num_timesteps.")
+        try:
+            return self._chunks(self._recipe, num_timesteps)
+        except Exception as error:  # RLlib would start this process again, for ever, and tell nobody why
+            self._trouble = str(error) if isinstance(error, FlywheelError) else f"Sampling failed with {error!r}."
+            self._increase_sampled_metrics(num_timesteps, 0)  # or RLlib would ask on; the trainer raises what is told
+            return []
+
+    def _chunks(self, recipe: Recipe, num_timesteps: int) -> list[SingleAgentEpisode]:
         if self._needs_initial_reset:
-            self._seen = self._practice.begin(self._recipe)
+            self._seen = _floats(self._practice.begin(recipe))
             self._running = np.zeros((2, self.num_envs))
             self._needs_initial_reset = False
         tape = _Tape(self._seen)
@@ -68,19 +88,39 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def _step(self, tape: _Tape) -> None:
         void = self._practice.ended
         with torch.no_grad():
-            batch = {"obs": torch.as_tensor(tape.observations[-1], dtype=torch.float32)}
+            batch = {"obs": torch.as_tensor(tape.observations[-1])}
             outputs = self.module.forward_exploration(batch)["action_dist_inputs"]
             chances = self.module.get_exploration_action_dist_cls().from_logits(outputs)
             raw = chances.sample()
             logps = chances.logp(raw).numpy()
         actions = raw.numpy()
-        stepped = self._practice.step(to_env(self._spec, actions))
-        observations, rewards, terminated, truncated = stepped
-        tape.add(actions, outputs.numpy(), logps, void, (observations, self._scale * rewards, terminated, truncated))
+        raw_actions = actions.reshape(self.num_envs, *self._spec.action_shape)
+        observations, rewards, terminated, truncated = self._practice.step(to_env(self._spec, raw_actions))
+        if (lost := self._practice.lost).any():
+            void = void | lost
+            tape.cut(lost)
+            self._running[:, lost] = 0.0
+        seen = (_floats(observations), self._scale * rewards, terminated, truncated)
+        tape.add(actions, outputs.numpy(), logps, void, seen)
         self._running += np.stack([np.where(void, 0.0, rewards), ~void])
         for i in np.flatnonzero(terminated | truncated):
             self._log_episode_metrics(int(self._running[1, i]), float(self._running[0, i]), 0.0)
             self._running[:, i] = 0.0
+
+
+class _Flat(VectorWrapper):
+    """The worlds as RLlib sees them: a flat Box, and actions as the policy's distribution gives them."""
+
+    def __init__(self, envs: Any, spec: Spec) -> None:
+        super().__init__(envs)
+        self.single_observation_space, self.single_action_space = seen_spaces(spec)
+        self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
+        self.action_space = batch_space(self.single_action_space, envs.num_envs)
+
+
+def _floats(observations: Any) -> Any:
+    """Return observations in the type that the network computes in."""
+    return np.asarray(observations, dtype=np.float32)
 
 
 class _Tape:
@@ -98,6 +138,12 @@ class _Tape:
         self.columns.append((actions, outputs, logps, rewards, void, terminated, truncated))
         self.num_real += int((~void).sum())
         self.num_ended += int((terminated | truncated).sum())
+
+    def cut(self, lost: Any) -> None:
+        """Truncate the episodes of lost worlds where they are, before the step that never was."""
+        if self.columns:
+            *_, void, terminated, truncated = self.columns[-1]
+            truncated |= lost & ~void & ~terminated
 
     def episodes(self, observation_space: Any, action_space: Any) -> list[SingleAgentEpisode]:
         """Return every run of real steps as an episode (or a chunk of one) of T + 1 observations."""

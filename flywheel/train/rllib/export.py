@@ -95,7 +95,11 @@ def golden(module: Any, spec: Spec, num_rows: int = 16) -> tuple[Array, Array]:
     rng = np.random.default_rng(0)
     low = np.clip(np.array(spec.observation_low), -1.0, None)
     high = np.clip(np.array(spec.observation_high), None, 1.0)
-    rows = rng.uniform(low, np.maximum(high, low), size=(num_rows, len(low))).astype(spec.observation_dtype)
+    top, size = np.maximum(high, low), (num_rows, len(low))
+    rows: Array = rng.uniform(low, top, size=size)
+    if not np.issubdtype(spec.observation_dtype, np.floating):  # cut off, nearly all of them would be 0
+        rows = rng.integers(np.ceil(low).astype(int), top.astype(int), size, endpoint=True)
+    rows = rows.astype(spec.observation_dtype)
     with torch.no_grad():
         outputs = _Acting(module)(torch.as_tensor(rows, dtype=torch.float32))
     return rows.reshape(num_rows, *spec.observation_shape), outputs.numpy().astype(np.float32)

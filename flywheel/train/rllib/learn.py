@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ def _tell(runner: WorldsRunner, recipe: Recipe) -> None:
     runner.tell(recipe)
 
 
+def _told(runner: WorldsRunner) -> tuple[int, str, str]:
+    return runner.told()
+
+
 def _tell_again(*, algorithm: RecipePPO, env_runner_indices: Sequence[int], **_: Any) -> None:
     """RLlib's callback for runners that came back and have the present weights already."""
     if algorithm.recipe is not None:
@@ -54,7 +58,7 @@ def _tell_again(*, algorithm: RecipePPO, env_runner_indices: Sequence[int], **_:
         )
 
 
-def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOConfig:
+def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> PPOConfig:
     """Return RLlib's configuration: no evaluation, no local runner, small-task values instead of PPO's defaults."""
     size = config.num_runners * config.worlds_per_runner * config.steps_per_world
     return (
@@ -70,6 +74,7 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOCon
             num_envs_per_env_runner=config.worlds_per_runner,
             rollout_fragment_length=config.steps_per_world,
             num_cpus_per_env_runner=0.5,
+            custom_resources_per_env_runner=dict(claims),
             create_local_env_runner=False,
         )
         .learners(num_learners=0, learner_class=LeanPPOLearner)
@@ -105,15 +110,15 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int) -> PPOCon
 class Training:
     """One Algorithm, its policy's ONNX graph, and which digest its weights are."""
 
-    def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int) -> None:
-        """Build the Algorithm with its runners, and export the architecture's graph."""
+    def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> None:
+        """Build the Algorithm with its runners, each of which claims these resources, and export the graph."""
         self._spec = spec
-        self._algorithm = ppo_config(task, spec, config, seed).build_algo()
+        self._algorithm = ppo_config(task, spec, config, seed, claims).build_algo()
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
             os.rmdir(self._algorithm.logdir)
         self._exporter = Exporter(self._module, spec)
         self._holds: str | None = None
-        self._num_iterations = self._num_steps = self._begun_at_step = 0
+        self._num_iterations = self._num_steps = self._begun_at_step = self._num_broken = 0
         self._mean_return = math.nan
 
     @property
@@ -124,15 +129,15 @@ class Training:
     def _module(self) -> Any:
         return self._learner.module[DEFAULT_MODULE_ID]
 
-    def begin(self, recipe: Recipe, read: Callable[[str], Mapping[str, Array]]) -> None:
-        """Set weights, entropy and worlds for a round; `read` gives the weights of a digest that isn't held already.
+    def begin(self, recipe: Recipe, weights: Mapping[str, Array] | None) -> None:
+        """Set weights, entropy and worlds for a round, which starts from `weights` unless they are held already.
 
         Raises Refused when those weights are not this architecture's.
         """
         if recipe.warm_start is None and self._num_steps:
             self._replace(_fresh(self._module))
-        elif recipe.warm_start != self._holds and recipe.warm_start is not None:
-            self._replace(read(recipe.warm_start))
+        elif recipe.warm_start != self._holds and weights is not None:
+            self._replace(weights)
         self._holds = recipe.warm_start
         self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
             fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
@@ -152,11 +157,13 @@ class Training:
     def advance(self) -> Progress:
         """Sample, learn, and return how it went with the network as it is now.
 
-        Raises FlywheelError when no runner has given a step in several iterations.
+        Raises FlywheelError when too many training episodes broke off, and when no runner has given a step in several
+        iterations.
         """
         began = time.perf_counter()
         for _ in range(_PATIENCE):
             result = self._algorithm.train()
+            note = self._note()
             sampled = result["env_runners"]
             if num_steps := int(sampled.get("num_env_steps_sampled", 0)):
                 break
@@ -178,7 +185,18 @@ class Training:
             mean_return=self._mean_return,
             seconds=time.perf_counter() - began,
             network=self.network(),
+            note=note,
         )
+
+    def _note(self) -> str:
+        """Return what went wrong in the runners' worlds since they were asked last; raise what ended the sampling."""
+        told = self._algorithm.env_runner_group.foreach_env_runner(_told, local_env_runner=False)
+        if trouble := next((trouble for *_, trouble in told if trouble), ""):
+            raise FlywheelError(trouble)
+        num = sum(num for num, *_ in told)
+        new, self._num_broken = num - self._num_broken, num
+        last = next((last for _, last, _ in told if last), "")
+        return f"{new} training episodes broke off, in one the environment {last}" if new > 0 else ""
 
     def weights(self) -> dict[str, Array]:
         """Return all weights, the critic's too, by RLlib's own keys."""

@@ -36,8 +36,9 @@ def linear_policy(
 ) -> tuple[bytes, dict[str, Array], tuple[Array, Array]]:
     """Return the network (ONNX), weights and golden vectors of a policy whose outputs are observation @ gains.T + bias.
 
-    `gains` is float[D, o], D the number of logits, or twice the size of a box action (mean, log deviation);
-    float[o] stands for two actions, the second one being likelier the larger gains·observation is.
+    `gains` is float[D, o], D the spec's `num_outputs` (logits, of every sub-action; or mean and log deviation of a
+    box action), o the size of a flattened observation; float[o] stands for two actions, the second one being likelier
+    the larger gains·observation is.
     """
     matrix = np.asarray(gains, dtype=np.float32)
     if matrix.ndim == 1:
@@ -99,8 +100,7 @@ def check_worlds(task: Task, num_worlds: int = 6) -> None:
     its own instead of in the vector form: all four must be equal to the last bit.
     """
     spec = spec_of(task)
-    num_outputs = spec.num_actions or 2 * spec.num_draws
-    policy = load_linear(task, np.zeros((num_outputs, int(np.prod(spec.observation_shape)))))
+    policy = load_linear(task, np.zeros((spec.num_outputs, int(np.prod(spec.observation_shape)))))
 
     def _played(worlds: Sequence[int], task: Task = task) -> list[Episode]:
         return play(task, policy, seeds=worlds, parameters=[task.nominal] * len(worlds), draw_keys=worlds)
