@@ -160,7 +160,7 @@ def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ra
     from flywheel.train.rllib.learn import ppo_config
 
     config = dataclasses.replace(CONFIG, reward_scale=0.25)
-    runner = WorldsRunner(config=ppo_config(cartpole, spec_of(cartpole), config, 1), worker_index=1)
+    runner = WorldsRunner(config=ppo_config(cartpole, spec_of(cartpole), config, 1, {}), worker_index=1)
     runner.tell(make_recipe(cartpole, SHORT, config))
     episodes = runner.sample(num_timesteps=800)
     assert {float(reward) for episode in episodes for reward in episode.get_rewards()} == {0.25}
