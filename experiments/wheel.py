@@ -30,14 +30,16 @@ LIMIT_S = 180.0
 TOLD = ("seed", "wall_s", "production", "detected_after_episodes", "seconds")
 
 
-def turn_once(number: int, seed: int, *, drift: bool, keep: Path | None) -> dict[str, Any]:
+def turn_once(
+    number: int, seed: int, *, drift: bool, keep: Path | None, task: str = "cartpole", limit_s: float = 900.0
+) -> dict[str, Any]:
     """Run the command once in a fresh directory; return its summary with the seed, the exit code and its seconds."""
     with tempfile.TemporaryDirectory() as place:
         run_dir = (keep or Path(place)) / f"{'drift' if drift else 'quiet'}-{number}"
         command = [sys.executable, "-m", "flywheel.run", "--run-dir", str(run_dir), "--seed", str(seed)]
-        command += ["--deploy.port", "0"] + ([] if drift else ["--no-drift"])
+        command += ["--task", task, "--deploy.port", "0"] + ([] if drift else ["--no-drift"])
         began = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
         seconds = time.monotonic() - began
         path = run_dir / "summary.json"
         if not path.exists():

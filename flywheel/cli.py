@@ -137,7 +137,35 @@ class Serve:
         return 0
 
 
+def check(task: str, /) -> int:
+    """Try a task of your own: whether seeds reproduce, parameters and states do what they say, spaces survive.
+
+    Args:
+        task: a built-in task, or module:attribute of your own
+    """
+    from flywheel.tasks import load
+    from flywheel.testing import check_task
+
+    print(check_task(load(task)))
+    return 0
+
+
+def down(run_dir: Path) -> int:
+    """End what a wheel left up on its cluster: replicas, observer, store and registry; its files stay.
+
+    Args:
+        run_dir: directory of the run
+    """
+    from flywheel import cluster
+
+    cluster.end(run_dir.resolve())
+    print(f"Nothing of {run_dir} is up any more; the same --run-dir goes on when it is started again.")
+    return 0
+
+
 COMMANDS: Mapping[str, Callable[..., int | Serve]] = {
+    "check": check,
+    "down": down,
     "gate": gate,
     "policies add": policies_add,
     "policies list": policies_list,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flywheel.errors import UsageError
+import msgspec
+
+from flywheel.errors import UsageError, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class TrainConfig:
     """discount per step: sees 100 steps ahead; 0.95 did not learn a pole of 2.0 in 60,000 steps"""
     lambda_: float = 0.95
     """GAE's lambda; 0.8 needed two thirds more steps, from scratch and in a changed world"""
+    reward_scale: float = 1.0
+    """factor on rewards in training only: returns of hundreds or thousands swamp the critic's loss"""
     entropy: float = 0.0
     """entropy bonus; a Plan may multiply it (or start it, see exploration_entropy)"""
     exploration_entropy: float = 0.002
@@ -74,6 +78,8 @@ class GateConfig:
     """simulations of each named edge case; each must pass"""
     probe_edge_trials: int = 40
     """simulations of each edge case in a probe: more than the verdict's, so that what ends training also passes"""
+    probe_first: int = 20
+    """episodes of a probe's first look: one that shows more failures than may end training is broken off"""
     latency_calls: int = 500
     """timed decisions of the cost check"""
     valid_s: float = 86_400.0
@@ -173,7 +179,8 @@ class LoopConfig:
     recovered_episodes: int = 50
     """episodes on the new release that decide whether production is good again"""
     recovered_share: float = 0.95
-    """share of the return before the change that counts as good again"""
+    """share of the return before the change that counts as good again: what may be missing is the rest's share of the
+    range of returns, where the task gives one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +223,36 @@ class Config:
     analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def layered(layers: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return the defaults with every layer's values over those before it; a layer's key says where it comes from.
+
+    Raises UsageError with the nearest name for a setting that doesn't exist, and for a value of the wrong type.
+    """
+    plain: dict[str, Any] = {}
+    for source, layer in layers.items():
+        _check_names(source, layer, Config(), "")
+        plain = _over(plain, layer)
+        try:
+            config = msgspec.convert(plain, Config)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{source}: {error}.") from error
+    return config if layers else Config()
+
+
+def _check_names(source: str, layer: Mapping[str, Any], fields: Any, where: str) -> None:
+    known = [field.name for field in dataclasses.fields(fields)]
+    for name, value in layer.items():
+        if name not in known:
+            raise unknown(f"setting in {source}:", f"{where}{name}", [f"{where}{other}" for other in known])
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(fields, name)):
+            _check_names(source, value, getattr(fields, name), f"{where}{name}.")
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: _over(below.get(name, {}), value) for name, value in above.items() if isinstance(value, Mapping)}
+    return {**below, **above, **both}
 
 
 def canonical(value: Any) -> str:

@@ -357,7 +357,7 @@ class Probe:
 
     num_failed: int
     num_episodes: int
-    """Fresh nominal episodes; edge cases come on top."""
+    """Fresh nominal episodes, fewer than were asked for where it was broken off; edge cases come on top."""
     mean_return: float
     edge_failed: tuple[str, ...]
     """Names of edge cases in which an episode failed."""

@@ -18,13 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import tyro
 
 from flywheel import __version__, told
-from flywheel.config import Config, check
+from flywheel.config import Config, check, layered
 from flywheel.console import Narrator, Say, silent
-from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Turn
 from flywheel.task import Task
 
@@ -42,16 +41,17 @@ class Flywheel:
     def __init__(self, task: Task | str = "", config: Config | None = None, say: Say = silent) -> None:
         """Take a task (or its name) and a configuration; nothing starts before the first turn is asked for.
 
+        Without a configuration the task's own settings count; a given one is taken as it is.
         Raises UsageError for an unknown task or a configuration that can't work.
         """
         from flywheel.tasks import gym_env, load, reference
 
-        config = config or Config()
-        check(config)
         self.about_failing = ""
-        if config.env and not task:
+        if config is not None and config.env and not task:
             task, self.about_failing = gym_env.chosen(config)
-        self.task = task if isinstance(task, Task) else load(task or config.task)
+        self.task = task if isinstance(task, Task) else load(task or (config or Config()).task)
+        config = config or layered(_own(self.task))
+        check(config)
         if isinstance(task, Task):
             # clients are processes of their own and import the task by its name
             name = reference(task) if config.traffic.num_clients else task.name
@@ -76,31 +76,37 @@ class Flywheel:
             yield from turns(over_rooms, over_rooms.numbers(), self.config.forever)
 
 
-def settings(path: Path = SETTINGS) -> Config:
-    """Return the defaults of the command line: those of `flywheel.toml`, if there is one, over the dataclasses'.
+def settings(path: Path = SETTINGS, words: Sequence[str] = ()) -> Config:
+    """Return the defaults of the command line: flywheel.toml's over the task's own over the dataclasses'.
 
-    Raises UsageError with the nearest name for a key that doesn't exist, and for a value of the wrong type.
+    The task is the one that the command line `words` name, else the file's. Raises UsageError with the nearest name
+    for a task or a setting that doesn't exist, and for a value of the wrong type.
     """
-    if not path.exists():
-        return Config()
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.") from error
-    _check_names(data, Config(), "")
-    try:
-        return msgspec.convert(data, Config)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {error}.") from error
+    data: dict[str, Any] = {}
+    if path.exists():
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    from_file = layered({str(path): data})
+    from flywheel.tasks import load
+
+    return layered({**_own(load(_named_task(words) or from_file.task)), str(path): data})
 
 
-def _check_names(data: Mapping[str, Any], fields: Any, where: str) -> None:
-    known = [field.name for field in dataclasses.fields(fields)]
-    for name, value in data.items():
-        if name not in known:
-            raise unknown(f"setting in {SETTINGS}:", f"{where}{name}", [f"{where}{other}" for other in known])
-        if isinstance(value, dict) and dataclasses.is_dataclass(getattr(fields, name)):
-            _check_names(value, getattr(fields, name), f"{where}{name}.")
+def _own(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    return {f"the settings of task {task.name}": task.settings}
+
+
+def _named_task(words: Sequence[str]) -> str:
+    """Return the value of `--task`, which decides the defaults of all other options; "" without one."""
+    found = ""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == "--task":
+            found = following
+        elif word.startswith("--task="):
+            found = word.removeprefix("--task=")
+    return found
 
 
 def turn_the_wheel(config: Config, say: Narrator) -> int:
@@ -175,7 +181,8 @@ def main(words: Sequence[str] | None = None, prog: str = "python -m flywheel.run
     """Read flywheel.toml and the command line, turn the wheel; exit 0: done, 2: wrong call, 1: failed, 130: stopped."""
 
     def call() -> int:
-        config = tyro.cli(Config, args=words, default=settings(), prog=prog, description=TITLE)
+        given = sys.argv[1:] if words is None else words
+        config = tyro.cli(Config, args=given, default=settings(words=given), prog=prog, description=TITLE)
         with Narrator() as say:
             return turn_the_wheel(config, say)
 

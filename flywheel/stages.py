@@ -26,7 +26,7 @@ from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
-from flywheel.task import Task, spec_of
+from flywheel.task import Task, span_of, spec_of
 from flywheel.train.ending import deserves_verdict, is_over
 
 ANALYZED = 500
@@ -150,13 +150,14 @@ class OnRay:
             progress: Progress = ask(self._rooms.trainer.advance)
         self._rooms.begin_serving()
         with self._timed("train"):
-            probe = self._look(plan, progress.network, self._spec)
+            probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
         self._say("train", told.progress(progress, probe), passing=True)
         return progress, probe
 
-    def _look(self, plan: Plan, network: bytes, spec: Spec) -> Probe:
-        episodes = self._config.train.probe_episodes
-        probe: Probe = ask(self._rooms.gate.probe, network, spec, self._probe_seed, _middle(plan), episodes)
+    def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
+        seed, episodes = self._probe_seed, self._config.train.probe_episodes
+        worlds = _middle(plan)
+        probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -257,7 +258,7 @@ class OnRay:
             signals = [signal for signal in self._about(release, raised) if signal not in held]
             num_read, outcomes = ask(observer.heard, ANALYZED)
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
-            found = conclude(new, num_read - begun, signals, before, self._config.loop)
+            found = conclude(new, num_read - begun, signals, before, self._config.loop, span_of(self._task))
             if found is not None:
                 self._say("observe", told.production(found, signals, champion))
                 good, _ = split(self._recent(champion), signals)

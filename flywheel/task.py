@@ -86,6 +86,8 @@ class Task:
     """(environment) -> the state that `set_state` takes; for snapshots."""
     observed_state: Callable[[Array], Array] | None = None
     """flattened observation -> state, where the observation is the whole state; opens calibration from transitions."""
+    state_period: tuple[float, ...] = ()
+    """Period of each number of the state that is an angle (2 pi), 0 for every other one; () where none is an angle."""
     vector: Callable[[int], gymnasium.vector.VectorEnv[Any, Any, Any]] | None = None
     """(N) -> a vector form whose `set_parameters`, `set_state` and `state` work on all N worlds."""
     return_range: tuple[float, float] | None = None
@@ -114,6 +116,8 @@ class Task:
                 f"Task {self.name} names parameters but no set_parameters, so nothing could set them: "
                 "give set_parameters=function(environment, values), or leave parameters out."
             )
+        if any(not period >= 0 for period in self.state_period):
+            raise UsageError(f"Task {self.name} has a state_period that is negative: give 0 for what is no angle.")
         if any(case.state is not None for case in self.edge_cases) and self.set_state is None:
             raise UsageError(
                 f"Task {self.name} has edge cases with a start state but no set_state: give set_state=function("
@@ -172,6 +176,11 @@ class Task:
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """Return one fresh environment; an unknown id raises Gymnasium's own sentence."""
         return gymnasium.make(self.env) if isinstance(self.env, str) else self.env()
+
+
+def span_of(task: Task) -> float | None:
+    """Return the width of the task's range of returns, None where it gives none."""
+    return None if task.return_range is None else task.return_range[1] - task.return_range[0]
 
 
 def spec_of(task: Task) -> Spec:
@@ -261,6 +270,7 @@ def task_digest(task: Task) -> str:
         "parameters": [[p.name, p.nominal, p.low, p.high] for p in task.parameters],
         "edge_cases": [[c.name, dict(c.parameters), c.state] for c in task.edge_cases],
         "return_range": task.return_range,
+        **({"state_period": task.state_period} if task.state_period else {}),
         "greedy": task.greedy,
         "max_steps": task.max_steps,
         "limits": [

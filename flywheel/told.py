@@ -16,9 +16,9 @@ def progress(progress: Progress, probe: Probe) -> str:
     names = probe.edge_failed
     edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
     rate = f"{probe.num_failed} of {probe.num_episodes} failed"
-    mean = "-" if math.isnan(progress.mean_return) else f"{progress.mean_return:.0f}"
+    mean = "no return yet" if math.isnan(progress.mean_return) else f"return {progress.mean_return:.0f}"
     notes = "".join(f"; {note}" for note in (probe.note, progress.note) if note)
-    return f"{progress.num_steps:,} steps, return {mean}; probe: {rate}{edges}{notes}"
+    return f"{progress.num_steps:,} steps, {mean}; probe: {rate}{edges}{notes}"
 
 
 def verdict(verdict: Verdict) -> str:
@@ -55,8 +55,8 @@ def signal(signal: Signal) -> str:
 
 def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str) -> str:
     """Return why a look at production is over."""
-    mean = "-" if found["mean_return"] is None else f"{found['mean_return']:.0f}"
-    so_far = f"{found['episodes']} episodes on policy {digest[:8]}, mean return {mean}"
+    mean = "" if found["mean_return"] is None else f", mean return {found['mean_return']:.0f}"
+    so_far = f"{found['episodes']} episodes on policy {digest[:8]}{mean}"
     if signals:
         return f"{', '.join(f'{s.kind} by the {s.monitor} monitor' for s in signals)}; {so_far}"
     return f"production is good again: {so_far}" if found["recovered"] else so_far

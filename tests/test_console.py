@@ -50,7 +50,7 @@ def test_an_iteration_is_told_with_what_its_probe_failed() -> None:
     )
     probe = Probe(num_failed=3, num_episodes=200, mean_return=400.0, edge_failed=("pole_tilted",))
     assert told.progress(progress, probe) == (
-        "10,240 steps, return -; probe: 3 of 200 failed; edge cases failed: pole_tilted"
+        "10,240 steps, no return yet; probe: 3 of 200 failed; edge cases failed: pole_tilted"
     )
 
 

@@ -211,6 +211,13 @@ def test_the_closing_table_fits_80_columns_and_a_file() -> None:
         assert word in text
 
 
+def test_returns_that_are_costs_are_compared_by_their_difference() -> None:
+    costs = [dataclasses.replace(e, total=-e.total) for e in production()]
+    file = io.StringIO()
+    Console(file=file, width=80).print(report.table(summary(TURNS, costs)))
+    assert "+0.0 against before" in file.getvalue() and "%" not in file.getvalue()
+
+
 def stored(played: Played, task: str) -> Episode:
     num = int(played.total)
     return Episode(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Turn
 from flywheel.run import settings
 from flywheel.tasks.cartpole import cartpole
+from flywheel.tasks.pendulum import pendulum
 from tests.test_task import TASK
 
 
@@ -88,6 +90,40 @@ def test_settings_come_from_the_toml_file(tmp_path: Path) -> None:
     assert settings(path) == Config()
     path.write_text("turns = 7\n[train]\nlr = 0.5\nhidden = [32]\n")
     assert settings(path) == Config(turns=7, train=TrainConfig(lr=0.5, hidden=(32,)))
+
+
+def test_the_tasks_own_settings_count_before_the_defaults_and_after_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "flywheel.toml"
+    own = pendulum.settings["train"]
+    words = ["--turns", "2", "--task", "pendulum"]
+    assert settings(path, words).train == dataclasses.replace(Config().train, **own)
+    assert settings(path, ["--task=pendulum"]).train.gamma == own["gamma"] != Config().train.gamma
+    path.write_text("task = 'pendulum'\n[train]\ngamma = 0.8\n")
+    train = settings(path).train
+    assert (train.gamma, train.reward_scale) == (0.8, own["reward_scale"])
+    assert settings(path, ["--task", "cartpole"]).train == dataclasses.replace(Config().train, gamma=0.8)
+    with pytest.raises(UsageError, match="Did you mean 'pendulum'"):
+        settings(path, ["--task", "pendulun"])
+
+
+def test_flywheel_takes_the_tasks_own_settings_unless_a_configuration_is_given() -> None:
+    assert run.Flywheel("pendulum").config.train.gamma == pendulum.settings["train"]["gamma"]
+    assert run.Flywheel(pendulum).config.task == "pendulum"
+    assert run.Flywheel("pendulum", Config()).config.train == Config().train
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"trian": {}}, "settings of task own: 'trian'. Did you mean 'train'"),
+        ({"train": {"gama": 0.9}}, r"Did you mean 'train\.gamma'"),
+        ({"train": {"gamma": "much"}}, "the settings of task own: Expected `float`"),
+        ({"train": {"minibatch_size": 0}}, "train.minibatch_size must be more than 0"),
+    ],
+)
+def test_a_wrong_setting_of_a_task_is_named(own: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run.Flywheel(dataclasses.replace(cartpole, name="own", settings=own))
 
 
 @pytest.mark.parametrize(

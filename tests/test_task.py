@@ -61,6 +61,13 @@ def test_what_can_not_work_is_refused_at_once() -> None:
         dataclasses.replace(TASK, parameters=(Parameter("length", 0.5, 0.1, 4.0),))
     with pytest.raises(UsageError, match="no set_state"):
         dataclasses.replace(TASK, edge_cases=(EdgeCase("tilted", state=(0.0, 0.0, 0.1, 0.0)),))
+    with pytest.raises(UsageError, match="state_period"):
+        dataclasses.replace(TASK, state_period=(-1.0,))
+
+
+def test_the_digest_knows_the_angles_but_not_how_a_task_is_trained() -> None:
+    assert task_digest(dataclasses.replace(TASK, state_period=(6.28,))) != task_digest(TASK)
+    assert task_digest(dataclasses.replace(TASK, settings={"train": {"lr": 0.1}})) == task_digest(TASK)
 
 
 class Odd(gymnasium.Env[Any, Any]):

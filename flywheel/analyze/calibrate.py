@@ -24,6 +24,8 @@ PRIOR = 1.0
 """Deviation of a parameter's log change before data are seen: a factor of e."""
 STEP = 1e-3
 """Half-width of the central differences, in logs: their error is its square."""
+TOLD = 1e-5
+"""Share of the greatest singular value below which one is the differences' error (about STEP squared), not the data."""
 ROUNDING = 1e-6
 """Deviations: a residual below this is the rounding of float32 observations, not the world."""
 MOST_STEPS = 50
@@ -210,7 +212,7 @@ def _without_jumps(space: _Space, data: Transitions, x: Floats, noise: Floats) -
 
 def _calibration(space: _Space, fit: _Fit, noise: float) -> Calibration:
     _, singular, rows = np.linalg.svd(fit.jacobian, full_matrices=False)
-    told = (singular * PRIOR > 1.0) & (singular > 1e-6 * singular[0])
+    told = (singular * PRIOR > 1.0) & (singular > TOLD * singular[0])
     x = _sparsest(fit.x, rows[~told], space)
     deviation = np.sqrt(((rows[told] / singular[told, None]) ** 2).sum(axis=0))
     low, high = (space.values(np.clip(x + side * 1.96 * deviation, space.low, space.high)) for side in (-1, 1))

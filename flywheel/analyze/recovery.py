@@ -25,7 +25,12 @@ class Ended(Protocol):
 
 
 def conclude(
-    episodes: Sequence[Ended], num_new: int, signals: Sequence[Signal], before: float | None, config: LoopConfig
+    episodes: Sequence[Ended],
+    num_new: int,
+    signals: Sequence[Signal],
+    before: float | None,
+    config: LoopConfig,
+    span: float | None = None,
 ) -> dict[str, Any] | None:
     """Return what production showed of a release, or None while it has to be watched on.
 
@@ -35,8 +40,10 @@ def conclude(
         signals: alarms about the release that nobody has answered yet.
         before: mean return before a change that isn't cured yet, None in quiet times.
         config: how many episodes decide.
+        span: width of the range that a return can have; None takes the size of `before`.
 
-    `recovered` is True when the release has brought the return back to a share of what it was before the change.
+    `recovered` is True when the release has brought the return back to what it was before the change, less a share of
+    the span: a return of -150 that becomes -200 is no loss where a return may be -2000.
     """
     returns = [episode.total for episode in episodes if episode.end != "lost"]
     mean = float(np.mean(returns)) if returns else None
@@ -47,7 +54,7 @@ def conclude(
         return found if num_new >= config.observe_episodes else None
     if mean is None or num_new < config.recovered_episodes:
         return None
-    recovered = mean >= before - (1 - config.recovered_share) * abs(before)
+    recovered = mean >= before - (1 - config.recovered_share) * (abs(before) if span is None else span)
     return found | {"recovered": recovered, "before": None if recovered else before}
 
 

@@ -62,12 +62,24 @@ def gather(task: Task, episodes: Sequence[Episode], most: int) -> Transitions:
         rows.append((before[finite], after[finite]))
         actions.append(to_env(spec, episode.raw_actions[steps][finite]))
         index.append(np.full(int(finite.sum()), number))
+    states = np.concatenate([before for before, _ in rows])
     return Transitions(
-        states=np.concatenate([before for before, _ in rows]),
+        states=states,
         actions=np.concatenate(actions),
-        successors=np.concatenate([after for _, after in rows]),
+        successors=_going_on(task, states, np.concatenate([after for _, after in rows])),
         episodes=np.concatenate(index),
     )
+
+
+def _going_on(task: Task, states: Floats, successors: Floats) -> Floats:
+    """Return successors [..., N, S] whose angles go on from the states' [N, S]: without a jump of a whole turn."""
+    if not task.state_period:
+        return successors
+    period = np.array(task.state_period)
+    turn = np.where(period > 0, period, np.inf)
+    with np.errstate(invalid="ignore"):
+        turns = np.where(period > 0, np.round((successors - states) / turn), 0.0)
+    return np.asarray(successors - turns * period)
 
 
 class Simulator:
@@ -89,7 +101,8 @@ class Simulator:
     def successors(self, data: Transitions, parameters: Sequence[Mapping[str, float]]) -> Floats:
         """Return the predicted successors float64[M, N, S] of N transitions under each of M parameter sets."""
         if self._task.vector is None:
-            return np.stack([self._one_by_one(data, values) for values in parameters])
+            one_by_one = np.stack([self._one_by_one(data, values) for values in parameters])
+            return _going_on(self._task, data.states, one_by_one)
         num = len(parameters) * len(data)
         columns = {
             name: np.repeat([values[name] for values in parameters], len(data)).astype(np.float64)
@@ -104,7 +117,8 @@ class Simulator:
         self._task.set_state(env, np.tile(data.states, (len(parameters), 1)))
         observations = env.step(np.concatenate([data.actions] * len(parameters)))[0]
         leaves = leaves_of(env.single_observation_space)
-        return self._after(env, flatten_batch(leaves, observations)).reshape(len(parameters), len(data), -1)
+        successors = self._after(env, flatten_batch(leaves, observations)).reshape(len(parameters), len(data), -1)
+        return _going_on(self._task, data.states, successors)
 
     def _one_by_one(self, data: Transitions, parameters: Mapping[str, float]) -> Floats:
         if self._env is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import MutableMapping
@@ -73,12 +74,13 @@ class PolicyReplica:
         return {**self._service.status(), "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
 
-def build(config: DeployConfig, wheel: str) -> serve.Application:
-    """Return the Serve application of the replicas of a wheel."""
+def build(config: DeployConfig, wheel: str, num_nodes: int = 1) -> serve.Application:
+    """Return the Serve application of the replicas of a wheel, spread evenly over so many nodes."""
     deployment = serve.deployment(
         PolicyReplica,
         name="PolicyReplica",
         num_replicas=config.num_replicas,
+        max_replicas_per_node=math.ceil(config.num_replicas / num_nodes),
         max_ongoing_requests=1000,
         max_surge_percent=100,
         graceful_shutdown_timeout_s=1.0,
@@ -118,7 +120,8 @@ def start_serve(config: DeployConfig, port: int, wheel: str, route: str = "/") -
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=config.host, port=port))
     if wheel not in serve.status().applications:
-        serve.run(build(config, wheel), name=wheel, route_prefix=route)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        serve.run(build(config, wheel, nodes), name=wheel, route_prefix=route)
     return running(wheel, route)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from flywheel.gate.trials import (
     trial_of,
 )
 from flywheel.policy import Bundle, Policy, load
-from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
+from flywheel.records import Array, Artifact, Check, Episode, Outcome, Parameters, Probe, Trial, Verdict
 from flywheel.task import Task, spec_of, task_digest
 
+LOOKS = 4
+"""Episodes of a probe's next look are so many times those before: hopeless candidates cost little, good ones too."""
 _TIMINGS = 3  # rounds of timing: another process can make a round slow, none can make it fast
 
 
@@ -108,32 +110,51 @@ class SafetyGate:
             return policy
         return foreign.load(policy, spec_of(self._task), spec)
 
-    def probe(self, policy: Policy, *, seed: int, parameters: Parameters | None = None, episodes: int = 200) -> Probe:
+    def probe(
+        self,
+        policy: Policy,
+        *,
+        seed: int,
+        parameters: Parameters | None = None,
+        episodes: int = 200,
+        max_failed: int | None = None,
+    ) -> Probe:
         """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.
 
-        Its worlds are never those of `judge`, so training can't end on the gate's own seeds. A simulator or policy
-        that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
+        Its worlds are never those of `judge`, so training can't end on the gate's own seeds. With `max_failed` it
+        looks at a few of them first and goes on only while no more than so many failed and no edge case did. A
+        simulator or policy that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
         """
         task, config = self._task, self._config
         values = {**task.nominal, **(parameters or {})}
-        situations = nominal_situations(seed, "probe", 0, episodes, values)
-        situations += edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
-        try:
-            played = play_situations(task, policy, situations, lockstep=config.lockstep, now=0.0)
-        except Exception as error:
-            return Probe(
-                num_failed=episodes,
-                num_episodes=episodes,
-                mean_return=math.nan,
-                edge_failed=tuple(case.name for case in task.edge_cases),
-                note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
-            )
-        nominal, edges = played[:episodes], played[episodes:]
+        every = nominal_situations(seed, "probe", 0, episodes, values)
+        edges = edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
+        played: list[Episode] = []
+        edge_failed: set[str] = set()
+        for first, stop in _looks(episodes, episodes if max_failed is None else config.probe_first):
+            shares = [number % config.probe_edge_trials * episodes for number in range(len(edges))]
+            begin, end = (config.probe_edge_trials * number for number in (first, stop))
+            some = [edge for edge, share in zip(edges, shares, strict=True) if begin <= share < end]
+            try:
+                found = play_situations(task, policy, every[first:stop] + some, lockstep=config.lockstep, now=0.0)
+            except Exception as error:
+                return Probe(
+                    num_failed=episodes,
+                    num_episodes=episodes,
+                    mean_return=math.nan,
+                    edge_failed=tuple(case.name for case in task.edge_cases),
+                    note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
+                )
+            played += found[: stop - first]
+            edge_failed |= {episode.scenario for episode in found[stop - first :] if episode.failed}
+            num_failed = sum(episode.failed for episode in played)
+            if edge_failed or (max_failed is not None and num_failed > max_failed):
+                break
         return Probe(
-            num_failed=sum(episode.failed for episode in nominal),
-            num_episodes=episodes,
-            mean_return=float(np.mean([episode.total for episode in nominal])),
-            edge_failed=tuple(dict.fromkeys(episode.scenario for episode in edges if episode.failed)),
+            num_failed=num_failed,
+            num_episodes=len(played),
+            mean_return=float(np.mean([episode.total for episode in played])),
+            edge_failed=tuple(case.name for case in task.edge_cases if case.name in edge_failed),
         )
 
     def rerun(self, trial: Trial, policy: Policy) -> Trial:
@@ -179,6 +200,14 @@ class SafetyGate:
             if np.quantile(seconds, 0.99) <= self._task.limits.max_latency_s:
                 break
         return seconds
+
+
+def _looks(num: int, first: int) -> Iterator[tuple[int, int]]:
+    """Yield (begin, end) of looks that cover 0 to `num`: after the first, each one ends LOOKS times as far."""
+    begin, end = 0, min(first, num)
+    while begin < num:
+        yield begin, end
+        begin, end = end, min(LOOKS * end, num)
 
 
 def _ready(policy: Policy | Artifact | Bundle) -> Policy:

@@ -31,10 +31,16 @@ class GateActor:
         return verdict
 
     def probe(
-        self, network: bytes, spec: Spec, seed: int, parameters: Parameters | None = None, episodes: int = 200
+        self,
+        network: bytes,
+        spec: Spec,
+        seed: int,
+        parameters: Parameters | None = None,
+        episodes: int = 200,
+        max_failed: int | None = None,
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
-        began = time.perf_counter()
-        probe = self._gate.probe(Policy(network, spec), seed=seed, parameters=parameters, episodes=episodes)
+        began, policy = time.perf_counter(), Policy(network, spec)
+        probe = self._gate.probe(policy, seed=seed, parameters=parameters, episodes=episodes, max_failed=max_failed)
         self._meters.record(readings.of_probe(probe, time.perf_counter() - began))
         return probe

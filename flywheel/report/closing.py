@@ -43,6 +43,11 @@ def counted(num: int | None) -> str:
     return f"{num} episode{'' if num == 1 else 's'}"
 
 
+def _against(now: float, before: float) -> str:
+    """Return how a return compares with the one before: a share has no meaning for costs."""
+    return f"{now / before:.1%} of before" if before > 0 else f"{now - before:+.1f} against before"
+
+
 def _production_table(summary: Mapping[str, Any]) -> Table:
     lines = Table(box=None, show_header=False, pad_edge=False)
     lines.add_column(no_wrap=True)
@@ -55,7 +60,7 @@ def _production_table(summary: Mapping[str, Any]) -> Table:
 
     found = "" if detected is None else f"noticed after {counted(detected)}"
     before, recovered = production["before"], production["recovered"]
-    share = f"{recovered / before:.1%} of before" if before and recovered is not None else ""
+    share = "" if before is None or recovered is None else _against(recovered, before)
     lines.add_row("return in production before the change", value("before"), "")
     lines.add_row("after it, on the old policy", value("after_shift"), found)
     lines.add_row("after it, on the new policy", value("recovered"), share)

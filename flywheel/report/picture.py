@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import blended_transform_factory
+from numpy.typing import NDArray
 
 from flywheel.records import Turn
 from flywheel.report.closing import counted
@@ -27,6 +28,8 @@ ROLLING = 15
 """Episodes of the rolling mean: half of the 30 within which a change is to be noticed."""
 HEAD, ROW, PLOT, FOOT = 0.95, 0.25, 3.6, 0.6
 """Inches of the picture's title, of one row of labels, of the plot, and of what is below it; it is 12 wide."""
+LEFT, RIGHT = 0.075, 0.985
+"""The plot's sides as shares of the width: left of it there is room for -2,000 and the axis' name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +109,13 @@ def draw(path: Path, turns: Sequence[Turn], played: Sequence[Played], *, task: s
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 11, "text.color": INK}):
         figure = Figure(figsize=(12, 6), dpi=200, facecolor=PAPER)
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.06, 0.1, 0.925, 0.6))
+        axes = figure.add_axes((LEFT, 0.1, RIGHT - LEFT, 0.6))
         _episodes(axes, ordered, list(_names(turns)))
         _means(figure, axes, ordered, parts)
         space = ROW * _label(figure, axes, marks(turns, played, change))
         height = FOOT + PLOT + space + HEAD
         figure.set_size_inches(12, height)
-        axes.set_position((0.06, FOOT / height, 0.925, PLOT / height))
+        axes.set_position((LEFT, FOOT / height, RIGHT - LEFT, PLOT / height))
         figure.text(0.013, 1 - 0.3 / height, _finding(task, parts), fontsize=15, fontweight="bold", va="center")
         told = (
             "A dot is one production episode, in the colour of the policy it began on; "
@@ -146,8 +149,7 @@ def _episodes(axes: Any, ordered: Sequence[Played], released: Sequence[str]) -> 
     if changed:
         axes.axvspan(changed[0] - 0.5, len(ordered) + 1, color=TINT, linewidth=0, zorder=0)
     if len(totals) >= ROLLING:
-        rolling = np.convolve(totals, np.ones(ROLLING) / ROLLING, mode="valid")
-        axes.plot(numbers[ROLLING - 1 :], rolling, color=INK, linewidth=1.5, zorder=4)
+        axes.plot(numbers[ROLLING - 1 :], _rolling(totals), color=INK, linewidth=1.5, zorder=4)
     low, high = (min(0.0, float(totals.min())), float(totals.max())) if len(totals) else (0.0, 1.0)
     axes.set_ylim(low - 0.04 * (high - low), high + 0.06 * (high - low))
     axes.set_xlim(0, len(ordered) + 1)
@@ -159,6 +161,10 @@ def _episodes(axes: Any, ordered: Sequence[Played], released: Sequence[str]) -> 
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
+
+
+def _rolling(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.convolve(totals, np.ones(ROLLING) / ROLLING, mode="valid")
 
 
 def _means(figure: Any, axes: Any, ordered: Sequence[Played], parts: Phases) -> None:
@@ -174,7 +180,9 @@ def _means(figure: Any, axes: Any, ordered: Sequence[Played], parts: Phases) -> 
         first, last = place[phase[0].id] + ROLLING, place[phase[-1].id]
         up = level < (low + high) / 2
         style: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "va": "bottom" if up else "top", "zorder": 5}
-        y = level + (0.06 if up else -0.06) * (high - low)
+        totals = np.array([e.total for e in phase])
+        line = _rolling(totals) if len(totals) >= ROLLING else np.array([level])
+        y = (line.max() + 0.03 * (high - low)) if up else (line.min() - 0.03 * (high - low))
         text = axes.text((first + last) / 2, y, f" mean {level:.0f} ", ha="center", **style)
         if text.get_window_extent(figure.canvas.get_renderer()).width * unit > last - first:
             beside = (first - ROLLING, "right") if first > (left + right) / 2 else (last, "left")

@@ -13,9 +13,13 @@ from types import ModuleType
 
 from flywheel.errors import UsageError, unknown
 from flywheel.task import Task
-from flywheel.tasks import cartpole, gym_env
+from flywheel.tasks import cartpole, gym_env, lunarlander, pendulum
 
-BUILT_IN: Mapping[str, Task] = {"cartpole": cartpole.cartpole}
+BUILT_IN: Mapping[str, Task] = {
+    "cartpole": cartpole.cartpole,
+    "pendulum": pendulum.pendulum,
+    "lunarlander": lunarlander.lunarlander,
+}
 """Tasks that come with Flywheel, by name."""
 
 

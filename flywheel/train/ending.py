@@ -12,7 +12,12 @@ def is_good(probe: Probe, config: TrainConfig) -> bool:
 
 
 def beats(probe: Probe, rival: Probe) -> bool:
-    """Say whether a candidate did strictly better than the policy in service: fewer failures, else a higher return."""
+    """Say whether a candidate did strictly better than the policy in service: fewer failures, else a higher return.
+
+    A probe that was broken off showed too many failures for that.
+    """
+    if probe.num_episodes < rival.num_episodes:
+        return False
 
     def rank(of: Probe) -> tuple[int, float]:
         return of.num_failed + len(of.edge_failed), -of.mean_return

@@ -70,6 +70,13 @@ def test_recovery_is_a_share_of_the_return_before_whatever_its_sign(before: floa
     assert found["before"] == (None if recovered else before)
 
 
+def test_where_the_range_of_returns_is_known_the_share_is_of_its_width() -> None:
+    for now, recovered in ((-240.0, True), (-260.0, False)):
+        found = conclude([episode(now)] * 5, 5, (), -150.0, CONFIG, span=2000.0)
+        assert found is not None
+        assert found["recovered"] is recovered
+
+
 def test_a_lost_episode_decides_nothing() -> None:
     lost = dataclasses.replace(episode(0.0), end="lost")
     found = conclude([*[episode(1.0)] * 5, lost], 6, (), 1.0, CONFIG)

@@ -13,6 +13,8 @@ import pytest
 from flywheel.config import GateConfig
 from flywheel.errors import UsageError
 from flywheel.gate import SafetyGate
+from flywheel.gate import judge as judging
+from flywheel.gate.trials import play_situations
 from flywheel.records import Check, Episode, Verdict
 from flywheel.task import Limits, Task, task_digest
 from flywheel.tasks.cartpole import cartpole
@@ -180,6 +182,34 @@ def test_probe_plays_other_worlds_and_names_the_edge_cases_that_failed() -> None
     assert bad.edge_failed == tuple(case.name for case in TASK.edge_cases)
     nan = GATE.probe(load_linear(TASK, bias=[np.nan, 0.0]), seed=3, episodes=20)
     assert nan.num_failed == 20 and nan.edge_failed == bad.edge_failed and "not finite" in nan.note
+
+
+def test_a_hopeless_probe_is_broken_off_and_a_good_one_is_the_same_in_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chance, "rate", 0.2)
+    gate, policy = SafetyGate(CHANCE, CONFIG), load_linear(CHANCE, [1.0])
+    whole = gate.probe(policy, seed=1)
+    assert whole.num_episodes == 200 and whole.num_failed > 20
+    assert gate.probe(policy, seed=1, max_failed=1).num_episodes == 20
+    assert gate.probe(policy, seed=1, max_failed=whole.num_failed - 1).num_episodes == 200
+    assert gate.probe(policy, seed=1, max_failed=whole.num_failed) == whole
+    assert gate.probe(policy, seed=1, episodes=7, max_failed=7).num_episodes == 7
+
+
+def test_a_probe_in_looks_plays_every_edge_case_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenarios: list[str] = []
+
+    def counted(task: Task, policy: Any, situations: Any, **more: Any) -> list[Episode]:
+        scenarios.extend(f"{situation.scenario} {situation.seed}" for situation in situations)
+        return play_situations(task, policy, situations, **more)
+
+    monkeypatch.setattr(judging, "play_situations", counted)
+    policy = load_linear(TASK)
+    whole = GATE.probe(policy, seed=3)
+    at_once, scenarios[:] = sorted(scenarios), []
+    assert len(set(at_once)) == 200 + 40 * len(TASK.edge_cases)
+    assert GATE.probe(policy, seed=3, max_failed=1) == whole and sorted(scenarios) == at_once
+    first = GATE.probe(load_linear(TASK, (0.0, 0.0, 60.0, 24.0)), seed=3, max_failed=200)
+    assert first.edge_failed and first.num_episodes < 200, "an edge case that failed ends it, too"
 
 
 @pytest.mark.parametrize("limits", [Limits(max_failure_rate=0.0), Limits(max_regression=1.0)])

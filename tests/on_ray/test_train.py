@@ -20,6 +20,7 @@ from flywheel.records import Plan
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.on_ray import TrainerActor
+from flywheel.train.recipe import make_recipe
 
 
 class Brittle(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -152,6 +153,20 @@ def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(tr
     ray.get(actor.advance.remote(), timeout=120)
     for _, recipe, low, high in ray.get(actor.runners.remote(), timeout=60):
         assert recipe == found[1][1] and 1.9 <= low <= high <= 2.1
+
+
+def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ray_cluster: Any) -> None:
+    from flywheel.train.rllib.env_runner import WorldsRunner
+    from flywheel.train.rllib.learn import ppo_config
+
+    config = dataclasses.replace(CONFIG, reward_scale=0.25)
+    runner = WorldsRunner(config=ppo_config(cartpole, spec_of(cartpole), config, 1, {}), worker_index=1)
+    runner.tell(make_recipe(cartpole, SHORT, config))
+    episodes = runner.sample(num_timesteps=800)
+    assert {float(reward) for episode in episodes for reward in episode.get_rewards()} == {0.25}
+    returned = runner.get_metrics()["episode_return_mean"]
+    assert float(getattr(returned, "peek", lambda: returned)()) >= 8.0
+    runner.stop()
 
 
 def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence(

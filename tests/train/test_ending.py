@@ -57,3 +57,8 @@ def test_failures_in_edge_cases_count() -> None:
     assert beats(shows(0), shows(0, edges=("tilted",)))
     assert not beats(shows(0, edges=("tilted",)), shows(1))
     assert not is_good(shows(0, edges=("tilted",)), CONFIG)
+
+
+def test_a_probe_that_was_broken_off_beats_nobody() -> None:
+    broken_off = Probe(num_failed=2, num_episodes=20, mean_return=500.0, edge_failed=())
+    assert not beats(broken_off, shows(9, 100.0))

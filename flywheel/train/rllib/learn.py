@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,11 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: M
     size = config.num_runners * config.worlds_per_runner * config.steps_per_world
     return (
         PPOConfig(algo_class=RecipePPO)
-        .environment("flywheel", env_config={"task": task, "spec": spec}, disable_env_checking=True)
+        .environment(
+            "flywheel",
+            env_config={"task": task, "spec": spec, "reward_scale": config.reward_scale},
+            disable_env_checking=True,
+        )
         .env_runners(
             env_runner_cls=WorldsRunner,
             num_env_runners=config.num_runners,
@@ -114,6 +119,7 @@ class Training:
         self._exporter = Exporter(self._module, spec)
         self._holds: str | None = None
         self._num_iterations = self._num_steps = self._begun_at_step = self._num_broken = 0
+        self._mean_return = math.nan
 
     @property
     def _learner(self) -> Any:
@@ -137,7 +143,7 @@ class Training:
             fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
         )
         self._algorithm.tell(recipe)
-        self._num_iterations, self._begun_at_step = 0, self._num_steps
+        self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan
 
     def _replace(self, weights: Mapping[str, Array]) -> None:
         """Give the learner other weights, and an optimizer that remembers nothing of the ones before."""
@@ -169,11 +175,14 @@ class Training:
         self._holds = None
         self._num_iterations += 1
         self._num_steps += num_steps
+        # Worlds that begin together end together: many an iteration sees no episode end.
+        if not math.isnan(mean_return := float(sampled.get("episode_return_mean", math.nan))):
+            self._mean_return = mean_return
         return Progress(
             iteration=self._num_iterations,
             num_steps=self._num_steps - self._begun_at_step,
             num_steps_total=self._num_steps,
-            mean_return=float(sampled.get("episode_return_mean", np.nan)),
+            mean_return=self._mean_return,
             seconds=time.perf_counter() - began,
             network=self.network(),
             note=note,

@@ -1,0 +1,83 @@
+"""The whole wheel on the built-in tasks beside CartPole: is a change noticed, and does a new policy cure it?
+
+    python -m experiments.tasks                      # three runs of each task
+    python -m experiments.tasks --quick              # one run of each
+    python -m experiments.tasks --only pendulum      # one task
+
+Prints a table, writes results/tasks.json, and exits with 1 when a row falls short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.wheel import RESULTS, row, turn_once
+
+LIMITS_S = {"pendulum": 360.0, "lunarlander": 900.0}
+"""Seconds that a run may take on 2 cores, by task."""
+TOLD = ("seed", "code", "wall_s", "production", "detected_after_episodes", "seconds")
+
+
+def rows(task: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is asked of a task's runs, a row a question."""
+    found = [
+        row("noticed", "the change was noticed", runs, lambda r: r["detected_after_episodes"],
+            lambda v: v is not None),
+        row("cured", "production is good again (exit code 0)", runs, lambda r: r["code"], lambda v: v == 0),
+        row("returns", "return before, after the change, on the new policy", runs,
+            lambda r: [r["production"][name] for name in ("before", "after_shift", "recovered")],
+            lambda v: None not in v and v[2] > v[1]),
+        row("whole", "0 request errors, every acknowledged episode stored", runs,
+            lambda r: [r["requests"]["errors"], r["episodes"]["acknowledged"] - r["episodes"]["stored"]],
+            lambda v: v == [0, 0]),
+        row("seconds", f"at most {LIMITS_S[task]:.0f} s", runs, lambda r: r["wall_s"],
+            lambda v: v <= LIMITS_S[task]),
+    ]  # fmt: skip
+    return [{**line, "id": f"{task}: {line['id']}"} for line in found]
+
+
+def main() -> None:
+    """Run, print, write, and exit with 1 when a row falls short."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one run of each task")
+    parser.add_argument("--only", choices=LIMITS_S, help="only this task")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each task")
+    parser.add_argument("--keep", type=Path, help="directory in which the runs are kept")
+    arguments = parser.parse_args()
+    began, results = time.monotonic(), []
+    for task in [arguments.only] if arguments.only else LIMITS_S:
+        runs = []
+        for number in range(1 if arguments.quick else arguments.runs):
+            seed, keep = secrets.randbelow(2**31 - 1) + 1, arguments.keep and arguments.keep / task
+            run = turn_once(number, seed, drift=True, keep=keep, task=task, limit_s=4 * LIMITS_S[task])
+            print(json.dumps({"task": task, **{name: run[name] for name in TOLD}}), flush=True)
+            runs.append(run)
+        results += rows(task, runs)
+    for line in results:
+        print(f"{line['value']} of {line['runs']}  {line['id']}: {line['case']}: {line['values']}")
+    if not arguments.quick:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+        report = {
+            "experiment": "tasks",
+            "commit": commit.strip(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "seconds": round(time.monotonic() - began, 1),
+            "results": results,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "tasks.json").write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(not all(line["passed"] for line in results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""LunarLander-v3 as a Task: come down between the flags and to rest, whatever the wind does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flywheel.records import Episode
+from flywheel.task import EdgeCase, Limits, Parameter, Task
+
+NUM_STEPS = 1000
+"""Steps after which a lander that still hovers has failed, as in Gymnasium."""
+AT_REST = 100.0
+"""Reward of the last step of a lander that came to rest; a crash or a flight out of sight gives -100."""
+
+
+def set_parameters(env: Any, values: Mapping[str, Any]) -> None:
+    """Set gravity (negative), wind_power and turbulence_power; the wind blows where one of the two is above 0.
+
+    They hold from the next reset on: gravity is given to Box2D there, and where in its course the wind begins is drawn.
+    """
+    world = env.unwrapped
+    for name, value in values.items():
+        setattr(world, name, float(value))
+    world.enable_wind = world.wind_power > 0 or world.turbulence_power > 0
+
+
+def failed(episode: Episode) -> bool:
+    """Return True when the lander crashed, flew out of sight or never came to rest; a lost episode says nothing."""
+    return episode.end == "truncated" or (episode.end == "terminated" and float(episode.rewards[-1]) != AT_REST)
+
+
+lunarlander = Task(
+    name="lunarlander",
+    env="LunarLander-v3",
+    failed=failed,
+    parameters=(
+        Parameter("gravity", -10.0, -11.9, -6.0),
+        Parameter("wind_power", 0.0, 0.0, 20.0),
+        Parameter("turbulence_power", 0.0, 0.0, 2.0),
+    ),
+    set_parameters=set_parameters,
+    return_range=(-500.0, 300.0),
+    edge_cases=(
+        EdgeCase("heavy", parameters={"gravity": -11.0}),
+        EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.5}),
+    ),
+    limits=Limits(max_failure_rate=0.1, max_regression=0.1, max_latency_s=0.005),
+    drift={"wind_power": 15.0, "turbulence_power": 1.5},
+    max_steps=NUM_STEPS,
+    greedy=True,
+    settings={
+        "train": {
+            "gamma": 0.995,  # sees 200 steps ahead, about a landing
+            "steps_per_world": 128,
+            "num_epochs": 8,
+            "minibatch_size": 256,
+            "reward_scale": 0.05,  # +-100 at the end become +-5
+            "entropy": 0.005,
+            "max_steps": 600_000,  # about three times what a round needs
+            "quiet_steps": 65_536,
+            "probe_max_failed": 6,  # of 200, where the limit is a tenth
+        },
+        "gate": {"probe_edge_trials": 10},  # as far as the limit asks; each of some 300 steps, one world at a time
+        "loop": {"recovered_share": 0.9},  # a landing in the wind costs fuel: 60 of 800 less, however good
+    },
+)
+"""The Task: gravity and wind in Gymnasium's units; failing is not coming to rest on the ground within 1,000 steps."""

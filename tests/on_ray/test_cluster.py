@@ -1,0 +1,165 @@
+"""Two wheels on a cluster of a head and two workers: apart from each other, and serving goes on without their loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from flywheel import archive
+from flywheel.client import Client, RejectedError
+from flywheel.deploy.environment import free_ports
+from flywheel.deploy.keys import DIRECTORY, TOKEN
+from tests.on_ray.test_wheel import intake_count
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Cluster:
+    """The three nodes, and the jobs that are submitted to them as a user does it."""
+
+    def __init__(self) -> None:
+        self.dashboard = free_ports(1)[0]
+        self.environment = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+        for name in [name for name in self.environment if name.startswith("RAY_SERVE_")]:
+            del self.environment[name]  # those of this session's other Ray
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.on_ray.three_nodes", "up", str(self.dashboard)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        assert ":" in line, f"the cluster did not start: {line}"
+
+    def job(self, *words: str) -> str:
+        """Return what `ray job …` prints."""
+        address = ["--address", f"http://127.0.0.1:{self.dashboard}"]
+        command = [str(Path(sys.executable).parent / "ray"), "job", words[0], *address, *words[1:]]
+        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
+
+    def submit(self, name: str, run_dir: Path, *arguments: str) -> None:
+        """Submit a loop as a Ray job."""
+        run = [sys.executable, "-m", "flywheel.run", "--address", "auto", "--run-dir", str(run_dir)]
+        quiet = ["--no-drift", "--deploy.port", "0", "--deploy.num-replicas", "2"]
+        self.job("submit", "--no-wait", "--submission-id", name, "--", *run, *quiet, *arguments)
+
+    def ask(self, word: str, run_dir: Path) -> Any:
+        """Look into the cluster, or end a wheel, from another process."""
+        command = [sys.executable, "-m", "tests.on_ray.three_nodes", word, str(run_dir)]
+        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]) if word == "look" else None
+
+    def wait_for(self, name: str, come: Callable[[], bool], timeout_s: float = 300.0) -> None:
+        """Return when something has come true; fail with the job's log when that takes too long or the job failed."""
+        deadline = time.monotonic() + timeout_s
+        while not come():
+            ended = self.process.poll() is not None or "FAILED" in self.job("status", name)
+            assert not ended and time.monotonic() < deadline, self.job("logs", name)
+            time.sleep(1.0)
+
+    def stop(self) -> None:
+        """End all three nodes."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+def token(run_dir: Path) -> str:
+    """Return a wheel's client token."""
+    return (run_dir / DIRECTORY / TOKEN).read_text().strip()
+
+
+def test_two_wheels_turn_apart_and_serve_without_their_loops(cluster: Cluster, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    long = ["--forever", "--loop.observe-episodes", "100000"]
+    cluster.submit("first", first, *long)
+    cluster.submit("second", second, *long, "--task", "tests.on_ray.short_cartpole:task", "--name", "other")
+    for name, run_dir in (("first", first), ("second", second)):
+        cluster.wait_for(name, lambda run_dir=run_dir: intake_count(run_dir) >= 5)  # type: ignore[misc]
+    found, other = cluster.ask("look", first), cluster.ask("look", second)
+
+    # everything is where it belongs
+    assert found["url"].endswith("/first") and other["url"].endswith("/other")
+    assert found["url"].rpartition("/")[0] == other["url"].rpartition("/")[0]
+    where: dict[str, set[str]] = {}
+    spaces: dict[str, set[str]] = {}
+    for name, space, node in found["actors"]:
+        where.setdefault(name, set()).add(node)
+        spaces.setdefault(name, set()).add(space)
+    for simulates in ("TrainerActor", "GateActor", "WorldsRunner"):
+        assert where[simulates] <= set(found["sim"]), simulates
+    for owns in ("RegistryActor", "StoreActor", "ObserverActor"):
+        assert len(where[owns]) == 1 and not where[owns] & set(found["sim"]), owns
+        assert spaces[owns] == {"flywheel-first", "flywheel-other"}
+    assert len({replica["node"] for replica in found["replicas"]}) == 2, "replicas on two nodes"
+    assert not {r["digest"] for r in found["replicas"]} & {r["digest"] for r in other["replicas"]}
+
+    # a token opens one wheel only
+    with Client(found["url"], token(second)) as stranger, pytest.raises(RejectedError, match="token"):
+        stranger.policy()
+
+    # serving goes on while the loop is ended and started again
+    served: list[str] = []
+    stop, failures = threading.Event(), list[Exception]()
+
+    def play() -> None:
+        try:
+            with Client(found["url"], token(first)) as client:
+                while not stop.is_set():
+                    with client.episode() as episode:
+                        episode.act(np.zeros(4))
+                        episode.end(np.zeros(4), truncated=True)
+                        served.append(client.policy()["digest"])
+                assert client.counters.not_2xx == client.counters.not_answered == 0
+        except Exception as error:
+            failures.append(error)
+
+    player = threading.Thread(target=play)
+    player.start()
+    try:
+        cluster.job("stop", "first")
+        without = len(served)
+        cluster.wait_for("second", lambda: len(served) > without + 20)
+        (turn,) = archive.read_turns(first)
+        assert turn.release is not None and turn.evidence["stopped"]
+        cluster.submit("first-again", first, *long)
+        cluster.wait_for("first-again", lambda: "turn 2 is continue_training" in cluster.job("logs", "first-again"))
+    finally:
+        stop.set()
+        player.join(60)
+    assert not failures, failures
+    assert set(served) == {turn.release.digest}
+
+    # one wheel ends, the other one serves on
+    cluster.job("stop", "first-again")
+    cluster.ask("end", first)
+    assert archive.read_living(first) is None
+    assert httpx.get(f"{found['url']}/v1/health").status_code == 404
+    assert httpx.get(f"{other['url']}/v1/health").status_code == 200

@@ -1,0 +1,75 @@
+"""A Ray cluster of a head and two workers on this machine, in a process of its own; and a look into it from another.
+
+python -m tests.on_ray.three_nodes up DASHBOARD_PORT      prints the address; SIGTERM ends it
+python -m tests.on_ray.three_nodes look RUN_DIR           prints who runs where, as JSON
+python -m tests.on_ray.three_nodes end RUN_DIR            ends the wheel of a run directory
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+
+
+def up(dashboard_port: int) -> None:
+    """Start the three nodes and wait for SIGTERM."""
+    from flywheel.config import DeployConfig
+    from flywheel.deploy.environment import serve_environment
+
+    os.environ.update(serve_environment(DeployConfig()))
+    from ray.cluster_utils import Cluster
+
+    head = {
+        "num_cpus": 1,
+        "dashboard_port": dashboard_port,
+        "include_dashboard": True,
+        "object_store_memory": 150 * MIB,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, resources={"sim": 2}, object_store_memory=100 * MIB)
+    cluster.wait_for_nodes()
+    print(cluster.address, flush=True)
+    signal.sigwait([signal.SIGTERM])
+    cluster.shutdown()
+
+
+def look(run_dir: Path) -> dict[str, Any]:
+    """Return the nodes, the wheel's replicas with their nodes, and every living actor's class, namespace and node."""
+    from flywheel import cluster
+
+    attached = cluster.attach(run_dir)
+    assert attached is not None
+    import ray
+    from ray.util.state import list_actors
+
+    from flywheel.deploy import on_serve
+
+    actors = [actor for actor in list_actors(detail=True, limit=200) if actor.state == "ALIVE"]
+    deployment = on_serve.running(attached.place.name, attached.route)
+    found = {
+        "url": deployment.url,
+        "sim": [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("sim")],
+        "replicas": deployment.status(),
+        "actors": [[actor.class_name, actor.ray_namespace, actor.node_id] for actor in actors],
+    }
+    attached.close()
+    return found
+
+
+if __name__ == "__main__":
+    word, argument = sys.argv[1:]
+    if word == "up":
+        up(int(argument))
+    elif word == "look":
+        print(json.dumps(look(Path(argument))))
+    else:
+        from flywheel.cluster import end
+
+        end(Path(argument))
