@@ -15,7 +15,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests --ignore tests/on_ray
+	$(BIN)/python -m pytest -q -n 2 tests --ignore tests/on_ray
 	$(BIN)/python -m pytest -q tests/on_ray
 
 $(VENV)/.installed: pyproject.toml

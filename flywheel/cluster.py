@@ -176,7 +176,7 @@ def _init(**options: Any) -> Any:
     return context
 
 
-def _check_cpus(config: Config, available: float) -> None:
+def check_cpus(config: Config, available: float) -> None:
     """Raise UsageError when the processes that claim CPUs would wait for ever."""
     claimed = 0.5 + 0.5 * config.train.num_runners
     if claimed > available:
@@ -231,7 +231,7 @@ class Rooms:
     def begin_training(self) -> None:
         """Start the trainer and the gate; raise UsageError when the trainer would wait for ever for its CPUs."""
         task, config = self._task, self._config
-        _check_cpus(config, ray.cluster_resources().get("CPU", 0.0))
+        check_cpus(config, ray.cluster_resources().get("CPU", 0.0))
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
             task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 import time
 from collections import defaultdict
@@ -18,7 +19,7 @@ from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
 from flywheel.analyze.strategy import decide, startable
-from flywheel.cluster import Rooms, Serving, ask, start
+from flywheel.cluster import Rooms, Serving, ask, check_cpus, start
 from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import FlywheelError
@@ -38,6 +39,8 @@ LOOK_S = 0.5
 @contextmanager
 def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRay]:
     """Start every room on a local Ray, yield the Stages over them, and end all of it. Raises as `cluster.start`."""
+    if not config.address:
+        check_cpus(config, config.num_cpus or os.cpu_count() or 1)  # before anything is started or written
     with start(task, config, run_dir, say) as rooms:
         yield OnRay(task, config, run_dir, rooms, say)
 
