@@ -82,6 +82,8 @@ class Cluster:
         """End all three nodes."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
