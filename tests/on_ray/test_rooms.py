@@ -91,7 +91,7 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
         str(run_dir), task_digest(cartpole)
     )  # fmt: skip
-    store = ray.remote(StoreActor).options(name=STORE, **named).remote(str(run_dir), StoreConfig())
+    store = ray.remote(StoreActor).options(name=STORE, num_cpus=0).remote(str(run_dir), StoreConfig())
     ray.get(store.count.remote(), timeout=60)
     observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(cartpole, ObserveConfig(), STORE)
     secrets = ray.get(registry.secrets.remote(), timeout=60)

@@ -31,7 +31,7 @@ from tests.deploy.conftest import verdict_on
 
 # Ray Serve's own models are written for an older pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
-NAMESPACE = namespace("test")
+NAMESPACE = namespace("test-serve")
 CONFIG = DeployConfig(port=0, poll_s=0.5)
 
 
@@ -98,12 +98,12 @@ def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )  # fmt: skip
     observer = ray.remote(FakeObserver).options(name=on_ray.OBSERVER, **named).remote()
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test")
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test-serve")
     served = Served(deployment, registry, observer, run_dir, secrets.token)
     assert httpx.get(f"{deployment.url}/v1/health").status_code == 503, "no policy yet"
     served.promote(served.judged(1.0))
     yield served
-    on_serve.end_app("test")
+    on_serve.end_app("test-serve")
     ray.kill(registry)
     ray.kill(served.observer)
 

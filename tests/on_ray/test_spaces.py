@@ -65,12 +65,12 @@ class Production:
     def __init__(self, ray: Any, task: Task, artifact: Artifact, run_dir: Path) -> None:
         from flywheel.deploy import on_ray, on_serve
 
-        self._ray, store = ray, f"store-of-{task.name}"
-        named = {"namespace": on_ray.namespace("test"), "num_cpus": 0}
+        self._ray, self._wheel, store = ray, task.name, f"store-of-{task.name}"
+        named = {"namespace": on_ray.namespace(task.name), "num_cpus": 0}
         registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
             str(run_dir), task_digest(task)
         )  # fmt: skip
-        self.store = ray.remote(StoreActor).options(name=store, **named).remote(str(run_dir), StoreConfig())
+        self.store = ray.remote(StoreActor).options(name=store, num_cpus=0).remote(str(run_dir), StoreConfig())
         ray.get(self.store.count.remote(), timeout=60)
         observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(task, ObserveConfig(), store)
         self._actors = (observer, self.store, registry)
@@ -82,13 +82,13 @@ class Production:
         ray.get(observer.release.remote(release, 0.05), timeout=60)
         self.token = ray.get(registry.secrets.remote(), timeout=60).token
         config = DeployConfig(port=0)
-        self.deployment = on_serve.start_serve(config, claim_port(config), "test")
+        self.deployment = on_serve.start_serve(config, claim_port(config), task.name)
 
     def stop(self) -> None:
         """End all of it."""
         from flywheel.deploy import on_serve
 
-        on_serve.end_app("test")
+        on_serve.end_app(self._wheel)
         for actor in self._actors:
             self._ray.kill(actor)
 

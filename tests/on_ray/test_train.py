@@ -173,7 +173,7 @@ def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence
     ray_cluster: Any, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(CONFIG, num_runners=1, worlds_per_runner=16)
-    make = ray_cluster.remote(num_cpus=0.5)(TrainerActor).remote
+    make = ray_cluster.remote(num_cpus=0)(TrainerActor).remote  # the fixture's trainer and runners hold 1.5 CPUs
     notes = []
     for env in (brittle, broken):
         task = Task(name="brittle", env=env, failed=cartpole.failed)
