@@ -98,16 +98,8 @@ def token(run_dir: Path) -> str:
     return (run_dir / DIRECTORY / TOKEN).read_text().strip()
 
 
-def test_two_wheels_turn_apart_and_serve_without_their_loops(cluster: Cluster, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    long = ["--forever", "--loop.observe-episodes", "100000"]
-    cluster.submit("first", first, *long)
-    cluster.submit("second", second, *long, "--task", "tests.on_ray.short_cartpole:task", "--name", "other")
-    for name, run_dir in (("first", first), ("second", second)):
-        cluster.wait_for(name, lambda run_dir=run_dir: intake_count(run_dir) >= 5)  # type: ignore[misc]
-    found, other = cluster.ask("look", first), cluster.ask("look", second)
-
-    # everything is where it belongs
+def check_places(found: dict[str, Any], other: dict[str, Any]) -> None:
+    """Fail unless both wheels' processes are where they belong, apart from each other."""
     assert found["url"].endswith("/first") and other["url"].endswith("/other")
     assert found["url"].rpartition("/")[0] == other["url"].rpartition("/")[0]
     where: dict[str, set[str]] = {}
@@ -123,41 +115,60 @@ def test_two_wheels_turn_apart_and_serve_without_their_loops(cluster: Cluster, t
     assert len({replica["node"] for replica in found["replicas"]}) == 2, "replicas on two nodes"
     assert not {r["digest"] for r in found["replicas"]} & {r["digest"] for r in other["replicas"]}
 
+
+class Player(threading.Thread):
+    """A client that plays short episodes until it is stopped, and keeps who answered."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__()
+        self.url, self.key, self.over = url, key, threading.Event()
+        self.served: list[str] = []
+        self.failures: list[BaseException] = []
+
+    def run(self) -> None:
+        try:
+            with Client(self.url, self.key) as client:
+                while not self.over.is_set():
+                    with client.episode() as episode:
+                        episode.act(np.zeros(4))
+                        episode.end(np.zeros(4), truncated=True)
+                        self.served.append(client.policy()["digest"])
+                assert client.counters.not_2xx == client.counters.not_answered == 0
+        except Exception as error:
+            self.failures.append(error)
+
+
+def test_two_wheels_turn_apart_and_serve_without_their_loops(cluster: Cluster, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    long = ["--forever", "--loop.observe-episodes", "100000"]
+    cluster.submit("first", first, *long)
+    cluster.submit("second", second, *long, "--task", "tests.on_ray.short_cartpole:task", "--name", "other")
+    for name, run_dir in (("first", first), ("second", second)):
+        cluster.wait_for(name, lambda run_dir=run_dir: intake_count(run_dir) >= 5)  # type: ignore[misc]
+    found, other = cluster.ask("look", first), cluster.ask("look", second)
+
+    check_places(found, other)
+
     # a token opens one wheel only
     with Client(found["url"], token(second)) as stranger, pytest.raises(RejectedError, match="token"):
         stranger.policy()
 
     # serving goes on while the loop is ended and started again
-    served: list[str] = []
-    stop, failures = threading.Event(), list[Exception]()
-
-    def play() -> None:
-        try:
-            with Client(found["url"], token(first)) as client:
-                while not stop.is_set():
-                    with client.episode() as episode:
-                        episode.act(np.zeros(4))
-                        episode.end(np.zeros(4), truncated=True)
-                        served.append(client.policy()["digest"])
-                assert client.counters.not_2xx == client.counters.not_answered == 0
-        except Exception as error:
-            failures.append(error)
-
-    player = threading.Thread(target=play)
+    player = Player(found["url"], token(first))
     player.start()
     try:
         cluster.job("stop", "first")
-        without = len(served)
-        cluster.wait_for("second", lambda: len(served) > without + 20)
+        without = len(player.served)
+        cluster.wait_for("second", lambda: len(player.served) > without + 20)
         (turn,) = archive.read_turns(first)
         assert turn.release is not None and turn.evidence["stopped"]
         cluster.submit("first-again", first, *long)
         cluster.wait_for("first-again", lambda: "turn 2 is continue_training" in cluster.job("logs", "first-again"))
     finally:
-        stop.set()
+        player.over.set()
         player.join(60)
-    assert not failures, failures
-    assert set(served) == {turn.release.digest}
+    assert not player.failures, player.failures
+    assert set(player.served) == {turn.release.digest}
 
     # one wheel ends, the other one serves on
     cluster.job("stop", "first-again")
