@@ -13,14 +13,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import beta
 
+from experiments.report import report, write
 from flywheel.analyze.from_episodes import calibrate
 from flywheel.config import AnalyzeConfig
 from flywheel.policy import Policy
@@ -37,7 +34,6 @@ from flywheel.task import Parameter, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import SHORT_POLE, load_linear
 
-RESULTS = Path(__file__).parent / "results"
 CONFIG = AnalyzeConfig()
 SHARP = 20.0
 LANDING = SHARP * np.array(
@@ -192,17 +188,9 @@ def main() -> None:
             tries.append(once(case, seed))
             print(case.id, json.dumps(dataclasses.asdict(tries[-1])), flush=True)
         results += rows(case, tries, seeds)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    report = {
-        "experiment": "calibration",
-        "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "seconds": round(time.monotonic() - began, 1),
-        "results": results,
-    }
+    found = report("calibration", began, results)
     if not arguments.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "calibration.json").write_text(json.dumps(report, indent=1) + "\n")
+        write(found)
     table = Table("id", "case", "share", "95 %", "median of the values", "passed")
     for line in results:
         values = f"{np.median(line['values']):.3g}"

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import secrets
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.wheel import RESULTS, row, turn_once
+from experiments.report import report, write
+from experiments.wheel import row, turn_once
 
 LIMITS_S = {"pendulum": 360.0, "lunarlander": 900.0}
 """Seconds that a run may take on 2 cores, by task."""
@@ -66,16 +64,7 @@ def main() -> None:
     for line in results:
         print(f"{line['value']} of {line['runs']}  {line['id']}: {line['case']}: {line['values']}")
     if not arguments.quick:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
-        report = {
-            "experiment": "tasks",
-            "commit": commit.strip(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "seconds": round(time.monotonic() - began, 1),
-            "results": results,
-        }
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "tasks.json").write_text(json.dumps(report, indent=1) + "\n")
+        write(report("tasks", began, results))
     sys.exit(not all(line["passed"] for line in results))
 
 

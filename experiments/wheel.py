@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import secrets
 import statistics
 import subprocess
@@ -25,7 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results"
+from experiments.report import report, write
+
 LIMIT_S = 180.0
 TOLD = ("seed", "wall_s", "production", "detected_after_episodes", "seconds")
 
@@ -127,18 +126,10 @@ def main() -> None:
             runs.append(run)
         found.append(runs)
     results = rows(*found)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    report = {
-        "experiment": "wheel",
-        "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "seconds": round(time.monotonic() - began, 1),
-        "results": results,
-    }
+    told = report("wheel", began, results)
     if not arguments.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "wheel.json").write_text(json.dumps(report, indent=1) + "\n")
-        print(markdown(report))
+        write(told)
+        print(markdown(told))
     table = Table("id", "case", "runs that are fine", "values")
     for line in results:
         table.add_row(
