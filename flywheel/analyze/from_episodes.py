@@ -3,8 +3,8 @@
 The simulator plays the policy that served at many parameters, and each episode is told by its statistics. A projection
 of the statistics onto what they say of each parameter (Fearnhead and Prangle 2012) and a surface that gives the mean
 and the spread of that projection as a function of the parameters (a synthetic likelihood: Wood 2010) turn the mean over
-production's episodes into a posterior of the parameters. The surface is fitted three times, each time closer to
-production, and the projection comes from the draws of the time before, so that it never flatters itself.
+production's episodes into a posterior of the parameters. The surface is fitted several times, each time closer to
+production, and the projection comes from the draws of the times before, so that it never flatters itself.
 Whether *any* parameters explain production is read off all statistics, not off the projection.
 """
 
@@ -32,11 +32,12 @@ LEAST_DRAWS = 64
 """Simulated episodes of one round, however long they are."""
 AT_ONCE = 5
 """Steps in a vector form that cost about as much as one step of a world of its own."""
-ROUNDS = 7
 IDENTIFIED = 0.7
 """Deviation that the data may leave of a parameter, as a share of a uniform one's: at most this (R2 of 0.5)."""
-CAREFUL = (2, 5, 12)
+CAREFUL = (2, 5, 12, 30)
 """Episodes that production counts for at most in the first rounds, whose surfaces span wide ranges and fit badly."""
+ROUNDS = 2 + len(CAREFUL)
+"""Shares of the budget: two for the draws all over the ranges, one for each that comes closer."""
 WIDER = 2.0
 """Factor on the deviation of what is believed when the next round is drawn from it."""
 SPLITS = 100
@@ -138,14 +139,12 @@ class _Player:
         sobol = qmc.Sobol(len(self.names), rng=self.rng)
         return np.asarray(sobol.random_base2(max(1, (num - 1).bit_length()))[:num])
 
-    def around(self, belief: Belief, free: Mask, num: int) -> Floats:
+    def around(self, belief: Belief, num: int) -> Floats:
         """Return float64[num, P] drawn from what is believed, wider, within the ranges."""
-        covariance = WIDER**2 * belief.covariance + 1e-12 * np.eye(len(free))
+        covariance = WIDER**2 * belief.covariance + 1e-12 * np.eye(len(belief.mean))
         drawn = self.rng.multivariate_normal(belief.mean, covariance, size=20 * num, method="cholesky")
-        inside = drawn[((drawn >= 0) & (drawn <= 1))[:, free].all(axis=1)]
-        points = np.concatenate([inside, np.clip(drawn, 0, 1)])[:num]
-        points[:, ~free] = belief.mean[~free]
-        return np.asarray(points)
+        inside = drawn[((drawn >= 0) & (drawn <= 1)).all(axis=1)]
+        return np.asarray(np.concatenate([inside, np.clip(drawn, 0, 1)])[:num])
 
     def same(self, point: Floats) -> _Draws:
         return self.draws(np.tile(point, (CHECKED, 1)))
@@ -183,35 +182,26 @@ Known = tuple[Floats, Floats]
 
 def _rounds(player: _Player, statistics: Statistics, shown: Floats, wide: Known) -> tuple[Belief, Mask]:
     """Return what is believed after the last round, and which parameters production can't tell (from each other)."""
-
-    def simulated(points: Floats) -> Known:
-        draws = player.draws(points)
-        return draws.points, statistics.of(draws.episodes)
-
-    free = np.ones(len(player.names), dtype=np.bool_)
-    start = Belief.flat(player.nominal)
-    num = len(wide[0]) // 2
     done = [(wide[0][::2], wide[1][::2]), (wide[0][1::2], wide[1][1::2])]
+    free = np.ones(len(player.names), dtype=np.bool_)
+    start = player.nominal
     for most in CAREFUL:
-        surface, mean = _surface(done, shown, free, min(len(shown), most))
-        belief = believe(surface, mean, nominal=player.nominal, free=free, start=start.mean, rng=player.rng)
-        start = belief
-        done.append(simulated(player.around(belief, free, num)))
-    surface, mean = _surface(done, shown, free, len(shown))
+        surface, mean = _surface(done, shown, min(len(shown), most))
+        belief = believe(surface, mean, nominal=player.nominal, free=free, start=start, rng=player.rng)
+        start = belief.mean
+        draws = player.draws(player.around(belief, len(wide[0]) // 2))
+        done.append((draws.points, statistics.of(draws.episodes)))
+    surface, mean = _surface(done, shown, len(shown))
     belief, free = _clear(surface, mean, player, belief)
-    if free.any():
-        done.append(simulated(player.around(belief, free, 2 * num)))
-        surface, mean = _surface(done, shown, free, len(shown))
-        belief = believe(surface, mean, nominal=player.nominal, free=free, start=belief.mean, rng=player.rng)
-    return belief, ~free | (belief.deviation > IDENTIFIED / np.sqrt(12))
+    return belief, ~free
 
 
-def _surface(done: Sequence[Known], shown: Floats, free: Mask, num: int) -> tuple[Surface, Floats]:
+def _surface(done: Sequence[Known], shown: Floats, num: int) -> tuple[Surface, Floats]:
     """Return the surface over the newest draws, projected as those before say, and the mean to ask it about."""
-    scale = Scale(done[-1][1])
-    points, known = (np.concatenate(some) for some in zip(*done[-3:-1], strict=True))
-    to = projection(points, scale(known))
-    return Surface(done[-1][0], scale(done[-1][1]), to, free, num), scale(shown).mean(axis=0)
+    *older, (points, newest) = done
+    scale = Scale(newest)
+    before, known = (np.concatenate(some) for some in zip(*older[-2:], strict=True))
+    return Surface(points, scale(newest), projection(before, scale(known)), num), scale(shown).mean(axis=0)
 
 
 def _clear(surface: Surface, mean: Floats, player: _Player, belief: Belief) -> tuple[Belief, Mask]:

@@ -24,6 +24,13 @@ have no randomness of their own, nothing else would count."""
 PER_TERM = 3
 """Episodes that each term of the surface needs; with fewer it stays linear."""
 
+REACH = 3.0
+"""Squared distance from the draws' middle, in deviations and for each parameter, up to which the surface is asked: an
+even spread's corners have it."""
+BEYOND = 1.0
+"""Deviations from the data that one deviation beyond that counts as."""
+TINY = 1e-12
+"""Least variance of draws."""
 FLOOR = 0.3
 """Least deviation of a statistic, in nominal deviations: what hardly moved tells little, and one outlier too much."""
 
@@ -81,15 +88,16 @@ def projection(points: Floats, statistics: Floats) -> Floats:
 class Surface:
     """Mean and spread of projected statistics as a polynomial of the parameters, quadratic where episodes suffice."""
 
-    def __init__(self, points: Floats, statistics: Floats, to: Floats, free: Mask, num: float) -> None:
-        """Fit to float64[N, P] points, which differ where `free`, and float64[N, F] statistics of the episode at each.
+    def __init__(self, points: Floats, statistics: Floats, to: Floats, num: float) -> None:
+        """Fit to float64[N, P] points and float64[N, F] statistics of the episode at each.
 
         `to` projects them; the mean that the surface will be asked about is one over `num` episodes.
         """
         projected = statistics @ to
-        self._free, self._num, self._to = free, num, to
-        self._center = points[:, free].mean(axis=0)
-        size = int(free.sum())
+        self._num, self._to = num, to
+        self._center = points.mean(axis=0)
+        size = points.shape[1]
+        self._draws = np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(points.T)) + TINY * np.eye(size)))
         self._squared = len(points) >= PER_TERM * (1 + size + size * (size + 1) // 2)
         terms = self._terms(points)
         self._inverse = np.linalg.pinv(terms.T @ terms)
@@ -100,7 +108,7 @@ class Surface:
         self._whiten = np.linalg.inv(np.linalg.cholesky(spread))
 
     def _terms(self, points: Floats) -> Floats:
-        x = points[:, self._free] - self._center
+        x = points - self._center
         parts = [np.ones((len(x), 1)), x]
         if self._squared:
             first, second = np.triu_indices(x.shape[1])
@@ -108,13 +116,16 @@ class Surface:
         return np.concatenate(parts, axis=1)
 
     def distances(self, points: Floats, mean: Floats) -> tuple[Floats, Floats]:
-        """Return float64[M, Q] distances of a mean float64[F] in deviations, and float64[M] log deviations.
+        """Return float64[M, P + 1] distances of a mean float64[F] in deviations, and float64[M] log deviations.
 
-        The deviation holds both the mean's own spread and how well the surface is known there.
+        The deviation holds both the mean's own spread and how well the surface is known there. The last distance is
+        how far beyond the draws a point lies: a polynomial says nothing there, and would seem to explain anything.
         """
         terms = self._terms(points)
         spread = np.sqrt(1 / self._num + np.einsum("mi,ij,mj->m", terms, self._inverse, terms))
-        return (mean @ self._to - terms @ self._weights) @ self._whiten.T / spread[:, None], np.log(spread)
+        far = (mean @ self._to - terms @ self._weights) @ self._whiten.T / spread[:, None]
+        reach = np.linalg.norm((points - self._center) @ self._draws.T, axis=1) - np.sqrt(REACH * points.shape[1])
+        return np.concatenate([far, BEYOND * np.maximum(reach, 0.0)[:, None]], axis=1), np.log(spread)
 
 
 def believe(
@@ -157,7 +168,7 @@ def believe(
 def _log_density(surface: Surface, points: Floats, some: Floats, mean: Floats, nominal: Floats) -> Floats:
     far, log_spread = surface.distances(points, mean)
     prior = ((some - nominal) / PRIOR) ** 2
-    logs: Floats = -0.5 * (far**2).sum(axis=1) - far.shape[1] * log_spread - 0.5 * prior.sum(axis=1)
+    logs: Floats = -0.5 * (far**2).sum(axis=1) - points.shape[1] * log_spread - 0.5 * prior.sum(axis=1)
     return logs
 
 
