@@ -15,9 +15,9 @@ AT_REST = 100.0
 
 
 def set_parameters(env: Any, values: Mapping[str, Any]) -> None:
-    """Set gravity (negative), wind_power and turbulence_power; the wind blows where one of the two is above 0.
+    """Set wind_power and turbulence_power; the wind blows where one of the two is above 0.
 
-    They hold from the next reset on: gravity is given to Box2D there, and where in its course the wind begins is drawn.
+    They hold from the next reset on, where the wind's phase is drawn.
     """
     world = env.unwrapped
     for name, value in values.items():
@@ -35,18 +35,17 @@ lunarlander = Task(
     env="LunarLander-v3",
     failed=failed,
     parameters=(
-        Parameter("gravity", -10.0, -11.9, -6.0),
         Parameter("wind_power", 0.0, 0.0, 20.0),
         Parameter("turbulence_power", 0.0, 0.0, 2.0),
     ),
     set_parameters=set_parameters,
     return_range=(-500.0, 300.0),
     edge_cases=(
-        EdgeCase("heavy", parameters={"gravity": -11.0}),
-        EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.5}),
+        EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.0}),
+        EdgeCase("eddies", parameters={"wind_power": 0.0, "turbulence_power": 0.5}),
     ),
     limits=Limits(max_failure_rate=0.1, max_regression=0.1, max_latency_s=0.005),
-    drift={"wind_power": 15.0, "turbulence_power": 1.5},
+    drift={"wind_power": 15.0},
     max_steps=NUM_STEPS,
     greedy=True,
     settings={
@@ -59,11 +58,12 @@ lunarlander = Task(
             "entropy": 0.005,
             "max_steps": 600_000,  # about three times what a round needs
             "quiet_steps": 65_536,
-            "probe_max_failed": 6,  # of 200, where the limit is a tenth
+            "lr": 5e-4,  # at 1e-3 what was learnt in the wind was lost again
+            "probe_max_failed": 8,  # of 200, where the limit is a tenth
         },
         "analyze": {"simulations": 1300, "simulated_steps": 450_000},  # 400 episodes, as 150,000 give, find no wind
         "gate": {"probe_edge_trials": 10},  # as far as the limit asks; each of some 300 steps, one world at a time
         "loop": {"recovered_share": 0.9},  # a landing in the wind costs fuel: 60 of 800 less, however good
     },
 )
-"""The Task: gravity and wind in Gymnasium's units; failing is not coming to rest on the ground within 1,000 steps."""
+"""The Task: wind in Gymnasium's units; failing is not coming to rest on the ground within 1,000 steps."""
