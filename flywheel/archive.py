@@ -88,6 +88,18 @@ def write_living(run_dir: Path, address: str, name: str, route: str) -> None:
     _write_whole(run_dir / LIVING, json.dumps({"address": address, "name": name, "route": route}))
 
 
+def is_held(run_dir: Path) -> bool:
+    """Say whether a process turns the wheel in this run directory now."""
+    if not (run_dir / LOCK).exists():
+        return False
+    with open(run_dir / LOCK, encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def forget_living(run_dir: Path) -> None:
     """Take the note away: nothing of this run directory is up any more."""
     (run_dir / LIVING).unlink(missing_ok=True)

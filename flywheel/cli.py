@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,8 @@ def gate(
     from flywheel.tasks import load
 
     changes = None if spec is None else read_changes(spec)
-    verdict = SafetyGate(load(task), settings().gate).judge(policy, baseline=baseline, spec=changes, seed=seed)
+    judge = SafetyGate(load(task), settings(words=["--task", task]).gate).judge
+    verdict = judge(policy, baseline=baseline, spec=changes, seed=seed)
     if as_json:
         print(json.dumps(_plain(dataclasses.asdict(verdict)), indent=2))
     else:
@@ -80,7 +82,7 @@ def policies_add(
     found = load(task)
     changes = None if spec is None else foreign.read_changes(spec)
     network = foreign.load(policy, spec_of(found), changes)
-    with owner.opened(found, task, run_dir) as writer:
+    with owner.opened(found, task, run_dir, settings(words=["--task", task])) as writer:
         artifact, verdict = owner.submit(writer, found, network, run_dir, seed)
         print(told.checks(verdict, f"policy {artifact.digest[:8]} (version {artifact.version})", _width()))
         release = writer.promote(artifact.digest)
@@ -129,8 +131,9 @@ class Serve:
         from flywheel.serve import serve
         from flywheel.tasks import load
 
-        found, kept = load(self.task), configuration(self.run_dir, self.task)
-        config = dataclasses.replace(kept, task=self.task, run_dir=str(self.run_dir), deploy=self.deploy)
+        found, kept = load(self.task), configuration(self.run_dir, self.task, settings(words=["--task", self.task]))
+        config = dataclasses.replace(kept, task=self.task, run_dir=str(self.run_dir), address="")
+        config = dataclasses.replace(config, deploy=kept.deploy if self.deploy == settings().deploy else self.deploy)
         check(config)
         with Narrator() as say:
             serve(found, config, self.run_dir.resolve(), say)
@@ -156,6 +159,7 @@ def down(run_dir: Path) -> int:
     Args:
         run_dir: directory of the run
     """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     from flywheel import cluster
 
     cluster.end(run_dir.resolve())
@@ -207,6 +211,7 @@ def call(words: Sequence[str]) -> int:
 def main() -> None:
     """Run a command; exit 0: done (passed), 2: wrong call, 1: failed (refused), 130: stopped."""
     words = sys.argv[1:]
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it: module:attribute is found where one stands
     if words in ([], ["-h"], ["--help"]):
         print(usage())
         sys.exit(0 if words else 2)

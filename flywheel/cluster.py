@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would start another Ray after the end
+
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -100,6 +102,7 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
     for warning in try_task(task):
         say("start", warning)
     name = wheel_name(config, run_dir)
+    _check_living(run_dir, config, name)
     port = 0 if config.address else claim_port(config.deploy)
     with archive.opened(run_dir, config, task.name, task_digest(task)):
         if config.address:
@@ -124,12 +127,14 @@ def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: S
             f"Ray could not be started ({error}): is the machine overloaded or out of memory?"
         ) from error
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
-    rooms = Rooms(task, config, run_dir, Place(name), port, say)
-    archive.write_living(run_dir, context.address_info["gcs_address"], name, rooms.place.route)
     try:
-        yield rooms
+        rooms = Rooms(task, config, run_dir, Place(name), port, say)
+        archive.write_living(run_dir, context.address_info["gcs_address"], name, rooms.place.route)
+        try:
+            yield rooms
+        finally:
+            rooms.stop()
     finally:
-        rooms.stop()
         ray.shutdown()
         archive.forget_living(run_dir)
 
@@ -157,6 +162,22 @@ def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) ->
             rooms.stop()
     finally:
         ray.shutdown()
+
+
+def _check_living(run_dir: Path, config: Config, name: str) -> None:
+    """Raise UsageError when this run directory's owners are up on a cluster that this start wouldn't attach to."""
+    living = archive.read_living(run_dir)
+    if living is None or archive.is_held(run_dir) or (config.address and living["name"] == name):
+        return
+    host, _, port = living["address"].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError:
+        return
+    raise UsageError(
+        f"The owners of {run_dir} may be up on the cluster at {living['address']} as wheel {living['name']}: go on "
+        f"with that --address and --name, or end them first by `flywheel down --run-dir {run_dir}`."
+    )
 
 
 def connect(address: str, namespace: str) -> Any:
@@ -231,7 +252,9 @@ class Rooms:
     def begin_training(self) -> None:
         """Start the trainer and the gate; raise UsageError when the trainer would wait for ever for its CPUs."""
         task, config = self._task, self._config
-        check_cpus(config, ray.cluster_resources().get("CPU", 0.0))
+        resource = self.place.resource
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not resource or resource in n["Resources"])]
+        check_cpus(config, sum(node.get("CPU", 0.0) for node in nodes))
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
             task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
         )
@@ -260,7 +283,7 @@ class Rooms:
                 str(self._run_dir), config.store, place.name
             )
             observer = place.owner(ObserverActor, OBSERVER, max_task_retries=-1).remote(
-                self._task, config.observe, STORE, place.name
+                self._task, config.observe, STORE, place.name, place.namespace
             )
             for release in ask(self.registry.releases)[-1:]:
                 ask(observer.release, release, self._task.limits.max_failure_rate)
@@ -312,8 +335,14 @@ class Attached:
         """Find them by their names."""
         self.place = Place(living["name"])
         self.route = living["route"]
-        self.registry = ray.get_actor(REGISTRY, namespace=self.place.namespace)
-        self.observer = ray.get_actor(OBSERVER, namespace=self.place.namespace)
+        self.registry, self.observer, self.store = (self._find(name) for name in (REGISTRY, OBSERVER, STORE))
+
+    def _find(self, name: str) -> Any:
+        """Return an actor's handle, None where there is none (any more, or yet)."""
+        try:
+            return ray.get_actor(name, namespace=self.place.namespace)
+        except ValueError:
+            return None
 
     def close(self) -> None:
         """Leave; the others go on."""
@@ -330,30 +359,40 @@ def attach(run_dir: Path) -> Attached | None:
         return None
     host, _, port = living["address"].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=2.0).close()
-    except OSError:  # it was killed before it could take its note away
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except ConnectionRefusedError:  # it was killed before it could take its note away
         archive.forget_living(run_dir)
         return None
+    except OSError as error:
+        raise UsageError(f"The owner of {run_dir} at {living['address']} can't be reached ({error}).") from error
     connect(living["address"], Place(living["name"]).namespace)
-    try:
-        return Attached(living)
-    except ValueError as error:
-        ray.shutdown()
-        raise UsageError(f"The owner of {run_dir} is starting or ending: try again in some seconds.") from error
+    attached = Attached(living)
+    if attached.registry is not None and attached.observer is not None:
+        return attached
+    if attached.registry is None and not archive.is_held(run_dir):  # another Ray is at that address now
+        attached.close()
+        archive.forget_living(run_dir)
+        return None
+    if not archive.is_held(run_dir):
+        return attached  # what an end that was cut off has left
+    attached.close()
+    raise UsageError(f"The owner of {run_dir} is starting or ending: try again in some seconds.")
 
 
 def end(run_dir: Path) -> None:
     """End the detached actors and the replicas of a run directory's wheel; the run directory stays as it is."""
     from flywheel.deploy import on_serve
 
+    if archive.is_held(run_dir):
+        raise UsageError(f"The loop of {run_dir} is turning: end it first (Ctrl-C, or `ray job stop`).")
     attached = attach(run_dir)
     if attached is None:
         raise UsageError(f"Nothing of {run_dir} is up, so there is nothing to end.")
     try:
         on_serve.end_app(attached.place.name)
-        store = ray.get_actor(STORE, namespace=attached.place.namespace)
-        for actor in (attached.observer, store, attached.registry):
-            ray.kill(actor, no_restart=True)
+        for actor in (attached.observer, attached.store, attached.registry):
+            if actor is not None:
+                ray.kill(actor, no_restart=True)
     finally:
         attached.close()
     archive.forget_living(run_dir)

@@ -67,11 +67,11 @@ def turns(stages: Stages, numbers: Iterable[int], forever: bool = False) -> Iter
         if turn.plan.strategy != "hold" and turn.artifact is None:
             turn = stages.keep(replace(turn, artifact=candidate(stages, turn.plan)))
             if turn.artifact is None:
-                reasons = (*turn.plan.reasons, "no candidate beat the policy in service")
+                reasons = (*turn.plan.reasons, "no candidate was worth a verdict")
                 turn = stages.keep(replace(turn, plan=replace(turn.plan, strategy="hold", reasons=reasons)))
         if turn.artifact is not None and turn.verdict is None:
             turn = stages.keep(replace(turn, verdict=stages.judge(turn.plan, turn.artifact)))
-        if turn.verdict is not None and turn.verdict.outcome == "pass":
+        if turn.verdict is not None and turn.verdict.outcome == "pass" and not turn.is_released:
             turn = stages.keep(replace(turn, release=stages.release(turn.verdict)))
         turn = replace(turn, evidence=stages.observe(turn.plan))
         stages.record(turn)

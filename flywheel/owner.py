@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,8 @@ class Living:
     def promote(self, digest: str) -> Release:
         """As Owner.promote; the observer watches it from now on, and replicas follow when they look next."""
         release: Release = self.registry.promote(digest)
-        self._ask(self._observer.release, release, self._bound)
+        if self._observer is not None:
+            self._ask(self._observer.release, release, self._bound)
         return release
 
 
@@ -73,12 +75,12 @@ class _Through:
 
 
 @contextmanager
-def opened(task: Task, reference: str, run_dir: Path) -> Iterator[Owner]:
+def opened(task: Task, reference: str, run_dir: Path, fresh: Config | None = None) -> Iterator[Owner]:
     """Yield the owner of a run directory: the living one, or this process; a directory that isn't there is made.
 
     Raises UsageError when it is another task's, or is held by a process that can't be talked to.
     """
-    config = configuration(run_dir, reference)
+    config = configuration(run_dir, reference, fresh)
     if archive.read_living(run_dir) is not None:
         # a local Ray asks for its token; a given address doesn't turn that on, and Ray reads this when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -99,10 +101,13 @@ def opened(task: Task, reference: str, run_dir: Path) -> Iterator[Owner]:
             here.registry.close()
 
 
-def configuration(run_dir: Path, reference: str) -> Config:
-    """Return the configuration of the directory's last start, so that it is judged by and isn't written over."""
+def configuration(run_dir: Path, reference: str, fresh: Config | None = None) -> Config:
+    """Return the configuration of the directory's last start, so that it is judged by and isn't written over.
+
+    Of a directory that isn't there yet it is `fresh`.
+    """
     if not (run_dir / archive.CONFIG).exists():
-        return Config(task=reference, run_dir=str(run_dir))
+        return dataclasses.replace(fresh or Config(), task=reference, run_dir=str(run_dir))
     return msgspec.convert(archive.read_config(run_dir)["config"], Config)
 
 
@@ -124,6 +129,9 @@ def submit(
     champion = registry.champion()
     if champion == artifact.digest:  # its newest verdict counts: a slow moment now must not bar it from a replica
         return artifact, registry.verdict(champion)
+    known = registry.verdict(artifact.digest)
+    if known is not None and known.outcome == "fail" and known.baseline == champion and not ranges:
+        return artifact, known  # asked again and again, any policy would pass at last
     baseline = None if champion is None else registry.bundle(champion)
     gate = SafetyGate(task, owner.config.gate)
     candidate = registry.bundle(artifact.digest)

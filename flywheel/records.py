@@ -350,6 +350,11 @@ class Turn:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain values: seconds by stage, training metrics, signals that ended the turn, means of production."""
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the candidate is in service by this turn's release; a rollback's is another policy's."""
+        return self.release is not None and self.artifact is not None and self.release.digest == self.artifact.digest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:

@@ -64,12 +64,15 @@ class OnRay:
         return range(done + 1, sys.maxsize if self._config.forever else done + 1 + self._config.turns)
 
     def begun(self, number: int) -> Turn | None:
-        """Return this turn as far as an earlier start had brought it; a verdict that ran out is no verdict."""
+        """Return this turn as far as an earlier start had brought it; a verdict that no longer holds is none."""
         turn = archive.read_draft(self._run_dir)
-        if turn is None or turn.number != number or (turn.artifact or turn.release) is None:
+        if turn is None or turn.number != number:
+            return None
+        if turn.artifact is None and turn.plan.strategy != "rollback_and_retrain":
             return None  # a plan alone is made again, from what production shows now
-        if turn.verdict is not None and turn.release is None and turn.verdict.valid_until < time.time():
-            turn = dataclasses.replace(turn, verdict=None)
+        if turn.verdict is not None and not turn.is_released:
+            stale = turn.verdict.valid_until < time.time() or turn.verdict.baseline != self._champion()
+            turn = dataclasses.replace(turn, verdict=None if stale else turn.verdict)
         done = {"trained": turn.artifact, "judged": turn.verdict, "released": turn.release}
         stages = ", ".join(stage for stage, record in done.items() if record is not None)
         self._say("start", f"turn {number} goes on ({turn.plan.strategy}; already {stages})")
@@ -165,6 +168,9 @@ class OnRay:
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         """Say whether this round's training is over: on two good probes, since the first one may have been luck."""
+        if rival is not None and self._is_alarmed():
+            self._say("train", "an alarm of production ends the quiet round")
+            return True
         best = self._task.return_range[1] if self._task.return_range else math.inf
         over = is_over(plan, progress, probe, rival, best, self._config.train)
         if rival is None:
@@ -176,9 +182,13 @@ class OnRay:
             self._say("train", told.progress(progress, probe))
         return over
 
+    def _is_alarmed(self) -> bool:
+        """Say whether production has raised an alarm about the release in service."""
+        return bool(self._about(self._release(), ask(self._rooms.serving.observer.signals)))
+
     def export(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> Artifact | None:
         """Write the candidate as an artifact and register it, if it deserves a verdict."""
-        if not deserves_verdict(probe, rival):
+        if not deserves_verdict(probe, rival) or (rival is not None and self._is_alarmed()):
             return None
         with self._timed("export"):
             trained_on = {
@@ -200,6 +210,9 @@ class OnRay:
             self._say("gate", f"judging policy {artifact.digest[:8]}", passing=True)
             champion = self._champion()
             registry = self._rooms.registry
+            known: Verdict | None = ask(registry.verdict, artifact.digest)
+            if known is not None and known.outcome == "fail" and known.baseline == champion:
+                return known  # an earlier start was cut off right after it; a refusal isn't asked about again
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
             verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed())
@@ -255,8 +268,11 @@ class OnRay:
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""
         observer, release = self._rooms.serving.observer, self._release()
+        self._rooms.produce()
         begun, _ = ask(observer.heard, 0)
         while True:
+            if (now := self._release()) != release:  # somebody put another policy into service
+                release, champion, begun = now, now.digest, 0
             raised = ask(observer.signals)
             signals = [signal for signal in self._about(release, raised) if signal not in held]
             num_read, outcomes = ask(observer.heard, ANALYZED)

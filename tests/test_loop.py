@@ -129,7 +129,7 @@ def test_a_candidate_that_is_not_worth_it_is_a_hold_and_never_reaches_the_gate()
     assert "judge" not in stages.asked
     assert "export" not in stages.asked
     assert turn.plan.strategy == "hold"
-    assert turn.plan.reasons == ("a script", "no candidate beat the policy in service")
+    assert turn.plan.reasons == ("a script", "no candidate was worth a verdict")
 
 
 def test_a_hold_trains_nothing() -> None:
@@ -163,7 +163,7 @@ def test_it_turns_as_often_as_it_is_told() -> None:
     [
         (("artifact",), ["judge", "release", "observe", "record 1"]),
         (("artifact", "verdict"), ["release", "observe", "record 1"]),
-        (("artifact", "verdict", "release"), ["release", "observe", "record 1"]),
+        (("artifact", "verdict", "release"), ["observe", "record 1"]),
     ],
 )
 def test_a_turn_goes_on_where_an_earlier_start_left_it(done: tuple[str, ...], asked: list[str]) -> None:

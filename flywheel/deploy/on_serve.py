@@ -75,12 +75,12 @@ class PolicyReplica:
 
 
 def build(config: DeployConfig, wheel: str, num_nodes: int = 1) -> serve.Application:
-    """Return the Serve application of the replicas of a wheel, spread evenly over so many nodes."""
+    """Return the Serve application of the replicas of a wheel, spread over so many nodes, one of which may be lost."""
     deployment = serve.deployment(
         PolicyReplica,
         name="PolicyReplica",
         num_replicas=config.num_replicas,
-        max_replicas_per_node=math.ceil(config.num_replicas / num_nodes),
+        max_replicas_per_node=math.ceil(config.num_replicas / max(1, num_nodes - 1)),
         max_ongoing_requests=1000,
         max_surge_percent=100,
         graceful_shutdown_timeout_s=1.0,

@@ -6,7 +6,9 @@ Nothing is put into service unless its verdict passed: checked here, and again b
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,12 +59,17 @@ class Registry:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.run_dir = run_dir
         self.task = task
+        self._lock: int | None = _hold(run_dir)
         self.keys: Keys = open_keys(run_dir)
         self._db = sqlite3.connect(run_dir / FILE, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> None:
         with self._transaction():
@@ -91,6 +98,9 @@ class Registry:
     def close(self) -> None:
         """Close the file; every change was durable already."""
         self._db.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -180,10 +190,13 @@ class Registry:
         """Put a digest into service and return its Release; the digest in service already keeps its own.
 
         Raises Refused, changing nothing, unless the digest's newest verdict is signed, passed, valid at `now`, about
-        this digest and this task, and the digest was never condemned.
+        this digest and this task, made against the policy in service, and the digest was never condemned.
         """
         with self._transaction():
             self.artifact(digest)
+            present = self._present()
+            if present is not None and present.digest == digest:
+                return present
             verdict = self.verdict(digest)
             if verdict is None:
                 raise Refused(f"Policy {digest[:12]} was never judged, so it can't be served: let the gate judge it.")
@@ -194,8 +207,12 @@ class Registry:
                     f"{verdict.valid_until:.0f}, now is {now:.0f}): let the gate judge it again."
                 )
             self._refuse_condemned(digest)
-            present = self._present()
-            return present if present and present.digest == digest else self._release(digest, now)
+            if verdict.baseline != (present.digest if present else None):
+                raise Refused(
+                    f"Policy {digest[:12]} was not judged against the policy that is in service now "
+                    f"({present.digest[:12] if present else 'none'}): let the gate judge it again."
+                )
+            return self._release(digest, now)
 
     def rollback(self, now: float) -> Release:
         """Condemn the digest in service and put the one before it back; return that Release.
@@ -270,8 +287,11 @@ class Registry:
 
     def previous(self) -> str | None:
         """Return the digest that a rollback would put into service, None when there is none."""
-        former = self.admissible()[1:]
-        return former[0] if former else None
+        for digest in self.admissible()[1:]:
+            verdict = self.verdict(digest)  # a later look at it may not have passed
+            if verdict is not None and verdict.outcome == "pass":
+                return digest
+        return None
 
     def served_at(self, t: float) -> str | None:
         """Return the digest that was in service at `t`, None if none was."""
@@ -296,10 +316,24 @@ def open_readonly(run_dir: Path) -> Registry:
     if not path.exists():
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
-    registry.run_dir = run_dir
+    registry.run_dir, registry._lock = run_dir, None
     registry._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None)
     registry._check_version()
     return registry
+
+
+def _hold(run_dir: Path) -> int:
+    """Return the open lock of the one writer; SQLite before 3.51.3 can damage a WAL file that two of them write."""
+    lock = os.open(run_dir / f"{FILE}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UsageError(
+            f"The registry in {run_dir} has a writer already: talk to the wheel that is up there, or end it first "
+            "(Ctrl-C; on a cluster `flywheel down`)."
+        ) from error
+    return lock
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -92,8 +92,10 @@ class Observer:
         `failure_bound` is the failure rate that the gate promised; more than it is a degradation. The release that is
         watched already goes on with its monitors as they are.
         """
-        if self._arm is not None and self._arm.release == release:
-            return
+        if self._arm is not None:
+            watched = self._arm.release
+            if watched == release or watched.released_at > release.released_at:
+                return  # it is watched already, or was replaced by a later one
         learnt = self._config.baseline_episodes
         loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
         self._arm = _Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))

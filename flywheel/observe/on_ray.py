@@ -35,11 +35,16 @@ class ObserverActor:
     store) may be repeated without harm.
     """
 
-    def __init__(self, task: Task, config: ObserveConfig, store: str, wheel: str = WHEEL) -> None:
-        """Find the store's actor by name; what was watched before a restart is read from it at the first call."""
+    def __init__(
+        self, task: Task, config: ObserveConfig, store: str, wheel: str = WHEEL, namespace: str | None = None
+    ) -> None:
+        """Find the store's actor by its name, in Ray's namespace of the wheel.
+
+        What was watched before a restart is read from it at the first call.
+        """
         self._meters = Recorder(wheel)
         self._config = config
-        self._store = ray.get_actor(store)
+        self._store = ray.get_actor(store, namespace=namespace)
         self._observer = Observer(task, config)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Condition()

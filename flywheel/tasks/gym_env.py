@@ -37,7 +37,9 @@ class Below:
     or_equal: bool = False
 
     def __call__(self, episode: Episode) -> bool:
-        """Return True when the episode failed."""
+        """Return True when the episode failed; of one that was lost, or whose rewards aren't known, nobody knows."""
+        if episode.end == "lost" or np.isnan(episode.rewards).any():
+            return False
         return episode.total <= self.limit if self.or_equal else episode.total < self.limit
 
 

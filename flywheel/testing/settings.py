@@ -29,7 +29,8 @@ def check_parameters(task: Task, findings: list[str]) -> list[str]:
                 f"{parameter.high:g}: widen its range."
             )
         named = [{**task.nominal, parameter.name: value} for value in ends]
-        if named and all(_course(task, [values]) == fresh and not _shows(task, values, parameter) for values in named):
+        moved = [_course(task, [values]) != fresh or _shows(task, values, parameter) for values in named]
+        if named and not any(moved):
             findings.append(
                 f"set_parameters with {parameter.name} = {' or '.join(f'{v:g}' for v in ends)} changes nothing in "
                 f"{NUM_STEPS} steps: let it set what the simulator reads (often on env.unwrapped), or leave it out."

@@ -63,7 +63,7 @@ class World:
     def judged(self, number: float = 1.0) -> Artifact:
         """Return a registered policy that passed."""
         artifact = self.artifact(number)
-        self.registry.record(verdict_on(artifact))
+        self.registry.record(verdict_on(artifact, baseline=self.registry.champion()))
         return artifact
 
     def served(self, number: float = 1.0, now: float = NOW) -> Artifact:

@@ -108,9 +108,12 @@ def test_history_says_who_served_when(world: World) -> None:
 
 def test_everything_is_there_after_a_restart(world: World) -> None:
     first, second = world.served(1.0), world.served(2.0)
+    before = (world.registry.admission(), world.registry.releases())
+    with pytest.raises(UsageError, match="has a writer already"):
+        Registry(world.run_dir, world.registry.task)
+    world.registry.close()
     again = Registry(world.run_dir, world.registry.task)
-    assert again.admission() == world.registry.admission()
-    assert again.releases() == world.registry.releases()
+    assert (again.admission(), again.releases()) == before
     assert [a.digest for a in again.artifacts()] == [first.digest, second.digest]
     assert again.artifact(second.digest) == second
     assert again.keys == world.registry.keys
@@ -119,8 +122,10 @@ def test_everything_is_there_after_a_restart(world: World) -> None:
 
 
 def test_the_registry_of_another_task_is_refused(world: World) -> None:
+    world.registry.close()
     with pytest.raises(UsageError, match="another task"):
         Registry(world.run_dir, "0" * 64)
+    Registry(world.run_dir, world.registry.task).close()
 
 
 def test_a_damaged_artifact_is_not_registered(world: World) -> None:
@@ -162,3 +167,21 @@ def test_a_signature_covers_every_field(world: World, change: dict[str, object])
     verify(decode(encode(signed)), keys.public)
     with pytest.raises(Refused):
         verify(dataclasses.replace(signed, **change), keys.public)  # type: ignore[arg-type]
+
+
+def test_a_policy_is_promoted_only_against_the_one_that_it_was_judged_against(world: World) -> None:
+    late = world.judged(3.0)
+    first = world.served(1.0)
+    with pytest.raises(Refused, match="was not judged against the policy that is in service"):
+        world.registry.promote(late.digest, NOW)
+    assert world.registry.champion() == first.digest
+    assert world.registry.promote(first.digest, NOW + 1e9).digest == first.digest, (
+        "it serves already, whatever the date"
+    )
+
+
+def test_a_rollback_passes_over_a_policy_that_a_later_look_did_not_pass(world: World) -> None:
+    first, second, _ = world.served(1.0, NOW), world.served(2.0, NOW + 1), world.served(3.0, NOW + 2)
+    world.registry.record(verdict_on(second, "inconclusive"))
+    assert world.registry.previous() == first.digest
+    assert world.registry.rollback(NOW + 3).digest == first.digest

@@ -82,6 +82,13 @@ class Served:
         """Put a digest into service and see every replica confirm it."""
         import ray
 
+        artifact, champion = (
+            ray.get(ask, timeout=30) for ask in (self.registry.artifact.remote(digest), self.registry.champion.remote())
+        )
+        now = time.time()
+        verdict = verdict_on(artifact, baseline=champion, judged_at=now, valid_until=now + 600)
+        if champion != digest:
+            ray.get(self.registry.record.remote(verdict), timeout=30)
         ray.get(self.registry.promote.remote(digest), timeout=30)
         assert {status["digest"] for status in self.deployment.reload()} == {digest}
 
