@@ -118,7 +118,11 @@ def start_serve(config: DeployConfig, port: int, wheel: str, route: str = "/") -
     Serve is started. The registry's actor has to be there; a policy may come later (until then: 503).
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=config.host, port=port))
+    options = HTTPOptions(host=config.host, port=port)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=options)
+    except ray.exceptions.ActorAlreadyExistsError:  # another wheel started it at this very moment: now it is found
+        serve.start(proxy_location="HeadOnly", http_options=options)
     if wheel not in serve.status().applications:
         nodes = sum(node["Alive"] for node in ray.nodes())
         serve.run(build(config, wheel, nodes), name=wheel, route_prefix=route)

@@ -27,6 +27,10 @@ from tests.on_ray.test_wheel import intake_count
 ROOT = Path(__file__).parent.parent.parent
 
 
+class JobError(Exception):
+    """`ray job` ended with an error; its message is what was printed."""
+
+
 class Cluster:
     """The three nodes, and the jobs that are submitted to them as a user does it."""
 
@@ -55,13 +59,24 @@ class Cluster:
         """Return what `ray job …` prints."""
         address = ["--address", f"http://127.0.0.1:{self.dashboard}"]
         command = [str(Path(sys.executable).parent / "ray"), "job", words[0], *address, *words[1:]]
-        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(command, env=self.environment, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise JobError(done.stdout + done.stderr)
+        return done.stdout
 
     def submit(self, name: str, run_dir: Path, *arguments: str) -> None:
         """Submit a loop as a Ray job."""
         run = [sys.executable, "-m", "flywheel.run", "--address", "auto", "--run-dir", str(run_dir)]
         quiet = ["--no-drift", "--deploy.port", "0", "--deploy.num-replicas", "2"]
-        self.job("submit", "--no-wait", "--submission-id", name, "--", *run, *quiet, *arguments)
+        deadline = time.monotonic() + 120.0
+        while True:
+            try:
+                self.job("submit", "--no-wait", "--submission-id", name, "--", *run, *quiet, *arguments)
+            except JobError as error:  # Ray's job agent comes up some seconds after its node
+                assert time.monotonic() < deadline, str(error)
+                time.sleep(2.0)
+            else:
+                return
 
     def ask(self, word: str, run_dir: Path) -> Any:
         """Look into the cluster, or end a wheel, from another process."""

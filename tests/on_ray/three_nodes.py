@@ -20,20 +20,17 @@ MIB = 2**20
 def up(dashboard_port: int) -> None:
     """Start the three nodes and wait for SIGTERM."""
     from flywheel.config import DeployConfig
-    from flywheel.deploy.environment import serve_environment
+    from flywheel.deploy.environment import free_ports, serve_environment
 
     os.environ.update(serve_environment(DeployConfig()))
     from ray.cluster_utils import Cluster
 
-    head = {
-        "num_cpus": 1,
-        "dashboard_port": dashboard_port,
-        "include_dashboard": True,
-        "object_store_memory": 150 * MIB,
-    }
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, resources={"sim": 2}, object_store_memory=100 * MIB)
+    # jobs are submitted to a node's agent, whose port is a fixed one by default: another Ray may have it
+    first, *others = ({"dashboard_agent_listen_port": port} for port in free_ports(3))
+    head = {"num_cpus": 1, "dashboard_port": dashboard_port, "include_dashboard": True, **first}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": 150 * MIB})
+    for agent in others:
+        cluster.add_node(num_cpus=2, resources={"sim": 2}, object_store_memory=100 * MIB, **agent)
     cluster.wait_for_nodes()
     print(cluster.address, flush=True)
     signal.sigwait([signal.SIGTERM])
