@@ -184,6 +184,11 @@ class Registry:
         ).fetchone()
         return verdicts.decode(row[0]) if row else None
 
+    def verdicts(self, digest: str) -> list[Verdict]:
+        """Return every verdict on a digest, oldest first."""
+        rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ? ORDER BY id", (digest,))
+        return [verdicts.decode(text) for (text,) in rows]
+
     # Who is in service
 
     def promote(self, digest: str, now: float) -> Release:
@@ -279,6 +284,16 @@ class Registry:
         """Return the digests that may not come back."""
         return frozenset(digest for (digest,) in self._db.execute("SELECT digest FROM condemned"))
 
+    def reasons(self) -> dict[str, tuple[str, float]]:
+        """Return by digest why and when it was condemned."""
+        rows = self._db.execute("SELECT digest, reason, condemned_at FROM condemned")
+        return {digest: (reason, at) for digest, reason, at in rows}
+
+    def version(self) -> int:
+        """Return a number that changes whenever another connection has changed the registry."""
+        (number,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
     def admissible(self) -> list[str]:
         """Return the digests that may answer: the one in service first, then former ones that aren't condemned."""
         champion, condemned = self.champion(), self.condemned()
@@ -317,7 +332,8 @@ def open_readonly(run_dir: Path) -> Registry:
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
     registry.run_dir, registry._lock = run_dir, None
-    registry._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None)
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
+    registry._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     registry._check_version()
     return registry
 
