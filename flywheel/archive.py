@@ -128,8 +128,11 @@ def keep_draft(run_dir: Path, turn: Turn) -> None:
 
 def read_draft(run_dir: Path) -> Turn | None:
     """Return the turn that was under way, None where there is none."""
-    path = run_dir / DRAFT
-    return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Turn) if path.exists() else None
+    try:
+        text = (run_dir / DRAFT).read_text(encoding="utf-8")
+    except FileNotFoundError:  # also between two looks at it: the turn has just ended
+        return None
+    return msgspec.convert(json.loads(text), Turn)
 
 
 def _line(turn: Turn) -> str:
