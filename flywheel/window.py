@@ -182,6 +182,9 @@ class Window:
         return self._while("production", "changes", self._read_changes)
 
     def _read_changes(self) -> Changes:
+        known: Changes | None = self._kept.get("changes", (0, None))[1]
+        if known is not None and known.first:
+            return known  # a world changes once
         logs = [read_log(path) for path in sorted((self.run_dir / archive.TRAFFIC).glob("*.jsonl"))]
         changed = {episode["id"] for log in logs for episode in log.episodes if episode["changed"]}
         first = next((each.id for each in self._all() if each.id in changed), "") if changed else ""

@@ -50,7 +50,7 @@ class Writer:
         ticks = itertools.count()
         self._gate = SafetyGate(cartpole, clock=lambda: next(ticks) * 2e-5)
         self._observer = Observer(cartpole)
-        self._log: list[str] = []
+        self._log = [json.dumps({"kind": "start", "nominal": cartpole.nominal, "changed": LONG})]
         self.tell("start", "Ray is up, its dashboard at http://127.0.0.1:8265 (token: ray get-auth-token)", 4.0)
 
     def close(self) -> None:
@@ -146,8 +146,6 @@ class Writer:
             episode = as_production(episode, id_, self.at)
             episodes.append(episode)
             raised += self._observer.observe(episode, episode.ended_at)
-            if parameters and not self._log:
-                self._log.append(json.dumps({"kind": "start", "nominal": cartpole.nominal, "changed": LONG}))
             self._log.append(json.dumps({"kind": "episode", "id": id_, "changed": bool(parameters), "index": 0}))
         self.store.append(episodes)
         self.store.note("observer.signals", _json(self._observer.signals))
