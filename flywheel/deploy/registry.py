@@ -184,6 +184,11 @@ class Registry:
         ).fetchone()
         return verdicts.decode(row[0]) if row else None
 
+    def verdicts(self, digest: str | None = None) -> list[Verdict]:
+        """Return every verdict (on a digest), signed, oldest first."""
+        rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ifnull(?, digest) ORDER BY id", (digest,))
+        return [verdicts.decode(text) for (text,) in rows]
+
     # Who is in service
 
     def promote(self, digest: str, now: float) -> Release:
@@ -317,7 +322,8 @@ def open_readonly(run_dir: Path) -> Registry:
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
     registry.run_dir, registry._lock = run_dir, None
-    registry._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None)
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
+    registry._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     registry._check_version()
     return registry
 
