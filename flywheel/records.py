@@ -136,6 +136,8 @@ class Trial:
     margin: float
     """The task's continuous safety margin, NaN where it has none."""
     episode: str
+    chain: str = ""
+    """`tapes.chain` of the episode, which proves a replay bit for bit; "" in verdicts from before there were any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,18 +15,20 @@ from typing import Any, TypeVar
 import msgspec
 
 from flywheel import archive
+from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.gate.trials import play_situations, situation_of
 from flywheel.page.source import About, Changes, Listed, Policies
-from flywheel.policy import load as load_policy
-from flywheel.records import Artifact, Episode, Signal, Told, Trial, Turn
+from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.store import intake
 from flywheel.store.intake import Reader, Wanted
+from flywheel.tapes import Difference
 from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
+from flywheel.trace.diverge import recheck
+from flywheel.trace.fork import Fork, Result
 
 LOOK_S = 0.4
 """Seconds for which what was seen of the files stands, however many ask."""
@@ -219,24 +221,35 @@ class Window:
             return found
 
     def _read_episode(self, id_: str) -> Episode:
-        trial = self._trial(id_)
-        if trial is not None:
-            artifact, found = trial
-            situation = situation_of(self.task(), found)
-            return play_situations(self.task(), load_policy(artifact), [situation], lockstep=1, now=0.0)[0]
         store = self._opened_store()
-        if store is None:
-            raise UsageError(f"There is no episode {id_!r}: production has not begun.")
-        return store.read([id_])[0]
+        if store is not None and store.holds(id_):
+            return store.read([id_])[0]
+        return self._connection.episode(id_)
 
-    def _trial(self, id_: str) -> tuple[Artifact, Trial] | None:
-        known = self.policies()
-        for artifact in known.artifacts:
-            for verdict in known.verdicts[artifact.digest]:
-                for trial in verdict.trials:
-                    if trial.episode == id_:
-                        return artifact, trial
-        return None
+    # Time travel
+
+    def parameters(self) -> Parameters:
+        """As Source.parameters."""
+        return self._connection.parameters
+
+    def diverges(self, id_: str) -> Difference | None:
+        """As Source.diverges."""
+        return recheck(self.episode(id_), self._connection.policies)
+
+    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Result:
+        """As Source.fork."""
+        connection = self._connection
+        fork = Fork(self.task(), self.episode(id_), at, connection.policies, parameters=connection.parameters)
+        with closing(fork):
+            for name, value in edits.items():
+                fork.edit_parameter(name, value)
+            return fork.replay(times, seed)
+
+    @functools.cached_property
+    def _connection(self) -> Connection:
+        if self._opened_registry() is None:
+            raise UsageError("There is no policy in this run yet, so nothing can be run again.")
+        return Connection(self.run_dir)
 
     # Operating
 

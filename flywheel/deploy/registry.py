@@ -184,9 +184,9 @@ class Registry:
         ).fetchone()
         return verdicts.decode(row[0]) if row else None
 
-    def verdicts(self, digest: str) -> list[Verdict]:
-        """Return every verdict on a digest, oldest first."""
-        rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ? ORDER BY id", (digest,))
+    def verdicts(self, digest: str | None = None) -> list[Verdict]:
+        """Return every verdict (on a digest), signed, oldest first."""
+        rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ifnull(?, digest) ORDER BY id", (digest,))
         return [verdicts.decode(text) for (text,) in rows]
 
     # Who is in service

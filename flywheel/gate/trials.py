@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flywheel.policy import Policy
 from flywheel.records import Episode, Parameters, Trial
 from flywheel.simulate import play
+from flywheel.tapes import chain
 from flywheel.task import EdgeCase, Task
 
 NOMINAL = "nominal"
@@ -95,4 +96,5 @@ def trial_of(task: Task, episode: Episode) -> Trial:
         failed=episode.failed,
         margin=math.nan if task.margin is None else float(task.margin(episode)),
         episode=episode.id,
+        chain=chain(episode),
     )

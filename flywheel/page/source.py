@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from flywheel.records import Artifact, End, Episode, Origin, Release, Signal, Told, Turn, Verdict
+from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
+from flywheel.tapes import Difference
 from flywheel.task import Task
 
 By = Literal["started_at", "total", "num_steps"]
@@ -95,6 +96,86 @@ class Changes:
     """Episode with which it began."""
 
 
+class Rate(Protocol):
+    """How many episodes failed."""
+
+    @property
+    def num_failed(self) -> int:
+        """Failed ones."""
+
+    @property
+    def num(self) -> int:
+        """All."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the rate, 95 %."""
+
+
+class Effect(Protocol):
+    """What edits changed, over pairs of runs."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of runs."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of return with the edits minus return without."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of that mean, 95 %."""
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean returns without and with."""
+
+    @property
+    def unedited(self) -> Rate:
+        """Failures without."""
+
+    @property
+    def edited(self) -> Rate:
+        """Failures with."""
+
+
+class Forked(Protocol):
+    """What became of a fork."""
+
+    @property
+    def original(self) -> Episode:
+        """As it was recorded."""
+
+    @property
+    def unedited(self) -> Episode:
+        """The rest run again without the edits."""
+
+    @property
+    def fork(self) -> Episode:
+        """The rest run again with them."""
+
+    @property
+    def at(self) -> int:
+        """The step of the fork."""
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """In words."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the world is run again bit for bit."""
+
+    @property
+    def difference(self) -> Difference | None:
+        """Where fork and unedited part first."""
+
+    @property
+    def effect(self) -> Effect | None:
+        """Over many pairs, where they were asked for."""
+
+
 class Source(Protocol):
     """A run directory as the page reads it. Every method may be called from any thread, and says what is true now."""
 
@@ -136,6 +217,15 @@ class Source(Protocol):
 
     def task(self) -> Task:
         """Return the task; raises UsageError with the reason where it can't be loaded here."""
+
+    def parameters(self) -> Parameters:
+        """Return the simulator's parameters as production showed them last."""
+
+    def diverges(self, id_: str) -> Difference | None:
+        """Return the first decision of an episode that isn't made again; raises FlywheelError where none can be."""
+
+    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Forked:
+        """Run an episode's rest again from a step on, with edits; raises FlywheelError where that can't be."""
 
     def rollback(self) -> str:
         """Put the policy before the present one back into service; return what was done. Raises FlywheelError."""

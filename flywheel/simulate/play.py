@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ from flywheel.config import canonical
 from flywheel.draws import draws
 from flywheel.errors import FlywheelError
 from flywheel.policy import Policy, to_env
-from flywheel.records import Array, Episode, Origin, Parameters, Rule
+from flywheel.records import Array, Episode, Origin, Parameters, Rule, Spec
 from flywheel.simulate.worlds import Worlds, make_worlds
 from flywheel.task import Task, task_digest
 
 _BLOCK = 64  # steps whose draws are made in one call
+
+Decide = Callable[[int, Array, NDArray[np.float64]], tuple[Array, NDArray[np.float64]]]
+"""(t, observations [M, *o], draws float64[M, K]) -> raw actions [M, *a] and log probabilities float64[M]."""
 
 
 def play(
@@ -99,44 +102,59 @@ def _together(
     seeds, parameters, starts, keys = zip(*given, strict=True)
     with contextlib.closing(make_worlds(task, len(given))) as worlds:
         observations = worlds.reset(seeds, parameters, starts)
-        return _run(worlds, policy, observations, np.array(keys, np.uint64), rule)
+        return go_on(worlds, by(policy, rule), policy.spec, observations, np.array(keys, np.uint64))
 
 
-def _run(
-    worlds: Worlds, policy: Policy, observations: Array, keys: NDArray[np.uint64], rule: Rule | None
+def by(policy: Policy, rule: Rule | None = None) -> Decide:
+    """Return the decisions of one policy; `rule` replaces its own."""
+    return lambda t, observations, drawn: policy.act(observations, drawn, rule)
+
+
+def go_on(
+    worlds: Worlds,
+    decide: Decide,
+    spec: Spec,
+    observations: Array,
+    keys: NDArray[np.uint64],
+    *,
+    first: int = 0,
+    horizon: int | None = None,
 ) -> tuple[list[dict[str, Any]], dict[int, tuple[int, str]]]:
-    """Return what each world's Episode holds of its course (observations, raw actions, rewards, logps, end), and of
-    the worlds that broke (0: when they began) the step and what they did.
+    """Return what each world's Episode holds of its course from step `first` on (observations, raw actions, rewards,
+    logps, end), and of the worlds that broke (`first`: before they did anything) the step and what they did.
+
+    `observations` are what the worlds show now. What isn't over by itself is truncated when step `horizon` is reached.
     """
-    spec, num_worlds = policy.spec, worlds.num_worlds
+    num_worlds = worlds.num_worlds
     columns: dict[str, list[Array]] = {"observations": [observations], "raw_actions": [], "rewards": [], "logps": []}
     lengths = np.zeros(num_worlds, dtype=np.int64)
     fell = np.zeros(num_worlds, dtype=np.bool_)
-    broken = {i: (0, fault) for i, fault in worlds.broken.items()}
+    broken = {i: (first, fault) for i, fault in worlds.broken.items()}
     active = np.ones(num_worlds, dtype=np.bool_)
     active[list(broken)] = False
     rows = np.flatnonzero(active)  # finished worlds cost the network nothing
-    for t in itertools.count():
+    for t in itertools.count(first):
         if not len(rows):
             break
-        if t % _BLOCK == 0:
+        place = (t - first) % _BLOCK
+        if not place:
             steps = np.tile(np.arange(t, t + _BLOCK), num_worlds)
             block = draws(np.repeat(keys, _BLOCK), steps, spec.num_draws).reshape(num_worlds, _BLOCK, -1)
-        some_raw, some_logps = policy.act(observations[rows], block[rows, t % _BLOCK], rule)
+        some_raw, some_logps = decide(t, observations[rows], block[rows, place])
         raw = np.zeros((num_worlds, *some_raw.shape[1:]), dtype=some_raw.dtype)
         logps = np.zeros(num_worlds)
         raw[rows], logps[rows] = some_raw, some_logps
         observations, rewards, terminated, truncated = worlds.step(to_env(spec, raw), active)
         for name, column in zip(columns, (observations, raw, rewards, logps), strict=True):
             columns[name].append(column)
-        over = terminated | truncated
+        over = terminated | truncated | (t + 1 == horizon)
         if len(worlds.broken) > len(broken):
             broken = {i: (t + 1, fault) for i, fault in worlds.broken.items()} | broken
             over[list(broken)] = True
         if over.any():
             over &= active
             fell |= terminated
-            lengths[over] = t + 1
+            lengths[over] = t + 1 - first
             active &= ~over
             rows = np.flatnonzero(active)
     return _cut(columns, lengths, fell), broken

@@ -44,6 +44,10 @@ class Worlds(Protocol):
         """
         ...
 
+    def change(self, parameters: Sequence[Parameters]) -> None:
+        """Give every world other parameters in the middle of its episode; missing ones are nominal."""
+        ...
+
     def snapshot(self) -> Any:
         """Return all that `restore` needs to go on from here, in this process."""
         ...
@@ -144,11 +148,16 @@ class LockstepWorlds:
         if somewhere is None:
             return _nothing(self._single.observation_space, self.num_worlds)
         self._env.reset(seed=0)  # makes the vector form ready; every state it draws is replaced
+        self.change(parameters)
+        states_of_all = np.stack([somewhere if state is None else state for state in begun])
+        return np.asarray(flatten_batch(self._leaves, self._set_state(self._env, states_of_all)))
+
+    def change(self, parameters: Sequence[Parameters]) -> None:
+        """Give every world other parameters, as columns."""
+        complete = _complete(self._task, parameters)
         if self._task.set_parameters is not None:
             columns = {name: np.array([values[name] for values in complete]) for name in complete[0]}
             self._task.set_parameters(self._env, columns)
-        states_of_all = np.stack([somewhere if state is None else state for state in begun])
-        return np.asarray(flatten_batch(self._leaves, self._set_state(self._env, states_of_all)))
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step all worlds; those that aren't active go on unseen. When the form raises, all active ones broke."""
@@ -212,6 +221,12 @@ class EachWorlds:
             except Exception as error:  # a simulator is anybody's code
                 self.broken[i] = said(error)
         return self._observations.copy()
+
+    def change(self, parameters: Sequence[Parameters]) -> None:
+        """Give every world other parameters, one by one."""
+        if self._task.set_parameters is not None:
+            for env, values in zip(self._envs, _complete(self._task, parameters), strict=True):
+                self._task.set_parameters(env, values)
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step the active worlds; the others keep their last observation."""

@@ -149,6 +149,10 @@ class Reader:
         ).fetchall()
         return [decode(*row) for row in rows]
 
+    def holds(self, id_: str) -> bool:
+        """Say whether the store holds an episode of this id."""
+        return self._connection.execute("SELECT 1 FROM episodes WHERE id = ?", (id_,)).fetchone() is not None
+
     def whole(self, ids: Iterable[str]) -> list[str]:
         """Return those of the ids that the store holds as whole episodes."""
         query = "SELECT 1 FROM episodes WHERE id = ? AND \"end\" <> 'lost'"
