@@ -18,6 +18,7 @@ from flywheel.config import PageConfig
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.page.access import Access
 from flywheel.page.events import Streams
+from flywheel.page.forks import forking
 from flywheel.page.frames import Frames
 from flywheel.page.guard import App, Guard
 from flywheel.page.operate import operating
@@ -34,6 +35,7 @@ def build(source: Source, access: Access, config: PageConfig) -> App:
         title="Flywheel", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
     app.include_router(reading(source, Streams(source, config), Frames()))
+    app.include_router(forking(source))
     app.include_router(operating(source, access))
     app.add_exception_handler(FlywheelError, _told)
     app.add_exception_handler(RequestValidationError, _wrong)

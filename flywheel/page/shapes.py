@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.page.source import About, Listed, Policies
-from flywheel.records import Array, Check, Episode, Leaf, Signal, Told, Trial, Turn, Verdict
+from flywheel.page.source import About, Forked, Listed, Policies, Rate
+from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
+from flywheel.tapes import Difference
+from flywheel.task import Task
 
 MOST_COLUMNS = 24
 """Numbers of an observation that are shown; more are named as left out."""
@@ -252,3 +254,64 @@ def names(leaves: Sequence[Leaf], size: int) -> list[str]:
         count = sum(leaf.nvec) or int(np.prod(leaf.shape))
         found += [word if count == 1 else f"{word}[{i}]" for i in range(count)] if word else []
     return found if len(found) == size else [f"obs[{i}]" for i in range(size)]
+
+
+def difference(each: Difference | None) -> dict[str, Any] | None:
+    """Return where two courses part."""
+    return None if each is None else plain(each)
+
+
+def forked(each: Forked, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
+    """Return a fork with both courses; the one without edits is told only where it isn't the original."""
+    effect = each.effect
+    return {
+        "at": each.at,
+        "edits": list(each.edits),
+        "exact": each.exact,
+        "original": episode(each.original, leaves),
+        "unedited": None if each.exact else episode(each.unedited, leaves),
+        "fork": episode(each.fork, leaves),
+        "difference": difference(each.difference),
+        "effect": None
+        if effect is None
+        else {
+            "num_pairs": effect.num_pairs,
+            "mean": plain(effect.mean),
+            "interval": plain(effect.interval),
+            "means": plain(effect.means),
+            "unedited": _rate(effect.unedited),
+            "edited": _rate(effect.edited),
+        },
+    }
+
+
+def _rate(each: Rate) -> dict[str, Any]:
+    return {"num_failed": each.num_failed, "num": each.num, "interval": plain(each.interval)}
+
+
+def editable(task: Task, each: Episode, at: int, known: Policies, values: Parameters) -> list[dict[str, Any]]:
+    """Return what a fork at a step can change: name, kind, what it is now, and what it may be."""
+    world = {**task.nominal, **(each.parameters if each.seed is not None else values)}
+    spans = {parameter.name: (parameter.low, parameter.high) for parameter in task.parameters}
+    found: list[dict[str, Any]] = [
+        {"name": name, "kind": "world", "now": world[name], "low": spans[name][0], "high": spans[name][1]}
+        for name in spans
+    ]
+    acted = each.digests[at] if at < len(each.digests) else ""
+    spec = next((artifact.spec for artifact in known.artifacts if artifact.digest == acted), None)
+    if spec is None:
+        return found
+    if spec.rule.kind != "gaussian":
+        found.append(
+            {"name": "exploration_rate", "kind": "rule", "now": spec.rule.exploration_rate, "low": 0, "high": 1}
+        )
+    found += [
+        {"name": "temperature", "kind": "rule", "now": spec.rule.temperature, "low": 0, "high": None},
+        {"name": "greedy", "kind": "rule", "now": spec.rule.greedy, "choices": ["true", "false"]},
+        {"name": "policy", "kind": "policy", "now": acted, "choices": [a.digest for a in known.artifacts]},
+        {"name": "action", "kind": "action", "now": column(np.ravel(each.raw_actions[at])),
+         "choices": [str(a) for a in range(spec.num_actions)] if 0 < spec.num_actions <= 50 else []},
+        {"name": "reward_scale", "kind": "reward", "now": 1.0, "low": None, "high": None},
+        {"name": "reward_offset", "kind": "reward", "now": 0.0, "low": None, "high": None},
+    ]  # fmt: skip
+    return found
