@@ -56,6 +56,7 @@ class Window:
         self._looked, self._marks = -LOOK_S, dict.fromkeys(("production", "policies", "turns", "story"), 0)
         self._living: tuple[float, bool] = (-LOOK_S, False)
         self._story: list[tuple[int, Told]] = []
+        self._forks: dict[str, Episode] = {}
 
     def close(self) -> None:
         """Let go of the files."""
@@ -221,6 +222,8 @@ class Window:
             return found
 
     def _read_episode(self, id_: str) -> Episode:
+        if id_ in self._forks:
+            return self._forks[id_]
         store = self._opened_store()
         if store is not None and store.holds(id_):
             return store.read([id_])[0]
@@ -243,7 +246,14 @@ class Window:
         with closing(fork):
             for name, value in edits.items():
                 fork.edit_parameter(name, value)
-            return fork.replay(times, seed)
+            result = fork.replay(times, seed)
+        with self._lock:
+            for made in (result.unedited, result.fork):
+                self._forks.pop(made.id, None)
+                self._forks[made.id] = made
+            while len(self._forks) > FORKS:
+                del self._forks[next(iter(self._forks))]
+        return result
 
     @functools.cached_property
     def _connection(self) -> Connection:
@@ -268,6 +278,8 @@ class Window:
 
 MOST = 20_000
 """Most episodes of production that are held as outcomes."""
+FORKS = 16
+"""Episodes of forks that are at hand to be looked at: they are nowhere else."""
 
 
 def _stamp(path: Path) -> tuple[int, int]:

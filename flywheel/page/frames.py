@@ -17,7 +17,7 @@ from PIL import Image
 
 from flywheel.errors import UsageError
 from flywheel.policy import to_env
-from flywheel.records import Episode
+from flywheel.records import Episode, Parameters
 from flywheel.task import Task, spec_of
 
 ROW = 5
@@ -40,8 +40,11 @@ class Frames:
         self._sheets: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._camera: Camera | None = None
 
-    def sheet(self, task: Task, episode: Episode, number: int) -> bytes:
-        """Return PNG of the steps from `number` · SHEET on, in rows of ROW; UsageError where nothing can be drawn."""
+    def sheet(self, task: Task, episode: Episode, number: int, before: Parameters | None = None) -> bytes:
+        """Return PNG of the steps from `number` · SHEET on, in rows of ROW; UsageError where nothing can be drawn.
+
+        `before` are the world's parameters up to the step that a fork was made at.
+        """
         first = number * SHEET
         if not 0 <= first <= episode.num_steps:
             raise UsageError(f"Episode {episode.id} has {episode.num_steps} steps: there is no sheet {number} of it.")
@@ -49,27 +52,30 @@ class Frames:
             key = (episode.id, number)
             if key not in self._sheets:
                 steps = range(first, min(first + SHEET, episode.num_steps + 1))
-                self._sheets[key] = _png(self._at(task, episode).pictures(steps))
+                self._sheets[key] = _png(self._at(task, episode, before).pictures(steps))
                 while len(self._sheets) > KEPT:
                     self._sheets.popitem(last=False)
             self._sheets.move_to_end(key)
             return self._sheets[key]
 
-    def _at(self, task: Task, episode: Episode) -> Camera:
+    def _at(self, task: Task, episode: Episode, before: Parameters | None) -> Camera:
         if self._camera is None or self._camera.episode.id != episode.id:
             if self._camera is not None:
                 self._camera.close()
-            self._camera = Camera(task, episode)
+            self._camera = Camera(task, episode, before)
         return self._camera
 
 
 class Camera:
     """One environment that is put to an episode's steps and looked at."""
 
-    def __init__(self, task: Task, episode: Episode) -> None:
+    def __init__(self, task: Task, episode: Episode, before: Parameters | None = None) -> None:
         """Make the environment; raises UsageError where it draws no pictures, or can't be put to a step."""
         self.episode = episode
         self._task = task
+        self._before, self._changed_at = (
+            (None, 0) if before is None or not episode.parent else (before, episode.parent[1])
+        )
         self._by_state = task.set_state is not None and task.observed_state is not None
         if not self._by_state and episode.seed is None:
             raise UsageError(
@@ -103,8 +109,7 @@ class Camera:
 
     def _begin(self) -> None:
         task, episode = self._task, self.episode
-        if task.set_parameters is not None:
-            task.set_parameters(self._env, {**task.nominal, **episode.parameters})
+        self._set(episode.parameters if self._before is None else self._before)
         self._env.reset(seed=episode.seed)
         start = next((case.state for case in task.edge_cases if case.name == episode.scenario), None)
         if start is not None and task.set_state is not None:
@@ -116,8 +121,14 @@ class Camera:
         if self._t < 0 or t < self._t:
             self._begin()
         for action in to_env(self._spec, self.episode.raw_actions[self._t : t]):
+            if self._before is not None and self._t == self._changed_at:
+                self._set(self.episode.parameters)
             self._env.step(action)
-        self._t = t
+            self._t += 1
+
+    def _set(self, parameters: Parameters) -> None:
+        if self._task.set_parameters is not None:
+            self._task.set_parameters(self._env, {**self._task.nominal, **parameters})
 
 
 def _drawing(task: Task) -> gymnasium.Env[Any, Any]:

@@ -166,6 +166,8 @@ def _pictures(router: APIRouter, source: Source, frames: Frames) -> None:
     @router.get("/frames")
     def pictures(id: EpisodeId, sheet: Annotated[int, Query(ge=0)] = 0) -> Response:
         """Return a PNG with the pictures of neighbouring steps of an episode."""
-        body = frames.sheet(source.task(), source.episode(id), sheet)
+        episode = source.episode(id)
+        before = source.episode(episode.parent[0]).parameters if episode.parent else None
+        body = frames.sheet(source.task(), episode, sheet, before)
         headers = {"x-flywheel-row": str(ROW), "x-flywheel-sheet": str(SHEET), "cache-control": "private, max-age=600"}
         return Response(body, media_type="image/png", headers=headers)

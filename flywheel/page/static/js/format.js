@@ -14,11 +14,14 @@ export function number(value, digits = 4) {
 }
 
 /* One number of digits for a whole column, so that its points stand under each other. */
-export const fixed = (value, places) =>
-  value === null || value === undefined ? "–" : value.toFixed(places).replace("-", "−");
+export function fixed(value, places) {
+  if (value === null || value === undefined) return "–";
+  const text = value.toFixed(places);
+  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
+}
 
 export const percent = (share, places = 1) =>
-  share === null || share === undefined ? "–" : `${(100 * share).toFixed(places)} %`;
+  share === null || share === undefined ? "–" : `${fixed(100 * share, places)} %`;
 
 export const short = (digest) => (digest || "").slice(0, 8);
 

@@ -30,6 +30,7 @@ async function learn() {
   shared.about = found.about;
   shared.role = found.role;
   shared.first = found;
+  shared.toldAt = found.wheel.at;
   shared.policies = new Map(known.policies.map((each) => [each.digest, each]));
   bar();
   return found;
@@ -104,8 +105,7 @@ function connection() {
   const is = shared.live.state === "lost" ? "lost" : shared.about.living ? "live" : "over";
   const text = { lost: "no connection", live: "live", over: "not running" }[is];
   place.dataset.is = is;
-  const told = shared.first?.story.at(-1);
-  place.title = is === "over" && told ? `The last it said was ${ago(told.at)}` : "";
+  place.title = is === "over" && shared.toldAt ? `It said its last word ${ago(shared.toldAt)}` : "";
   replace(place, h("i"), h("span", {}, text));
 }
 
@@ -168,7 +168,10 @@ document.addEventListener("keydown", (event) => {
 });
 
 shared.live.addEventListener("state", connection);
-shared.live.addEventListener("told", (event) => shown?.view?.told?.(event.detail));
+shared.live.addEventListener("told", (event) => {
+  shared.toldAt = event.detail.at;
+  shown?.view?.told?.(event.detail);
+});
 shared.live.addEventListener("changed", async (event) => {
   if (event.detail.includes("policies")) {
     const { policies: known } = await get("policies").catch(() => ({ policies: [...shared.policies.values()] }));

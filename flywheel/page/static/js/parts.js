@@ -82,6 +82,12 @@ export const facts = (pairs) =>
     Object.entries(pairs).filter(([, value]) => value !== undefined && value !== null && value !== "")
       .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
+/* The same in one line that wraps, each name over its value. */
+export const strip = (pairs) =>
+  h("dl", { class: "strip-facts" },
+    Object.entries(pairs).filter(([, value]) => value !== undefined && value !== null && value !== "")
+      .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+
 export const figure = (value, label, detail) =>
   h("div", { class: "figure" }, h("b", {}, value), h("span", {}, label), detail && h("small", {}, detail));
 

@@ -23,6 +23,7 @@ export class Film {
       if (this.step !== t) return true;
       if (number * this.size + this.size <= this.num) this.#fetch(number + 1).catch(() => {});
       this.#draw(sheet, t % this.size);
+      this.canvas.dataset.step = t;
       this.canvas.setAttribute("aria-label", `Picture of step ${t}${this.label && ` of ${this.label}`}`);
       return true;
     } catch (error) {

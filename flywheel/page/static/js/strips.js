@@ -41,7 +41,7 @@ export class Strips {
     const chart = new Chart({
       label: `${strip.name} over ${num} steps`, height: HEIGHT, data: [xs, ...padded],
       make: () => ({
-        padding: [6, 8, 0, 0],
+        padding: [6, 14, 0, 0],
         scales: { x: { time: false, range: () => [0, Math.max(num, 1)] }, y: { range: (_, min, max) => spread(min, max) } },
         axes: [xAxis({ size: 20, gap: 2, ticks: { show: false }, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick : "")) }),
           axis({ size: 46, space: 26, values: (_, ticks) => ticks.map((tick) => number(tick, 3)) })],

@@ -2,7 +2,7 @@
 import { get } from "../api.js";
 import { h, replace } from "../dom.js";
 import { count, number, plural, seconds, shell, shortId, words } from "../format.js";
-import { body, card, chip, commands, copy, ended, facts, head, time } from "../parts.js";
+import { body, card, chip, commands, copy, ended, head, strip, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
 
@@ -41,7 +41,7 @@ export async function episode(shared, to, signal) {
   const run = shell(shared.about.run_dir);
   const node = h("div", { class: "view" },
     head("Episode", h("span", { class: "id" }, h("code", { title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), link),
-    h("div", { class: "card summary" }, body(facts({
+    h("div", { class: "card summary" }, body(strip({
       return: h("b", {}, number(each.total)), steps: count(num), ended: words(each.end), policy: each.digests.map((digest) => [chip(shared.policies, digest), " "]),
       origin: each.origin === "gate" ? `the gate, scenario ${words(each.scenario)}` : words(each.origin), started: each.started_at ? time(each.started_at) : null,
       took: each.ended_at > each.started_at ? seconds(each.ended_at - each.started_at) : null,

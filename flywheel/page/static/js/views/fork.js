@@ -114,7 +114,7 @@ async function forkOf(shared, to, signal) {
 
   drawForm();
   const node = h("div", { class: "view" },
-    head("Fork", h("span", { class: "id" }, "of ", h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.id)}`, title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), h("span", { class: "muted" }, `return ${number(each.total)} in ${plural(num, "step")}, by `), chip(shared.policies, each.digests[0])),
+    head("Fork", h("span", { class: "id" }, h("span", {}, "of\u00a0"), h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.id)}`, title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), h("span", { class: "muted" }, `return ${number(each.total)} in ${plural(num, "step")}, by `), chip(shared.policies, each.digests[0])),
     h("div", { class: "forking" },
       card("Stand at a step", null, stage, scrubber.node, h("div", { class: "body" }, step)),
       card("and change", null, form, h("div", { class: "go" }, h("label", { class: "field" }, "Run", times), run), h("div", { class: "body" }, lines))),

@@ -48,9 +48,9 @@ export async function now(shared, to, signal) {
   draw();
   add(node, [
     h("h1", { class: "unseen", tabindex: "-1" }, `${found.about.run} now`),
-    h("div", { class: "lead" }, parts.wheel, parts.service, parts.production),
+    h("div", { class: "lead" }, parts.wheel, parts.service, parts.production, parts.alarms),
     charts.node,
-    h("div", { class: "trio" }, parts.alarms, parts.events, parts.story),
+    h("div", { class: "duo" }, parts.events, parts.story),
   ]);
   const ticking = setInterval(() => tick(node), 1000);
 
@@ -142,8 +142,9 @@ function alarms(shared, { signals }) {
       : h("ul", { class: "rows" }, shown.map((each) => h("li", {},
           h("span", { class: "what" }, h("b", { class: "bad" }, words(each.kind)), ` by the ${each.monitor} monitor`),
           h("span", { class: "when" }, time(each.at)),
-          h("span", { class: "more" }, chip(shared.policies, each.digest, false), " at ", id(each.at_episode, `#/episode/${encodeURIComponent(each.at_episode)}`),
-            " since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)),
+          h("span", { class: "more" }, "at ", id(each.at_episode, `#/episode/${encodeURIComponent(each.at_episode)}`)),
+          h("span", { class: "more" }, chip(shared.policies, each.digest, false)),
+          h("span", { class: "more" }, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)),
           h("span", { class: "more" }, each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))];
 }
 

@@ -53,7 +53,7 @@ function lineage(shared, rows) {
   const spans = rows.flatMap((each) => each.served.map((span) => ({ ...span, each })));
   if (!spans.length) return null;
   const begin = Math.min(...rows.map((each) => each.made_at).filter(Boolean), ...spans.map((span) => span.from));
-  const last = Math.max(...rows.map((each) => each.made_at), ...spans.map((span) => span.to ?? span.from), shared.about.living ? Date.now() / 1000 : shared.first?.wheel.at ?? 0, begin + 1);
+  const last = Math.max(...rows.map((each) => each.made_at), ...spans.map((span) => span.to ?? span.from), shared.about.living ? Date.now() / 1000 : shared.toldAt ?? 0, begin + 1);
   const end = Math.max(last, begin + (last - begin) * 1.02);
   const place = (at) => `${(100 * (at - begin)) / (end - begin)}%`;
   const lines = rows.slice().reverse();

@@ -1,6 +1,6 @@
 /* A verdict: its questions with their answers, and its trials, each failing one a click from its replay. */
 import { h, replace } from "../dom.js";
-import { count, number, percent, plural, words } from "../format.js";
+import { count, fixed, number, percent, plural, words } from "../format.js";
 import { body, id, outcome } from "../parts.js";
 
 const ANSWERS = { true: ["good", "✓ passed"], false: ["bad", "✗ failed"], null: ["open", "? open"] };
@@ -32,7 +32,7 @@ export function trialsOf(verdict, shared) {
   const draw = (num) => replace(table, rows.slice(0, num).map(row));
   const row = (trial) => h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/episode/${trial.episode}`); } },
     h("td", {}, id(trial.episode, `#/episode/${trial.episode}`)), h("td", {}, words(trial.scenario)), h("td", {}, trial.failed ? h("span", { class: "tag bad" }, "✗ failed") : h("span", { class: "tag" }, "fine")),
-    h("td", { class: "num" }, number(trial.total)), h("td", { class: "num" }, count(trial.length)), h("td", { class: "num" }, trial.margin === null ? "–" : trial.margin.toFixed(2)), h("td", { class: "num mono" }, trial.seed));
+    h("td", { class: "num" }, number(trial.total)), h("td", { class: "num" }, count(trial.length)), h("td", { class: "num" }, fixed(trial.margin, 3)), h("td", { class: "num mono" }, trial.seed));
   draw(SHOWN);
   const more = rows.length > SHOWN && h("button", { type: "button", onclick: () => { draw(rows.length); more.remove(); } }, `Show all ${count(rows.length)}`);
   return h("div", { class: "flush" },
