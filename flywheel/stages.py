@@ -143,7 +143,7 @@ class OnRay:
         with self._timed("train"):
             registry = self._rooms.registry
             files = None if plan.warm_start is None else registry.files.remote(plan.warm_start)
-            ask(self._rooms.trainer.begin, plan, files)
+            ask(self._rooms.trainer.begin, plan, files, ask(registry.scenarios))
             self._probe_seed = self._seed()
             champion = self._champion()
             if champion is None or plan.signals:
@@ -163,8 +163,8 @@ class OnRay:
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
-        worlds = _middle(plan)
-        probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed)
+        worlds, suite = _middle(plan), ask(self._rooms.registry.scenarios)
+        probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -216,7 +216,8 @@ class OnRay:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
-            verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed())
+            suite = ask(registry.scenarios)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed(), suite)
             signed: Verdict = ask(registry.record, verdict)
         self._say("gate", told.verdict(signed))
         return signed

@@ -11,6 +11,7 @@ from flywheel.draws import draws
 from flywheel.gate.sequential import bounds, evidence, mean_bounds, mean_evidence
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
+from flywheel.tapes import SUITE, Scenario
 from flywheel.task import EdgeCase, Limits, Task
 
 _WARM_UP = 20  # calls before the clock runs: the first ones load caches
@@ -69,15 +70,22 @@ def regression(task: Task, trials: Sequence[Trial], baseline: Sequence[Trial] | 
 
 def edge_cases(trials: Sequence[Trial], cases: Sequence[EdgeCase]) -> Check:
     """Ask whether every named edge case was tried and mastered in every trial; `value` is the share that was."""
+    return _mastered("edge_cases", trials, [case.name for case in cases], "the task names no edge cases")
+
+
+def scenarios(trials: Sequence[Trial], suite: Sequence[Scenario]) -> Check:
+    """Ask the same about every scenario that somebody saved."""
+    return _mastered("scenarios", trials, [SUITE + scenario.name for scenario in suite], "none is saved")
+
+
+def _mastered(name: str, trials: Sequence[Trial], situations: Sequence[str], none: str) -> Check:
     tried = {trial.scenario for trial in trials}
     failed = {trial.scenario for trial in trials if trial.failed}
-    short = [case.name for case in cases if case.name in failed or case.name not in tried]
-    share = 1.0 - len(short) / len(cases) if cases else 1.0
-    if short:
-        note = "not mastered: " + ", ".join(short)
-    else:
-        note = f"all {len(cases)} mastered" if cases else "the task names no edge cases"
-    return Check(name="edge_cases", value=share, interval=(share, share), bound=1.0, passed=not short, note=note)
+    short = [each.removeprefix(SUITE) for each in situations if each in failed or each not in tried]
+    share = 1.0 - len(short) / len(situations) if situations else 1.0
+    mastered = f"all {len(situations)} mastered" if situations else none
+    note = "not mastered: " + ", ".join(short) if short else mastered
+    return Check(name=name, value=share, interval=(share, share), bound=1.0, passed=not short, note=note)
 
 
 def time_decisions(

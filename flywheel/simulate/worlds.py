@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from flywheel.errors import UsageError, unknown
 from flywheel.faults import said, sound
 from flywheel.records import Array, Parameters
+from flywheel.simulate.copies import put, take
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 
@@ -49,7 +49,10 @@ class Worlds(Protocol):
         ...
 
     def snapshot(self) -> Any:
-        """Return all that `restore` needs to go on from here, in this process."""
+        """Return all that `restore` needs to go on from here, in this process.
+
+        Raises copies.NoCopy where an environment has no faithful copy.
+        """
         ...
 
     def restore(self, snapshot: Any) -> None:
@@ -177,11 +180,12 @@ class LockstepWorlds:
 
     def snapshot(self) -> Any:
         """Return a copy of the vector form."""
-        return copy.deepcopy((self._env, self._num_steps, self.broken))
+        return take(self._env), self._num_steps, dict(self.broken)
 
     def restore(self, snapshot: Any) -> None:
         """Go on from a copy of a snapshot."""
-        self._env, self._num_steps, self.broken = copy.deepcopy(snapshot)
+        taken, self._num_steps, broken = snapshot
+        self._env, self.broken = put(self._env, taken), dict(broken)
 
     def close(self) -> None:
         """Close both environments."""
@@ -247,11 +251,13 @@ class EachWorlds:
 
     def snapshot(self) -> Any:
         """Return copies of all environments."""
-        return copy.deepcopy((self._envs, self._observations, self._num_steps, self.broken))
+        return [take(env) for env in self._envs], self._observations.copy(), self._num_steps, dict(self.broken)
 
     def restore(self, snapshot: Any) -> None:
         """Go on from copies of a snapshot."""
-        self._envs, self._observations, self._num_steps, self.broken = copy.deepcopy(snapshot)
+        taken, observations, self._num_steps, broken = snapshot
+        self._envs = [put(env, each) for env, each in zip(self._envs, taken, strict=True)]
+        self._observations, self.broken = observations.copy(), dict(broken)
 
     def close(self) -> None:
         """Close all environments."""

@@ -6,6 +6,7 @@ Never: Ray, torch, a guess: what can't be run again raises NotReproducible with 
 
 from flywheel.trace.diverge import against_policy, first_difference, recheck
 from flywheel.trace.fork import Fork, Result
+from flywheel.trace.residuals import against_simulator, noise_of
 from flywheel.trace.snapshots import NotReproducible
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "NotReproducible",
     "Result",
     "against_policy",
+    "against_simulator",
     "first_difference",
+    "noise_of",
     "recheck",
 ]

@@ -17,7 +17,10 @@ from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
 from flywheel.records import Array, Episode, Parameters
 from flywheel.simulate import Worlds, make_worlds
+from flywheel.simulate.copies import NoCopy
+from flywheel.tapes import Difference
 from flywheel.task import Task, spec_of
+from flywheel.trace.diverge import difference
 
 
 class NotReproducible(FlywheelError):
@@ -54,84 +57,97 @@ class Course:
         self.horizon = None if self.is_seeded else _horizon(task, episode)
         """Step at which the episode is cut off, where the world's own count of steps doesn't say it."""
         self._is_proven = False
-        self._held: dict[int, tuple[Worlds, Array, Any]] = {}
+        self._held: dict[int, tuple[Worlds, Any]] = {}
+        self._actions = to_env(spec_of(task), episode.raw_actions)
         self._state = None if self.is_seeded else _shown(task, episode, at)
 
     def reach(self, num_worlds: int) -> tuple[Worlds, Array]:
         """Return N equal worlds that stand at the step, and the observations [N, *o] that they show there.
 
-        They are this course's own: the next call takes them back. Raises NotReproducible when a seeded world doesn't
-        do what the record says it did.
+        They are this course's own: the next call takes them back. The first call for a seeded world also steps it to
+        the end by the recorded actions, and raises NotReproducible when it doesn't do what the record says.
         """
-        if self.is_seeded and not self._is_proven:
-            with contextlib.closing(make_worlds(self._task, 1)) as worlds:
-                self._again(worlds, self._episode.num_steps)
-            self._is_proven = True
-        if num_worlds in self._held:
-            worlds, observations, snapshot = self._held[num_worlds]
-            if snapshot is None:
-                return worlds, self._go_there(worlds)
+        worlds, snapshot = self._held.get(num_worlds) or (make_worlds(self._task, num_worlds), None)
+        if snapshot is not None:
             worlds.restore(snapshot)
-            return worlds, observations
-        worlds = make_worlds(self._task, num_worlds)
-        observations = self._go_there(worlds)
-        self._held[num_worlds] = (worlds, observations, _snapshot(worlds))
-        return worlds, observations
+        elif self.is_seeded:
+            snapshot = self._prove(worlds)
+        else:
+            self._place(worlds)
+        self._held[num_worlds] = (worlds, snapshot)
+        return worlds, np.repeat(self._episode.observations[self._at : self._at + 1], num_worlds, axis=0)
+
+    def leaves(self) -> Difference | None:
+        """Return where the world of a seeded episode, stepped again by the recorded actions, leaves the record."""
+        with contextlib.closing(make_worlds(self._task, 1)) as worlds:
+            return self._again(worlds, 0, self._episode.num_steps)
+
+    def _prove(self, worlds: Worlds) -> Any:
+        """Bring worlds from their seed to the step and return a snapshot, None where they have no faithful one."""
+        end = self._episode.num_steps
+        self._insist(worlds, 0, self._at)
+        try:
+            snapshot = worlds.snapshot()
+        except NoCopy:
+            snapshot = None
+        if snapshot is not None:
+            worlds.restore(snapshot)
+            faithful = self._again(worlds, self._at, end) is None
+            worlds.restore(snapshot)
+            if faithful:
+                self._is_proven = True
+                return snapshot
+            self._insist(worlds, 0, self._at)  # the copy may be what is wrong
+        if not self._is_proven:
+            self._insist(worlds, self._at, end)
+            self._insist(worlds, 0, self._at)
+            self._is_proven = True
+        return None
 
     def close(self) -> None:
         """Release the worlds."""
-        for worlds, _, _ in self._held.values():
+        for worlds, _ in self._held.values():
             worlds.close()
         self._held.clear()
 
-    def _go_there(self, worlds: Worlds) -> Array:
-        if self.is_seeded:
-            return self._again(worlds, self._at)
+    def _place(self, worlds: Worlds) -> None:
         num = worlds.num_worlds
-        observations = worlds.reset(range(num), [self.parameters] * num, [self._state] * num)
+        worlds.reset(range(num), [self.parameters] * num, [self._state] * num)
         _raise_broken(worlds, self._at)
-        return observations
 
-    def _again(self, worlds: Worlds, until: int) -> Array:
-        """Step worlds from the seed by the recorded actions and return what they show at step `until`."""
+    def _insist(self, worlds: Worlds, first: int, stop: int) -> None:
+        found = self._again(worlds, first, stop)
+        if found is not None:
+            raise NotReproducible(
+                f"Episode {self._episode.id[:12]} can't be run again: its world leaves the record at step {found.step} "
+                f"({found.note}). The environment draws from somewhere else than its seed, or it, or a library below "
+                "it, is another version."
+            )
+
+    def _again(self, worlds: Worlds, first: int, stop: int) -> Difference | None:
+        """Step worlds by the recorded actions, from the seed where `first` is 0; return where they leave the record."""
         num, episode, opening = worlds.num_worlds, self._episode, self._opening
-        assert episode.seed is not None
-        begun = {**self.parameters, **(opening.before or {})} if opening.num_before else self.parameters
-        observations = worlds.reset([episode.seed] * num, [begun] * num, [opening.state] * num)
-        _raise_broken(worlds, 0)
-        self._compare(0, "observation", observations, episode.observations[0])
-        actions = to_env(spec_of(self._task), episode.raw_actions)
+        if not first:
+            begun = {**self.parameters, **(opening.before or {})} if opening.num_before else self.parameters
+            assert episode.seed is not None
+            shown = worlds.reset([episode.seed] * num, [begun] * num, [opening.state] * num)
+            _raise_broken(worlds, 0)
+            if (shown != episode.observations[0]).any():
+                return difference(0, "observation", episode.observations[0], shown[0])
         every = np.ones(num, dtype=np.bool_)
-        for t in range(until):
-            if opening.num_before and t == opening.num_before:
+        for t in range(first, stop):
+            if t and t == opening.num_before:
                 worlds.change([self.parameters] * num)
-            observations, rewards, terminated, truncated = worlds.step(np.repeat(actions[t : t + 1], num, 0), every)
+            shown, rewards, terminated, truncated = worlds.step(np.repeat(self._actions[t : t + 1], num, axis=0), every)
             _raise_broken(worlds, t)
-            self._compare(t + 1, "observation", observations, episode.observations[t + 1])
-            self._compare(t, "reward", rewards, episode.rewards[t])
+            if (rewards != episode.rewards[t]).any():
+                return difference(t, "reward", episode.rewards[t], rewards[0])
+            if (shown != episode.observations[t + 1]).any():
+                return difference(t + 1, "observation", episode.observations[t + 1], shown[0])
             over = "terminated" if terminated.any() else "truncated" if truncated.any() else "goes on"
             recorded = "goes on" if t + 1 < episode.num_steps else episode.end
             if over != recorded:
-                raise NotReproducible(
-                    f"Episode {episode.id[:12]} can't be run again: after step {t} its world is {over}, and the "
-                    f"record says {recorded}."
-                )
-        return observations
-
-    def _compare(self, t: int, what: str, found: Array, recorded: Array) -> None:
-        if (found != recorded).any():
-            raise NotReproducible(
-                f"Episode {self._episode.id[:12]} can't be run again: its world's {what} {t} is "
-                f"{np.ravel(found[0]).tolist()}, and the record says {np.ravel(recorded).tolist()}. The environment "
-                "draws from somewhere else than its seed, or it, or a library below it, is another version."
-            )
-
-
-def _snapshot(worlds: Worlds) -> Any:
-    """Return a snapshot of worlds, None where they have no copy (Box2D's): they are stepped again instead."""
-    try:
-        return worlds.snapshot()
-    except (TypeError, ValueError, NotImplementedError):  # what Python raises for an object of a C library
+                return difference(t + 1, "end", recorded, over)
         return None
 
 
