@@ -73,9 +73,8 @@ class Camera:
         """Make the environment; raises UsageError where it draws no pictures, or can't be put to a step."""
         self.episode = episode
         self._task = task
-        self._before, self._changed_at = (
-            (None, 0) if before is None or not episode.parent else (before, episode.parent[1])
-        )
+        self._before = before if episode.parent else None
+        self._changed_at = episode.parent[1] if episode.parent else 0
         self._by_state = task.set_state is not None and task.observed_state is not None
         if not self._by_state and episode.seed is None:
             raise UsageError(

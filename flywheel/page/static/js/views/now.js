@@ -33,7 +33,7 @@ export async function now(shared, to, signal) {
   function draw() {
     replace(parts.wheel, ...turning(found));
     replace(parts.service, ...serving(shared, found));
-    replace(parts.production, ...producing(found, series));
+    replace(parts.production, ...producing(shared, found, series));
     replace(parts.alarms, ...alarms(shared, found));
     replace(parts.events, ...happened(shared, series));
   }
@@ -110,21 +110,26 @@ function serving(shared, { service, previous, about }) {
       }))];
 }
 
-function producing({ production }, series) {
+function byPolicy(shared) {
+  const rows = [...shared.policies.values()].filter((each) => each.episodes).slice(0, 4);
+  return h("table", { class: "small" }, h("caption", { class: "unseen" }, "Production by policy"),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "By policy"), ["episodes", "failed", "mean return"].map((each) => h("th", { scope: "col", class: "num" }, each)))),
+    h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, chip(shared.policies, each.digest, false)), h("td", { class: "num" }, count(each.episodes)),
+      h("td", { class: "num" }, percent(each.failed / Math.max(1, each.episodes - each.lost))), h("td", { class: "num" }, number(each.mean_return))))));
+}
+
+function producing(shared, { production }, series) {
   const known = series.rolling.filter((value) => value !== null);
   const rates = series.rate.filter((value) => value !== null);
   const whole = production.episodes - production.lost;
-  return [h("header", {}, h("h2", {}, "Production"), h("div", { class: "end" }, plural(production.episodes, "episode"))),
+  return [h("header", {}, h("h2", {}, "Production"), h("div", { class: "end" }, h("a", { href: "#/episodes" }, plural(production.episodes, "episode")))),
     body(production.episodes === 0
       ? note("No episode yet", "As soon as clients end their first episodes, their returns are here.")
       : [h("div", { class: "figures wide" },
           figure(number(known.at(-1) ?? production.mean_return), `mean return of the last ${count(series.window)}`, known.length ? change(known) : null),
           figure(percent(rates.at(-1) ?? production.failed / Math.max(1, whole)), `failed of the last ${count(series.window)}`)),
-        facts({
-          "since the start": `mean return ${number(production.mean_return)}, ${percent(production.failed / Math.max(1, whole))} failed`,
-          lost: production.lost ? `${plural(production.lost, "episode")} broke off unseen` : "none broke off unseen",
-          episodes: h("a", { href: "#/episodes" }, "all"), failed: h("a", { href: "#/episodes?how=failed" }, plural(production.failed, "failed episode")),
-        })])];
+        byPolicy(shared),
+        h("p", { class: "links" }, h("a", { href: "#/episodes?how=failed" }, plural(production.failed, "failed episode")), h("a", { href: "#/episodes?how=lost" }, production.lost ? `${plural(production.lost, "episode")} lost` : "none lost"))])];
 }
 
 function change(rolling) {
@@ -139,13 +144,10 @@ function alarms(shared, { signals }) {
   return [h("header", {}, h("h2", {}, "Alarms"), h("div", { class: "end" }, shown.length ? count(shown.length) : "")),
     shown.length === 0
       ? body(h("p", { class: "small-note" }, "None was raised. The monitors raise one false alarm in 10,000 episodes or fewer."))
-      : h("ul", { class: "rows" }, shown.map((each) => h("li", {},
-          h("span", { class: "what" }, h("b", { class: "bad" }, words(each.kind)), ` by the ${each.monitor} monitor`),
-          h("span", { class: "when" }, time(each.at)),
-          h("span", { class: "more" }, "at ", id(each.at_episode, `#/episode/${encodeURIComponent(each.at_episode)}`)),
-          h("span", { class: "more" }, chip(shared.policies, each.digest, false)),
-          h("span", { class: "more" }, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)),
-          h("span", { class: "more" }, each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))];
+      : h("ul", { class: "alarms" }, shown.map((each) => h("li", {},
+          h("div", {}, h("span", {}, h("b", { class: "bad" }, words(each.kind)), ` by the ${each.monitor} monitor`), h("span", { class: "muted" }, time(each.at))),
+          h("div", {}, h("span", {}, "at ", id(each.at_episode, `#/episode/${encodeURIComponent(each.at_episode)}`)), chip(shared.policies, each.digest, false)),
+          h("div", {}, h("span", {}, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)), each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))];
 }
 
 const EVENT = { verdict: "verdict", release: "release", change: "change" };
