@@ -68,7 +68,7 @@ def _wrong(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentence = "There is nothing at this address." if error.status_code == 404 else f"{error.detail}."
+    sentence = "There is nothing at this address." if error.status_code == 404 else f"{error.detail.rstrip('.')}."
     return answer({"error": sentence}, error.status_code)
 
 

@@ -31,6 +31,9 @@ class Streams:
 
     async def stream(self, begin: int) -> AsyncIterator[bytes]:
         """Yield what is told from byte `begin` of the story on, and which of production, policies and turns changed."""
+        if self.is_full:  # others that were let in at the same moment began before
+            yield b"retry: 10000\n\n"
+            return
         self.num_open += 1
         try:
             yield b"retry: 1000\n\n"

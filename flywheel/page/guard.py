@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
+from starlette.exceptions import HTTPException
 
 from flywheel.page.access import Access, same_origin
 
@@ -37,16 +38,13 @@ SESSION = "/api/v1/session"
 """Where a token is handed in: open to everybody, or nobody could."""
 
 
-class TooLarge(Exception):
-    """A body that is larger than the page takes."""
-
-
 class Guard:
     """Refuses before anything is read: a strange Host, a strange Origin, no token, a large or unnamed body."""
 
     def __init__(self, app: App, access: Access, max_body: int) -> None:
         """Stand before an ASGI app."""
         self._app, self._access, self._max_body = app, access, max_body
+        self._too_large = f"The body is larger than the {max_body:,} bytes that the page takes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -61,10 +59,7 @@ class Guard:
         if refusal is not None:
             await sender.refuse(*refusal)
             return
-        try:
-            await self._app(scope, self._counted(receive), sender)
-        except TooLarge:
-            await sender.refuse(413, f"The body is larger than the {self._max_body:,} bytes that the page takes.")
+        await self._app(scope, self._counted(receive), sender)
 
     def _refusal(self, method: str, path: str, headers: dict[str, str], role: str) -> tuple[int, str] | None:
         if not self._access.is_named(headers.get("host", "")):
@@ -79,7 +74,7 @@ class Guard:
             return 415, "The body is no JSON: send it with Content-Type: application/json."
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._max_body:
-            return 413, f"The body is larger than the {self._max_body:,} bytes that the page takes."
+            return 413, self._too_large
         return None
 
     def _counted(self, receive: Receive) -> Receive:
@@ -90,7 +85,7 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._max_body:
-                raise TooLarge
+                raise HTTPException(413, self._too_large)
             return message
 
         return counted
@@ -100,11 +95,10 @@ class _Sender:
     """Puts the headers on whatever is answered."""
 
     def __init__(self, send: Send, is_api: bool) -> None:
-        self._send, self._is_api, self._begun = send, is_api, False
+        self._send, self._is_api = send, is_api
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._begun = True
             given = {name.lower() for name, _ in message["headers"]}
             extra = HEADERS | {"cache-control": "no-store" if self._is_api else "no-cache"}
             message["headers"] = [
@@ -114,8 +108,6 @@ class _Sender:
         await self._send(message)
 
     async def refuse(self, status: int, sentence: str) -> None:
-        if self._begun:
-            return
         body = msgspec.json.encode({"error": sentence})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self({"type": "http.response.start", "status": status, "headers": headers})

@@ -186,7 +186,7 @@ def _state(digest: str, champion: str | None, known: Policies, has_served: bool)
 def _served(known: Policies) -> dict[str, list[dict[str, Any]]]:
     """Return by digest the spans in which it was in service; the present one has no end."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for release, after in zip(known.releases, [*known.releases[1:], None], strict=True):
+    for release, after in zip(known.releases, [*known.releases[1:], None], strict=False):
         span = {
             "from": release.released_at,
             "to": None if after is None else after.released_at,
