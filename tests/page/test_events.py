@@ -71,10 +71,11 @@ def test_changes_of_the_run_are_told_by_name(writer: Writer) -> None:
 def test_one_stream_too_many_is_asked_to_come_again_and_room_is_made_when_one_ends(writer: Writer) -> None:
     with served(writer.run_dir, max_streams=2) as url, httpx.Client(base_url=url, timeout=20) as client:
         with client.stream("GET", "api/v1/events") as one, client.stream("GET", "api/v1/events") as other:
-            next(one.iter_lines()), next(other.iter_lines())
-            refused = client.get("api/v1/events")
-            assert refused.status_code == 503 and refused.headers["retry-after"] == "10"
-            assert "Too many pages" in refused.json()["error"]
+            lines = [one.iter_lines(), other.iter_lines()]
+            assert [next(each) for each in lines] == ["retry: 1000"] * 2
+            with client.stream("GET", "api/v1/events") as refused:
+                assert refused.status_code == 503 and refused.headers["retry-after"] == "10"
+                assert "Too many pages" in json.loads(refused.read())["error"]
         assert client.get("api/v1/now").status_code == 200
         for _ in range(200):
             with client.stream("GET", "api/v1/events") as again:
