@@ -81,7 +81,7 @@ def set_edit(
         edits.told[name] = f"reward by {getattr(value, '__name__', 'a function')}"
     elif name == "action":
         edits.action = raw_action(spec, value)
-        edits.told[name] = f"action → {np.ravel(edits.action).tolist()}"
+        edits.told[name] = f"action → {', '.join(f'{v:g}' for v in np.ravel(edits.action))}"
     else:
         raise unknown("parameter to edit:", name, [*task.nominal, *NAMES])
 
