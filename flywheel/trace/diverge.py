@@ -12,6 +12,7 @@ from flywheel.draws import draws
 from flywheel.policy import TOLERANCE, Policy
 from flywheel.records import Array, Episode
 from flywheel.tapes import Difference, DifferenceKind
+from flywheel.trace.values import Values
 
 
 def first_difference(one: Episode, other: Episode, *, rewards: bool = True) -> Difference | None:
@@ -100,6 +101,14 @@ def against_policy(episode: Episode, policy: Policy) -> Difference | None:
         return None
     t = int(unlike[0])
     return difference(t, "action", episode.raw_actions[t], raw[t])
+
+
+def values_part(one: Episode, other: Episode, values: Values, beyond: float) -> Difference | None:
+    """Return the first step where a critic expects of one course over `beyond` more, or less, than of the other."""
+    num = min(len(one.observations), len(other.observations))
+    a, b = (values(e.observations[:num]) for e in (one, other))
+    apart = np.flatnonzero(np.abs(a - b) > beyond)
+    return difference(int(apart[0]), "value", a[apart[0]], b[apart[0]]) if len(apart) else None
 
 
 def _spans(digests: tuple[str, ...]) -> list[tuple[int, int, str]]:
