@@ -25,13 +25,13 @@ from flywheel.observe.observer import SIGNALS
 from flywheel.policy import Policy, load, read_weights
 from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
 from flywheel.store import intake
-from flywheel.tapes import SUITE, Difference, Scenario, chain
+from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task
 from flywheel.tasks import load as load_task
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
-from flywheel.trace.residuals import against_simulator, noise_of
+from flywheel.trace.residuals import against_simulator, noise_of, residuals
 from flywheel.trace.result import Result
 from flywheel.trace.shift import Shift, find
 from flywheel.trace.snapshots import NotReproducible, Opening
@@ -179,7 +179,7 @@ class Connection:
         suite = {SUITE + scenario.name: scenario for scenario in self.scenarios()}
         if trial.scenario.startswith(SUITE) and trial.scenario not in suite:
             raise NotReproducible(
-                f"Trial {found[:12]} is of scenario {trial.scenario.removeprefix(SUITE)!r}, which was dropped since."
+                f"Trial {short(found)} is of scenario {trial.scenario.removeprefix(SUITE)!r}, which was dropped since."
             )
         situation = situation_of(self.task, trial, tuple(suite.values()))
         named = {case.name: case.parameters for case in self.task.edge_cases}
@@ -200,7 +200,7 @@ class Connection:
         same = chain(episode) == trial.chain if trial.chain else episode.total == trial.total
         if not same:
             raise NotReproducible(
-                f"Trial {trial.episode[:12]} comes out otherwise now ({episode.total:g} after {episode.num_steps} "
+                f"Trial {short(trial.episode)} comes out otherwise now ({episode.total:g} after {episode.num_steps} "
                 f"steps for {trial.total:g} after {trial.length}): the environment or a library is another one."
             )
         return episode
@@ -223,6 +223,15 @@ class Connection:
 
     def _critic(self, digest: str) -> Values | None:
         return critic(read_weights(self.registry.files(digest)))
+
+    def residuals(self, episode: Episode) -> NDArray[np.float64] | None:
+        """Return what the world did in each step minus what the simulator does there, float64[T, S] of the state.
+
+        At the parameters that its policy was trained for. None where the task can't put the simulator into a state.
+        """
+        if self.task.set_state is None or self.task.observed_state is None:
+            return None
+        return residuals(self.task, [episode], self.parameters_of(next(filter(None, episode.digests))))[0]
 
     # What can be done
 

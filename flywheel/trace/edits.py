@@ -46,7 +46,7 @@ class Edits:
 
     def acting(self, rule: Rule) -> Rule:
         """Return the rule that acts: the policy's own with what is changed of it."""
-        return dataclasses.replace(rule, **self.rule)
+        return dataclasses.replace(rule, **self.rule) if self.rule else rule
 
 
 def set_edit(

@@ -15,7 +15,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.policy import Policy
 from flywheel.records import Array, Episode, Parameters
 from flywheel.simulate.play import go_on
-from flywheel.tapes import Difference, Scenario
+from flywheel.tapes import Difference, Scenario, short
 from flywheel.task import Task, span_of
 from flywheel.trace.diverge import first_difference
 from flywheel.trace.edits import Edits, set_edit
@@ -47,9 +47,8 @@ class Fork:
         Raises UsageError for a step that the episode doesn't have, NotReproducible where nothing leads there again.
         """
         if not 0 <= at < episode.num_steps:
-            raise UsageError(
-                f"Episode {episode.id[:12]} has the steps 0 to {episode.num_steps - 1}, so it can't be forked at {at}."
-            )
+            last = episode.num_steps - 1
+            raise UsageError(f"Episode {short(episode.id)} has the steps 0 to {last}, so it can't be forked at {at}.")
         self.task, self.episode, self.at = task, episode, at
         self._policies = policies
         self._course = Course(
@@ -78,7 +77,8 @@ class Fork:
         """Run the rest of the episode again and return both courses, and where they part.
 
         The draws are the original's. With `times` more than 1 the rest runs so many times without and with the edits,
-        each pair under draws of its own (of `seed`), which gives the edits' effect with an interval.
+        each pair under draws of its own (of `seed`), which gives the edits' effect with an interval. What a seeded
+        world draws by itself is the same in all of them.
         """
         if times < 1:
             raise UsageError(f"An episode's rest is run again once or more, not {times} times.")
@@ -127,7 +127,9 @@ class Fork:
         words = tuple(text for name, text in edits.told.items() if name in edits.world or name == "action")
         told: dict[str, Any] = {"fork": (self.episode.id, at), "edits": words, "name": "", "saved_at": 0.0}
         own = {**course.opening.own, **edits.world}
-        if at and task.set_state is not None and task.observed_state is not None:
+        shows = task.set_state is not None and task.observed_state is not None
+        if self.episode.seed is None or (len(actions) and shows):
+            assert task.observed_state is not None
             state = np.ravel(np.asarray(task.observed_state(shown), dtype=np.float64))
             return Scenario(**told, parameters=own, state=tuple(state.tolist()))
         before = course.parameters_at(0)
@@ -136,7 +138,6 @@ class Fork:
                 "This episode's world changed before the fork, and a scenario can't say that twice: fork the episode "
                 "that its scenario was saved from."
             )
-        assert self.episode.seed is not None
         led: dict[str, Any] = {"seed": self.episode.seed, "actions": tuple(actions.tolist()), "before": before}
         return Scenario(**told, **led, parameters=own, state=course.opening.state)
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from flywheel.records import Episode
+from flywheel.tapes import short
 from flywheel.trace.result import Result, how
 
 INK, MUTED, PAPER = "#1f2430", "#6b7280", "#ffffff"
@@ -67,7 +68,7 @@ def _actions(panel: Any, episode: Episode, aside: float, style: dict[str, Any]) 
 
 def _title(result: Result) -> str:
     parts = "never parts" if result.difference is None else f"parts at step {result.difference.step}"
-    return f"{result.task}: episode {result.original.id[:12]} forked at step {result.at} {parts}"
+    return f"{result.task}: episode {short(result.original.id)} forked at step {result.at} {parts}"
 
 
 def _label(result: Result) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flywheel.records import Episode, Parameters
-from flywheel.tapes import Difference, Scenario
+from flywheel.tapes import Difference, Scenario, short
 from flywheel.trace.effect import Effect, Rate
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Result:
 
     def __str__(self) -> str:
         origin, scenario = self.original.origin, self.original.scenario
-        head = f"fork of episode {self.original.id[:12]} ({self.task}, {origin}{f' {scenario}' if scenario else ''})"
+        head = f"fork of episode {short(self.original.id)} ({self.task}, {origin}{f' {scenario}' if scenario else ''})"
         lines = [f"{head} at step {self.at}"]
         rows = [("edits", "; ".join(self.edits) or "none"), ("world", self._world()), ("original", how(self.original))]
         if not self.exact:

@@ -17,7 +17,7 @@ from flywheel.policy import to_env
 from flywheel.records import Array, Episode, Parameters
 from flywheel.simulate import Worlds, make_worlds
 from flywheel.simulate.copies import NoCopy
-from flywheel.tapes import Difference
+from flywheel.tapes import Difference, short
 from flywheel.task import Task, spec_of
 from flywheel.trace.diverge import difference
 
@@ -124,9 +124,9 @@ class Course:
         found = self._again(worlds, first, stop)
         if found is not None:
             raise NotReproducible(
-                f"Episode {self._episode.id[:12]} can't be run again: its world leaves the record at step {found.step} "
-                f"({found.note}). The environment draws from somewhere else than its seed, or it, or a library below "
-                "it, is another version."
+                f"Episode {short(self._episode.id)} can't be run again: its world leaves the record at step "
+                f"{found.step} ({found.note}). The environment draws from somewhere else than its seed, or it, or a "
+                "library below it, is another version."
             )
 
     def _again(self, worlds: Worlds, first: int, stop: int) -> Difference | None:
@@ -165,14 +165,14 @@ def _shown(task: Task, episode: Episode, at: int) -> tuple[float, ...]:
     missing = [name for name in ("observed_state", "set_state") if getattr(task, name) is None]
     if missing:
         raise NotReproducible(
-            f"Episode {episode.id[:12]} has no seed, and task {task.name} gives no {' and no '.join(missing)}, so that "
-            "nothing can bring its world back to a step: an observation is not known to be the whole state. Fork an "
-            "episode of the gate instead, or give the task both."
+            f"Episode {short(episode.id)} has no seed, and task {task.name} gives no {' and no '.join(missing)}, so "
+            "that nothing can bring its world back to a step: an observation is not known to be the whole state. Fork "
+            "an episode of the gate instead, or give the task both."
         )
     assert task.observed_state is not None
     state = np.asarray(task.observed_state(episode.observations[at]), dtype=np.float64)
     if not np.isfinite(state).all():
-        raise NotReproducible(f"Episode {episode.id[:12]} shows no finite state at step {at}.")
+        raise NotReproducible(f"Episode {short(episode.id)} shows no finite state at step {at}.")
     return tuple(state.tolist())
 
 
