@@ -1,30 +1,46 @@
 """A run directory, finished or alive, opened to be looked at: `tp = flywheel.connect("runs/x")`. Without Ray.
 
-What it reads is what the owners have made durable; nothing that this does is seen by them.
+What it reads is what the owners have made durable; only a saved scenario is written, by the owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flywheel import archive
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel import archive, foreign, owner
 from flywheel.deploy import registry as registries
-from flywheel.errors import UsageError
-from flywheel.gate.trials import play_situations, situation_of
-from flywheel.policy import Policy, load
-from flywheel.records import End, Episode, Origin, Parameters, Trial, Verdict
+from flywheel.errors import UsageError, unknown
+from flywheel.gate.trials import Situation, play_situations, situation_of
+from flywheel.observe.observer import SIGNALS
+from flywheel.policy import Policy, load, read_weights
+from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
 from flywheel.store import intake
-from flywheel.tapes import Difference, chain
+from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task
 from flywheel.tasks import load as load_task
-from flywheel.trace.diverge import first_difference, recheck
+from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
-from flywheel.trace.snapshots import NotReproducible
+from flywheel.trace.residuals import against_simulator, noise_of, residuals
+from flywheel.trace.result import Result
+from flywheel.trace.shift import Shift, find
+from flywheel.trace.snapshots import NotReproducible, Opening
+from flywheel.trace.values import Values, critic
+
+REFERENCE = 50
+"""Episodes that tell what noise is."""
+KEPT = 32
+"""Trials that are kept after they were played again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +103,7 @@ class Connection:
         self.run_dir = run_dir
         self.config: Mapping[str, Any] = archive.read_config(run_dir)["config"]
         self.task: Task = load_task(self.config["task"])
+        self._played: dict[str, Episode] = {}
 
     # What there is
 
@@ -101,16 +118,15 @@ class Connection:
         return Policies(self.registry)
 
     @property
-    def verdicts(self) -> list[Verdict]:
-        """Every verdict, oldest first."""
-        return self.registry.verdicts()
-
-    @property
     def parameters(self) -> Parameters:
         """The simulator's parameters as production showed them last: the middle of the last plan's ranges."""
         plans = [turn.plan for turn in archive.read_turns(self.run_dir) if turn.plan.parameters]
-        ranges = plans[-1].parameters if plans else {}
-        return {**self.task.nominal, **{name: (low + high) / 2 for name, (low, high) in ranges.items()}}
+        return {**self.task.nominal, **(foreign.middle(plans[-1].parameters) if plans else {})}
+
+    def parameters_of(self, digest: str) -> Parameters:
+        """Return the parameters of the worlds that a policy was trained and judged for."""
+        ranges = self.registry.artifact(digest).trained_on.get("parameters", {})
+        return {**self.task.nominal, **foreign.middle(ranges)}
 
     def episodes(self, where: str = "", *, limit: int | None = 50) -> list[Row]:
         """Return the last episodes of production and of the gate's trials, newest first.
@@ -120,12 +136,12 @@ class Connection:
         words = where.split()
         for word in words:
             if word not in WORDS and not word.startswith("policy="):
-                raise UsageError(f"There is no {word!r} to ask episodes for. Known: {', '.join(WORDS)}, policy=DIGEST.")
+                raise unknown("kind of episode", word, [*WORDS, "policy=DIGEST"])
         rows = [row for row in self._rows(words) if all(_fits(row, word) for word in words)]
         rows.sort(key=lambda row: (row.started_at, row.id), reverse=True)
         return rows[:limit]
 
-    def _rows(self, words: list[str]) -> Iterator[Row]:
+    def _rows(self, words: Sequence[str] = ()) -> Iterator[Row]:
         if "gate" not in words and (self.run_dir / intake.FILE).exists():
             with intake.open_readonly(self.run_dir) as store:
                 for o in store.outcomes("production"):
@@ -133,7 +149,7 @@ class Connection:
                         id=o.id, origin="production", digest=o.digest, scenario="", total=o.total,
                         num_steps=o.num_steps, failed=o.failed, end=o.end, started_at=o.started_at,
                     )  # fmt: skip
-        if "production" not in words and "lost" not in words and (self.run_dir / registries.FILE).exists():
+        if "production" not in words and "lost" not in words:
             for verdict, trial in self._trials():
                 yield Row(
                     id=trial.episode, origin="gate", digest=verdict.digest, scenario=trial.scenario, total=trial.total,
@@ -141,9 +157,8 @@ class Connection:
                 )  # fmt: skip
 
     def _trials(self) -> Iterator[tuple[Verdict, Trial]]:
-        for verdict in self.verdicts:
-            for trial in verdict.trials:
-                yield verdict, trial
+        if (self.run_dir / registries.FILE).exists():
+            yield from ((verdict, trial) for verdict in self.registry.verdicts() for trial in verdict.trials)
 
     def episode(self, id_: str) -> Episode:
         """Return the episode that an id, or what it begins with, names: production's, or a trial played again.
@@ -151,37 +166,163 @@ class Connection:
         Raises UsageError when there is none, or more than one; NotReproducible when a trial that is played again isn't
         what its verdict says.
         """
-        found = matching("episode", id_, [row.id for row in self.episodes(limit=None)])
+        return self._opened(id_)[0]
+
+    def _opened(self, id_: str) -> tuple[Episode, Opening]:
+        """Return an episode and how its world began."""
+        found = matching("episode", id_, dict.fromkeys(row.id for row in self._rows()))
         trials = [(verdict, trial) for verdict, trial in self._trials() if trial.episode == found]
         if not trials:
             with intake.open_readonly(self.run_dir) as store:
-                return store.read([found])[0]
-        return self._played(*trials[-1])
+                return store.read([found])[0], Opening()
+        verdict, trial = trials[-1]
+        suite = {SUITE + scenario.name: scenario for scenario in self.scenarios()}
+        if trial.scenario.startswith(SUITE) and trial.scenario not in suite:
+            raise NotReproducible(
+                f"Trial {short(found)} is of scenario {trial.scenario.removeprefix(SUITE)!r}, which was dropped since."
+            )
+        situation = situation_of(self.task, trial, tuple(suite.values()))
+        named = {case.name: case.parameters for case in self.task.edge_cases}
+        named |= {name: scenario.parameters for name, scenario in suite.items()}
+        opening = Opening(
+            state=situation.state,
+            before=None if situation.lead is None else situation.lead.before,
+            num_before=0 if situation.lead is None else len(situation.lead.actions),
+            own=named.get(trial.scenario, {}),
+        )
+        if found not in self._played:
+            self._played = dict(list(self._played.items())[-KEPT:]) | {found: self._again(verdict, trial, situation)}
+        return self._played[found], opening
 
-    def _played(self, verdict: Verdict, trial: Trial) -> Episode:
+    def _again(self, verdict: Verdict, trial: Trial, situation: Situation) -> Episode:
         policy = self.policies[verdict.digest]
-        situation = situation_of(self.task, trial)
         (episode,) = play_situations(self.task, policy, [situation], lockstep=1, now=verdict.judged_at)
         same = chain(episode) == trial.chain if trial.chain else episode.total == trial.total
         if not same:
             raise NotReproducible(
-                f"Trial {trial.episode[:12]} comes out otherwise now ({episode.total:g} after {episode.num_steps} "
+                f"Trial {short(trial.episode)} comes out otherwise now ({episode.total:g} after {episode.num_steps} "
                 f"steps for {trial.total:g} after {trial.length}): the environment or a library is another one."
             )
         return episode
+
+    def values(self, episode: Episode) -> NDArray[np.float64] | None:
+        """Return what the critics of an episode's policies expected at each observation, float64[T + 1].
+
+        In the rewards of training (`train.reward_scale` times production's), discounted. None where a policy has no
+        critic, as one that was trained elsewhere.
+        """
+        digests = [*episode.digests, *episode.digests[-1:]]
+        found = np.full(len(digests), np.nan)
+        for digest in dict.fromkeys(digest for digest in digests if digest):
+            values = self._critic(digest)
+            if values is None:
+                return None
+            mine = np.array([each == digest for each in digests])
+            found[mine] = values(episode.observations[mine])
+        return found
+
+    def _critic(self, digest: str) -> Values | None:
+        return critic(read_weights(self.registry.files(digest)))
+
+    def residuals(self, episode: Episode) -> NDArray[np.float64] | None:
+        """Return what the world did in each step minus what the simulator does there, float64[T, S] of the state.
+
+        At the parameters that its policy was trained for. None where the task can't put the simulator into a state.
+        """
+        if self.task.set_state is None or self.task.observed_state is None:
+            return None
+        return residuals(self.task, [episode], self.parameters_of(next(filter(None, episode.digests))))[0]
 
     # What can be done
 
     def fork_episode(self, id_: str, at: int) -> Fork:
         """Return an episode as a fork that stands before its action `at`; edit it, and `replay` it."""
-        return Fork(self.task, self.episode(id_), at, self.policies, parameters=self.parameters)
+        episode, opening = self._opened(id_)
+        return Fork(self.task, episode, at, self.policies, parameters=self.parameters, opening=opening)
 
-    def diverge(self, one: str, other: str = "") -> Difference | None:
-        """Return the first step where two episodes part; of one alone, the first decision that isn't made again."""
-        episode = self.episode(one)
+    def diverge(self, one: str, other: str = "", *, policy: str = "", beyond: float | None = None) -> Difference | None:
+        """Return the first step where two episodes part; `beyond` asks where what the critic expects of them does.
+
+        Of one episode alone: where `policy` would have acted otherwise, or else where it is not what it should have
+        been: each of its decisions is made again, and then its world is compared with the simulator, to the last bit
+        from its seed, or transition by transition beyond the noise of the release's first episodes.
+        """
+        episode, opening = self._opened(one)
+        if other and beyond is not None:
+            values = self._critic(episode.digests[0])
+            if values is None:
+                raise UsageError(f"Policy {episode.digests[0][:12]} has no critic, so it expects nothing.")
+            return values_part(episode, self.episode(other), values, beyond)
         if other:
             return first_difference(episode, self.episode(other))
-        return recheck(episode, self.policies)
+        if policy:
+            return against_policy(episode, self.policies[matching("policy", policy, self.policies)])
+        found = recheck(episode, self.policies)
+        if found is not None:
+            return found
+        parameters = self.parameters_of(episode.digests[0])
+        try:
+            noise = None if episode.seed is not None else noise_of(self.task, self._first(episode), parameters)
+            return against_simulator(self.task, episode, parameters, noise=noise, opening=opening)
+        except NotReproducible as error:
+            raise NotReproducible(f"Each decision is made again as it was. {error}") from error
+
+    def _first(self, episode: Episode) -> list[Episode]:
+        """Return the first whole episodes of production with an episode's policy, without itself."""
+        with intake.open_readonly(self.run_dir) as store:
+            some = store.following(episode.digests[0], 0.0, n=REFERENCE + 1)
+        return [e for e in some if e.id != episode.id and e.end != "lost"][:REFERENCE]
+
+    def signals(self) -> list[Signal]:
+        """Return every signal that was raised, oldest first."""
+        with intake.open_readonly(self.run_dir) as store:
+            return msgspec.json.decode(store.noted(SIGNALS) or "[]", type=list[Signal])
+
+    def shift(self) -> Shift | None:
+        """Return where the last shift of the world began to show: the episode, the step, why, and how to fork there.
+
+        None where no monitor has seen one.
+        """
+        shifts = [signal for signal in self.signals() if signal.kind == "shift_detected"]
+        if not shifts:
+            return None
+        signal = shifts[-1]
+        with intake.open_readonly(self.run_dir) as store:
+            of_policy = [o for o in store.outcomes("production") if o.digest == signal.digest]
+            mine = [o.id for o in of_policy if o.started_at >= signal.evidence["released_at"]]
+            if signal.since_episode not in mine:
+                raise UsageError(
+                    f"The store no longer holds {signal.since_episode}, where the shift's evidence begins."
+                )
+            begin = mine.index(signal.since_episode)
+            before, since = store.read(mine[max(0, begin - REFERENCE) : begin]), store.read(mine[begin:])
+        found = find(self.task, signal, before, since, self.parameters_of(signal.digest))
+        if found.step is None:
+            return found
+        link = f"flywheel fork {found.episode} --at {found.step} --run-dir {self.run_dir}"
+        return dataclasses.replace(found, link=link)
+
+    # The gate's suite
+
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """Return the scenarios that every candidate must master, oldest first."""
+        return self.registry.scenarios()
+
+    def save_scenario(self, of: Fork | Result, name: str) -> Scenario:
+        """Make a fork a scenario of the gate's suite, which every candidate from now on must master.
+
+        Where training can begin there it does, too. Goes to the wheel that is up in this run directory, or takes its
+        lock. Raises UsageError when the name is taken, or a process holds the directory that can't be talked to.
+        """
+        scenario = dataclasses.replace(of.scenario(), name=name, saved_at=time.time())
+        with owner.opened(self.task, self.config["task"], self.run_dir) as writer:
+            saved: Scenario = writer.registry.save_scenario(scenario)
+        return saved
+
+    def drop_scenario(self, name: str) -> None:
+        """Take a scenario out of the gate's suite; UsageError, with the nearest name, when there is none."""
+        with owner.opened(self.task, self.config["task"], self.run_dir) as writer:
+            writer.registry.drop_scenario(name)
 
 
 def _fits(row: Row, word: str) -> bool:

@@ -67,3 +67,8 @@ def chain(episode: Episode) -> str:
         found.update(f"{array.dtype.str}{array.shape}".encode())
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
+
+
+def short(id_: str) -> str:
+    """Return an episode's id as people are shown it: enough of a long one to find it by."""
+    return id_ if len(id_) <= 20 else id_[:12]

@@ -13,12 +13,12 @@ import ray
 from flywheel.config import ObserveConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.observe.observer import Observer, Outcome
+from flywheel.observe.observer import SIGNALS, Observer, Outcome
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import Task
 
 _TICK_S = 0.25
-_RELEASE, _SIGNALS = "observer.release", "observer.signals"
+_RELEASE = "observer.release"
 
 
 class _Watched(msgspec.Struct):
@@ -120,7 +120,7 @@ class ObserverActor:
             self._observer.close(episodes, answers, time.time())
         if raised := self._observer.tick(time.time()):
             self._meters.record(readings.of_signals(raised))
-            await self._store.note.remote(_SIGNALS, msgspec.json.encode(self._observer.signals).decode())
+            await self._store.note.remote(SIGNALS, msgspec.json.encode(self._observer.signals).decode())
         await self._notify()
 
     async def _notify(self) -> None:
@@ -145,7 +145,7 @@ class ObserverActor:
 
     async def _rebuild(self) -> None:
         """Bring the monitors to where they were: by reading the release's episodes again, in order of start."""
-        raised = msgspec.json.decode(await self._store.noted.remote(_SIGNALS) or "[]", type=list[Signal])
+        raised = msgspec.json.decode(await self._store.noted.remote(SIGNALS) or "[]", type=list[Signal])
         self._observer.resume(await self._store.summary.remote(), raised)
         noted = await self._store.noted.remote(_RELEASE)
         if noted is None:

@@ -5,8 +5,9 @@ Never: Ray, torch, a guess: what can't be run again raises NotReproducible with 
 """
 
 from flywheel.trace.diverge import against_policy, first_difference, recheck
-from flywheel.trace.fork import Fork, Result
+from flywheel.trace.fork import Fork
 from flywheel.trace.residuals import against_simulator, noise_of
+from flywheel.trace.result import Result
 from flywheel.trace.snapshots import NotReproducible
 
 __all__ = [

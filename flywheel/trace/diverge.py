@@ -12,10 +12,11 @@ from flywheel.draws import draws
 from flywheel.policy import TOLERANCE, Policy
 from flywheel.records import Array, Episode
 from flywheel.tapes import Difference, DifferenceKind
+from flywheel.trace.values import Values
 
 
-def first_difference(one: Episode, other: Episode) -> Difference | None:
-    """Return the first step where two episodes differ by a bit, None where they are equal.
+def first_difference(one: Episode, other: Episode, *, rewards: bool = True) -> Difference | None:
+    """Return the first step where two episodes differ by a bit (in more than `rewards`), None where they are equal.
 
     At one step the observation is looked at first, then the action, then its reward; where one goes on and the other
     is over, or they end otherwise, they part there.
@@ -25,7 +26,7 @@ def first_difference(one: Episode, other: Episode) -> Difference | None:
     columns: tuple[tuple[DifferenceKind, str, int], ...] = (
         ("observation", "observations", num + 1),
         ("action", "raw_actions", num),
-        ("reward", "rewards", num),
+        ("reward", "rewards", num * rewards),
     )
     for order, (kind, name, length) in enumerate(columns):
         a, b = (_rows(getattr(e, name)[:length]) for e in (one, other))
@@ -46,14 +47,24 @@ def _end(episode: Episode, t: int) -> str:
 
 
 def _rows(array: Array) -> Array:
-    return array.reshape(len(array), -1)
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))
 
 
 def difference(step: int, kind: DifferenceKind, one: Any, other: Any, note: str = "") -> Difference:
     """Return a Difference of these values, as plain ones, with a sentence."""
     one, other = plain(one), plain(other)
-    note = note or f"{kind} {told(one)} or {told(other)}"
-    return Difference(step=step, kind=kind, one=one, other=other, note=note)
+    return Difference(step=step, kind=kind, one=one, other=other, note=note or _note(kind, one, other))
+
+
+def _note(kind: str, one: Any, other: Any) -> str:
+    """Return what two plain values are; of long ones only the number that differs most."""
+    a, b = np.ravel(one), np.ravel(other)
+    if len(a) < 2 or a.shape != b.shape:
+        return f"{kind} {told(one)} or {told(other)}"
+    apart = np.abs(a - b)
+    i, num = int(np.argmax(apart)), int((apart > 0).sum())
+    more = f", and {num - 1} more numbers" if num > 2 else ", and another number" if num == 2 else ""
+    return f"{kind}[{i}] {told(float(a[i]))} or {told(float(b[i]))}{more}"
 
 
 def plain(value: Any) -> Any:
@@ -74,6 +85,8 @@ def recheck(episode: Episode, policies: Mapping[str, Policy]) -> Difference | No
     A decision is made again when it is the same action with the same probability (within 1e-5, for another CPU).
     """
     for first, stop, digest in _spans(episode.digests):
+        if not digest:
+            continue  # given actions: nobody decided them
         found = _unlike(episode, policies[digest], first, stop)
         if found is not None:
             return found
@@ -88,6 +101,14 @@ def against_policy(episode: Episode, policy: Policy) -> Difference | None:
         return None
     t = int(unlike[0])
     return difference(t, "action", episode.raw_actions[t], raw[t])
+
+
+def values_part(one: Episode, other: Episode, values: Values, beyond: float) -> Difference | None:
+    """Return the first step where a critic expects of one course over `beyond` more, or less, than of the other."""
+    num = min(len(one.observations), len(other.observations))
+    a, b = (values(e.observations[:num]) for e in (one, other))
+    apart = np.flatnonzero(np.abs(a - b) > beyond)
+    return difference(int(apart[0]), "value", a[apart[0]], b[apart[0]]) if len(apart) else None
 
 
 def _spans(digests: tuple[str, ...]) -> list[tuple[int, int, str]]:

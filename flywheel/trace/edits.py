@@ -46,7 +46,7 @@ class Edits:
 
     def acting(self, rule: Rule) -> Rule:
         """Return the rule that acts: the policy's own with what is changed of it."""
-        return dataclasses.replace(rule, **self.rule)
+        return dataclasses.replace(rule, **self.rule) if self.rule else rule
 
 
 def set_edit(
@@ -81,7 +81,7 @@ def set_edit(
         edits.told[name] = f"reward by {getattr(value, '__name__', 'a function')}"
     elif name == "action":
         edits.action = raw_action(spec, value)
-        edits.told[name] = f"action → {np.ravel(edits.action).tolist()}"
+        edits.told[name] = f"action → {', '.join(f'{v:g}' for v in np.ravel(edits.action))}"
     else:
         raise unknown("parameter to edit:", name, [*task.nominal, *NAMES])
 

@@ -7,8 +7,7 @@ to the last bit. A world that nobody has the seed of is put into the state that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from flywheel.policy import to_env
 from flywheel.records import Array, Episode, Parameters
 from flywheel.simulate import Worlds, make_worlds
 from flywheel.simulate.copies import NoCopy
-from flywheel.tapes import Difference
+from flywheel.tapes import Difference, short
 from flywheel.task import Task, spec_of
 from flywheel.trace.diverge import difference
 
@@ -37,6 +36,8 @@ class Opening:
     """Parameters of the first steps, where they weren't those of the episode."""
     num_before: int = 0
     """How many those were."""
+    own: Parameters = field(default_factory=dict)
+    """Parameters that belong to this situation (an edge case's) and not to the world at large."""
 
 
 class Course:
@@ -50,7 +51,7 @@ class Course:
         Raises NotReproducible, with the reason, when nothing brings the world there.
         """
         self._task, self._episode, self._at = task, episode, at
-        self._opening = opening or Opening()
+        self.opening = opening or Opening()
         self.is_seeded = episode.seed is not None
         self.parameters: Parameters = {**task.nominal, **(episode.parameters if self.is_seeded else parameters)}
         """Of the world from that step on."""
@@ -60,6 +61,10 @@ class Course:
         self._held: dict[int, tuple[Worlds, Any]] = {}
         self._actions = to_env(spec_of(task), episode.raw_actions)
         self._state = None if self.is_seeded else _shown(task, episode, at)
+
+    def parameters_at(self, t: int) -> Parameters:
+        """Return the world's parameters in step t."""
+        return {**self.parameters, **(self.opening.before or {})} if t < self.opening.num_before else self.parameters
 
     def reach(self, num_worlds: int) -> tuple[Worlds, Array]:
         """Return N equal worlds that stand at the step, and the observations [N, *o] that they show there.
@@ -119,18 +124,17 @@ class Course:
         found = self._again(worlds, first, stop)
         if found is not None:
             raise NotReproducible(
-                f"Episode {self._episode.id[:12]} can't be run again: its world leaves the record at step {found.step} "
-                f"({found.note}). The environment draws from somewhere else than its seed, or it, or a library below "
-                "it, is another version."
+                f"Episode {short(self._episode.id)} can't be run again: its world leaves the record at step "
+                f"{found.step} ({found.note}). The environment draws from somewhere else than its seed, or it, or a "
+                "library below it, is another version."
             )
 
     def _again(self, worlds: Worlds, first: int, stop: int) -> Difference | None:
         """Step worlds by the recorded actions, from the seed where `first` is 0; return where they leave the record."""
-        num, episode, opening = worlds.num_worlds, self._episode, self._opening
+        num, episode, opening = worlds.num_worlds, self._episode, self.opening
         if not first:
-            begun = {**self.parameters, **(opening.before or {})} if opening.num_before else self.parameters
             assert episode.seed is not None
-            shown = worlds.reset([episode.seed] * num, [begun] * num, [opening.state] * num)
+            shown = worlds.reset([episode.seed] * num, [self.parameters_at(0)] * num, [opening.state] * num)
             _raise_broken(worlds, 0)
             if (shown != episode.observations[0]).any():
                 return difference(0, "observation", episode.observations[0], shown[0])
@@ -161,14 +165,14 @@ def _shown(task: Task, episode: Episode, at: int) -> tuple[float, ...]:
     missing = [name for name in ("observed_state", "set_state") if getattr(task, name) is None]
     if missing:
         raise NotReproducible(
-            f"Episode {episode.id[:12]} has no seed, and task {task.name} gives no {' and no '.join(missing)}, so that "
-            "nothing can bring its world back to a step: an observation is not known to be the whole state. Fork an "
-            "episode of the gate instead, or give the task both."
+            f"Episode {short(episode.id)} has no seed, and task {task.name} gives no {' and no '.join(missing)}, so "
+            "that nothing can bring its world back to a step: an observation is not known to be the whole state. Fork "
+            "an episode of the gate instead, or give the task both."
         )
     assert task.observed_state is not None
     state = np.asarray(task.observed_state(episode.observations[at]), dtype=np.float64)
     if not np.isfinite(state).all():
-        raise NotReproducible(f"Episode {episode.id[:12]} shows no finite state at step {at}.")
+        raise NotReproducible(f"Episode {short(episode.id)} shows no finite state at step {at}.")
     return tuple(state.tolist())
 
 
@@ -183,5 +187,7 @@ def _horizon(task: Task, episode: Episode) -> int:
 
 def opening_of(task: Task, episode: Episode) -> Opening:
     """Return how the world of an episode began, as the task's edge cases know it."""
-    states: Mapping[str, Any] = {case.name: case.state for case in task.edge_cases}
-    return Opening(state=states.get(episode.scenario))
+    for case in task.edge_cases:
+        if case.name == episode.scenario:
+            return Opening(state=case.state, own=case.parameters)
+    return Opening()
