@@ -13,29 +13,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from flywheel import archive
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
-from flywheel.errors import FlywheelError, UsageError
-from flywheel.page.source import About, Changes, Listed, Policies
+from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.page.source import About, Changes, Expected, Listed, Policies
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.store import intake
 from flywheel.store.intake import Reader, Wanted
-from flywheel.tapes import Difference
+from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
-from flywheel.trace.diverge import recheck
-from flywheel.trace.fork import Fork, Result
+from flywheel.trace.result import Result
+from flywheel.trace.shift import Shift
 
 LOOK_S = 0.4
 """Seconds for which what was seen of the files stands, however many ask."""
 SIGNALS = "observer.signals"
 """Note of the store under which the observer keeps its alarms."""
-ROLLBACK_S = 120.0
-"""Seconds after which a rollback that has not answered is given up on."""
+COMMAND_S = 120.0
+"""Seconds after which a command that has not answered is given up on."""
 T = TypeVar("T")
 
 
@@ -57,6 +58,7 @@ class Window:
         self._living: tuple[float, bool] = (-LOOK_S, False)
         self._story: list[tuple[int, Told]] = []
         self._forks: dict[str, Episode] = {}
+        self._shift: tuple[float, Shift | None] | None = None
 
     def close(self) -> None:
         """Let go of the files."""
@@ -237,13 +239,33 @@ class Window:
 
     def diverges(self, id_: str) -> Difference | None:
         """As Source.diverges."""
-        return recheck(self.episode(id_), self._connection.policies)
+        return self._connection.diverge(id_)
+
+    def expected(self, id_: str) -> Expected:
+        """As Source.expected."""
+        episode = self.episode(id_)
+        rows = self._connection.residuals(episode) if episode.num_steps else None
+        lengths = None if rows is None else np.sqrt((rows**2).sum(axis=1))
+        return Expected(values=self._connection.values(episode), residuals=lengths)
+
+    def shift(self) -> Shift | None:
+        """As Source.shift; it is looked for once for each alarm."""
+        alarms = [signal.at for signal in self.signals() if signal.kind == "shift_detected"]
+        if not alarms:
+            return None
+        with self._lock:
+            if self._shift is None or self._shift[0] != alarms[-1]:
+                self._shift = (alarms[-1], self._connection.shift())
+            return self._shift[1]
+
+    def scenarios(self) -> Sequence[Scenario]:
+        """As Source.scenarios."""
+        registry = self._opened_registry()
+        return self._while("policies", "scenarios", registry.scenarios) if registry else []
 
     def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Result:
         """As Source.fork."""
-        connection = self._connection
-        fork = Fork(self.task(), self.episode(id_), at, connection.policies, parameters=connection.parameters)
-        with closing(fork):
+        with closing(self._connection.fork_episode(id_, at)) as fork:
             for name, value in edits.items():
                 fork.edit_parameter(name, value)
             result = fork.replay(times, seed)
@@ -264,12 +286,34 @@ class Window:
     # Operating
 
     def rollback(self) -> str:
-        """As Source.rollback: as the command does it, in a process of its own, so that this one never loads Ray."""
-        command = [sys.executable, "-m", "flywheel.cli", "rollback", "--run-dir", str(self.run_dir)]
+        """As Source.rollback."""
+        return self._command("rollback")
+
+    def save(self, id_: str, at: int, edits: Mapping[str, Any], name: str) -> str:
+        """As Source.save."""
+        if id_.startswith("-"):  # an id is whatever a client liked it to be, and here it would be an option
+            raise UsageError(f"Episode {id_!r} can't be named to a command: save it in Python.")
+        self.fork(id_, at, edits, 1, 0)  # what is wrong is told at once, and by name
+        words = [f"--set={key}={_word(value)}" for key, value in edits.items()]
+        said = self._command("fork", id_, f"--at={at}", f"--save={name}", *words)
+        return next((line.strip() for line in said.splitlines() if line.strip().startswith("saved")), said)
+
+    def drop(self, name: str) -> str:
+        """As Source.drop."""
+        if name not in (scenario.name for scenario in self.scenarios()):
+            raise unknown("scenario", name, [scenario.name for scenario in self.scenarios()])
+        return self._command("scenarios", "drop", name)
+
+    def _command(self, *words: str) -> str:
+        """Return what a command of this run directory printed.
+
+        It runs as a person would run it, in a process of its own, so that this one never loads Ray.
+        """
+        command = [sys.executable, "-m", "flywheel.cli", *words, f"--run-dir={self.run_dir}"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=ROLLBACK_S)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S)
         except subprocess.TimeoutExpired as error:
-            raise FlywheelError("The rollback did not answer in time: look at the run's own output.") from error
+            raise FlywheelError(f"`flywheel {words[0]}` has not answered for {COMMAND_S:.0f} s: is it well?") from error
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["the command said nothing"])[-1]
             raise FlywheelError(last.removeprefix("flywheel: "))
@@ -280,6 +324,10 @@ MOST = 20_000
 """Most episodes of production that are held as outcomes."""
 FORKS = 16
 """Episodes of forks that are at hand to be looked at: they are nowhere else."""
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

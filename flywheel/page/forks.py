@@ -58,8 +58,30 @@ def forking(source: Source) -> APIRouter:
 
     @router.get("/diverges")
     def diverges(id: EpisodeId) -> Response:
-        """Return the first decision of an episode that its policy does not make again, null where all are."""
+        """Return the first step where an episode isn't what it should have been, null where there is none."""
         return answer({"difference": shapes.difference(source.diverges(id))})
+
+    @router.get("/expected")
+    def expected(id: EpisodeId) -> Response:
+        """Return what the critic and the simulator expected of an episode's steps, null where they can't say."""
+        found = source.expected(id)
+        return answer(
+            {
+                "values": None if found.values is None else shapes.column(found.values),
+                "residuals": None if found.residuals is None else shapes.column(found.residuals),
+            }
+        )
+
+    @router.get("/shift")
+    def shift() -> Response:
+        """Return where the last shift of the world began to show, null where none was seen."""
+        found = source.shift()
+        return answer(None if found is None else {"episode": found.episode, "step": found.step, "why": found.why})
+
+    @router.get("/scenarios")
+    def scenarios() -> Response:
+        """Return the gate's suite."""
+        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
 
     return router
 

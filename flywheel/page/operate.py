@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -15,12 +15,29 @@ from flywheel.page.routes import answer
 from flywheel.page.source import Source
 
 Body = TypeVar("Body")
+Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""What a scenario may be called from here: a word that a command line takes as it is."""
 
 
 class Handed(msgspec.Struct, forbid_unknown_fields=True):
     """Body of POST /session."""
 
     token: str
+
+
+class Saved(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /scenarios."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    at: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    name: Name
+    edits: Annotated[dict[str, float | bool | str | list[float]], msgspec.Meta(max_length=32)] = {}
+
+
+class Dropped(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of DELETE /scenarios."""
+
+    name: Name
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,5 +93,19 @@ def operating(source: Source, access: Access) -> APIRouter:
         check_may_operate(request)
         await body_of(request, Nothing)
         return answer({"done": await asyncio.to_thread(source.rollback)})
+
+    @router.post("/scenarios")
+    async def save(request: Request) -> Response:
+        """Make a fork a scenario of the gate's suite."""
+        check_may_operate(request)
+        asked = await body_of(request, Saved)
+        return answer({"done": await asyncio.to_thread(source.save, asked.id, asked.at, asked.edits, asked.name)})
+
+    @router.delete("/scenarios")
+    async def drop(request: Request) -> Response:
+        """Take a scenario out of the gate's suite."""
+        check_may_operate(request)
+        asked = await body_of(request, Dropped)
+        return answer({"done": await asyncio.to_thread(source.drop, asked.name)})
 
     return router

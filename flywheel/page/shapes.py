@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flywheel.page.source import About, Forked, Listed, Policies, Rate
 from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
-from flywheel.tapes import Difference
+from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
 
 MOST_COLUMNS = 24
@@ -315,3 +315,16 @@ def editable(task: Task, each: Episode, at: int, known: Policies, values: Parame
         {"name": "reward_offset", "kind": "reward", "now": 0.0, "low": None, "high": None},
     ]  # fmt: skip
     return found
+
+
+def scenario(each: Scenario) -> dict[str, Any]:
+    """Return a scenario of the gate's suite."""
+    return {
+        "name": each.name,
+        "parameters": plain(each.parameters),
+        "episode": each.fork[0],
+        "step": each.fork[1],
+        "edits": list(each.edits),
+        "saved_at": each.saved_at,
+        "begins": "a state" if each.state is not None else f"{len(each.actions)} actions from seed {each.seed}",
+    }

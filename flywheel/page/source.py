@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
-from flywheel.tapes import Difference
+from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
 
 By = Literal["started_at", "total", "num_steps"]
@@ -94,6 +97,32 @@ class Changes:
     """Such as "length 0.5 → 2"."""
     first: str = ""
     """Episode with which it began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Expected:
+    """What was expected of an episode's steps."""
+
+    values: NDArray[np.float64] | None = None
+    """float64[T + 1]: the critic's, in the rewards of training; None where there is no critic."""
+    residuals: NDArray[np.float64] | None = None
+    """float64[T]: length of what the world did minus what the simulator does; None where that can't be said."""
+
+
+class Shifted(Protocol):
+    """Where a change of the world began to show."""
+
+    @property
+    def episode(self) -> str:
+        """The first episode in which it shows."""
+
+    @property
+    def step(self) -> int | None:
+        """The action after which the world did otherwise; None where no transition tells."""
+
+    @property
+    def why(self) -> str:
+        """In words."""
 
 
 class Rate(Protocol):
@@ -222,10 +251,28 @@ class Source(Protocol):
         """Return the simulator's parameters as production showed them last."""
 
     def diverges(self, id_: str) -> Difference | None:
-        """Return the first decision of an episode that isn't made again; raises FlywheelError where none can be."""
+        """Return the first step where an episode isn't what it should have been, by its policy and the simulator.
+
+        Raises FlywheelError, with what is known all the same, where that can't be said.
+        """
+
+    def expected(self, id_: str) -> Expected:
+        """Return what the critic and the simulator expected of an episode."""
+
+    def shift(self) -> Shifted | None:
+        """Return where the last shift of the world began to show, None where none was seen."""
+
+    def scenarios(self) -> Sequence[Scenario]:
+        """Return the gate's suite: what every candidate must master."""
 
     def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Forked:
         """Run an episode's rest again from a step on, with edits; raises FlywheelError where that can't be."""
 
     def rollback(self) -> str:
         """Put the policy before the present one back into service; return what was done. Raises FlywheelError."""
+
+    def save(self, id_: str, at: int, edits: Mapping[str, Any], name: str) -> str:
+        """Make a fork a scenario of the gate's suite; return what was done. Raises FlywheelError."""
+
+    def drop(self, name: str) -> str:
+        """Take a scenario out of the gate's suite; return what was done. Raises FlywheelError."""

@@ -17,12 +17,19 @@ export function stripsOf(courses) {
   ].filter((strip) => strip.courses.some((values) => values.some((value) => value !== null)));
 }
 
+const quiet = (error) => { if (error.name === "AbortError") throw error; return { values: null, residuals: null }; };
+
+const expectedOf = ({ values, residuals }) => [
+  values && { name: "value (the critic's, discounted)", courses: [values] },
+  residuals && { name: "residual (world − simulator)", courses: [residuals] },
+].filter(Boolean);
+
 export async function episode(shared, to, signal) {
-  const each = await get("episode", { id: to.rest[0] }, signal);
+  const [each, expected] = await Promise.all([get("episode", { id: to.rest[0] }, signal), get("expected", { id: to.rest[0] }, signal).catch(quiet)]);
   const lines = [];
   const num = each.num_steps;
   const film = new Film(each.id, num, signal);
-  const strips = new Strips({ strips: stripsOf([each]), num, hues: ["ink"], lines: () => lines, onpick: (t) => scrubber.go(t) });
+  const strips = new Strips({ strips: [...stripsOf([each]), ...expectedOf(expected)], num, hues: ["ink"], lines: () => lines, onpick: (t) => scrubber.go(t) });
   const step = h("div", { class: "step" });
   const stage = h("div", { class: "stage" }, film.canvas);
   const link = h("a", { class: "button main", href: "" }, "Fork here");
@@ -37,7 +44,7 @@ export async function episode(shared, to, signal) {
     if (!(await film.show(t)) && film.obstacle) replace(stage, h("p", { class: "small-note" }, film.obstacle));
   }
 
-  const verdict = h("div", { class: "check" }, h("span", { class: "muted" }, "checking every decision again …"));
+  const verdict = h("div", { class: "check" }, h("span", { class: "muted" }, "making every decision again …"));
   const run = shell(shared.about.run_dir);
   const node = h("div", { class: "view" },
     head("Episode", h("span", { class: "id" }, h("code", { title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), link),
@@ -49,12 +56,13 @@ export async function episode(shared, to, signal) {
       parameters: Object.keys(each.parameters).length ? Object.entries(each.parameters).map(([name, value]) => `${name} ${number(value)}`).join(", ") : null,
       edits: each.edits.length ? each.edits.join("; ") : null,
       "forked from": each.parent ? h("a", { href: `#/episode/${encodeURIComponent(each.parent[0])}` }, `step ${each.parent[1]} of ${shortId(each.parent[0])}`) : null,
-      decisions: verdict,
+      "its course": verdict,
     }))),
     h("div", { class: "watch" }, card("", null, stage, scrubber.node), card("This step", null, body(step))),
     card("Over its steps", each.num_columns > each.names.length ? `the first ${each.names.length} of ${each.num_columns} numbers of an observation` : "choose a place to go there", h("div", { class: "body" }, strips.node)),
     h("details", { class: "card" }, h("summary", {}, "Steps as a table"), h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "unseen" }, "Steps around the one that is shown"), h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "num" }, "Step"), each.names.map((name) => h("th", { scope: "col", class: "num" }, name)), each.actions.map((_, i) => h("th", { scope: "col", class: "num" }, each.actions.length > 1 ? `action[${i}]` : "action")), h("th", { scope: "col", class: "num" }, each.discrete ? "probability" : "density"), h("th", { scope: "col", class: "num" }, "reward"))), around))),
     card("The same in a terminal and in Python", null, body(commands(
+      ["CLI", `flywheel diverge ${shell(each.id)} --run-dir ${run}`],
       ["CLI", `flywheel fork ${shell(each.id)} --run-dir ${run} --at 0`],
       ["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).episode(${JSON.stringify(each.id)})`]))));
   check(each, verdict, lines, strips, scrubber, signal);
@@ -71,12 +79,12 @@ async function check(each, place, lines, strips, scrubber, signal) {
   try {
     const { difference } = await get("diverges", { id: each.id }, signal);
     if (!difference) {
-      replace(place, h("span", { class: "good" }, "✓ every one is made again"), h("span", { class: "muted" }, ` by its policy, for the same observation and draws`));
+      replace(place, h("span", { class: "good" }, "✓ as it should have been"), h("span", { class: "muted" }, ": every decision is made again, and the world does as the simulator"));
       return;
     }
     lines.push({ value: difference.step, hue: "bad", label: "parts here" });
     strips.redraw();
-    replace(place, h("span", { class: "bad" }, `✗ step ${difference.step} is another one now: ${difference.note} `), h("button", { type: "button", onclick: () => scrubber.go(difference.step) }, "Go there"));
+    replace(place, h("span", { class: "bad" }, `✗ parts at step ${difference.step}, by its ${difference.kind}: `), h("span", {}, `${difference.note} `), h("button", { type: "button", onclick: () => scrubber.go(difference.step) }, "Go there"));
   } catch (error) {
     if (error.name !== "AbortError") replace(place, h("span", { class: "muted" }, error.message));
   }

@@ -80,13 +80,15 @@ async function forkOf(shared, to, signal) {
 
   function tell() {
     const pairs = [...state.edits];
-    const cli = `flywheel fork ${shell(each.id)} --run-dir ${shell(shared.about.run_dir)} --at ${state.at}${pairs.map(([name, value]) => ` --edit ${shell(`${name}=${brief(name, value)}`)}`).join("")}${state.times > 1 ? ` --times ${state.times}` : ""}`;
+    const line = `flywheel fork ${shell(each.id)} --run-dir ${shell(shared.about.run_dir)} --at ${state.at}${pairs.map(([name, value]) => ` --set ${shell(`${name}=${brief(name, value)}`)}`).join("")}${state.times > 1 ? ` --times ${state.times}` : ""}`;
     const code = `flywheel.connect(${python(shared.about.run_dir)}).fork_episode(${python(each.id)}, at=${state.at})${pairs.map(([name, value]) => `.edit_parameter(${python(name)}, ${typeof value === "number" ? value : python(brief(name, value))})`).join("")}.replay(${state.times > 1 ? `times=${state.times}` : ""})`;
-    replace(lines, commands(["CLI", cli], ["Python", code]));
+    replace(lines, commands(["CLI", line], ["Python", code]));
     const wrong = pairs.find(([, value]) => Number.isNaN(value));
     run.disabled = Boolean(wrong);
     run.textContent = pairs.length ? `Run again with ${plural(pairs.length, "edit")}` : "Run again as it was";
   }
+
+  const cli = () => lines.querySelector("code").textContent;
 
   async function replay() {
     const mine = ++asked;
@@ -96,7 +98,7 @@ async function forkOf(shared, to, signal) {
       const result = await post("fork", { id: each.id, at: state.at, edits: edits(), times: state.times }, signal);
       if (mine !== asked) return;
       state.shown?.dispose();
-      state.shown = results(shared, result, signal);
+      state.shown = results(shared, result, signal, { id: each.id, at: state.at, edits: edits(), cli });
       replace(out, state.shown.node);
       state.shown.node.querySelector("h2")?.focus({ preventScroll: true });
       state.shown.node.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
@@ -133,7 +135,7 @@ const nowOf = (option) => (Array.isArray(option.now) ? option.now.map((value) =>
 const brief = (name, value) => (name === "policy" ? short(value) : String(value));
 
 /* What became of it. */
-function results(shared, result, signal) {
+function results(shared, result, signal, asked) {
   const { fork: other, at, difference, effect } = result;
   const one = result.unedited ?? result.original;
   const num = Math.max(one.num_steps, other.num_steps);
@@ -166,7 +168,7 @@ function results(shared, result, signal) {
       facts({
         "they part": difference ? [`at step ${difference.step}, by ${difference.kind}: `, h("span", { class: "muted" }, difference.note), " ", h("button", { type: "button", class: "small", onclick: () => scrubber.go(difference.step) }, "Go there")] : "nowhere: both are equal to the last bit",
         world: result.exact ? "run again from its seed, bit for bit" : "went on from what was observed at the step, in the simulator as production showed it last",
-      }))),
+      }), saving(shared, result, asked))),
     h("div", { class: "card duel" },
       h("div", { class: "films" },
         h("figure", {}, h("figcaption", {}, h("i", { class: "swatch one" }), h("b", {}, result.unedited ? "Run on without the edits" : "Original"), " ", shown[0][0]), stages[0]),
@@ -175,6 +177,30 @@ function results(shared, result, signal) {
     card("Over each other", h("span", { class: "legend" }, h("i", { class: "swatch one" }), result.unedited ? "without the edits" : "original", h("i", { class: "swatch other" }), "fork"), body(strips.node)));
   scrubber.go(at);
   return { node, has: (target) => node.contains(target), key: (event) => scrubber.key(event), dispose: () => { scrubber.pause(); strips.dispose(); } };
+}
+
+/* A fork becomes a scenario that every candidate from now on must master. */
+function saving(shared, result, asked) {
+  if (shared.role !== "operate") return h("p", { class: "links" }, h("button", { type: "button", class: "small", onclick: () => shared.signIn("To save it as a scenario of the gate takes the operate token.") }, "Enter a token to save it for the gate"));
+  const input = h("input", { name: "scenario", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", placeholder: "a name, in one word", spellcheck: "false", autocomplete: "off" });
+  const button = h("button", { type: "submit" }, "Save for the gate");
+  const told = h("p", { role: "status", class: "muted" }, "The gate then tries every candidate from this step on, in the edited world, and training begins there, too.");
+  const line = h("div");
+  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli()} --save ${shell(input.value)}`])));
+  return h("form", { class: "save-form", onsubmit: async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    told.textContent = "Saving …";
+    try {
+      told.textContent = (await post("scenarios", { id: asked.id, at: asked.at, edits: asked.edits, name: input.value })).done;
+      told.className = "good";
+    } catch (error) {
+      told.textContent = error.message;
+      told.className = "bad";
+    } finally {
+      button.disabled = false;
+    }
+  } }, h("div", { class: "save" }, h("label", { class: "field" }, "Scenario of the gate", input), button, told), line);
 }
 
 const interval = (rate) => `${percent(rate.interval[0], 0)}–${percent(rate.interval[1], 0)}`;

@@ -15,6 +15,7 @@ export async function now(shared, to, signal) {
   let found = shared.first ?? (await get("now", {}, signal));
   shared.first = null;
   let last = null;
+  let shift = null;
   let series = await get("production", {}, signal);
   const charts = chartsOf(shared, () => series, (value) => { last = value; refreshSeries(); });
 
@@ -28,13 +29,14 @@ export async function now(shared, to, signal) {
     found = await get("now", {}, signal);
     shared.about = found.about;
     draw();
+    await point();
   }
 
   function draw() {
     replace(parts.wheel, ...turning(found));
     replace(parts.service, ...serving(shared, found));
     replace(parts.production, ...producing(shared, found, series));
-    replace(parts.alarms, ...alarms(shared, found));
+    replace(parts.alarms, ...alarms(shared, found, shift));
     replace(parts.events, ...happened(shared, series));
   }
 
@@ -52,6 +54,15 @@ export async function now(shared, to, signal) {
     charts.node,
     h("div", { class: "duo" }, parts.events, parts.story),
   ]);
+  let pointed = null;
+  async function point() {
+    const shifts = found.signals.filter((each) => each.kind === "shift_detected").length;
+    if (!shifts || pointed === shifts) return;
+    pointed = shifts;
+    shift = await get("shift", {}, signal).catch(() => null);
+    draw();
+  }
+  point().catch(() => {});
   const ticking = setInterval(() => tick(node), 1000);
 
   return {
@@ -139,15 +150,21 @@ function change(rolling) {
   return h("span", { class: difference < 0 ? "bad" : "" }, `${difference > 0 ? "▲" : "▼"} ${number(Math.abs(difference), 3)} from ${number(one, 3)}`);
 }
 
-function alarms(shared, { signals }) {
+function began(shift) {
+  const encoded = encodeURIComponent(shift.episode);
+  return h("p", { class: "began" }, "The shift began to show at ", h("a", { href: `#/episode/${encoded}${shift.step === null ? "" : `?t=${shift.step}`}` }, shift.step === null ? "" : `step ${shift.step} of `, h("span", { class: "mono" }, shift.episode)),
+    `: ${shift.why} `, shift.step !== null && h("a", { href: `#/fork/${encoded}?t=${shift.step}` }, "Fork there"));
+}
+
+function alarms(shared, { signals }, shift) {
   const shown = signals.slice().reverse();
   return [h("header", {}, h("h2", {}, "Alarms"), h("div", { class: "end" }, shown.length ? count(shown.length) : "")),
     shown.length === 0
       ? body(h("p", { class: "small-note" }, "None was raised. The monitors raise one false alarm in 10,000 episodes or fewer."))
-      : h("ul", { class: "alarms" }, shown.map((each) => h("li", {},
+      : [shift && began(shift), h("ul", { class: "alarms" }, shown.map((each) => h("li", {},
           h("div", {}, h("span", {}, h("b", { class: "bad" }, words(each.kind)), ` by the ${each.monitor} monitor`), h("span", { class: "muted" }, time(each.at))),
           h("div", {}, h("span", {}, "at ", id(each.at_episode, `#/episode/${encodeURIComponent(each.at_episode)}`)), chip(shared.policies, each.digest, false)),
-          h("div", {}, h("span", {}, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)), each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))];
+          h("div", {}, h("span", {}, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)), each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))]];
 }
 
 const EVENT = { verdict: "verdict", release: "release", change: "change" };

@@ -1,5 +1,5 @@
 /* Policies: their lineage, their verdicts, where and when each served; and rolling back. */
-import { get, post } from "../api.js";
+import { get, post, remove } from "../api.js";
 import { h } from "../dom.js";
 import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
 import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
@@ -12,7 +12,7 @@ export async function policies(shared, to, signal) {
 const STATES = { "in service": "tag on", condemned: "tag bad", former: "tag", candidate: "tag" };
 
 async function all(shared, signal) {
-  const found = await get("policies", {}, signal);
+  const [found, { scenarios }] = await Promise.all([get("policies", {}, signal), get("scenarios", {}, signal)]);
   shared.policies = new Map(found.policies.map((each) => [each.digest, each]));
   const run = `--run-dir ${shell(shared.about.run_dir)}`;
   const table = h("div", { class: "card scroll" }, h("table", { class: "policies" }, h("caption", { class: "unseen" }, "Policies, newest first"),
@@ -21,7 +21,8 @@ async function all(shared, signal) {
     h("tbody", {}, found.policies.map((each) => row(shared, each)))));
   const node = h("div", { class: "view" }, head("Policies", plural(found.policies.length, "policy", "policies"), rollback(shared, found)),
     found.policies.length ? [lineage(shared, found.policies), table] : note("No policy yet", "The first candidate that training brings forth is here as soon as it is exported, and stays, whatever the gate says of it."),
-    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
+    suite(shared, scenarios, run),
+    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel scenarios list ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
   node.lastChild.classList.add("after");
   return { title: "Policies", node, changed: (what) => { if (what.includes("policies") || what.includes("production")) refresh(shared, node, signal); } };
 }
@@ -44,6 +45,25 @@ function row(shared, each) {
     h("td", { class: "num" }, percent(rate)),
     h("td", { class: "num" }, number(each.mean_return)),
     h("td", {}, each.served.length ? served(each.served.at(-1)) : h("span", { class: "muted" }, "never")));
+}
+
+/* What every candidate must master besides the task's own edge cases: forks that somebody saved. */
+function suite(shared, scenarios, run) {
+  const drop = (each) => h("button", { type: "button", class: "small", onclick: async () => {
+    const sure = await confirm({ title: `Drop ${each.name}?`, text: "No candidate from now on is asked to master it.", verb: "Drop", lines: [["CLI", `flywheel scenarios drop ${shell(each.name)} ${run}`]] });
+    if (!sure) return;
+    try {
+      toast((await remove("scenarios", { name: each.name })).done);
+      window.dispatchEvent(new HashChangeEvent("hashchange"));
+    } catch (error) {
+      toast(error.message);
+    }
+  } }, "Drop …");
+  return card("The gate's suite", plural(scenarios.length, "scenario"), scenarios.length
+    ? h("div", { class: "scroll flush" }, h("table", {}, h("caption", { class: "unseen" }, "Scenarios that every candidate must master"),
+        h("thead", {}, h("tr", {}, ["Scenario", "Forked from", "Changed", "Begins with", "Saved"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
+        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.edits.join("; ") || "nothing"), h("td", {}, each.begins), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
+    : body(h("p", { class: "small-note" }, "No fork was saved yet. A fork that is saved becomes a scenario that every later candidate must master, beside the task's own edge cases.")));
 }
 
 const served = (span) => h("span", {}, time(span.from), " – ", span.to ? time(span.to) : "now");
