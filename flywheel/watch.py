@@ -12,8 +12,11 @@ from flywheel.deploy.keys import DIRECTORY, OPERATE, READ, open_page_tokens
 from flywheel.errors import UsageError
 from flywheel.page.access import Access, is_loopback
 from flywheel.page.app import build
-from flywheel.page.guard import App
+from flywheel.page.guard import Guard
 from flywheel.window import Window, opened
+
+GRACE_S = 2
+"""Seconds that requests which are under way may still take when the server ends."""
 
 
 def access_to(run_dir: Path, host: str) -> Access:
@@ -23,7 +26,7 @@ def access_to(run_dir: Path, host: str) -> Access:
     return Access(read="" if local else read, operate=operate, name=f"flywheel-{digest(str(run_dir))[:8]}", local=local)
 
 
-def app_of(window: Window, config: PageConfig) -> App:
+def app_of(window: Window, config: PageConfig) -> Guard:
     """Return the page of a window as an ASGI app."""
     return build(window, access_to(window.run_dir, config.host), config)
 
@@ -37,12 +40,23 @@ def watch(run_dir: Path, config: PageConfig) -> None:
         if not is_loopback(config.host):
             print(f"To read it takes the token in {run_dir / DIRECTORY / READ}; put TLS in front of it.", flush=True)
         print(f"To operate it takes the token in {run_dir / DIRECTORY / OPERATE}.", flush=True)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app_of(window, config), log_level="warning", server_header=False, timeout_graceful_shutdown=1
-            )
+        Server(app_of(window, config)).run(sockets=[door])
+
+
+class Server(uvicorn.Server):
+    """A server of the page: when it ends, open pages are let go of first."""
+
+    def __init__(self, page: Guard) -> None:
+        """Serve it on the sockets that `run` is given."""
+        self._page = page
+        super().__init__(
+            uvicorn.Config(page, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_S)
         )
-        server.run(sockets=[door])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End open streams, then everything else."""
+        self._page.leave()
+        await super().shutdown(sockets)
 
 
 def listening(config: PageConfig) -> socket.socket:

@@ -20,7 +20,7 @@ from flywheel.page.access import Access
 from flywheel.page.events import Streams
 from flywheel.page.forks import forking
 from flywheel.page.frames import Frames
-from flywheel.page.guard import App, Guard
+from flywheel.page.guard import Guard
 from flywheel.page.operate import operating
 from flywheel.page.routes import answer, reading
 from flywheel.page.source import Source
@@ -29,12 +29,13 @@ STATIC = Path(__file__).parent / "static"
 _LOG = logging.getLogger("flywheel.page")
 
 
-def build(source: Source, access: Access, config: PageConfig) -> App:
+def build(source: Source, access: Access, config: PageConfig) -> Guard:
     """Return the app that shows a source; each of its errors is one sentence."""
     app = FastAPI(
         title="Flywheel", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
-    app.include_router(reading(source, Streams(source, config), Frames()))
+    streams = Streams(source, config)
+    app.include_router(reading(source, streams, Frames()))
     app.include_router(forking(source))
     app.include_router(operating(source, access))
     app.add_exception_handler(FlywheelError, _told)
@@ -49,7 +50,7 @@ def build(source: Source, access: Access, config: PageConfig) -> App:
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
-    return Guard(app, access, config.max_body)
+    return Guard(app, access, config.max_body, streams.leave)
 
 
 def _told(request: Request, error: Exception) -> Response:

@@ -23,11 +23,16 @@ class Streams:
         """Begin with none."""
         self._source, self._config = source, config
         self.num_open = 0
+        self._is_leaving = False
 
     @property
     def is_full(self) -> bool:
         """Whether one more would be one too many."""
         return self.num_open >= self._config.max_streams
+
+    def leave(self) -> None:
+        """Let every stream end at its next look: the server is about to."""
+        self._is_leaving = True
 
     async def stream(self, begin: int) -> AsyncIterator[bytes]:
         """Yield what is told from byte `begin` of the story on, and which of production, policies and turns changed."""
@@ -47,7 +52,7 @@ class Streams:
         known = await asyncio.to_thread(self._source.marks)
         yield _event("changed", {name: known[name] for name in WATCHED})
         story, quiet_since = -1, time.monotonic()
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self._is_leaving:
             now = await asyncio.to_thread(self._source.marks)
             if now["story"] != story:
                 story = now["story"]

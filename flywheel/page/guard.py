@@ -41,8 +41,9 @@ SESSION = "/api/v1/session"
 class Guard:
     """Refuses before anything is read: a strange Host, a strange Origin, no token, a large or unnamed body."""
 
-    def __init__(self, app: App, access: Access, max_body: int) -> None:
-        """Stand before an ASGI app."""
+    def __init__(self, app: App, access: Access, max_body: int, leave: Callable[[], None]) -> None:
+        """Stand before an ASGI app; `leave` lets go of what it holds open, before its server ends."""
+        self.leave = leave
         self._app, self._access, self._max_body = app, access, max_body
         self._too_large = f"The body is larger than the {max_body:,} bytes that the page takes."
 

@@ -12,15 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from flywheel.config import PageConfig
 from flywheel.deploy.keys import open_page_tokens
-from flywheel.watch import app_of, listening
+from flywheel.watch import Server, app_of, listening
 from flywheel.window import Window
 from tests.page.chromium import HINT, find
 from tests.page.run_dirs import write_run
+
+expect.set_options(timeout=20_000)  # the machine may be busy
 
 
 @contextmanager
@@ -28,9 +29,7 @@ def served(run_dir: Path, **knobs: Any) -> Iterator[str]:
     """Serve a run directory's page as `flywheel page` does; yield its address."""
     config = PageConfig(port=0, look_s=0.05, **knobs)
     window, door = Window(run_dir), listening(config)
-    server = uvicorn.Server(
-        uvicorn.Config(app_of(window, config), log_level="warning", server_header=False, timeout_graceful_shutdown=1)
-    )
+    server = Server(app_of(window, config))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
     thread.start()
     try:
@@ -91,14 +90,25 @@ class Opened:
         self.errors: list[str] = []
         self.asked: list[str] = []
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(20_000)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.on("request", lambda request: self.asked.append(request.url))
 
+    @contextmanager
+    def at(self, run_dir: Path) -> Iterator[str]:
+        """Serve a run directory for this page, which leaves before the server ends; yield the address."""
+        with served(run_dir) as address:
+            yield address
+            self.page.goto("about:blank")
+
+    def expects(self, *statuses: int) -> None:
+        """Leave out what Chromium itself notes of answers that a test asked for."""
+        self.errors = [line for line in self.errors if not any(f"status of {each}" in line for each in statuses)]
+
     def left(self) -> list[str]:
         """Return the requests that went elsewhere than to this machine."""
-        return [url for url in self.asked if not url.startswith(("http://127.0.0.1:", "data:"))]
+        return [url for url in self.asked if not url.startswith(("http://127.0.0.1:", "about:blank"))]
 
 
 @pytest.fixture

@@ -113,7 +113,18 @@ def test_an_episode_is_told_step_by_step(api: httpx.Client, finished: Path) -> N
     assert len(told["observations"]) == 4 and len(told["observations"][0]) == told["num_steps"] + 1
     assert told["actions"][0] == episode.raw_actions.tolist()
     np.testing.assert_allclose(told["probabilities"], np.exp(episode.logps), rtol=1e-5)
-    assert got(api, "diverges", id=id_) == {"difference": None}
+    assert got(api, "diverges", id=id_)["difference"]["kind"] == "observation"  # its pole is a longer one
+    expected = got(api, "expected", id=id_)
+    assert expected["values"] is None and len(expected["residuals"]) == told["num_steps"]
+    first = got(api, "episodes", descending=False, limit=1)["episodes"][0]["id"]
+    assert got(api, "diverges", id=first) == {"difference": None}
+    assert max(got(api, "expected", id=first)["residuals"]) < 1e-5 < max(expected["residuals"])
+
+
+def test_a_shift_is_traced_to_the_step_where_it_began_to_show(api: httpx.Client) -> None:
+    changed = next(mark for mark in got(api, "production")["marks"] if mark["kind"] == "change")
+    shift = got(api, "shift")
+    assert shift["episode"] == changed["episode"] and shift["step"] <= 2 and shift["why"]
 
 
 def test_a_failing_trial_of_the_gate_is_played_again(api: httpx.Client) -> None:
