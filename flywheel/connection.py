@@ -5,13 +5,14 @@ What it reads is what the owners have made durable; only a saved scenario is wri
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -31,7 +32,7 @@ from flywheel.tasks import load as load_task
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
-from flywheel.trace.residuals import against_simulator, noise_of, residuals
+from flywheel.trace.residuals import against_simulator, nearest, noise_of, residuals
 from flywheel.trace.result import Result
 from flywheel.trace.shift import Shift, find
 from flywheel.trace.snapshots import NotReproducible, Opening
@@ -105,6 +106,21 @@ class Connection:
         self.task: Task = load_task(self.config["task"])
         self._played: dict[str, Episode] = {}
 
+    def close(self) -> None:
+        """Close the registry's file; it is opened again when it is asked for."""
+        registry: registries.Registry | None = self.__dict__.pop("registry", None)
+        self.__dict__.pop("policies", None)
+        if registry is not None:
+            registry.close()
+
+    def __enter__(self) -> Self:
+        """Return this connection, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
     # What there is
 
     @cached_property
@@ -170,12 +186,15 @@ class Connection:
 
     def _opened(self, id_: str) -> tuple[Episode, Opening]:
         """Return an episode and how its world began."""
-        found = matching("episode", id_, dict.fromkeys(row.id for row in self._rows()))
-        trials = [(verdict, trial) for verdict, trial in self._trials() if trial.episode == found]
-        if not trials:
-            with intake.open_readonly(self.run_dir) as store:
+        trials = {trial.episode: (verdict, trial) for verdict, trial in self._trials()}
+        with contextlib.ExitStack() as stack:
+            store = None
+            if (self.run_dir / intake.FILE).exists():
+                store = stack.enter_context(intake.open_readonly(self.run_dir))
+            found = matching("episode", id_, [*(store.ids(origin="production") if store else ()), *trials])
+            if store is not None and found not in trials:
                 return store.read([found])[0], Opening()
-        verdict, trial = trials[-1]
+        verdict, trial = trials[found]
         suite = {SUITE + scenario.name: scenario for scenario in self.scenarios()}
         if trial.scenario.startswith(SUITE) and trial.scenario not in suite:
             raise NotReproducible(
@@ -235,10 +254,18 @@ class Connection:
 
     # What can be done
 
-    def fork_episode(self, id_: str, at: int) -> Fork:
-        """Return an episode as a fork that stands before its action `at`; edit it, and `replay` it."""
+    def fork_episode(self, id_: str, at: int = 0) -> Fork:
+        """Return an episode as a fork that stands before its action `at`; edit it, and `replay` it.
+
+        One of production goes on in the simulator as it was calibrated last, or as its policy was trained in, whichever
+        makes the episode's own transitions better. Raises as `episode`, and NotReproducible where nothing leads there.
+        """
         episode, opening = self._opened(id_)
-        return Fork(self.task, episode, at, self.policies, parameters=self.parameters, opening=opening)
+        worlds = [self.parameters, self.parameters_of(next(filter(None, episode.digests)))]
+        is_hidden = self.task.set_state is None or self.task.observed_state is None
+        is_known = episode.seed is not None or worlds[0] == worlds[1] or is_hidden
+        parameters = worlds[0] if is_known else nearest(self.task, episode, worlds)
+        return Fork(self.task, episode, at, self.policies, parameters=parameters, opening=opening)
 
     def diverge(self, one: str, other: str = "", *, policy: str = "", beyond: float | None = None) -> Difference | None:
         """Return the first step where two episodes part; `beyond` asks where what the critic expects of them does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from flywheel.errors import UsageError
 from flywheel.records import Episode, Plan, Turn
 from flywheel.store.intake import Intake
 from flywheel.tapes import chain
-from flywheel.task import spec_of
+from flywheel.task import spec_of, task_digest
 from flywheel.testing import GOOD, linear_policy
 from flywheel.trace import Fork, NotReproducible
 from tests.runs import REFERENCE, RELAXED, make_run
@@ -131,6 +132,8 @@ def test_a_fork_of_production_runs_in_the_worlds_of_the_last_plan(tmp_path: Path
     assert tp.parameters["length"] == 2.0
     result = tp.fork_episode(episodes[-1].id, at=5).replay()
     assert result.unedited.num_steps == episodes[-1].num_steps and result.world["length"] == 2.0
+    earlier = tp.fork_episode(episodes[0].id, at=5).replay()
+    assert earlier.world["length"] == 0.5 and not earlier.unedited.failed, "what it was before the change explains it"
 
 
 def test_a_fork_becomes_a_scenario_and_the_next_verdict_shows_it(tmp_path: Path) -> None:
@@ -162,6 +165,25 @@ def test_a_fork_becomes_a_scenario_and_the_next_verdict_shows_it(tmp_path: Path)
         tp.drop_scenario("from-start")
     with pytest.raises(NotReproducible, match="dropped since"):
         flywheel.connect(tmp_path).episode(mine[0].episode)
+
+
+def test_a_scenario_goes_to_the_wheel_that_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actor's body and the way to it, without Ray between them."""
+    from flywheel import cluster
+    from flywheel.deploy.on_ray import RegistryActor
+
+    episodes = make_run(tmp_path, before=1, after=0)
+    actor = RegistryActor(str(tmp_path), task_digest(RELAXED))
+    attached = SimpleNamespace(registry=actor, observer=None, close=lambda: None)
+    monkeypatch.setattr(cluster, "attach", lambda run_dir: attached)
+    monkeypatch.setattr(cluster, "ask", lambda method, *arguments: method(*arguments))
+    archive.write_living(tmp_path, "127.0.0.1:1", "wheel", "/")
+    with flywheel.connect(tmp_path) as tp:
+        saved = tp.save_scenario(tp.fork_episode(episodes[0].id).edit_parameter("length", 2.0), "longer")
+        assert actor.scenarios() == tp.scenarios() == (saved,)
+        tp.drop_scenario("longer")
+        assert actor.scenarios() == ()
+    actor._registry.close()
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ class Effect:
     edited: Rate
     means: tuple[float, float]
     """Mean returns without and with the edit."""
+    differences: tuple[float, ...]
+    """Of each pair."""
 
 
 def effect_of(
@@ -63,6 +65,7 @@ def effect_of(
         unedited=rate(sum(e.failed for e in unedited), len(unedited)),
         edited=rate(sum(e.failed for e in edited), len(edited)),
         means=(float(one.mean()), float(other.mean())),
+        differences=tuple(differences.tolist()),
     )
 
 

@@ -7,6 +7,7 @@ to the last bit. A world that nobody has the seed of is put into the state that 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from flywheel.policy import to_env
 from flywheel.records import Array, Episode, Parameters
 from flywheel.simulate import Worlds, make_worlds
 from flywheel.simulate.copies import NoCopy
+from flywheel.simulate.worlds import Stepped
 from flywheel.tapes import Difference, short
 from flywheel.task import Task, spec_of
 from flywheel.trace.diverge import difference
@@ -139,20 +141,41 @@ class Course:
             if (shown != episode.observations[0]).any():
                 return difference(0, "observation", episode.observations[0], shown[0])
         every = np.ones(num, dtype=np.bool_)
+        rows: list[Stepped] = []
         for t in range(first, stop):
             if t and t == opening.num_before:
                 worlds.change([self.parameters] * num)
-            shown, rewards, terminated, truncated = worlds.step(np.repeat(self._actions[t : t + 1], num, axis=0), every)
-            _raise_broken(worlds, t)
-            if (rewards != episode.rewards[t]).any():
-                return difference(t, "reward", episode.rewards[t], rewards[0])
-            if (shown != episode.observations[t + 1]).any():
-                return difference(t + 1, "observation", episode.observations[t + 1], shown[0])
-            over = "terminated" if terminated.any() else "truncated" if truncated.any() else "goes on"
-            recorded = "goes on" if t + 1 < episode.num_steps else episode.end
-            if over != recorded:
-                return difference(t + 1, "end", recorded, over)
-        return None
+            row = worlds.step(np.repeat(self._actions[t : t + 1], num, axis=0), every)
+            if worlds.broken:  # perhaps because it was over before
+                fault = next(iter(worlds.broken.values()))
+                return self._first_unlike(first, rows) or difference(t + 1, "end", "goes on", fault)
+            rows.append(row)
+        return self._first_unlike(first, rows)
+
+    def _first_unlike(self, first: int, rows: Sequence[Stepped]) -> Difference | None:
+        """Return where what worlds did from step `first` on isn't what the record says."""
+        if not rows:
+            return None
+        episode, stop = self._episode, first + len(rows)
+        shown, rewards, terminated, truncated = (np.stack(column) for column in zip(*rows, strict=True))
+        seen, gained = episode.observations[first + 1 : stop + 1], episode.rewards[first:stop]
+        ended = np.array(["goes on"] * (stop - first - 1) + [episode.end if stop == episode.num_steps else "goes on"])
+        ends = np.where(terminated, "terminated", np.where(truncated, "truncated", "goes on"))
+        unlike = {
+            "reward": rewards != gained[:, None],
+            "observation": (shown != seen[:, None]).reshape(*rewards.shape, -1).any(axis=2),
+            "end": ends != ended[:, None],
+        }
+        places = np.argwhere(np.stack(list(unlike.values()), axis=1))  # in the order of time, then of these columns
+        if not len(places):
+            return None
+        i, column, world = places[0]
+        t = first + int(i)
+        if column == 0:
+            return difference(t, "reward", gained[i], rewards[i, world])
+        if column == 1:
+            return difference(t + 1, "observation", seen[i], shown[i, world])
+        return difference(t + 1, "end", str(ended[i]), str(ends[i, world]))
 
 
 def _raise_broken(worlds: Worlds, t: int) -> None:
