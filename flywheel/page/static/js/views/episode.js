@@ -58,8 +58,9 @@ export async function episode(shared, to, signal) {
       "forked from": each.parent ? h("a", { href: `#/episode/${encodeURIComponent(each.parent[0])}` }, `step ${each.parent[1]} of ${shortId(each.parent[0])}`) : null,
       "its course": verdict,
     }))),
-    h("div", { class: "watch" }, card("", null, stage, scrubber.node), card("This step", null, body(step))),
-    card("Over its steps", each.num_columns > each.names.length ? `the first ${each.names.length} of ${each.num_columns} numbers of an observation` : "choose a place to go there", h("div", { class: "body" }, strips.node)),
+    h("div", { class: "watch" },
+      card("", null, stage, scrubber.node, h("div", { class: "body step-of" }, step)),
+      card("Over its steps", each.num_columns > each.names.length ? `the first ${each.names.length} of ${each.num_columns} numbers of an observation` : "choose a place to go there", h("div", { class: "body" }, strips.node))),
     h("details", { class: "card" }, h("summary", {}, "Steps as a table"), h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "unseen" }, "Steps around the one that is shown"), h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "num" }, "Step"), each.names.map((name) => h("th", { scope: "col", class: "num" }, name)), each.actions.map((_, i) => h("th", { scope: "col", class: "num" }, each.actions.length > 1 ? `action[${i}]` : "action")), h("th", { scope: "col", class: "num" }, each.discrete ? "probability" : "density"), h("th", { scope: "col", class: "num" }, "reward"))), around))),
     card("The same in a terminal and in Python", null, body(commands(
       ["CLI", `flywheel diverge ${shell(each.id)} --run-dir ${run}`],
