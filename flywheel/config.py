@@ -140,7 +140,7 @@ class TraceConfig:
 
     sample_share: float = 0.05
     """share of episodes with a span for each request, chosen by a hash of the episode's id; failed and lost ones and
-    those around a signal have one for each step in any case. A span takes some 300 bytes of disk"""
+    those around a signal have one for each step in any case. A span takes some 400 bytes of disk"""
     around: int = 3
     """episodes kept on either side of where a signal's evidence begins, and of the one that raised it"""
     flush_s: float = 0.25
@@ -148,7 +148,7 @@ class TraceConfig:
     max_waiting: int = 20_000
     """spans that a process holds while their store is away; further ones are lost, and counted"""
     max_spans: int = 500_000
-    """spans in traces.sqlite, some 150 MB: the oldest go first, those of failures and signals after all others"""
+    """spans in traces.sqlite, some 200 MB: the oldest go first, those of failures and signals after all others"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ STORED = _gauge("store_episodes", "short", "Episodes in the store.")
 STORE_BYTES = _gauge("store_bytes", "bytes", "Size of the store's files.")
 
 # Traces
-SPANS = _counter("spans", "Spans that processes handed over to be kept, or lost.", "kind", running=True)
+SPANS = _counter("spans", "Spans that were handed over to be kept (or exported), or lost.", "kind", running=True)
 TRACES = _gauge("trace_spans", "short", "Spans in the run directory's traces.")
 
 # The loop and its training

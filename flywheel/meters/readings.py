@@ -127,6 +127,12 @@ def of_spans(sent: int, lost: int) -> Iterator[Reading]:
     yield Reading(meters.SPANS, lost, ("lost",))
 
 
+def of_exported(sent: int, lost: int) -> Iterator[Reading]:
+    """Read what became of the spans that the run's owner of traces sends to a collector, too."""
+    yield Reading(meters.SPANS, sent, ("exported",))
+    yield Reading(meters.SPANS, lost, ("not_exported",))
+
+
 def of_traces(num_spans: int) -> Iterator[Reading]:
     """Read how many spans are kept."""
     yield Reading(meters.TRACES, num_spans)

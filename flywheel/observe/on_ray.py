@@ -64,7 +64,7 @@ class ObserverActor:
         self._trouble = ""
         tracing = tracing or TraceConfig()
         self._tail = Tail(tracing)
-        self._spans = trace.outlet(tracing, namespace or ray.get_runtime_context().namespace)
+        self._spans = trace.outlet(tracing, namespace)
 
     def __repr__(self) -> str:
         return f"observer({self._meters.wheel})"

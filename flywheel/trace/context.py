@@ -7,8 +7,7 @@ it is sampled, without a word between them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -85,17 +84,6 @@ def about() -> dict[str, Any]:
     """Return the attributes that every span gets that begins here."""
     found: dict[str, Any] | None = otel.get_value(_ABOUT)  # type: ignore[assignment]
     return {} if found is None else found
-
-
-@contextmanager
-def told(**attributes: Any) -> Iterator[None]:
-    """Let spans that begin inside have these attributes, too, each named with the prefix `flywheel.`."""
-    named = {f"flywheel.{name}": value for name, value in attributes.items()}
-    token = otel.attach(otel.set_value(_ABOUT, {**about(), **named}))
-    try:
-        yield
-    finally:
-        otel.detach(token)
 
 
 class EpisodeScope:

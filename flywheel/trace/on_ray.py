@@ -59,6 +59,8 @@ class TraceActor:
             return 0
         if self._collector is not None:  # programs send theirs to the collector by themselves
             self._collector.put([row for row in rows if row.source != "client"])
+            exported = self._collector.counts()
+            self._meters.record(readings.of_exported(exported.sent, exported.lost))
         self._meters.record(readings.of_traces(self._store.count()))
         return len(rows)
 
@@ -76,7 +78,7 @@ class TraceActor:
                 log.exception("Spans in the run directory could not be taken in.")
 
 
-def to_actor(namespace: str) -> Sink:
+def to_actor(namespace: str | None) -> Sink:
     """Return a sink that hands spans to the owner, for any process of Ray."""
     handle: Any = None
 
@@ -103,6 +105,6 @@ def hand_over(serving: Future[Any]) -> None:
         log.warning("Some of the last spans may be missing: %r", error)
 
 
-def outlet(config: TraceConfig, namespace: str) -> Outlet:
-    """Return the outlet of a process of the wheel."""
+def outlet(config: TraceConfig, namespace: str | None) -> Outlet:
+    """Return the outlet of a process of the wheel; None is the namespace of the process."""
     return Outlet(to_actor(namespace), max_waiting=config.max_waiting, flush_s=config.flush_s)

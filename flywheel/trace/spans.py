@@ -123,7 +123,7 @@ class Tracer:
 
     @property
     def counts(self) -> Counts:
-        """What became of the spans so far, of those that go to a collector, too, only here: made = sent + lost + …"""
+        """What became of the spans so far: made = sent + lost + waiting."""
         return self._outlets[0].counts()
 
     def flush(self, timeout_s: float = 5.0) -> bool:

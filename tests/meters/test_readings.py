@@ -135,4 +135,5 @@ def test_spans_are_read_by_what_became_of_them() -> None:
         (meters.SPANS, 5, ("sent",)),
         (meters.SPANS, 2, ("lost",)),
     ]
+    assert [(r.value, r.tags) for r in readings.of_exported(3, 1)] == [(3, ("exported",)), (1, ("not_exported",))]
     assert [(r.meter, r.value) for r in readings.of_traces(9)] == [(meters.TRACES, 9)]

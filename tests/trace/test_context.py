@@ -20,7 +20,6 @@ from flywheel.trace.context import (
     is_sampled,
     parse,
     root_of,
-    told,
     trace_of,
 )
 
@@ -63,10 +62,10 @@ def test_a_program_that_is_traced_itself_asks_for_spans() -> None:
 
 def test_what_a_span_is_about_is_known_where_it_begins() -> None:
     scope = EpisodeScope("e")
-    with told(turn=3), scope:
-        assert about() == {"flywheel.turn": 3, EPISODE: "e"}
+    with scope:
+        assert about() == {EPISODE: "e"}
         scope.acted(7, "d")
-        assert about() == {"flywheel.turn": 3, EPISODE: "e", STEP: 7, DIGEST: "d"}
+        assert about() == {EPISODE: "e", STEP: 7, DIGEST: "d"}
     assert about() == {}
 
 

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from flywheel.config import TraceConfig
-from flywheel.trace.context import DIGEST, EPISODE, STEP, EpisodeScope, link, root_of, told, trace_of
+from flywheel.trace.context import DIGEST, EPISODE, STEP, EpisodeScope, link, root_of, trace_of
 from flywheel.trace.outlet import Counts
 from flywheel.trace.row import MAX_METRICS, TELL
 from flywheel.trace.spans import Tracer
@@ -67,7 +67,7 @@ def stored(run_dir: Path) -> dict[str, Stored]:
 
 def test_spans_nest_by_context_and_keep_what_they_are_told(tmp_path: Path) -> None:
     with Tracer.to_run_dir(tmp_path) as tracer:
-        with tracer.span("outer", site="Berlin", lap=3) as outer, told(turn=4):
+        with tracer.span("outer", site="Berlin", lap=3) as outer:
             outer.log_metric("prediction_value", 0.3)
             outer.log_metric("prediction_value", float("nan"))
             with tracer.span("inner") as inner:
@@ -77,7 +77,7 @@ def test_spans_nest_by_context_and_keep_what_they_are_told(tmp_path: Path) -> No
             pass
     found = stored(tmp_path)
     assert (found["inner"].parent, found["inner"].depth) == (outer.id, 1)
-    assert found["inner"].attributes == {"flywheel.turn": 4, "found": True}
+    assert found["inner"].attributes == {"found": True}
     assert found["outer"].attributes == {"site": "Berlin", "lap": 3} and found["outer"].parent == ""
     (first, second) = found["outer"].metrics
     assert (first[:2], second[:2]) == (("prediction_value", 0.3), ("prediction_value", None))
