@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tra
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from flywheel.config import TraceConfig
+from flywheel.errors import UsageError
 from flywheel.trace import row, sinks
 from flywheel.trace.context import about
 from flywheel.trace.outlet import Counts, Outlet, Sink
@@ -97,7 +98,12 @@ class Tracer:
 
     @classmethod
     def to_run_dir(cls, path: str | Path, config: TraceConfig | None = None) -> Tracer:
-        """Return a tracer whose spans are kept in a run directory, whether something is up there or not."""
+        """Return a tracer whose spans are kept in a run directory, whether something is up there or not.
+
+        Raises UsageError where there is no directory.
+        """
+        if not Path(path).is_dir():
+            raise UsageError(f"There is no run directory at {path}, so no spans can be kept there.")
         given = config or TraceConfig()
         return cls(sinks.to_run_dir(Path(path), given.max_spans), given)
 

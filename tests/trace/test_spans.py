@@ -14,6 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from flywheel.config import TraceConfig
+from flywheel.errors import UsageError
 from flywheel.trace.context import DIGEST, EPISODE, STEP, EpisodeScope, link, root_of, trace_of
 from flywheel.trace.outlet import Counts
 from flywheel.trace.row import MAX_METRICS, TELL
@@ -205,3 +206,9 @@ def test_a_library_that_knows_opentelemetry_is_traced_with_the_program(tmp_path:
             pass
     found = stored(tmp_path)
     assert found["theirs"].parent == mine.id and found["inner"].parent == found["theirs"].id
+
+
+def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run directory"):
+        Tracer.to_run_dir(tmp_path / "typo")
+    assert not list(tmp_path.iterdir())
