@@ -27,7 +27,7 @@ from flywheel.policy import Policy, load, read_weights
 from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
-from flywheel.task import Task
+from flywheel.task import Task, task_digest
 from flywheel.tasks import load as load_task
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
@@ -102,8 +102,10 @@ class Connection:
     def __init__(self, run_dir: Path) -> None:
         """Open it; registry and store are opened when they are first asked for."""
         self.run_dir = run_dir
-        self.config: Mapping[str, Any] = archive.read_config(run_dir)["config"]
+        found = archive.read_config(run_dir)
+        self.config: Mapping[str, Any] = found["config"]
         self.task: Task = load_task(self.config["task"])
+        self._is_as_it_was = found["task_digest"] == task_digest(self.task)
         self._played: dict[str, Episode] = {}
 
     def close(self) -> None:
@@ -261,6 +263,7 @@ class Connection:
         makes the episode's own transitions better. Raises as `episode`, and NotReproducible where nothing leads there.
         """
         episode, opening = self._opened(id_)
+        self._insist(episode)
         worlds = [self.parameters, self.parameters_of(next(filter(None, episode.digests)))]
         is_hidden = self.task.set_state is None or self.task.observed_state is None
         is_known = episode.seed is not None or worlds[0] == worlds[1] or is_hidden
@@ -287,12 +290,21 @@ class Connection:
         found = recheck(episode, self.policies)
         if found is not None:
             return found
-        parameters = self.parameters_of(episode.digests[0])
         try:
+            self._insist(episode)
+            parameters = self.parameters_of(next(filter(None, episode.digests)))
             noise = None if episode.seed is not None else noise_of(self.task, self._first(episode), parameters)
             return against_simulator(self.task, episode, parameters, noise=noise, opening=opening)
         except NotReproducible as error:
             raise NotReproducible(f"Each decision is made again as it was. {error}") from error
+
+    def _insist(self, episode: Episode) -> None:
+        """Raise NotReproducible for an episode that another simulator than today's is to go on with, or judge."""
+        if episode.seed is None and not self._is_as_it_was:
+            raise NotReproducible(
+                f"Task {self.task.name} is not what it was when {self.run_dir} was begun, so its simulator says nothing "
+                f"of episode {short(episode.id)}: use the version that made it."
+            )
 
     def _first(self, episode: Episode) -> list[Episode]:
         """Return the first whole episodes of production with an episode's policy, without itself."""

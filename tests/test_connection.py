@@ -186,6 +186,19 @@ def test_a_scenario_goes_to_the_wheel_that_is_up(tmp_path: Path, monkeypatch: py
     actor._registry.close()
 
 
+def test_another_form_of_the_task_says_nothing_of_production(tmp_path: Path) -> None:
+    episodes = make_run(tmp_path, before=1, after=0)
+    config = tmp_path / archive.CONFIG
+    config.write_text(config.read_text().replace(task_digest(RELAXED), "0" * 64))
+    tp = flywheel.connect(tmp_path)
+    assert tp.episode(episodes[0].id).num_steps == 500
+    with pytest.raises(NotReproducible, match="not what it was"):
+        tp.fork_episode(episodes[0].id, at=3)
+    with pytest.raises(NotReproducible, match=r"made again as it was\. Task cartpole is not what"):
+        tp.diverge(episodes[0].id)
+    assert tp.fork_episode(tp.episodes("gate")[0].id, at=3).replay().exact, "a seed proves itself"
+
+
 def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run directory"):
         flywheel.connect(tmp_path)
