@@ -45,6 +45,8 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's shared memory: messages here are small, and a laptop's /dev/shm may be, too."""
 STORE = "store"
 """Name of the store's actor."""
+RETRIES = 3
+"""Times that a call of a room that computes is made again because its process was lost."""
 _HEAD = "node:__internal_head__"
 
 
@@ -77,11 +79,12 @@ class Place:
         return self._actor(body, name, num_cpus=0, max_task_retries=max_task_retries, **where)
 
     def worker(self, body: type, name: str, num_cpus: float) -> Any:
-        """Return the actor class of a room that computes: it ends with this process."""
-        return self._actor(body, name, num_cpus=num_cpus, resources={self.resource: CLAIM} if self.resource else {})
+        """Return the actor class of a room that computes: it ends with this process, and its calls may be repeated."""
+        where = {"resources": {self.resource: CLAIM} if self.resource else {}, "max_task_retries": RETRIES}
+        return self._actor(body, name, num_cpus=num_cpus, **where)
 
     def _actor(self, body: type, name: str, **options: Any) -> Any:
-        """An actor comes back by itself; only harmless calls may be repeated."""
+        """Return the class of an actor that comes back by itself, on another node where its own is gone."""
         return ray.remote(body).options(name=name, namespace=self.namespace, max_restarts=-1, **options)
 
 

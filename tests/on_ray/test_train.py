@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flywheel.config import TrainConfig
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.policy import Files, Policy, load, read_weights, write_files
 from flywheel.records import Plan
 from flywheel.task import Task, spec_of
@@ -62,6 +62,10 @@ SHORT = Plan(strategy="continue_training", reasons=())
 class Probed(TrainerActor):
     """The trainer with a look inside its runners."""
 
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
     def runners(self) -> list[tuple[int, Any, float, float]]:
         """Return (pid, recipe, smallest pole, longest pole) of each runner."""
         return list(self._training._algorithm.env_runner_group.foreach_env_runner(_look, local_env_runner=False))
@@ -86,7 +90,8 @@ def _look(runner: Any) -> tuple[int, Any, float, float]:
 
 @pytest.fixture(scope="module")
 def trainer(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, Path]]:
-    actor = ray_cluster.remote(num_cpus=0.5)(Probed).remote(cartpole, spec_of(cartpole), CONFIG, 1)
+    options = {"num_cpus": 0.5, "max_restarts": -1, "max_task_retries": 3}
+    actor = ray_cluster.remote(**options)(Probed).remote(cartpole, spec_of(cartpole), CONFIG, 1)
     yield ray_cluster, actor, tmp_path_factory.mktemp("policies")
     ray_cluster.get(actor.stop.remote(), timeout=60)
     ray_cluster.kill(actor)
@@ -153,6 +158,20 @@ def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(tr
     ray.get(actor.advance.remote(), timeout=120)
     for _, recipe, low, high in ray.get(actor.runners.remote(), timeout=60):
         assert recipe == found[1][1] and 1.9 <= low <= high <= 2.1
+
+
+def test_a_trainer_that_was_lost_says_so_until_a_round_begins_again(trainer: Any) -> None:
+    ray, actor, _ = trainer
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
+    ray.get(actor.advance.remote(), timeout=60)
+    before = ray.get(actor.pid.remote(), timeout=60)
+    os.kill(before, signal.SIGKILL)
+    for lost in (actor.advance.remote, lambda: actor.export.remote(1, None, {}, 1.0)):
+        with pytest.raises(LostError, match="trainer's process was lost"):
+            ray.get(lost(), timeout=120)
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
+    assert ray.get(actor.advance.remote(), timeout=60).num_steps > 0
+    assert ray.get(actor.pid.remote(), timeout=60) != before
 
 
 def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ray_cluster: Any) -> None:
