@@ -45,8 +45,6 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's shared memory: messages here are small, and a laptop's /dev/shm may be, too."""
 STORE = "store"
 """Name of the store's actor."""
-RETRIES = 3
-"""Times that a call of a room that computes is made again because its process was lost."""
 _HEAD = "node:__internal_head__"
 
 
@@ -80,8 +78,8 @@ class Place:
 
     def worker(self, body: type, name: str, num_cpus: float) -> Any:
         """Return the actor class of a room that computes: it ends with this process, and its calls may be repeated."""
-        where = {"resources": {self.resource: CLAIM} if self.resource else {}, "max_task_retries": RETRIES}
-        return self._actor(body, name, num_cpus=num_cpus, **where)
+        claims = {self.resource: CLAIM} if self.resource else {}
+        return self._actor(body, name, num_cpus=num_cpus, resources=claims, max_task_retries=3)
 
     def _actor(self, body: type, name: str, **options: Any) -> Any:
         """Return the class of an actor that comes back by itself, on another node where its own is gone."""

@@ -81,9 +81,13 @@ class GateConfig:
     error: float = 0.05
     """error of each statistical check: probability of passing a policy that is at the limit"""
     edge_trials: int = 4
-    """simulations of each named edge case; each must pass"""
+    """simulations of each named edge case"""
+    edge_max_failed: int = 0
+    """of those, how many may fail; a task of which good policies fail now and then needs more of both"""
     probe_edge_trials: int = 40
     """simulations of each edge case in a probe: more than the verdict's, so that what ends training also passes"""
+    probe_edge_max_failed: int = 0
+    """of those, how many may fail"""
     probe_first: int = 20
     """episodes of a probe's first look: one that shows more failures than may end training is broken off"""
     latency_calls: int = 500
@@ -279,6 +283,8 @@ MAY_BE_ZERO = frozenset(
         "train.edge_case_share",
         "train.lr_end",
         "train.timeout_cost",
+        "gate.edge_max_failed",
+        "gate.probe_edge_max_failed",
         "train.min_steps",
         "train.probe_max_failed",
         "train.lambda_",
@@ -294,6 +300,11 @@ def check(config: Config) -> None:
     """Raise UsageError with a sentence when a value can't work; return None otherwise."""
     rules = [
         (config.gate.max_sims >= config.gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
+        (config.gate.edge_max_failed < config.gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
+        (
+            config.gate.probe_edge_max_failed < config.gate.probe_edge_trials,
+            "gate.probe_edge_max_failed must be less than probe_edge_trials",
+        ),
         (config.gate.error < 1, "gate.error is a probability, less than 1"),
         (config.gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
         (config.deploy.port < 65536, "deploy.port must be less than 65536"),

@@ -65,12 +65,7 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: M
         PPOConfig(algo_class=RecipePPO)
         .environment(
             "flywheel",
-            env_config={
-                "task": task,
-                "spec": spec,
-                "reward_scale": config.reward_scale,
-                "timeout_cost": config.timeout_cost,
-            },
+            env_config={"task": task, "spec": spec, "train": config},
             disable_env_checking=True,
         )
         .env_runners(
