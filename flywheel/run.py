@@ -6,7 +6,6 @@ Importing this module loads no Ray; the first turn does.
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 import shlex
 import signal
