@@ -44,7 +44,8 @@ lunarlander = Task(
         EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.0}),
         EdgeCase("eddies", parameters={"wind_power": 0.0, "turbulence_power": 0.5}),
     ),
-    limits=Limits(max_failure_rate=0.1, max_regression=0.1, max_latency_s=0.005),
+    # In Gymnasium's own wind of 15 a well trained policy still fails in 5 to 8 of 100 episodes.
+    limits=Limits(max_failure_rate=0.15, max_regression=0.1, max_latency_s=0.005),
     drift={"wind_power": 15.0},
     max_steps=NUM_STEPS,
     greedy=True,
@@ -61,11 +62,11 @@ lunarlander = Task(
             "entropy": 0.001,
             "max_steps": 600_000,  # half as much again as most rounds need
             "quiet_steps": 98_304,
-            "probe_max_failed": 10,  # of 200, where the limit is a tenth
+            "probe_max_failed": 10,  # of 200, a third of the limit
         },
         "analyze": {"simulations": 1300, "simulated_steps": 450_000},  # 400 episodes, as 150,000 give, find no wind
-        # the limit is a tenth in an edge case, too
-        "gate": {"edge_trials": 20, "edge_max_failed": 2, "probe_edge_trials": 20, "probe_edge_max_failed": 1},
+        # the limit is the same in an edge case
+        "gate": {"edge_trials": 20, "edge_max_failed": 3, "probe_edge_trials": 20, "probe_edge_max_failed": 1},
         "loop": {"recovered_share": 0.9},  # a landing in the wind costs fuel: 60 of 800 less, however good
     },
 )
