@@ -124,9 +124,8 @@ def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: S
             include_dashboard=True,
         )
     except Exception as error:  # Ray's own exceptions share no base with one another
-        raise FlywheelError(
-            f"Ray could not be started ({error}): is the machine overloaded or out of memory?"
-        ) from error
+        first = str(error).strip().splitlines()[0].rstrip(" (:")
+        raise FlywheelError(f"Ray could not be started ({first}): is the machine overloaded?") from error
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
     try:
         rooms = Rooms(task, config, run_dir, Place(name), port, say)

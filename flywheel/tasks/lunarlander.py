@@ -62,11 +62,11 @@ lunarlander = Task(
             "entropy": 0.001,
             "max_steps": 600_000,  # half as much again as most rounds need
             "quiet_steps": 98_304,
-            "probe_max_failed": 10,  # of 200, a third of the limit
+            "probe_max_failed": 16,  # of 200, about half of the limit
         },
         "analyze": {"simulations": 1300, "simulated_steps": 450_000},  # 400 episodes, as 150,000 give, find no wind
         # the limit is the same in an edge case
-        "gate": {"edge_trials": 20, "edge_max_failed": 3, "probe_edge_trials": 20, "probe_edge_max_failed": 1},
+        "gate": {"edge_trials": 20, "edge_max_failed": 3, "probe_edge_trials": 20, "probe_edge_max_failed": 2},
         "loop": {"recovered_share": 0.9},  # a landing in the wind costs fuel: 60 of 800 less, however good
     },
 )
