@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive
 from flywheel.client.http import is_loopback
-from flywheel.config import Config, DeployConfig
+from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
@@ -39,6 +39,7 @@ from flywheel.store.on_ray import StoreActor
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.tasks.production import Production
 from flywheel.testing import try_task
+from flywheel.trace.on_ray import HAND_OVER_S, TRACE, TraceActor, hand_over, outlet
 from flywheel.train.on_ray import CLAIM, TrainerActor
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -197,17 +198,6 @@ def _init(**options: Any) -> Any:
     return context
 
 
-def check_cpus(config: Config, available: float) -> None:
-    """Raise UsageError when the processes that claim CPUs would wait for ever."""
-    claimed = 0.5 + 0.5 * config.train.num_runners
-    if claimed > available:
-        raise UsageError(
-            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
-            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
-            "raise --num-cpus."
-        )
-
-
 def _claim_on_cluster(config: DeployConfig) -> int:
     """Return the port that Serve is to listen on; UsageError where replicas on other machines could not be reached."""
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
@@ -238,6 +228,8 @@ class Rooms:
         self._future: Future[Serving] | None = None
         self._stopping = threading.Event()
         self.registry = place.owner(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task), place.name)
+        self.trace = place.owner(TraceActor, TRACE, max_task_retries=-1).remote(str(run_dir), config.trace, place.name)
+        self.spans = outlet(config.trace, place.namespace)
         there = ask(self.registry.run_dir) if place.head else str(run_dir)
         if there != str(run_dir):
             raise UsageError(
@@ -283,7 +275,7 @@ class Rooms:
                 str(self._run_dir), config.store, place.name
             )
             observer = place.owner(ObserverActor, OBSERVER, max_task_retries=-1).remote(
-                self._task, config.observe, STORE, place.name, place.namespace
+                self._task, config.observe, STORE, place.name, place.namespace, config.trace
             )
             for release in ask(self.registry.releases)[-1:]:
                 ask(observer.release, release, self._task.limits.max_failure_rate)
@@ -292,7 +284,7 @@ class Rooms:
             port = self._port
             if port < 0:  # the cluster's first wheel chooses where Serve listens
                 port = config.deploy.port if on_serve.is_up() else _claim_on_cluster(config.deploy)
-            deployment = on_serve.start_serve(config.deploy, port, place.name, place.route)
+            deployment = on_serve.start_serve(config.deploy, port, place.name, place.route, config.trace)
             self._say("start", f"Serve is up at {deployment.url} after {time.monotonic() - began:.1f} s")
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told
@@ -307,6 +299,9 @@ class Rooms:
         """End production in order; everything that was acknowledged is on the disk already."""
         self._stopping.set()
         self.production.stop()
+        if not self.place.head and self._future is not None:
+            hand_over(self._future)
+        self.spans.close(HAND_OVER_S)
 
     def work(self, function: Callable[..., Any]) -> Any:
         """Return a pure function as a task of the cluster, for `ask`."""
@@ -335,9 +330,9 @@ class Attached:
         """Find them by their names."""
         self.place = Place(living["name"])
         self.route = living["route"]
-        self.registry, self.observer, self.store = (self._find(name) for name in (REGISTRY, OBSERVER, STORE))
+        self.registry, self.observer, self.store = (self.find(name) for name in (REGISTRY, OBSERVER, STORE))
 
-    def _find(self, name: str) -> Any:
+    def find(self, name: str) -> Any:
         """Return an actor's handle, None where there is none (any more, or yet)."""
         try:
             return ray.get_actor(name, namespace=self.place.namespace)
@@ -390,7 +385,7 @@ def end(run_dir: Path) -> None:
         raise UsageError(f"Nothing of {run_dir} is up, so there is nothing to end.")
     try:
         on_serve.end_app(attached.place.name)
-        for actor in (attached.observer, attached.store, attached.registry):
+        for actor in (attached.observer, attached.store, attached.find(TRACE), attached.registry):
             if actor is not None:
                 ray.kill(actor, no_restart=True)
     finally:

@@ -145,6 +145,23 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceConfig:
+    """Spans: which episodes have them, and how many are kept."""
+
+    sample_share: float = 0.05
+    """share of episodes with a span for each request, chosen by a hash of the episode's id; failed and lost ones and
+    those around a signal have one for each step in any case. A span takes some 400 bytes of disk"""
+    around: int = 3
+    """episodes kept on either side of where a signal's evidence begins, and of the one that raised it"""
+    flush_s: float = 0.25
+    """seconds over which the spans of one process share a message, and a durable commit"""
+    max_waiting: int = 20_000
+    """spans that a process holds while their store is away; further ones are lost, and counted"""
+    max_spans: int = 500_000
+    """spans in traces.sqlite, some 200 MB: the oldest go first, those of failures and signals after all others"""
+
+
+@dataclass(frozen=True, slots=True)
 class AnalyzeConfig:
     """Diagnosis, calibration and strategy."""
 
@@ -230,6 +247,7 @@ class Config:
     deploy: DeployConfig = field(default_factory=DeployConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
     analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -290,6 +308,7 @@ MAY_BE_ZERO = frozenset(
         "train.lambda_",
     }
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
+    | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
@@ -310,6 +329,7 @@ def check(config: Config) -> None:
         (config.deploy.port < 65536, "deploy.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
         (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
+        (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),
     ]
     wrong = [sentence for fine, sentence in rules if not fine]
     for path, value in _numbers(config):
@@ -321,6 +341,17 @@ def check(config: Config) -> None:
             wrong.append(f"{path} must be more than 0")
     if wrong:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+
+
+def check_cpus(config: Config, available: float) -> None:
+    """Raise UsageError when the processes that claim CPUs would wait for ever."""
+    claimed = 0.5 + 0.5 * config.train.num_runners
+    if claimed > available:
+        raise UsageError(
+            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
+            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
+            "raise --num-cpus."
+        )
 
 
 def _numbers(part: Any, where: str = "") -> Iterator[tuple[str, float]]:

@@ -19,8 +19,8 @@ from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
 from flywheel.analyze.strategy import decide, startable
-from flywheel.cluster import Rooms, Serving, ask, check_cpus, start
-from flywheel.config import Config
+from flywheel.cluster import Rooms, Serving, ask, start
+from flywheel.config import Config, check_cpus
 from flywheel.console import Say
 from flywheel.errors import FlywheelError, LostError
 from flywheel.meters import readings
@@ -28,6 +28,8 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.task import Task, span_of, spec_of
+from flywheel.trace.context import DIGEST, RELEASE, VERDICT
+from flywheel.trace.turns import TurnSpans
 from flywheel.train.ending import deserves_verdict, is_over
 
 ANALYZED = 500
@@ -58,6 +60,7 @@ class OnRay:
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
+        self._spans = TurnSpans(str(run_dir))
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -170,11 +173,13 @@ class OnRay:
 
     def advance(self, plan: Plan) -> tuple[Progress, Probe]:
         """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
+        began = time.time()
         with self._timed("train"):
             progress = self._train(plan)
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
+        self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         self._say("train", told.progress(progress, probe), passing=True)
         return progress, probe
 
@@ -218,6 +223,7 @@ class OnRay:
             version = ask(self._rooms.registry.next_version)
             digest, files = ask(self._rooms.trainer.export, version, plan.warm_start, trained_on, time.time())
             artifact: Artifact = ask(self._rooms.registry.write, digest, files)
+            self._spans.tell({DIGEST: digest})
         return artifact
 
     # Gate and deploy
@@ -235,6 +241,7 @@ class OnRay:
             baseline = None if champion is None else registry.bundle.remote(champion)
             verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed())
             signed: Verdict = ask(registry.record, verdict)
+            self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))
         return signed
 
@@ -254,6 +261,7 @@ class OnRay:
 
     def _announce(self, serving: Serving, release: Release) -> Release:
         """Let the observer watch the release and every replica answer with it; raise FlywheelError if one does not."""
+        self._spans.tell({DIGEST: release.digest, RELEASE: release.released_at})
         ask(serving.observer.release, release, self._task.limits.max_failure_rate)
         try:
             statuses = serving.deployment.reload()
@@ -307,6 +315,7 @@ class OnRay:
     def record(self, turn: Turn) -> None:
         """Write the turn to the journal, durably."""
         archive.append_turn(self._run_dir, turn)
+        self._rooms.spans.put(self._spans.end(turn, time.time()))
         self._turns.append(turn)
         self._meters.record(readings.of_turn(turn))
 
@@ -332,13 +341,20 @@ class OnRay:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        began = time.monotonic()
+        began, error = time.monotonic(), None
+        self._rooms.spans.put(self._spans.enter(self.numbers()[0], stage, time.time()))
         try:
             yield
+        except Exception as raised:
+            error = raised
+            raise
         finally:
             seconds = time.monotonic() - began
             self._seconds[stage] += seconds
             self._meters.record(readings.of_stage(stage, seconds))
+            self._rooms.spans.put(self._spans.leave(time.time(), error))
+            spans = self._rooms.spans.counts()
+            self._meters.record(readings.of_spans(spans.sent, spans.lost))
 
 
 def _middle(plan: Plan) -> Parameters:

@@ -163,6 +163,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         _graph("Episodes in the store", meters.STORED),
         _graph("Size of the store", meters.STORE_BYTES),
     ),
+    "Traces": (
+        _flow("Spans a second", meters.SPANS, "kind"),
+        _total("Spans", meters.SPANS, "kind"),
+        _graph("Spans that are kept", meters.TRACES),
+    ),
     "Stage times of the loop": (
         _total("Turns", meters.TURNS, "strategy"),
         _mean("Time of a stage, in the mean", meters.STAGE_SECONDS, meters.STAGES, "stage"),

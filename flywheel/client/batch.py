@@ -16,6 +16,7 @@ from flywheel.client.observations import plain
 from flywheel.client.refusal import UnavailableError
 from flywheel.errors import UsageError
 from flywheel.records import Array
+from flywheel.trace import context
 
 _ROWS = 512
 """Most rows of one request."""
@@ -69,6 +70,11 @@ class Batch:
         """Return which policy gave the last answer to each of these episodes."""
         return [self._open[id].before()["digest"] for id in ids]
 
+    def last(self, id: str) -> tuple[int, str]:
+        """Return the last step of an episode that was answered, and the policy that did."""
+        steps = self._open[id].steps
+        return len(steps) - 1, steps[-1]["digest"]
+
     def begin(self, num_episodes: int = 1, ids: Sequence[str] | None = None) -> list[str]:
         """Open episodes and return their ids: fresh ones, or the given ones, which have to be unique for ever."""
         names = [uuid.uuid4().hex for _ in range(num_episodes)] if ids is None else list(ids)
@@ -76,6 +82,7 @@ class Batch:
             if name in self._open:
                 raise UsageError(f"Episode {name!r} is open already: give every episode its own id.")
             self._open[name] = _Open()
+        context.link(names)
         return names
 
     def act(self, ids: Sequence[str], observations: Observations, rewards: ArrayLike | None = None) -> Array:
@@ -180,7 +187,10 @@ class Batch:
 
 
 class Episode:
-    """One episode, for a program that has one world. Use it in a `with`, and end it there."""
+    """One episode, for a program that has one world. Use it in a `with`, and end it there.
+
+    Its requests, and the spans that the program makes inside, belong to one trace.
+    """
 
     def __init__(self, batch: Batch, id: str | None = None) -> None:
         """Open the episode; `id` None makes a fresh one."""
@@ -188,11 +198,14 @@ class Episode:
         self.id = batch.begin(1, None if id is None else [id])[0]
         self._reward: float | None = None
         self._ended = False
+        self._scope = context.EpisodeScope(self.id)
 
     def __enter__(self) -> Episode:
+        self._scope.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._scope.__exit__()
         if not self._ended:
             self._batch.abandon([self.id])
             if error is None:
@@ -205,6 +218,7 @@ class Episode:
         """Return the action for the environment: an int, or an array in the action's shape."""
         action = self._batch.act([self.id], [observation], self._rewards())[0]
         self._reward = None
+        self._scope.acted(*self._batch.last(self.id))
         return int(action) if action.ndim == 0 and np.issubdtype(action.dtype, np.integer) else action
 
     def reward(self, reward: float) -> None:

@@ -15,6 +15,7 @@ import httpx
 from flywheel.client.batch import Batch, Episode
 from flywheel.client.refusal import RejectedError, UnavailableError
 from flywheel.errors import FlywheelError
+from flywheel.trace import context
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -111,11 +112,11 @@ class Client:
         return answer
 
     def _until_answered(self, method: str, path: str, content: bytes | None) -> httpx.Response:
-        deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+        deadline, pause, traced = time.monotonic() + self._patience_s, _FIRST_PAUSE_S, context.headers()
         while True:
             self._count("attempts")
             try:
-                response = self._http.request(method, path, content=content)
+                response = self._http.request(method, path, content=content, headers=traced)
             except httpx.TransportError as error:
                 self._count("not_answered")
                 why = f"{type(error).__name__}: {error}"

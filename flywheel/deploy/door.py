@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from flywheel.deploy.service import Service
-from flywheel.deploy.wire import RejectedError, parse
+from flywheel.deploy.traces import Call
+from flywheel.deploy.wire import RejectedError, parse, parse_spans
 from flywheel.errors import Refused
 
 Scope = MutableMapping[str, Any]
@@ -18,7 +19,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Door:
-    """Answers POST /v1/act, POST /v1/end, GET /v1/policy and, without a token, GET /v1/health."""
+    """Answers POST /v1/act, /v1/end and /v1/spans, GET /v1/policy and, without a token, GET /v1/health."""
 
     def __init__(self, service: Service) -> None:
         """Open the door to a service; the service starts and stops with ASGI's lifespan."""
@@ -26,6 +27,7 @@ class Door:
         self._routes = {
             "/v1/act": ("POST", self._act),
             "/v1/end": ("POST", self._end),
+            "/v1/spans": ("POST", self._spans),
             "/v1/policy": ("GET", self._policy),
             "/v1/health": ("GET", self._health),
         }
@@ -37,20 +39,24 @@ class Door:
             return
         if scope["type"] != "http":
             raise ValueError(f"This door speaks HTTP only, not {scope['type']}.")
+        call = Call(came_at=self._service.clock())
         try:
-            status, answer = await self._answer(scope, receive)
+            status, answer = await self._answer(scope, receive, call)
         except RejectedError as error:
-            status, answer = error.status, {"error": error.sentence, "field": error.field}
+            status, answer, call.error = error.status, {"error": error.sentence, "field": error.field}, error.sentence
         except Refused as error:
-            status, answer = 503, {"error": str(error), "field": ""}
+            status, answer, call.error = 503, {"error": str(error), "field": ""}, str(error)
         body = msgspec.json.encode(answer)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        if self._service.traces is not None and call.path:
+            call.answered_at = self._service.clock()
+            self._service.traces.answered(call)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
+    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> tuple[int, Any]:
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         if path not in self._routes:
             raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
@@ -62,7 +68,9 @@ class Door:
             raise RejectedError(
                 401, "The token is missing or wrong. Send 'Authorization: Bearer <token>' with the run's token."
             )
-        return await handle(await self._body(headers, receive))
+        if path in ("/v1/act", "/v1/end"):
+            call.path, call.traceparent = path, headers.get(b"traceparent", b"").decode("latin-1")
+        return await handle(await self._body(headers, receive), call)
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._service.config.max_body
@@ -81,16 +89,25 @@ class Door:
                 raise too_long
         return body
 
-    async def _act(self, body: bytes) -> tuple[int, Any]:
-        return 200, await self._service.act(parse(body, self._service.wire.act))
+    async def _act(self, body: bytes, call: Call) -> tuple[int, Any]:
+        call.request = parse(body, self._service.wire.act)
+        call.answer = await self._service.act(call.request, call)
+        return 200, call.answer
 
-    async def _end(self, body: bytes) -> tuple[int, Any]:
-        return 200, await self._service.end(parse(body, self._service.wire.end))
+    async def _end(self, body: bytes, call: Call) -> tuple[int, Any]:
+        call.request = parse(body, self._service.wire.end)
+        call.answer = await self._service.end(call.request, call)
+        return 200, call.answer
 
-    async def _policy(self, _: bytes) -> tuple[int, Any]:
+    async def _spans(self, body: bytes, _: Call) -> tuple[int, Any]:
+        if self._service.traces is None:
+            raise RejectedError(404, "No spans are kept here.")
+        return 200, self._service.traces.tell(parse_spans(body))
+
+    async def _policy(self, _: bytes, __: Call) -> tuple[int, Any]:
         return 200, self._service.status()
 
-    async def _health(self, _: bytes) -> tuple[int, Any]:
+    async def _health(self, _: bytes, __: Call) -> tuple[int, Any]:
         digest = self._service.status()["digest"]
         if digest is None:
             raise RejectedError(503, "No policy is in service yet: none has passed the gate.")

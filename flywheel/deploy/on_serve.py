@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import fcntl
 import logging
 import math
@@ -19,12 +21,14 @@ from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
-from flywheel.config import DeployConfig
+from flywheel.config import DeployConfig, TraceConfig
 from flywheel.deploy.door import Door, Receive, Scope, Send
 from flywheel.deploy.on_ray import OBSERVER, REGISTRY, ObserverActorLink, RegistryActorLink, namespace
 from flywheel.deploy.service import Service
+from flywheel.deploy.traces import TOLD, Traces
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
+from flywheel.trace import on_ray as trace
 
 
 class TimedDoor(Door):
@@ -54,11 +58,13 @@ class TimedDoor(Door):
 class PolicyReplica:
     """One Serve replica: the door and the service behind it. Changing the policy never restarts it."""
 
-    def __init__(self, config: DeployConfig, wheel: str) -> None:
+    def __init__(self, config: DeployConfig, wheel: str, tracing: TraceConfig) -> None:
         """Link to the wheel's registry and observer; keys and policy come when ASGI's lifespan starts."""
         self._meters, space = Recorder(wheel), namespace(wheel)
         registry, observer = RegistryActorLink(REGISTRY, space), ObserverActorLink(OBSERVER, space)
-        self._service = Service(config, registry, observer, time.time)
+        told = trace.outlet(dataclasses.replace(tracing, max_waiting=TOLD), space)
+        self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
+        self._service = Service(config, registry, observer, time.time, self._traces)
 
     def __serve_build_asgi_app__(self) -> TimedDoor:
         return TimedDoor(self._service, self._meters)
@@ -67,18 +73,27 @@ class PolicyReplica:
         """Report the replica's numbers; Serve asks every few seconds."""
         if self._service.is_started:
             self._meters.record(readings.of_replica(self._service.status()))
+            spans = self._traces.counts
+            self._meters.record(readings.of_spans(spans.sent, spans.lost))
 
     async def reload(self) -> dict[str, Any]:
         """Follow the registry now; return who answers here."""
         await self._service.reload()
         return await self.status()
 
+    async def flush(self, timeout_s: float) -> None:
+        """Hand over the spans that wait, as far as time allows."""
+        self._traces.make()
+        await asyncio.to_thread(self._traces.flush, timeout_s)
+
     async def status(self) -> dict[str, Any]:
         """Return who answers here, what waits, this process's id and its node's."""
         return {**self._service.status(), "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
 
-def build(config: DeployConfig, wheel: str, num_nodes: int = 1) -> serve.Application:
+def build(
+    config: DeployConfig, wheel: str, num_nodes: int = 1, tracing: TraceConfig | None = None
+) -> serve.Application:
     """Return the Serve application of the replicas of a wheel, spread over so many nodes, one of which may be lost."""
     deployment = serve.deployment(
         PolicyReplica,
@@ -93,7 +108,7 @@ def build(config: DeployConfig, wheel: str, num_nodes: int = 1) -> serve.Applica
         ray_actor_options={"num_cpus": 0},
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
-    return deployment.bind(config, wheel)
+    return deployment.bind(config, wheel, tracing or TraceConfig())
 
 
 class Deployment:
@@ -114,8 +129,14 @@ class Deployment:
         statuses: list[dict[str, Any]] = self._handle.broadcast("status").results(timeout_s=timeout_s)
         return statuses
 
+    def flush(self, timeout_s: float) -> None:
+        """Let every replica hand over its spans, as far as time allows."""
+        self._handle.broadcast("flush", timeout_s).results(timeout_s=timeout_s + 1.0)
 
-def start_serve(config: DeployConfig, port: int, wheel: str, route: str = "/") -> Deployment:
+
+def start_serve(
+    config: DeployConfig, port: int, wheel: str, route: str = "/", tracing: TraceConfig | None = None
+) -> Deployment:
     """Start Serve, unless the cluster has it already, and the replicas as an application of the wheel's name.
 
     An application of that name that runs already is left as it is. `port` is from `claim_port`, and counts only where
@@ -126,7 +147,7 @@ def start_serve(config: DeployConfig, port: int, wheel: str, route: str = "/") -
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=config.host, port=port))
         if wheel not in serve.status().applications:
             nodes = sum(node["Alive"] for node in ray.nodes())
-            serve.run(build(config, wheel, nodes), name=wheel, route_prefix=route)
+            serve.run(build(config, wheel, nodes, tracing), name=wheel, route_prefix=route)
     return running(wheel, route)
 
 

@@ -13,6 +13,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission, admit
 from flywheel.deploy.outbox import Outbox
 from flywheel.deploy.session import Session
+from flywheel.deploy.traces import Call, Traces
 from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError, Wire
 from flywheel.errors import FlywheelError, Refused
 from flywheel.policy import Bundle
@@ -68,11 +69,16 @@ class Service:
     """Answers clients; the door turns HTTP into calls of this."""
 
     def __init__(
-        self, config: DeployConfig, registry: RegistryLink, observer: ObserverLink, clock: Callable[[], float]
+        self,
+        config: DeployConfig,
+        registry: RegistryLink,
+        observer: ObserverLink,
+        clock: Callable[[], float],
+        traces: Traces | None = None,
     ) -> None:
-        """Begin without keys and policy: nothing is answered until `start`."""
-        self.config = config
-        self._registry, self._observer, self._clock = registry, observer, clock
+        """Begin without keys and policy: nothing is answered until `start`. Without `traces` nothing is traced."""
+        self.config, self.traces, self.clock = config, traces, clock
+        self._registry, self._observer = registry, observer
         self._outbox = Outbox(config.max_queue)
         self._sending, self._loading = asyncio.Lock(), asyncio.Lock()
         self._filled = asyncio.Event()
@@ -97,6 +103,9 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(AwayError):  # what can't be sent now is named as missing when its episode ends
             await self._flush()
+        if self.traces is not None:
+            self.traces.make()
+            await asyncio.to_thread(self.traces.flush, 0.5)
 
     @property
     def is_started(self) -> bool:
@@ -196,21 +205,27 @@ class Service:
         """As Session.wire."""
         return self._live().wire
 
-    async def act(self, request: ActRequest[Any]) -> ActAnswer:
-        """Return a decision for each step. Raises RejectedError, and then nothing was decided or logged."""
+    async def act(self, request: ActRequest[Any], call: Call | None = None) -> ActAnswer:
+        """Return a decision for each step. Raises RejectedError, and then nothing was decided or logged.
+
+        `call` is told what happens when, as that of `end` is.
+        """
         session = self._live()
         try:
             await self._prepare(session, request)
         except AwayError as error:
             raise RejectedError(503, f"The registry is away ({error}). Send the same request again.") from error
-        decisions, steps = session.decide(request.steps, self._clock())
+        now = self.clock()
+        decisions, steps = session.decide(request.steps, now)
+        if call is not None:
+            call.decided_from, call.decided_at = now, self.clock()
         if steps is not None:
             self._outbox.put(steps)
             self._filled.set()
         self._num_decisions += len(decisions)
         return ActAnswer(decisions)
 
-    async def end(self, request: EndRequest[Any]) -> EndAnswer:
+    async def end(self, request: EndRequest[Any], call: Call | None = None) -> EndAnswer:
         """Return which episodes are durable now and what is missing of the others.
 
         Raises RejectedError; after a 503 the same request can be sent again.
@@ -218,7 +233,7 @@ class Service:
         session = self._live()
         try:
             await self._prepare(session, request)
-            now = self._clock()
+            now = self.clock()
             ended, resent = session.end(request.episodes, now), session.resend(request.resend, now)
             if resent is not None:
                 self._outbox.put(resent)
@@ -228,6 +243,8 @@ class Service:
             raise RejectedError(
                 503, f"The end can't be made durable now ({error}). Send the same request again."
             ) from error
+        if call is not None:
+            call.decided_from, call.decided_at = now, self.clock()
         acknowledged = [episode for episode, missing in found.items() if not missing]
         session.forget(acknowledged)
         return EndAnswer(acknowledged, {episode: list(missing) for episode, missing in found.items() if missing})

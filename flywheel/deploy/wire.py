@@ -13,6 +13,7 @@ import msgspec
 from flywheel.deploy.nested import wire_type
 from flywheel.errors import FlywheelError
 from flywheel.spaces import Leaves
+from flywheel.trace.row import MAX_BODY, MAX_SPAN, TELL, TellRequest
 
 EpisodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -138,6 +139,21 @@ def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise _named(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _lenient(body, decoder, error)
+
+
+def parse_spans(body: bytes) -> TellRequest:
+    """Return a program's spans; raise RejectedError with the field named when anything about them is wrong."""
+    if len(body) > MAX_BODY:
+        raise RejectedError(413, f"The body is longer than {MAX_BODY} bytes. Send fewer spans a request.")
+    try:
+        request = TELL.decode(body)
+    except msgspec.ValidationError as error:
+        raise _named(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RejectedError(400, f"The body is not JSON: {error}.") from error
+    if len(body) > MAX_SPAN * max(1, len(request.spans)):
+        raise RejectedError(413, f"spans: Expected at most {MAX_SPAN} bytes a span in the mean.", "spans")
+    return request
 
 
 def _lenient(body: bytes, decoder: msgspec.json.Decoder[T], error: Exception) -> T:

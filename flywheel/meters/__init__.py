@@ -85,6 +85,10 @@ LOSSES = _counter("losses", "Rows and episodes that were not kept, or not as the
 STORED = _gauge("store_episodes", "short", "Episodes in the store.")
 STORE_BYTES = _gauge("store_bytes", "bytes", "Size of the store's files.")
 
+# Traces
+SPANS = _counter("spans", "Spans that were handed over to be kept (or exported), or lost.", "kind", running=True)
+TRACES = _gauge("trace_spans", "short", "Spans in the run directory's traces.")
+
 # The loop and its training
 TURNS = _counter("turns", "Turns of the wheel.", "strategy")
 STAGES = _counter("stages", "Stages of the loop that were done.", "stage")

@@ -11,7 +11,7 @@ from flywheel.records import Episode, Probe, Progress, Release, Signal, Stage, S
 
 LAST = 50
 """Outcomes that production's return and failure rate are taken over."""
-ROUTES = frozenset({"/v1/act", "/v1/end", "/v1/policy", "/v1/health"})
+ROUTES = frozenset({"/v1/act", "/v1/end", "/v1/spans", "/v1/policy", "/v1/health"})
 """Paths that get a series of their own; a stranger's inventions share one."""
 _ROWS = ("received", "kept", "duplicates")
 _LOSSES = ("lost", "void", "quarantined", "unjudged", "conflicts", "stray")
@@ -119,6 +119,23 @@ def of_replica(status: Mapping[str, Any]) -> Iterator[Reading]:
 def of_request(path: str, code: int, seconds: float) -> Iterator[Reading]:
     """Read one request."""
     yield Reading(meters.REQUESTS, seconds, (path if path in ROUTES else "other", str(code)))
+
+
+def of_spans(sent: int, lost: int) -> Iterator[Reading]:
+    """Read what became of a process's spans so far."""
+    yield Reading(meters.SPANS, sent, ("sent",))
+    yield Reading(meters.SPANS, lost, ("lost",))
+
+
+def of_exported(sent: int, lost: int) -> Iterator[Reading]:
+    """Read what became of the spans that the run's owner of traces sends to a collector, too."""
+    yield Reading(meters.SPANS, sent, ("exported",))
+    yield Reading(meters.SPANS, lost, ("not_exported",))
+
+
+def of_traces(num_spans: int) -> Iterator[Reading]:
+    """Read how many spans are kept."""
+    yield Reading(meters.TRACES, num_spans)
 
 
 def of_progress(progress: Progress) -> Iterator[Reading]:

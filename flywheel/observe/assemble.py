@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flywheel.observe.rows import Rows
 from flywheel.records import End, Episode, Spec, Steps
@@ -189,6 +190,11 @@ class Assembler:
                 self._over[id_] = (now, True)
                 self.counts.void += 1
 
+    def seen_at(self, id_: str) -> NDArray[np.float64] | None:
+        """Return when each step and the end of an open episode was seen first, float64[T + 1]; None when it is over."""
+        episode = self._open.get(id_)
+        return None if episode is None else self._rows.seen_at[self._path(episode)]
+
     def first_open(self) -> tuple[float, str] | None:
         """Return (time of its first step, id) of the open episode that began first, None when none is open."""
         return min(((episode.first_at, id_) for id_, episode in self._open.items()), default=None)
@@ -236,7 +242,8 @@ class Assembler:
             self.trouble = f"The task's failed() raised {error!r} on episode {episode.id}, which counts as failed."
             return True
 
-    def _build(self, id_: str, episode: _Open) -> Episode:
+    def _path(self, episode: _Open) -> NDArray[np.int64]:
+        """Return the slots int64[T + 1] of what happened: of each step, and of what came last."""
         whole = self._is_whole(episode)
         path: list[int] = []
         for t in range(episode.num_steps if whole else len(episode.slots)):
@@ -250,9 +257,12 @@ class Assembler:
         for t in sorted(episode.others.keys() & range(len(path) - 1), reverse=True):
             answers = [path[t], *episode.others[t]]
             path[t] = next((slot for slot in answers if rows.repeats(path[t + 1], slot)), path[t])
-        slots = np.array(path, np.int64)
+        return np.array(path, np.int64)
+
+    def _build(self, id_: str, episode: _Open) -> Episode:
+        rows, slots = self._rows, self._path(episode)
         acted = slots[:-1]
-        end: End = episode.end if whole and episode.end else "lost"
+        end: End = episode.end if self._is_whole(episode) and episode.end else "lost"
         built = Episode(
             id=id_,
             origin="production",

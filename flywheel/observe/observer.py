@@ -127,11 +127,21 @@ class Observer:
         """Return the episodes that nothing was heard of for too long; make them durable, then `close` them."""
         return self._assembler.overdue(now)
 
-    def close(self, episodes: Sequence[Episode], answers: Mapping[str, str], now: float) -> None:
-        """Count these episodes and let their outcomes wait for their turn; a second time changes nothing.
+    def seen_at(self, id_: str) -> NDArray[np.float64] | None:
+        """Return when each step and the end of an open episode was seen first, float64[T + 1]; None when it is over."""
+        return self._assembler.seen_at(id_)
+
+    def released(self, digest: str) -> Release | None:
+        """Return the release that is watched, if it is of this policy."""
+        watched = None if self._arm is None else self._arm.release
+        return watched if watched is not None and watched.digest == digest else None
+
+    def close(self, episodes: Sequence[Episode], answers: Mapping[str, str], now: float) -> list[Episode]:
+        """Count these episodes, let their outcomes wait for their turn, and return those that were not over yet.
 
         `answers` is what the store said when it had made them durable; a "conflict" is only counted as such.
         """
+        over = []
         for episode in episodes:
             if not self._assembler.close(episode, now):
                 continue
@@ -142,6 +152,8 @@ class Observer:
             mine = self._arm is not None and outcome.digest == self._arm.release.digest
             score = self._arm.world.score(episode) if self._arm is not None and mine else None
             heapq.heappush(self._waiting, (outcome, next(self._places), episode if score is None else score))
+            over.append(episode)
+        return over
 
     def tick(self, now: float) -> list[Signal]:
         """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.

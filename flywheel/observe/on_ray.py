@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
-from flywheel.config import ObserveConfig
+from flywheel.config import ObserveConfig, TraceConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.observe.observer import Observer, Outcome
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import Task
+from flywheel.trace import on_ray as trace
+from flywheel.trace.tail import Tail
 
+log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _RELEASE, _SIGNALS = "observer.release", "observer.signals"
 
@@ -36,7 +42,13 @@ class ObserverActor:
     """
 
     def __init__(
-        self, task: Task, config: ObserveConfig, store: str, wheel: str = WHEEL, namespace: str | None = None
+        self,
+        task: Task,
+        config: ObserveConfig,
+        store: str,
+        wheel: str = WHEEL,
+        namespace: str | None = None,
+        tracing: TraceConfig | None = None,
     ) -> None:
         """Find the store's actor by its name, in Ray's namespace of the wheel.
 
@@ -50,6 +62,9 @@ class ObserverActor:
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
         self._trouble = ""
+        tracing = tracing or TraceConfig()
+        self._tail = Tail(tracing)
+        self._spans = trace.outlet(tracing, namespace)
 
     def __repr__(self) -> str:
         return f"observer({self._meters.wheel})"
@@ -116,12 +131,36 @@ class ObserverActor:
     async def _keep(self, episodes: Sequence[Episode]) -> None:
         """Make the episodes durable, then count them and let the monitors read what is due."""
         if episodes:
+            seen_at, began = [self._observer.seen_at(episode.id) for episode in episodes], time.time()
             answers = await self._store.append.remote(episodes)
-            self._observer.close(episodes, answers, time.time())
+            over = {episode.id for episode in self._observer.close(episodes, answers, time.time())}
+            pairs = zip(episodes, seen_at, strict=True)
+            self._trace([(e, seen) for e, seen in pairs if seen is not None and e.id in over], (began, time.time()))
         if raised := self._observer.tick(time.time()):
+            self._trace_signals(raised)
             self._meters.record(readings.of_signals(raised))
             await self._store.note.remote(_SIGNALS, msgspec.json.encode(self._observer.signals).decode())
         await self._notify()
+
+    def _trace(self, over: Iterable[tuple[Episode, NDArray[np.float64]]], stored: tuple[float, float]) -> None:
+        """Put the spans of episodes that are durable now on their way."""
+        try:
+            for episode, seen_at in over:
+                release = self._observer.released(episode.digests[0]) if episode.digests else None
+                self._spans.put(self._tail.closed(episode, seen_at, stored, release))
+        except Exception:  # a span is never worth an acknowledgement
+            log.exception("Episodes were not traced.")
+
+    def _trace_signals(self, raised: Iterable[Signal]) -> None:
+        try:
+            for signal in raised:
+                self._spans.put(self._tail.raised(signal))
+        except Exception:
+            log.exception("A signal was not traced.")
+
+    async def flush(self, timeout_s: float) -> None:
+        """Hand over the spans that wait, as far as time allows."""
+        await asyncio.to_thread(self._spans.flush, timeout_s)
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -163,6 +202,8 @@ class ObserverActor:
             await asyncio.sleep(_TICK_S)
             _, heard = self._observer.heard(readings.LAST)
             self._meters.record(readings.of_production(self._observer.status(1), heard))
+            spans = self._spans.counts()
+            self._meters.record(readings.of_spans(spans.sent, spans.lost))
             try:
                 await self._keep(self._observer.overdue(time.time()))
                 self._trouble = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import gymnasium
 import httpx
@@ -14,10 +15,14 @@ import pytest
 from flywheel.client import Client, RejectedError, UnavailableError
 from flywheel.errors import UsageError
 from flywheel.records import Artifact
+from flywheel.trace.context import DIGEST, EPISODE, STEP, about, root_of, trace_of
+from flywheel.trace.spans import Tracer
+from flywheel.trace.spanstore import open_readonly
 from tests.client.conftest import Server
 from tests.deploy.conftest import Links, World
 
 FOUR = np.zeros(4)
+FAILS = httpx.Response(422, json={"error": "no", "field": ""})
 
 
 def test_a_program_plays_an_episode(artifact: Artifact, links: Links, client: Client) -> None:
@@ -182,7 +187,46 @@ def test_an_exception_in_the_program_passes_through(artifact: Artifact, client: 
         raise ZeroDivisionError
 
 
+def test_each_episodes_requests_carry_its_trace(
+    artifact: Artifact, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, seen = client._http.request, []
+
+    def noted(*args: object, **kwargs: object) -> httpx.Response:
+        response = request(*args, **kwargs)  # type: ignore[arg-type]
+        seen.append(response.request.headers.get("traceparent"))
+        return response
+
+    monkeypatch.setattr(client._http, "request", noted)
+    for id in ("one", "two"):
+        with client.episode(id) as episode:
+            episode.act(FOUR)
+            assert about() == {EPISODE: id, STEP: 0, DIGEST: artifact.digest}
+            episode.end(FOUR, terminated=True)
+    batch = client.batch()
+    batch.act(batch.begin(2), np.zeros((2, 4)))
+    one, two = (f"00-{trace_of(id)}-{root_of(trace_of(id))}-00" for id in ("one", "two"))
+    assert seen == [one, one, two, two, None]
+    assert about() == {}
+
+
+def test_a_traced_program_finds_its_episodes_and_asks_for_their_spans(
+    artifact: Artifact, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr(client._http, "request", lambda *_, headers, **__: sent.append(headers["traceparent"]) or FAILS)
+    with Tracer.to_run_dir(tmp_path) as tracer, tracer.span("rl-deployment") as span:
+        client.batch().begin(1, ["of a batch"])
+        with pytest.raises(RejectedError), client.episode("e") as episode, tracer.span("prepare") as inner:
+            episode.act(FOUR)
+    assert sent == [f"00-{trace_of('e')}-{inner.id}-01"]
+    with open_readonly(tmp_path) as spans:
+        assert [one.name for one in spans.of_episode("e")] == ["prepare", "rl-deployment"]
+        (outer,) = spans.of_episode("of a batch")
+    assert outer.id == span.id
+
+
 def test_a_production_program_loads_no_ray_torch_or_onnxruntime() -> None:
     code = "import flywheel.client, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"ray", "torch", "onnxruntime", "scipy", "gymnasium", "msgspec"} & set(loaded)
+    assert not {"ray", "torch", "onnxruntime", "scipy", "gymnasium", "msgspec", "opentelemetry.sdk"} & set(loaded)

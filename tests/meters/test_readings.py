@@ -128,3 +128,12 @@ def test_training_and_the_loop_are_read() -> None:
     plan = Plan(strategy="hold", reasons=())
     turn = Turn(number=1, plan=plan, artifact=None, verdict=None, release=None, evidence={})
     assert table(readings.of_turn(turn)) == {(meters.TURNS, ("hold",)): 1}
+
+
+def test_spans_are_read_by_what_became_of_them() -> None:
+    assert [(r.meter, r.value, r.tags) for r in readings.of_spans(5, 2)] == [
+        (meters.SPANS, 5, ("sent",)),
+        (meters.SPANS, 2, ("lost",)),
+    ]
+    assert [(r.value, r.tags) for r in readings.of_exported(3, 1)] == [(3, ("exported",)), (1, ("not_exported",))]
+    assert [(r.meter, r.value) for r in readings.of_traces(9)] == [(meters.TRACES, 9)]

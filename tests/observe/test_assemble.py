@@ -89,8 +89,13 @@ def test_times_and_order_do_not_depend_on_the_order_of_arrival(data: st.DataObje
     assembler = make()
     assembler.add(steps_of(data.draw(st.permutations(sent + again))), now=0.0)
     episodes = assembler.whole(f"e{i}" for i in range(len(lengths)))
-    assert [(e.started_at, e.ended_at) for e in episodes] == [(rows[0][6], rows[-1][6]) for rows in truth]
     assert assembler.first_open() == (truth[-1][0][6], truth[-1][0][0])
+    assert [(e.started_at, e.ended_at) for e in episodes] == [(rows[0][6], rows[-1][6]) for rows in truth]
+    for episode, rows in zip(episodes, truth, strict=True):
+        seen_at = assembler.seen_at(episode.id)
+        assert seen_at is not None and seen_at.tolist() == [row[6] for row in rows]
+        assembler.close(episode, now=0.0)
+        assert assembler.seen_at(episode.id) is None
 
 
 def test_missing_steps_are_named_until_they_come() -> None:

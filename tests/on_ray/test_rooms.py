@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from flywheel.client import Client
-from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig
+from flywheel.client import Client, Episode
+from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig, TraceConfig
 from flywheel.deploy.environment import claim_port
 from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
@@ -24,6 +24,10 @@ from flywheel.store.on_ray import StoreActor
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, write_linear_artifact
+from flywheel.trace.context import DIGEST, STEP, TURN, bar_of, is_sampled, trace_of
+from flywheel.trace.on_ray import TRACE, TraceActor
+from flywheel.trace.spans import Tracer
+from flywheel.trace.spanstore import open_readonly
 from tests.test_readme import block
 
 # Ray Serve's own models are written for an older pydantic
@@ -31,6 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on
 NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0)
 STORE = "store-of-test-rooms"
+TRACING = TraceConfig(sample_share=0.5)
 
 
 @dataclass
@@ -91,14 +96,17 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
         str(run_dir), task_digest(cartpole)
     )  # fmt: skip
-    store = ray.remote(StoreActor).options(name=STORE, num_cpus=0).remote(str(run_dir), StoreConfig())
+    trace = ray.remote(TraceActor).options(name=TRACE, **named).remote(str(run_dir), TRACING)
+    store = ray.remote(StoreActor).options(name=STORE, **named).remote(str(run_dir), StoreConfig())
     ray.get(store.count.remote(), timeout=60)
-    observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(cartpole, ObserveConfig(), STORE)
+    observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(
+        cartpole, ObserveConfig(), STORE, "test", NAMESPACE, TRACING
+    )  # fmt: skip
     secrets = ray.get(registry.secrets.remote(), timeout=60)
-    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test")
+    deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test", tracing=TRACING)
     yield Rooms(ray, run_dir, gate, registry, store, observer, deployment, secrets.token)
     on_serve.end_app("test")
-    for actor in (observer, store, registry, gate):
+    for actor in (observer, store, trace, registry, gate):
         ray.kill(actor)
 
 
@@ -129,6 +137,63 @@ def test_every_stored_action_can_be_computed_again(rooms: Rooms) -> None:
         actions, logps = load(artifact).act(episode.observations[:-1], uniform)
         assert np.array_equal(actions, episode.raw_actions)
         assert np.array_equal(logps, episode.logps)
+
+
+def test_an_episode_is_traced_from_the_program_to_the_run_directory(rooms: Rooms) -> None:
+    """One episode that is sampled, one that isn't but fails, and one that isn't and is well: that of the batch."""
+    lucky, other, third = (
+        next(f"{name}{i}" for i in range(99) if is_sampled(trace_of(f"{name}{i}"), bar_of(0.5)) is luck)
+        for name, luck in (("lucky", True), ("other", False), ("third", False))
+    )
+    with Client(rooms.deployment.url, rooms.token) as client:
+        with client.episode(other) as episode:
+            play_two_steps(episode)
+        with (
+            Tracer.to_url(rooms.deployment.url, rooms.token) as tracer,
+            tracer.span("rl-deployment", **{TURN: 1}) as outer,
+            client.episode(lucky) as episode,
+        ):
+            outer.log_metric("prediction_value", 0.3)
+            with tracer.span("play") as inner:
+                play_two_steps(episode)
+        batch = client.batch()
+        batch.begin(1, [third])
+        for _ in range(500):
+            batch.act([third], np.zeros((1, 4)), [1.0])
+        batch.end([third], np.zeros((1, 4)), [1.0], [False], [True])
+    assert tracer.counts.sent == tracer.counts.made == 2
+    rooms.deployment.flush(5.0)
+    rooms.ask(rooms.observer.flush, 5.0)
+    with open_readonly(rooms.run_dir) as spans:
+        found = spans.of_episode(lucky)
+        assert [(span.name, span.source) for span in found] == [
+            ("episode", "observer"), ("play", "client"), ("act", "replica"), ("act", "replica"), ("end", "replica"),
+            ("store", "observer"), ("rl-deployment", "client"),
+        ]  # fmt: skip
+        assert [span.attributes.get(STEP) for span in found[2:5]] == [0, 1, 2]
+        assert {span.parent for span in found[2:5]} == {inner.id} and found[0].id == found[1].parent
+        assert {span.attributes[DIGEST] for span in found[:5] if DIGEST in span.attributes} == {
+            rooms.ask(rooms.registry.champion)
+        }
+        first, second, last, stored = found[2:6]
+        assert first.started_at <= found[0].started_at <= first.ended_at, "an episode begins with its first decision"
+        assert second.ended_at <= last.started_at <= stored.started_at <= stored.ended_at <= last.ended_at
+        assert found[0].ended_at == stored.ended_at
+        assert found[-1].metrics[0][:2] == ("prediction_value", 0.3) and spans.of_turn(1)[0].id == outer.id
+        assert spans.why(trace_of(lucky)) == "failed", "CartPole fell"
+
+        from_record = spans.of_episode(other)
+        assert [span.name for span in from_record] == ["episode", "act", "act", "store"]
+        assert {span.source for span in from_record} == {"observer"}
+        assert spans.of_episode(third) == []
+
+
+def play_two_steps(episode: Episode) -> None:
+    """Play a short episode that counts as failed."""
+    for _ in range(2):
+        episode.act([0.0] * 4)
+        episode.reward(1.0)
+    episode.end([0.0] * 4, terminated=True)
 
 
 def test_the_clients_example_in_the_readme_runs(rooms: Rooms) -> None:

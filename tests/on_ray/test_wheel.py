@@ -19,9 +19,12 @@ import pytest
 
 from flywheel import archive
 from flywheel.client import Client
+from flywheel.config import TraceConfig
 from flywheel.deploy.keys import DIRECTORY, TOKEN
 from flywheel.meters import METERS
 from flywheel.store import intake
+from flywheel.trace.context import RELEASE, STEP, bar_of, is_sampled, trace_of
+from flywheel.trace.spanstore import open_readonly
 from tests.on_ray.scrape import Scraped
 from tests.queries import asked, queries
 
@@ -116,6 +119,33 @@ def begin_and_leave(run: Run) -> None:
     with Client(url, (run.run_dir / DIRECTORY / TOKEN).read_text().strip()) as client:
         batch = client.batch()
         batch.act(batch.begin(1), np.zeros((1, 4)), None)
+
+
+def test_every_episode_that_failed_or_was_sampled_and_every_turn_has_its_spans(turned: tuple[Run, Scraped]) -> None:
+    run_dir, bar = turned[0].run_dir, bar_of(TraceConfig().sample_share)
+    with open_readonly(run_dir) as spans, intake.open_readonly(run_dir) as store:
+        for outcome in store.outcomes("production"):
+            found = spans.of_episode(outcome.id)
+            if outcome.failed or outcome.end == "lost" or is_sampled(trace_of(outcome.id), bar):
+                assert found[0].name == "episode"
+                steps = [span.attributes[STEP] for span in found if span.name == "act"]
+                assert sorted(set(steps)) == list(range(outcome.num_steps)), outcome
+        for turn in archive.read_turns(run_dir):
+            root, *stages = spans.of_turn(turn.number)
+            assert (root.name, root.attributes["flywheel.strategy"]) == ("turn", turn.plan.strategy)
+            names = [span.name for span in stages if span.depth == 1]
+            assert names[0] == "analyze" and names[-1] == "observe"
+            curve = [dict((name, value) for name, value, _ in s.metrics) for s in stages if s.name == "iteration"]
+            assert turn.plan.strategy == "hold" or [point["steps"] for point in curve] == sorted(
+                point["steps"] for point in curve
+            )
+            if turn.release is not None:
+                (deploy,) = (span for span in stages if span.name == "deploy")
+                assert deploy.attributes[RELEASE] == turn.release.released_at
+        assert len(spans.named("signal")) >= 1
+        assert {link for span in spans.named("turn") for link, _ in span.links} <= {
+            span.trace for span in spans.named("signal")
+        }
 
 
 def test_the_wheel_turns_from_shift_to_recovery(turned: tuple[Run, Scraped]) -> None:
