@@ -22,6 +22,7 @@ _PUBLIC = {
     "SafetyGate": "flywheel.gate.judge",
     "Task": "flywheel.task",
     "client": "flywheel",
+    "connect": "flywheel.connection",
 }
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "SafetyGate",
     "Task",
     "client",
+    "connect",
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from flywheel import __version__
+from flywheel import __version__, travel
 from flywheel.config import DeployConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -169,10 +169,15 @@ def down(run_dir: Path) -> int:
 
 COMMANDS: Mapping[str, Callable[..., int | Serve]] = {
     "check": check,
+    "diverge": travel.diverge,
     "down": down,
+    "episodes": travel.episodes,
+    "fork": travel.fork,
     "gate": gate,
     "policies add": policies_add,
     "policies list": policies_list,
+    "scenarios drop": travel.scenarios_drop,
+    "scenarios list": travel.scenarios_list,
     "serve": Serve,
 }
 """Commands by the words that call them; `run` has a main of its own."""

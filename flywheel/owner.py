@@ -135,7 +135,8 @@ def submit(
     baseline = None if champion is None else registry.bundle(champion)
     gate = SafetyGate(task, owner.config.gate)
     candidate = registry.bundle(artifact.digest)
-    verdict = gate.judge(candidate, baseline=baseline, parameters=foreign.middle(ranges), seed=seed)
+    suite = registry.scenarios()
+    verdict = gate.judge(candidate, baseline=baseline, parameters=foreign.middle(ranges), suite=suite, seed=seed)
     return artifact, registry.record(verdict)
 
 

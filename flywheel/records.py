@@ -126,9 +126,10 @@ class Trial:
     """One simulated episode of the gate; it can be run again alone from `seed`, `parameters` and `scenario`."""
 
     seed: int
+    """What draws the actions, and the world where its scenario doesn't say by which seed that begins."""
     parameters: Parameters
     scenario: str
-    """`nominal`, or the name of an edge case."""
+    """`nominal`, the name of an edge case, or `suite:` and the name of a saved scenario."""
     total: float
     """Undiscounted return. (`return` is a Python keyword.)"""
     length: int
@@ -136,6 +137,8 @@ class Trial:
     margin: float
     """The task's continuous safety margin, NaN where it has none."""
     episode: str
+    chain: str = ""
+    """`tapes.chain` of the episode, which proves a replay bit for bit; "" in verdicts from before there were any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +238,7 @@ class Episode:
     """The world's parameters where they are known (simulation); empty in production."""
     draw_key: int
     digests: tuple[str, ...]
-    """Length T: which policy gave each action."""
+    """Length T: which policy gave each action; "" where none did, but a scenario or a fork's edit."""
     observations: Array
     """dtype[T + 1, *o]"""
     raw_actions: Array

@@ -156,7 +156,7 @@ class OnRay:
 
     def _begin_round(self, plan: Plan) -> None:
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
-        ask(self._rooms.trainer.begin, plan, files)
+        ask(self._rooms.trainer.begin, plan, files, ask(self._rooms.registry.scenarios))
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
@@ -185,8 +185,8 @@ class OnRay:
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
-        worlds = _middle(plan)
-        probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed)
+        worlds, suite = _middle(plan), ask(self._rooms.registry.scenarios)
+        probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -239,7 +239,8 @@ class OnRay:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
-            verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed())
+            suite = ask(registry.scenarios)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed(), suite)
             signed: Verdict = ask(registry.record, verdict)
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))

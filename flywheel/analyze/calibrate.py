@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, linprog
 
-from flywheel.analyze.transitions import Floats, Simulator, Transitions, gather
 from flywheel.config import AnalyzeConfig
 from flywheel.records import Calibration, Episode
+from flywheel.simulate.transitions import Floats, Simulator, Transitions, gather
 from flywheel.task import Task
 
 PRIOR = 1.0

@@ -18,6 +18,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Files
 from flywheel.records import Artifact, Release, Steps, Verdict
+from flywheel.tapes import Scenario
 
 REGISTRY = "registry"
 OBSERVER = "observer"
@@ -80,6 +81,18 @@ class RegistryActor:
     def record(self, verdict: Verdict) -> Verdict:
         """Sign and keep a verdict; return the signed one."""
         return self._registry.record(verdict)
+
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """Return the gate's suite."""
+        return self._registry.scenarios()
+
+    def save_scenario(self, scenario: Scenario) -> Scenario:
+        """Keep a scenario, which every candidate from now on must master."""
+        return self._registry.save_scenario(scenario)
+
+    def drop_scenario(self, name: str) -> None:
+        """Take a scenario out of the suite."""
+        self._registry.drop_scenario(name)
 
     def promote(self, digest: str) -> Release:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""

@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,31 +19,16 @@ from urllib.parse import quote
 import msgspec
 
 from flywheel.config import canonical
-from flywheel.deploy import verdicts
+from flywheel.deploy import schema, verdicts
 from flywheel.deploy.admission import Admission, check_verdict
 from flywheel.deploy.keys import Keys, open_keys
-from flywheel.errors import Refused, UsageError
+from flywheel.errors import Refused, UsageError, unknown
 from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
-from flywheel.records import SCHEMA_VERSION, Artifact, Release, Verdict
+from flywheel.records import Artifact, Release, Verdict
+from flywheel.tapes import Scenario
 
 FILE = "registry.sqlite"
 POLICIES = "policies"
-_SCHEMA = """
-CREATE TABLE meta (schema_version INTEGER NOT NULL, task TEXT NOT NULL);
-CREATE TABLE artifacts (digest TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
-CREATE TABLE verdicts (
-    id INTEGER PRIMARY KEY, digest TEXT NOT NULL REFERENCES artifacts, outcome TEXT NOT NULL, judged_at REAL NOT NULL,
-    record TEXT NOT NULL);
-CREATE INDEX verdicts_digest ON verdicts (digest, id);
-CREATE TABLE releases (
-    id INTEGER PRIMARY KEY, digest TEXT NOT NULL REFERENCES artifacts, stage TEXT NOT NULL, share REAL NOT NULL,
-    previous TEXT, released_at REAL NOT NULL);
-CREATE TABLE condemned (
-    digest TEXT PRIMARY KEY REFERENCES artifacts, reason TEXT NOT NULL, condemned_at REAL NOT NULL);
-CREATE TRIGGER released_means_judged BEFORE INSERT ON releases
-WHEN (SELECT outcome FROM verdicts WHERE digest = NEW.digest ORDER BY id DESC LIMIT 1) IS NOT 'pass'
-BEGIN SELECT RAISE(ABORT, 'no passing verdict'); END;
-"""
 
 
 class Registry:
@@ -73,11 +59,7 @@ class Registry:
 
     def _open(self) -> None:
         with self._transaction():
-            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                # executescript would commit first, so that half a schema could be left behind
-                for statement in _statements(_SCHEMA):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA_VERSION, self.task))
+            schema.migrate(self._db, self.task)
         task = self._check_version()
         if task != self.task:
             raise UsageError(
@@ -88,9 +70,9 @@ class Registry:
     def _check_version(self) -> str:
         """Return the digest of the task whose registry this is; raise UsageError for one of a newer version."""
         version, task = self._db.execute("SELECT schema_version, task FROM meta").fetchone()
-        if version > SCHEMA_VERSION:
+        if version > schema.VERSION:
             raise UsageError(
-                f"{self.run_dir / FILE} has schema version {version}, this Flywheel reads up to {SCHEMA_VERSION}: "
+                f"{self.run_dir / FILE} has schema version {version}, this Flywheel reads up to {schema.VERSION}: "
                 "install a newer one."
             )
         return str(task)
@@ -183,6 +165,40 @@ class Registry:
             "SELECT record FROM verdicts WHERE digest = ? ORDER BY id DESC LIMIT 1", (digest,)
         ).fetchone()
         return verdicts.decode(row[0]) if row else None
+
+    def verdicts(self, digest: str | None = None) -> list[Verdict]:
+        """Return every verdict (on a digest), signed, oldest first."""
+        rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ifnull(?, digest) ORDER BY id", (digest,))
+        return [verdicts.decode(text) for (text,) in rows]
+
+    # The gate's suite
+
+    def save_scenario(self, scenario: Scenario) -> Scenario:
+        """Keep a scenario, which every candidate from now on must master; UsageError when its name is taken."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", scenario.name):
+            raise UsageError(f"A scenario's name is letters, digits and . _ - (at most 64), not {scenario.name!r}.")
+        try:
+            self._db.execute(
+                "INSERT INTO scenarios VALUES (?, ?, ?)",
+                (scenario.name, scenario.saved_at, canonical(dataclasses.asdict(scenario))),
+            )
+        except sqlite3.IntegrityError as error:
+            raise UsageError(
+                f"There is a scenario {scenario.name!r} already: give another name, or drop that one first."
+            ) from error
+        return scenario
+
+    def drop_scenario(self, name: str) -> None:
+        """Take a scenario out of the suite; UsageError, with the nearest name, when there is none."""
+        if not self._db.execute("DELETE FROM scenarios WHERE name = ?", (name,)).rowcount:
+            raise unknown("scenario", name, [scenario.name for scenario in self.scenarios()])
+
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """Return the suite, oldest first; () in a file from before there was one."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'scenarios'").fetchone():
+            return ()
+        rows = self._db.execute("SELECT record FROM scenarios ORDER BY saved_at, name")
+        return tuple(msgspec.convert(json.loads(text), Scenario) for (text,) in rows)
 
     # Who is in service
 
@@ -317,7 +333,8 @@ def open_readonly(run_dir: Path) -> Registry:
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
     registry.run_dir, registry._lock = run_dir, None
-    registry._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None)
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
+    registry._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     registry._check_version()
     return registry
 
@@ -334,13 +351,3 @@ def _hold(run_dir: Path) -> int:
             "(Ctrl-C; on a cluster `flywheel down`)."
         ) from error
     return lock
-
-
-def _statements(script: str) -> Iterator[str]:
-    part = ""
-    for piece in script.split(";"):
-        part += piece + ";"
-        if sqlite3.complete_statement(part):
-            if part.strip() != ";":
-                yield part
-            part = ""

@@ -15,8 +15,15 @@ from flywheel.records import Verdict
 
 
 def encode(verdict: Verdict) -> str:
-    """Return the verdict as canonical JSON; NaN and infinity as Python's json spells them."""
-    return canonical(dataclasses.asdict(verdict))
+    """Return the verdict as canonical JSON; NaN and infinity as Python's json spells them.
+
+    A trial without a chain is written without the word, so that signatures from before there were chains stay valid.
+    """
+    plain = dataclasses.asdict(verdict)
+    for trial in plain["trials"]:
+        if not trial["chain"]:
+            del trial["chain"]
+    return canonical(plain)
 
 
 def decode(text: str) -> Verdict:

@@ -12,6 +12,7 @@ from flywheel.draws import draws
 from flywheel.gate.sequential import bounds, evidence, mean_bounds, mean_evidence
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
+from flywheel.tapes import SUITE, Scenario
 from flywheel.task import EdgeCase, Limits, Task
 
 _WARM_UP = 20  # calls before the clock runs: the first ones load caches
@@ -73,15 +74,23 @@ def edge_cases(trials: Sequence[Trial], cases: Sequence[EdgeCase], max_failed: i
 
     `value` is the share of cases of which that is true.
     """
+    names = [case.name for case in cases]
+    return _mastered("edge_cases", trials, names, max_failed, "the task names no edge cases")
+
+
+def scenarios(trials: Sequence[Trial], suite: Sequence[Scenario], max_failed: int = 0) -> Check:
+    """Ask the same about every scenario that somebody saved."""
+    return _mastered("scenarios", trials, [SUITE + scenario.name for scenario in suite], max_failed, "none is saved")
+
+
+def _mastered(name: str, trials: Sequence[Trial], situations: Sequence[str], max_failed: int, none: str) -> Check:
     tried = {trial.scenario for trial in trials}
     failed = Counter(trial.scenario for trial in trials if trial.failed)
-    short = [case.name for case in cases if failed[case.name] > max_failed or case.name not in tried]
-    share = 1.0 - len(short) / len(cases) if cases else 1.0
-    if short:
-        note = "not mastered: " + ", ".join(short)
-    else:
-        note = f"all {len(cases)} mastered" if cases else "the task names no edge cases"
-    return Check(name="edge_cases", value=share, interval=(share, share), bound=1.0, passed=not short, note=note)
+    short = [each.removeprefix(SUITE) for each in situations if failed[each] > max_failed or each not in tried]
+    share = 1.0 - len(short) / len(situations) if situations else 1.0
+    mastered = f"all {len(situations)} mastered" if situations else none
+    note = "not mastered: " + ", ".join(short) if short else mastered
+    return Check(name=name, value=share, interval=(share, share), bound=1.0, passed=not short, note=note)
 
 
 def time_decisions(

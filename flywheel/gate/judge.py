@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from flywheel.gate.trials import (
     nominal_situations,
     play_situations,
     situation_of,
+    suite_situations,
     trial_of,
 )
 from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Array, Artifact, Check, Episode, Outcome, Parameters, Probe, Trial, Verdict
+from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
 
 LOOKS = 4
@@ -61,13 +63,15 @@ class SafetyGate:
         baseline: Policy | Artifact | Bundle | str | Path | bytes | None = None,
         spec: Mapping[str, Any] | None = None,
         parameters: Parameters | None = None,
+        suite: Sequence[Scenario] = (),
         seed: int | None = None,
         now: float | None = None,
     ) -> Verdict:
         """Return the Verdict on a policy in worlds at `parameters` (None or missing ones: nominal), not signed yet.
 
-        Any failing check fails it; it passes when all four pass; a question that `max_sims` leaves open, a policy
-        or simulator that breaks, an artifact that can't be loaded make it inconclusive.
+        Any failing check fails it; it passes when all pass, that on the saved scenarios of `suite` (if any) too; a
+        question that `max_sims` leaves open, a policy or simulator that breaks, an artifact that can't be loaded make
+        it inconclusive.
 
         A policy (or baseline) trained elsewhere is given as the path of an ONNX file or its bytes; `spec` says what is
         otherwise for it than the task says, as `foreign.load` takes it. Only for these something is raised, before
@@ -75,15 +79,13 @@ class SafetyGate:
         the present time unless they are given.
         """
         begun = self._clock()
-        policy = self._opened(policy, spec)
-        baseline = None if baseline is None else self._opened(baseline, spec)
+        policy, baseline = self._opened(policy, spec), None if baseline is None else self._opened(baseline, spec)
         seed = secrets.randbelow(2**31) if seed is None else seed
         now = time.time() if now is None else now
         values = {**self._task.nominal, **(parameters or {})}
-        found: tuple[Check, ...]
-        trials: tuple[Trial, ...]
         try:
-            found, trials = self._ask(_ready(policy), None if baseline is None else _ready(baseline), values, seed, now)
+            rival = None if baseline is None else _ready(baseline)
+            found, trials = self._ask(_ready(policy), rival, values, suite, seed, now)
         except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
             note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
             nan = math.nan
@@ -117,10 +119,11 @@ class SafetyGate:
         *,
         seed: int,
         parameters: Parameters | None = None,
+        suite: Sequence[Scenario] = (),
         episodes: int = 200,
         max_failed: int | None = None,
     ) -> Probe:
-        """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.
+        """Return how a candidate does in `episodes` fresh nominal worlds, in the edge cases and in the suite.
 
         Its worlds are never those of `judge`, so training can't end on the gate's own seeds. With `max_failed` it
         looks at a few of them first and goes on only while no more than so many failed and every edge case holds. A
@@ -130,6 +133,8 @@ class SafetyGate:
         values = {**task.nominal, **(parameters or {})}
         every = nominal_situations(seed, "probe", 0, episodes, values)
         edges = edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
+        edges += suite_situations(suite, seed, "probe", config.probe_edge_trials, values)
+        names = dict.fromkeys(edge.scenario for edge in edges)
         played: list[Episode] = []
         failed: Counter[str] = Counter()
         for first, stop in _looks(episodes, episodes if max_failed is None else config.probe_first):
@@ -143,7 +148,7 @@ class SafetyGate:
                     num_failed=episodes,
                     num_episodes=episodes,
                     mean_return=math.nan,
-                    edge_failed=tuple(case.name for case in task.edge_cases),
+                    edge_failed=tuple(names),
                     note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
                 )
             played += found[: stop - first]
@@ -156,26 +161,35 @@ class SafetyGate:
             num_failed=num_failed,
             num_episodes=len(played),
             mean_return=float(np.mean([episode.total for episode in played])),
-            edge_failed=tuple(case.name for case in task.edge_cases if case.name in edge_failed),
+            edge_failed=tuple(name for name in names if name in edge_failed),
         )
 
-    def rerun(self, trial: Trial, policy: Policy) -> Trial:
+    def rerun(self, trial: Trial, policy: Policy, suite: Sequence[Scenario] = ()) -> Trial:
         """Return a recorded trial run again, alone: equal to the record when the policy is the one it was made with."""
-        situation = situation_of(self._task, trial)
+        situation = situation_of(self._task, trial, suite)
         return trial_of(self._task, play_situations(self._task, policy, [situation], lockstep=1, now=0.0)[0])
 
     def _ask(
-        self, policy: Policy, baseline: Policy | None, values: Parameters, seed: int, now: float
+        self,
+        policy: Policy,
+        baseline: Policy | None,
+        values: Parameters,
+        suite: Sequence[Scenario],
+        seed: int,
+        now: float,
     ) -> tuple[tuple[Check, ...], tuple[Trial, ...]]:
         """Return the answers and the candidate's trials: the first look, then batches while a question is open."""
         task, config = self._task, self._config
         edge_worlds = edge_situations(task.edge_cases, seed, "judge", config.edge_trials, values)
+        edge_worlds += suite_situations(suite, seed, "judge", config.edge_trials, values)
         played = play_situations(task, policy, edge_worlds, lockstep=config.lockstep, now=now)
         edges = [trial_of(task, episode) for episode in played]
         new: list[Trial] = []
         old: list[Trial] | None = None if baseline is None else []
         stop = config.num_sims
-        settled: list[Check] = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
+        settled = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
+        settled += [checks.scenarios(edges, suite, config.edge_max_failed)] if suite else []
+        seconds: NDArray[np.float64] | None = None
         while True:
             worlds = nominal_situations(seed, "judge", len(new), stop, values)
             played = play_situations(task, policy, worlds, lockstep=config.lockstep, now=now)
@@ -183,7 +197,7 @@ class SafetyGate:
             if baseline is not None and old is not None:
                 rivals = play_situations(task, baseline, worlds, lockstep=config.lockstep, now=now)
                 old += [trial_of(task, episode) for episode in rivals]
-            if len(settled) == 1:
+            if seconds is None:
                 seconds = self._time(policy, played[0].observations)
                 settled.append(checks.cost(seconds, policy.num_bytes, task.limits))
             found = (

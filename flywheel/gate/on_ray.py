@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from flywheel.config import GateConfig
 from flywheel.gate.judge import SafetyGate
@@ -10,6 +11,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
 from flywheel.records import Parameters, Probe, Spec, Verdict
+from flywheel.tapes import Scenario
 from flywheel.task import Task
 
 
@@ -24,9 +26,18 @@ class GateActor:
     def __repr__(self) -> str:
         return f"gate({self._meters.wheel})"
 
-    def judge(self, policy: Bundle, baseline: Bundle | None, parameters: Parameters | None, seed: int) -> Verdict:
+    def judge(
+        self,
+        policy: Bundle,
+        baseline: Bundle | None,
+        parameters: Parameters | None,
+        seed: int,
+        suite: Sequence[Scenario] = (),
+    ) -> Verdict:
         """Return the Verdict on a policy, not signed yet."""
-        verdict = self._gate.judge(policy, baseline=baseline, parameters=parameters, seed=seed, now=time.time())
+        verdict = self._gate.judge(
+            policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time()
+        )
         self._meters.record(readings.of_verdict(verdict))
         return verdict
 
@@ -38,9 +49,12 @@ class GateActor:
         parameters: Parameters | None = None,
         episodes: int = 200,
         max_failed: int | None = None,
+        suite: Sequence[Scenario] = (),
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
         began, policy = time.perf_counter(), Policy(network, spec)
-        probe = self._gate.probe(policy, seed=seed, parameters=parameters, episodes=episodes, max_failed=max_failed)
+        probe = self._gate.probe(
+            policy, seed=seed, parameters=parameters, suite=suite, episodes=episodes, max_failed=max_failed
+        )
         self._meters.record(readings.of_probe(probe, time.perf_counter() - began))
         return probe

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from flywheel.errors import unknown
 from flywheel.policy import Policy
 from flywheel.records import Episode, Parameters, Trial
 from flywheel.simulate import play
+from flywheel.simulate.play import Lead
+from flywheel.tapes import SUITE, Scenario, chain
 from flywheel.task import EdgeCase, Task
 
 NOMINAL = "nominal"
@@ -24,6 +30,9 @@ class Situation:
     scenario: str
     parameters: Parameters
     state: tuple[float, ...] | None = None
+    key: int | None = None
+    """What draws the actions; None: the seed."""
+    lead: Lead | None = None
 
 
 def world_seed(root: int, stream: str, index: int) -> int:
@@ -56,8 +65,38 @@ def edge_situations(
     ]
 
 
-def situation_of(task: Task, trial: Trial) -> Situation:
-    """Return the world of a recorded trial."""
+def suite_situations(
+    suite: Sequence[Scenario], root: int, stream: str, num_each: int, parameters: Parameters
+) -> list[Situation]:
+    """Return `num_each` situations of each scenario that somebody saved, as of an edge case."""
+    return [
+        _of_scenario(scenario, world_seed(root, f"{stream}/{SUITE}{scenario.name}", index), parameters)
+        for scenario in suite
+        for index in range(num_each)
+    ]
+
+
+def _of_scenario(scenario: Scenario, key: int, parameters: Parameters) -> Situation:
+    """Return a scenario's situation; `parameters` are what the world has where the scenario doesn't say otherwise."""
+    led = scenario.state is None
+    values = {**parameters, **scenario.parameters}
+    return Situation(
+        seed=scenario.seed if led else key,
+        scenario=SUITE + scenario.name,
+        parameters=values,
+        state=scenario.state,
+        key=key,
+        lead=Lead(actions=np.array(scenario.actions), before=scenario.before or values) if scenario.actions else None,
+    )
+
+
+def situation_of(task: Task, trial: Trial, suite: Sequence[Scenario] = ()) -> Situation:
+    """Return the world of a recorded trial. Raises UsageError when it is of a scenario that `suite` doesn't hold."""
+    if trial.scenario.startswith(SUITE):
+        named = {SUITE + scenario.name: scenario for scenario in suite}
+        if trial.scenario not in named:
+            raise unknown("scenario", trial.scenario, named)
+        return _of_scenario(named[trial.scenario], trial.seed, trial.parameters)
     states = {case.name: case.state for case in task.edge_cases}
     return Situation(
         seed=trial.seed, scenario=trial.scenario, parameters=trial.parameters, state=states.get(trial.scenario)
@@ -67,19 +106,23 @@ def situation_of(task: Task, trial: Trial) -> Situation:
 def play_situations(
     task: Task, policy: Policy, situations: Sequence[Situation], *, lockstep: int, now: float
 ) -> list[Episode]:
-    """Return one Episode a situation; its draws come from its seed, so two policies share them."""
-    seeds = [situation.seed for situation in situations]
-    return play(
-        task,
-        policy,
-        seeds=seeds,
-        parameters=[situation.parameters for situation in situations],
-        draw_keys=seeds,
-        scenarios=[situation.scenario for situation in situations],
-        states=[situation.state for situation in situations],
-        lockstep=lockstep,
-        now=now,
-    )
+    """Return one Episode a situation; its draws come from its key, so two policies share them."""
+    episodes: list[Episode] = []
+    for _, group in itertools.groupby(situations, key=lambda situation: situation.scenario if situation.lead else ""):
+        some = list(group)
+        episodes += play(
+            task,
+            policy,
+            seeds=[situation.seed for situation in some],
+            parameters=[situation.parameters for situation in some],
+            draw_keys=[situation.seed if situation.key is None else situation.key for situation in some],
+            scenarios=[situation.scenario for situation in some],
+            states=[situation.state for situation in some],
+            lead=some[0].lead,
+            lockstep=lockstep,
+            now=now,
+        )
+    return episodes
 
 
 def trial_of(task: Task, episode: Episode) -> Trial:
@@ -87,7 +130,7 @@ def trial_of(task: Task, episode: Episode) -> Trial:
     if episode.seed is None:
         raise ValueError(f"Episode {episode.id} has no seed, so it can't be run again and is no trial.")
     return Trial(
-        seed=episode.seed,
+        seed=episode.draw_key,  # its seed, too, but where a scenario says what the world's is
         parameters=episode.parameters,
         scenario=episode.scenario,
         total=episode.total,
@@ -95,4 +138,5 @@ def trial_of(task: Task, episode: Episode) -> Trial:
         failed=episode.failed,
         margin=math.nan if task.margin is None else float(task.margin(episode)),
         episode=episode.id,
+        chain=chain(episode),
     )

@@ -19,6 +19,8 @@ from flywheel.observe.monitors.world import WorldMonitor
 from flywheel.records import End, Episode, Release, Signal, SignalKind, Steps
 from flywheel.task import POLICY, Task, spec_of, task_digest
 
+SIGNALS = "observer.signals"
+"""Name of the store's note of every Signal raised so far, as JSON."""
 RECENT = 1000
 """Outcomes that `window` and `heard` can look back on."""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flywheel.config import ObserveConfig, TraceConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.observe.observer import Observer, Outcome
+from flywheel.observe.observer import SIGNALS, Observer, Outcome
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import Task
 from flywheel.trace import on_ray as trace
@@ -24,7 +24,7 @@ from flywheel.trace.tail import Tail
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.25
-_RELEASE, _SIGNALS = "observer.release", "observer.signals"
+_RELEASE = "observer.release"
 
 
 class _Watched(msgspec.Struct):
@@ -139,7 +139,7 @@ class ObserverActor:
         if raised := self._observer.tick(time.time()):
             self._trace_signals(raised)
             self._meters.record(readings.of_signals(raised))
-            await self._store.note.remote(_SIGNALS, msgspec.json.encode(self._observer.signals).decode())
+            await self._store.note.remote(SIGNALS, msgspec.json.encode(self._observer.signals).decode())
         await self._notify()
 
     def _trace(self, over: Iterable[tuple[Episode, NDArray[np.float64]]], stored: tuple[float, float]) -> None:
@@ -184,7 +184,7 @@ class ObserverActor:
 
     async def _rebuild(self) -> None:
         """Bring the monitors to where they were: by reading the release's episodes again, in order of start."""
-        raised = msgspec.json.decode(await self._store.noted.remote(_SIGNALS) or "[]", type=list[Signal])
+        raised = msgspec.json.decode(await self._store.noted.remote(SIGNALS) or "[]", type=list[Signal])
         self._observer.resume(await self._store.summary.remote(), raised)
         noted = await self._store.noted.remote(_RELEASE)
         if noted is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from flywheel.errors import UsageError, unknown
 from flywheel.faults import said, sound
 from flywheel.records import Array, Parameters
+from flywheel.simulate.copies import put, take
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 
@@ -44,8 +44,15 @@ class Worlds(Protocol):
         """
         ...
 
+    def change(self, parameters: Sequence[Parameters]) -> None:
+        """Give every world other parameters in the middle of its episode; missing ones are nominal."""
+        ...
+
     def snapshot(self) -> Any:
-        """Return all that `restore` needs to go on from here, in this process."""
+        """Return all that `restore` needs to go on from here, in this process.
+
+        Raises copies.NoCopy where an environment has no faithful copy.
+        """
         ...
 
     def restore(self, snapshot: Any) -> None:
@@ -144,11 +151,16 @@ class LockstepWorlds:
         if somewhere is None:
             return _nothing(self._single.observation_space, self.num_worlds)
         self._env.reset(seed=0)  # makes the vector form ready; every state it draws is replaced
+        self.change(parameters)
+        states_of_all = np.stack([somewhere if state is None else state for state in begun])
+        return np.asarray(flatten_batch(self._leaves, self._set_state(self._env, states_of_all)))
+
+    def change(self, parameters: Sequence[Parameters]) -> None:
+        """Give every world other parameters, as columns."""
+        complete = _complete(self._task, parameters)
         if self._task.set_parameters is not None:
             columns = {name: np.array([values[name] for values in complete]) for name in complete[0]}
             self._task.set_parameters(self._env, columns)
-        states_of_all = np.stack([somewhere if state is None else state for state in begun])
-        return np.asarray(flatten_batch(self._leaves, self._set_state(self._env, states_of_all)))
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step all worlds; those that aren't active go on unseen. When the form raises, all active ones broke."""
@@ -168,11 +180,12 @@ class LockstepWorlds:
 
     def snapshot(self) -> Any:
         """Return a copy of the vector form."""
-        return copy.deepcopy((self._env, self._num_steps, self.broken))
+        return take(self._env), self._num_steps, dict(self.broken)
 
     def restore(self, snapshot: Any) -> None:
         """Go on from a copy of a snapshot."""
-        self._env, self._num_steps, self.broken = copy.deepcopy(snapshot)
+        taken, self._num_steps, broken = snapshot
+        self._env, self.broken = put(self._env, taken), dict(broken)
 
     def close(self) -> None:
         """Close both environments."""
@@ -213,6 +226,12 @@ class EachWorlds:
                 self.broken[i] = said(error)
         return self._observations.copy()
 
+    def change(self, parameters: Sequence[Parameters]) -> None:
+        """Give every world other parameters, one by one."""
+        if self._task.set_parameters is not None:
+            for env, values in zip(self._envs, _complete(self._task, parameters), strict=True):
+                self._task.set_parameters(env, values)
+
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step the active worlds; the others keep their last observation."""
         rewards = np.zeros(self.num_worlds)
@@ -232,11 +251,13 @@ class EachWorlds:
 
     def snapshot(self) -> Any:
         """Return copies of all environments."""
-        return copy.deepcopy((self._envs, self._observations, self._num_steps, self.broken))
+        return [take(env) for env in self._envs], self._observations.copy(), self._num_steps, dict(self.broken)
 
     def restore(self, snapshot: Any) -> None:
         """Go on from copies of a snapshot."""
-        self._envs, self._observations, self._num_steps, self.broken = copy.deepcopy(snapshot)
+        taken, observations, self._num_steps, broken = snapshot
+        self._envs = [put(env, each) for env, each in zip(self._envs, taken, strict=True)]
+        self._observations, self.broken = observations.copy(), dict(broken)
 
     def close(self) -> None:
         """Close all environments."""

@@ -17,12 +17,15 @@ AT_REST = 100.0
 def set_parameters(env: Any, values: Mapping[str, Any]) -> None:
     """Set wind_power and turbulence_power; the wind blows where one of the two is above 0.
 
-    They hold from the next reset on, where the wind's phase is drawn.
+    A reset draws the wind's phase; a wind that gets up in the middle of an episode begins at phase 0.
     """
     world = env.unwrapped
     for name, value in values.items():
         setattr(world, name, float(value))
-    world.enable_wind = world.wind_power > 0 or world.turbulence_power > 0
+    blows = world.wind_power > 0 or world.turbulence_power > 0
+    if blows and not world.enable_wind:
+        world.wind_idx = world.torque_idx = 0
+    world.enable_wind = blows
 
 
 def failed(episode: Episode) -> bool:

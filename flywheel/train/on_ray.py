@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import TrainConfig
@@ -13,6 +13,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, pack, read_weights
 from flywheel.records import Plan, Progress, Spec
+from flywheel.tapes import Scenario
 from flywheel.task import Task
 from flywheel.train.recipe import make_recipe
 
@@ -42,13 +43,13 @@ class TrainerActor:
     def __repr__(self) -> str:
         return f"trainer({self._meters.wheel})"
 
-    def begin(self, plan: Plan, files: Files | None) -> None:
+    def begin(self, plan: Plan, files: Files | None, suite: Sequence[Scenario] = ()) -> None:
         """Set worlds, weights and exploration for a round, which starts from these files of the plan's policy.
 
         Raises Refused for weights that don't fit.
         """
         weights = None if files is None else read_weights(files)
-        self._training.begin(make_recipe(self._task, plan, self._config), weights)
+        self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
         self._has_begun = True
 
     def advance(self) -> Progress:

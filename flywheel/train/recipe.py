@@ -10,6 +10,7 @@ import numpy as np
 from flywheel.config import TrainConfig
 from flywheel.errors import unknown
 from flywheel.records import Parameters, Plan
+from flywheel.tapes import SUITE, Scenario
 from flywheel.task import EdgeCase, Task
 
 
@@ -39,24 +40,31 @@ class World:
     """Start state, or None to start as the environment does."""
 
 
-def make_recipe(task: Task, plan: Plan, config: TrainConfig) -> Recipe:
+def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Scenario] = ()) -> Recipe:
     """Return what the plan asks the trainer to do; parameters that it doesn't name keep their nominal values.
 
+    Scenarios of the gate's suite that begin in a state, or at parameters of their own, are trained in as edge cases.
     Raises UsageError, with the nearest name, for a parameter that the task doesn't have.
     """
     for name in plan.parameters:
         if name not in task.nominal:
             raise unknown(f"parameter of task {task.name}:", name, task.nominal)
+    cases = (*task.edge_cases, *(EdgeCase(SUITE + s.name, s.parameters, s.state) for s in suite if _is_start(s)))
     nominal = {name: (value, value) for name, value in task.nominal.items()}
     base = max(config.entropy, config.exploration_entropy) if plan.exploration > 1.0 else config.entropy
     return Recipe(
         ranges=tuple((name, float(low), float(high)) for name, (low, high) in {**nominal, **plan.parameters}.items()),
-        edge_cases=task.edge_cases,
-        edge_case_share=config.edge_case_share if task.edge_cases else 0.0,
+        edge_cases=cases,
+        edge_case_share=config.edge_case_share if cases else 0.0,
         entropy=base * plan.exploration,
         warm_start=plan.warm_start,
         max_steps=plan.max_steps or config.max_steps,
     )
+
+
+def _is_start(scenario: Scenario) -> bool:
+    """Say whether training can begin in a scenario: it isn't reached by actions only, and is no nominal world."""
+    return not scenario.actions and (scenario.state is not None or bool(scenario.parameters))
 
 
 def sample_worlds(recipe: Recipe, rng: np.random.Generator, num_worlds: int) -> Sequence[World]:

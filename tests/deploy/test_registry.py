@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flywheel.config import canonical
 from flywheel.deploy.keys import open_keys
-from flywheel.deploy.registry import Registry
+from flywheel.deploy.registry import FILE, Registry, open_readonly
 from flywheel.deploy.verdicts import decode, encode, sign, verify
 from flywheel.errors import Refused, UsageError
+from flywheel.tapes import Scenario
+from flywheel.task import task_digest
+from flywheel.tasks.cartpole import cartpole
 from tests.deploy.conftest import NOW, World, verdict_on
 
 
@@ -185,3 +191,64 @@ def test_a_rollback_passes_over_a_policy_that_a_later_look_did_not_pass(world: W
     world.registry.record(verdict_on(second, "inconclusive"))
     assert world.registry.previous() == first.digest
     assert world.registry.rollback(NOW + 3).digest == first.digest
+
+
+def saved(name: str = "tipping") -> Scenario:
+    return Scenario(
+        name=name, parameters={"length": 2.0}, fork=("episode_847", 20), saved_at=NOW, state=(0.0, 0.0, 0.1, 0.0),
+        before={"length": 0.5}, actions=(0, 1), edits=("length 0.5 → 2",),
+    )  # fmt: skip
+
+
+def test_scenarios_are_kept_and_dropped(world: World) -> None:
+    assert world.registry.scenarios() == ()
+    assert world.registry.save_scenario(saved()) == saved()
+    later = dataclasses.replace(saved("box"), saved_at=NOW + 1, state=None, actions=([0.5, -1.0], [0.0, 1.0]))
+    world.registry.save_scenario(later)
+    with pytest.raises(UsageError, match="already"):
+        world.registry.save_scenario(saved())
+    for name in ("", "-x", "a b", "x" * 65):
+        with pytest.raises(UsageError, match="letters, digits"):
+            world.registry.save_scenario(saved(name))
+    world.registry.close()
+    again = open_readonly(world.run_dir)
+    assert again.scenarios() == (saved(), later)
+    again.close()
+    world.registry = Registry(world.run_dir, task_digest(cartpole))
+    world.registry.drop_scenario("tipping")
+    assert [s.name for s in world.registry.scenarios()] == ["box"]
+    with pytest.raises(UsageError, match="no scenario"):
+        world.registry.drop_scenario("tipping")
+
+
+def test_a_file_from_before_there_were_scenarios_is_read_and_made_a_present_one(world: World) -> None:
+    artifact = world.served()
+    world.registry.close()
+    with closing(sqlite3.connect(world.run_dir / FILE)) as db, db:
+        db.execute("DROP TABLE scenarios")
+        db.execute("UPDATE meta SET schema_version = 1")
+    old = open_readonly(world.run_dir)
+    assert old.scenarios() == () and old.champion() == artifact.digest
+    old.close()
+    world.registry = Registry(world.run_dir, task_digest(cartpole))
+    world.registry.save_scenario(saved())
+    assert world.registry.champion() == artifact.digest and world.registry.verdicts()[0].outcome == "pass"
+
+
+def test_a_verdict_from_before_there_were_chains_keeps_its_signature(world: World) -> None:
+    artifact = world.artifact()
+    plain = dataclasses.asdict(verdict_on(artifact))
+    for trial in plain["trials"]:
+        del trial["chain"]
+    plain["cost_s"] = float(plain["cost_s"])
+    message = canonical(plain).encode()
+    signature = Ed25519PrivateKey.from_private_bytes(world.registry.keys.signing).sign(message).hex()
+    old = decode(canonical({**plain, "signature": signature}))
+    assert old.trials[0].chain == ""
+    verify(old, world.registry.keys.public)
+    chained = dataclasses.replace(old, trials=(dataclasses.replace(old.trials[0], chain="c"),))
+    with pytest.raises(Refused, match="does not fit"):
+        verify(chained, world.registry.keys.public)
+    signed = world.registry.record(chained)
+    verify(signed, world.registry.keys.public)
+    assert world.registry.verdict(artifact.digest) == signed and signed.trials[0].chain == "c"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flywheel.analyze.transitions import Simulator, gather
 from flywheel.simulate import play
+from flywheel.simulate.transitions import Simulator, gather
 from flywheel.testing import load_linear
 from tests.rooms import room
 

@@ -66,12 +66,12 @@ def gather(task: Task, episodes: Sequence[Episode], most: int) -> Transitions:
     return Transitions(
         states=states,
         actions=np.concatenate(actions),
-        successors=_going_on(task, states, np.concatenate([after for _, after in rows])),
+        successors=going_on(task, states, np.concatenate([after for _, after in rows])),
         episodes=np.concatenate(index),
     )
 
 
-def _going_on(task: Task, states: Floats, successors: Floats) -> Floats:
+def going_on(task: Task, states: Floats, successors: Floats) -> Floats:
     """Return successors [..., N, S] whose angles go on from the states' [N, S]: without a jump of a whole turn."""
     if not task.state_period:
         return successors
@@ -102,7 +102,7 @@ class Simulator:
         """Return the predicted successors float64[M, N, S] of N transitions under each of M parameter sets."""
         if self._task.vector is None:
             one_by_one = np.stack([self._one_by_one(data, values) for values in parameters])
-            return _going_on(self._task, data.states, one_by_one)
+            return going_on(self._task, data.states, one_by_one)
         num = len(parameters) * len(data)
         columns = {
             name: np.repeat([values[name] for values in parameters], len(data)).astype(np.float64)
@@ -111,23 +111,25 @@ class Simulator:
         env = self._vectors.get(num)
         if env is None:
             env = self._vectors[num] = self._task.vector(num)
-        assert self._task.set_state is not None and self._task.set_parameters is not None
+        assert self._task.set_state is not None
         env.reset(seed=0)  # forgets which worlds ended, so that none resets itself in the step below
-        self._task.set_parameters(env, columns)
+        if self._task.set_parameters is not None:
+            self._task.set_parameters(env, columns)
         self._task.set_state(env, np.tile(data.states, (len(parameters), 1)))
         observations = env.step(np.concatenate([data.actions] * len(parameters)))[0]
         leaves = leaves_of(env.single_observation_space)
         successors = self._after(env, flatten_batch(leaves, observations)).reshape(len(parameters), len(data), -1)
-        return _going_on(self._task, data.states, successors)
+        return going_on(self._task, data.states, successors)
 
     def _one_by_one(self, data: Transitions, parameters: Mapping[str, float]) -> Floats:
         if self._env is None:
             self._env = self._task.make_env()
-        assert self._task.set_state is not None and self._task.set_parameters is not None
+        assert self._task.set_state is not None
         rows = []
         for state, action in zip(data.states, data.actions, strict=True):
             self._env.reset(seed=0)
-            self._task.set_parameters(self._env, parameters)
+            if self._task.set_parameters is not None:
+                self._task.set_parameters(self._env, parameters)
             self._task.set_state(self._env, state)
             observation = self._env.step(action)[0]
             leaves = leaves_of(self._env.observation_space)

@@ -1,0 +1,74 @@
+"""Records of episodes that are run again: what proves a replay, where two courses part, what a fork became.
+
+They cross rooms as those of `records` do, and are frozen and plain as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from flywheel.records import Episode, Parameters
+
+DifferenceKind = Literal["action", "observation", "reward", "value", "end"]
+SUITE = "suite:"
+"""What the scenario of a trial begins with where a Scenario of the gate's suite was played, not an edge case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The first step where two courses part."""
+
+    step: int
+    """t of the action or reward, of the observation (observation t + 1 follows action t), or T where one ended."""
+    kind: DifferenceKind
+    one: Any
+    """What the first had there, as plain values."""
+    other: Any
+    note: str
+    """The same in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A situation that somebody found in a fork and saved: every later candidate must master it.
+
+    The world begins in `state`, or by `seed`; `actions` are then stepped at the parameters `before`, and from there on
+    the candidate acts at `parameters`.
+    """
+
+    name: str
+    parameters: Parameters
+    fork: tuple[str, int]
+    """The episode and the step that it was forked from."""
+    saved_at: float
+    state: tuple[float, ...] | None = None
+    """Start state for the task's `set_state`."""
+    seed: int = 0
+    """The world's seed, where there is no state."""
+    actions: tuple[Any, ...] = ()
+    """Raw actions (numbers, or lists of them) that lead there from the seed."""
+    before: Parameters | None = None
+    """Parameters while those are stepped; None: the same."""
+    edits: tuple[str, ...] = ()
+    """What the fork changed, in words."""
+
+
+def chain(episode: Episode) -> str:
+    """Return the sha256 of everything that an episode's world and policy did: each observation, action and reward.
+
+    Two runs have the same one exactly when they are equal to the last bit.
+    """
+    found = hashlib.sha256(episode.end.encode())
+    for array in (episode.observations, episode.raw_actions, episode.rewards):
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def short(id_: str) -> str:
+    """Return an episode's id as people are shown it: enough of a long one to find it by."""
+    return id_ if len(id_) <= 20 else id_[:12]

@@ -1,0 +1,186 @@
+"""The commands of time travel: what `flywheel episodes`, `fork`, `diverge` and `scenarios` print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flywheel.errors import UsageError
+from flywheel.tapes import short
+
+
+def episodes(
+    where: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    run_dir: Path,
+    limit: int = 20,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """List the last episodes of production and of the gate's trials, newest first.
+
+    Args:
+        where: words that all have to be true: failed, fine, lost, production, gate, policy=DIGEST
+        run_dir: directory of the run
+        limit: how many
+        as_json: print them as JSON, with whole digests
+    """
+    from flywheel.connection import connect
+
+    rows = connect(run_dir).episodes(" ".join(where), limit=limit)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        return 0
+    width = max([len("episode"), *(len(row.id) for row in rows)])
+    print(f"{'episode':<{width}}  {'began':<19}  {'policy':<8}  {'return':>9}  {'steps':>5}  {'came out':<9}  where")
+    for row in rows:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at))
+        fate = "failed" if row.failed else "lost" if row.end == "lost" else "fine"
+        place = f"gate: {row.scenario}" if row.origin == "gate" else row.origin
+        came_out = f"{row.total:>9.6g}  {row.num_steps:>5}  {fate:<9}"
+        print(f"{row.id:<{width}}  {began}  {row.digest[:8]:<8}  {came_out}  {place}")
+    return 0
+
+
+def fork(
+    episode: str,
+    /,
+    *,
+    at: int,
+    run_dir: Path,
+    edits: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction] = (),
+    times: int = 1,
+    seed: int = 0,
+    save: str = "",
+    picture: Path | None = None,
+) -> int:
+    """Run the rest of an episode again from one of its steps on, with what you like to be otherwise.
+
+    Args:
+        episode: an id, or what it begins with
+        at: the step; the policy acts from this one on
+        run_dir: directory of the run
+        edits: a parameter of the world, exploration_rate, temperature, greedy, policy, reward_scale, reward_offset, or
+            the action of this step; may be given several times
+        times: runs with and without the edits, under the same draws: from 2 on they give an interval of the effect
+        seed: root of those draws
+        save: name under which the gate tries every candidate in this situation from now on
+        picture: PNG file to draw both courses into
+    """
+    from flywheel.connection import connect
+
+    changed = [_edit(text) for text in edits]
+    tp = connect(run_dir)
+    forked = tp.fork_episode(episode, at)
+    for name, value in changed:
+        forked.edit_parameter(name, value)
+    result = forked.replay(times=times, seed=seed)
+    print(result)
+    if picture is not None:
+        result.compare(picture)
+        print(f"  {'picture':<9} {picture}")
+    if save:
+        saved = tp.save_scenario(result, save)
+        print(f"  {'saved':<9} scenario {saved.name}: every candidate from now on must master it")
+    print(f"  {'python':<9} {_python(run_dir, episode, at, changed, times, seed)}")
+    return 0
+
+
+def _edit(text: str) -> tuple[str, Any]:
+    """Return (name, value) of "name=value"; a number where it is one (a digest is none, whatever it looks like)."""
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise UsageError(f"--set takes name=value, such as exploration_rate=0.1, not {text!r}.")
+    if name == "policy":
+        return name, value
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
+
+
+def _python(run_dir: Path, episode: str, at: int, changed: Sequence[tuple[str, Any]], times: int, seed: int) -> str:
+    edits = "".join(f".edit_parameter({name!r}, {value!r})" for name, value in changed)
+    more = ", ".join([f"times={times}"] * (times > 1) + [f"seed={seed}"] * (seed != 0))
+    return f"flywheel.connect({str(run_dir)!r}).fork_episode({episode!r}, at={at}){edits}.replay({more})"
+
+
+def diverge(
+    one: tyro.conf.Positional[str] = "",
+    other: tyro.conf.Positional[str] = "",
+    /,
+    *,
+    run_dir: Path,
+    policy: str = "",
+    beyond: float | None = None,
+) -> int:
+    """Find the first step where two episodes part, or where one isn't what it should have been.
+
+    Alone, each of an episode's decisions is made again, and its world is compared with the simulator. Without any
+    episode: where the last shift of the world began to show.
+
+    Args:
+        one: an id, or what it begins with
+        other: the episode to compare it with
+        run_dir: directory of the run
+        policy: digest (or what it begins with) of a policy: where would it have acted otherwise in this episode?
+        beyond: compare what the critic expects of both, and find where that differs by more than this
+    """
+    from flywheel.connection import connect
+
+    tp = connect(run_dir)
+    if not one:
+        print(tp.shift() or "No monitor has seen a shift of the world.")
+        return 0
+    found = tp.diverge(one, other, policy=policy, beyond=beyond)
+    if found is None:
+        print("They never part." if other else "It never parts: each step is what it should have been.")
+        return 0
+    print(f"step {found.step}: {found.note}")
+    print(f"  flywheel fork {one} --at {_before(found.step, found.kind)} --run-dir {run_dir}")
+    return 0
+
+
+def _before(step: int, kind: str) -> int:
+    """Return the action that a difference follows: an observation, and an end, are seen after it."""
+    return max(0, step - 1) if kind in ("observation", "end") else step
+
+
+def scenarios_list(*, run_dir: Path) -> int:
+    """List the scenarios that every candidate must master.
+
+    Args:
+        run_dir: directory of the run
+    """
+    from flywheel.connection import connect
+
+    found = connect(run_dir).scenarios()
+    if not found:
+        print("The suite is empty: `flywheel fork EPISODE --at STEP --save NAME` adds a scenario.")
+    for scenario in found:
+        id_, step = scenario.fork
+        begins = "a start state" if scenario.state else f"{len(scenario.actions)} actions from seed {scenario.seed}"
+        values = ", ".join(f"{name} {value:g}" for name, value in scenario.parameters.items())
+        told = "; ".join([begins, *([values] if values else [])])
+        print(f"{scenario.name:<20}  {short(id_)} at {step:<5} {told}")
+    return 0
+
+
+def scenarios_drop(name: str, /, *, run_dir: Path) -> int:
+    """Take a scenario out of the gate's suite.
+
+    Args:
+        name: the scenario's name
+        run_dir: directory of the run
+    """
+    from flywheel.connection import connect
+
+    connect(run_dir).drop_scenario(name)
+    print(f"Scenario {name} is no longer asked of candidates.")
+    return 0
