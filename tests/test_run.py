@@ -50,6 +50,7 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
         (["--task", "no_such_module:task"], "no_such_module"),
         (["--env", "CartPol-v1"], "Did you mean: `CartPole`?"),
         (["--env", "CartPole-v1", "--task", "flywheel.tasks.cartpole:cartpole"], "a run has one task"),
+        (["--env", "Pendulum-v1"], "give --env-failed-below NUMBER"),
         (["--env", "CartPole-v1", "--env-max-failure-rate", "0"], "env_max_failure_rate must be more than 0"),
         (["--turn", "3"], "--turns"),
         (["--turns", "0"], "turns must be more than 0"),
