@@ -146,10 +146,11 @@ def check(task: str, /) -> int:
     Args:
         task: a built-in task, or module:attribute of your own
     """
+    from flywheel.gate import SafetyGate
     from flywheel.tasks import load
     from flywheel.testing import check_task
 
-    print(check_task(load(task)))
+    print(check_task(load(task), lambda found, config: SafetyGate(found, config.gate)))
     return 0
 
 
