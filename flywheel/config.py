@@ -197,7 +197,8 @@ class Config:
     env_max_failure_rate: float | None = None
     """share of --env's episodes that may fail; None takes a task's default, 0.05"""
     turns: int = 4
-    """turns of the wheel before the run ends by itself"""
+    """turns of the wheel before the run ends by itself; counted on after a stop or a crash, so that the same command
+    finishes what is left of them, the turn under way among it (and takes one at least), and anew after such an end"""
     run_dir: str = ""
     """directory of the run; empty makes runs/<task>-<time>; an existing one is gone on with"""
     seed: int = 0

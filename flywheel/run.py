@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -109,6 +110,29 @@ def _named_task(words: Sequence[str]) -> str:
     return found
 
 
+def words_of(config: Config) -> list[str]:
+    """Return the options by which the command line makes this configuration of the defaults that it has here.
+
+    What `--env` and its options came to is in the task's name.
+    """
+    config = dataclasses.replace(config, env="", env_failed_below=None, env_max_failure_rate=None)
+    return list(_changed(config, settings(words=["--task", config.task]), ""))
+
+
+def _changed(part: Any, default: Any, where: str) -> Iterator[str]:
+    for field in dataclasses.fields(part):
+        value, usual = getattr(part, field.name), getattr(default, field.name)
+        name = re.sub("_(?!$)", "-", field.name)  # as tyro spells it
+        if dataclasses.is_dataclass(value):
+            yield from _changed(value, usual, f"{where}{name}.")
+        elif value == usual:
+            continue
+        elif isinstance(value, bool):
+            yield f"--{where}{name}" if value else f"--{where}no-{name}"
+        else:
+            yield from (f"--{where}{name}", *map(str, value if isinstance(value, tuple) else [value]))
+
+
 def turn_the_wheel(config: Config, say: Narrator) -> int:
     """Run to the end, write the report, and return the exit code: 0, or 1 when production did not recover."""
     flywheel = Flywheel(config=config, say=say)
@@ -129,8 +153,9 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
         failure = error
     from flywheel import archive, report
 
+    turns = archive.read_turns(flywheel.run_dir)
     if (flywheel.run_dir / archive.CONFIG).exists():
-        summary, turns = report.write(flywheel.run_dir), archive.read_turns(flywheel.run_dir)
+        summary = report.write(flywheel.run_dir)
         if turns:
             say.console.print(report.table(summary))
         else:
@@ -141,8 +166,10 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     if stopped and config.forever:
         return 0  # a stop is how it is meant to end
     if stopped:
-        task = "" if flywheel.config.task == Config().task else f" --task {shlex.quote(flywheel.config.task)}"
-        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}{task}")
+        left = archive.to_come(turns, config)
+        resolved = dataclasses.replace(flywheel.config, run_dir=_short(flywheel.run_dir), seed=config.seed)
+        command = shlex.join(["python", "-m", "flywheel.run", *words_of(resolved)])
+        say("done", f"stopped; go on at turn {left[0]} of {left[-1]} with: {command}")
         return 130
     return 0 if _is_good(turns) else 1
 
