@@ -77,11 +77,12 @@ class Flywheel:
             yield from turns(over_rooms, over_rooms.numbers(), self.config.forever)
 
 
-def settings(path: Path = SETTINGS, words: Sequence[str] = ()) -> Config:
+def settings(path: Path = SETTINGS, words: Sequence[str] = (), kept: Config | None = None) -> Config:
     """Return the defaults of the command line: flywheel.toml's over the task's own over the dataclasses'.
 
-    The task is the one that the command line `words` name, else the file's. Raises UsageError with the nearest name
-    for a task or a setting that doesn't exist, and for a value of the wrong type.
+    The task is the one that the command line `words` name, else the file's. `kept` takes the place of its settings:
+    the configuration that a run directory had so far. Raises UsageError with the nearest name for a task or a setting
+    that doesn't exist, and for a value of the wrong type.
     """
     data: dict[str, Any] = {}
     if path.exists():
@@ -90,6 +91,8 @@ def settings(path: Path = SETTINGS, words: Sequence[str] = ()) -> Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not valid TOML: {error}.") from error
     from_file = layered({str(path): data})
+    if kept is not None:
+        return layered({"the run directory": dataclasses.asdict(kept), str(path): data})
     from flywheel.tasks import load
 
     return layered({**_own(load(_named_task(words) or from_file.task)), str(path): data})
