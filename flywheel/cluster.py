@@ -24,9 +24,9 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would st
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flywheel import archive
+from flywheel import archive, told
 from flywheel.client.http import is_loopback
-from flywheel.config import Config, DeployConfig
+from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
 from flywheel.deploy.keys import DIRECTORY, TOKEN
@@ -197,17 +197,6 @@ def _init(**options: Any) -> Any:
     return context
 
 
-def check_cpus(config: Config, available: float) -> None:
-    """Raise UsageError when the processes that claim CPUs would wait for ever."""
-    claimed = 0.5 + 0.5 * config.train.num_runners
-    if claimed > available:
-        raise UsageError(
-            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
-            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
-            "raise --num-cpus."
-        )
-
-
 def _claim_on_cluster(config: DeployConfig) -> int:
     """Return the port that Serve is to listen on; UsageError where replicas on other machines could not be reached."""
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
@@ -297,6 +286,19 @@ class Rooms:
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told
             future.set_exception(error)
+        else:
+            if place.head:
+                self._tell_what_stays(future.result())
+
+    def _tell_what_stays(self, serving: Serving) -> None:
+        """Say which settings are not as asked for, because an earlier start's owners are up and keep theirs."""
+        try:
+            living = {"store": ask(serving.store.settings), "observe": ask(serving.observer.settings)}
+            stays = told.stays(living | {"deploy": serving.deployment.settings()}, self._config, self._run_dir)
+        except Exception as error:  # Ray's, Serve's or a room's: nothing but this sentence hangs on it
+            stays = f"store, observer or replicas could not be asked for the settings that they have ({error})"
+        if stays and not self._stopping.is_set():
+            self._say("start", stays)
 
     def produce(self) -> None:
         """Start production's clients, unless they play already or production is somebody else's."""

@@ -299,6 +299,17 @@ def check(config: Config) -> None:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
 
 
+def check_cpus(config: Config, available: float) -> None:
+    """Raise UsageError when the processes that claim CPUs would wait for ever."""
+    claimed = 0.5 + 0.5 * config.train.num_runners
+    if claimed > available:
+        raise UsageError(
+            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
+            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
+            "raise --num-cpus."
+        )
+
+
 def _numbers(part: Any, where: str = "") -> Iterator[tuple[str, float]]:
     for field_ in dataclasses.fields(part):
         value, path = getattr(part, field_.name), f"{where}{field_.name}"

@@ -18,8 +18,8 @@ from flywheel import archive, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
 from flywheel.analyze.strategy import decide, startable
-from flywheel.cluster import Rooms, Serving, ask, check_cpus, start
-from flywheel.config import Config
+from flywheel.cluster import Rooms, Serving, ask, start
+from flywheel.config import Config, check_cpus
 from flywheel.console import Say
 from flywheel.errors import FlywheelError
 from flywheel.meters import readings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -52,7 +53,7 @@ class PolicyReplica:
 
     def __init__(self, config: DeployConfig, wheel: str) -> None:
         """Link to the wheel's registry and observer; keys and policy come when ASGI's lifespan starts."""
-        self._meters, space = Recorder(wheel), namespace(wheel)
+        self._config, self._meters, space = config, Recorder(wheel), namespace(wheel)
         registry, observer = RegistryActorLink(REGISTRY, space), ObserverActorLink(OBSERVER, space)
         self._service = Service(config, registry, observer, time.time)
 
@@ -63,6 +64,10 @@ class PolicyReplica:
         """Report the replica's numbers; Serve asks every few seconds."""
         if self._service.is_started:
             self._meters.record(readings.of_replica(self._service.status()))
+
+    async def settings(self) -> DeployConfig:
+        """Return the configuration that it was started with."""
+        return self._config
 
     async def reload(self) -> dict[str, Any]:
         """Follow the registry now; return who answers here."""
@@ -109,6 +114,12 @@ class Deployment:
         """Return each replica's status."""
         statuses: list[dict[str, Any]] = self._handle.broadcast("status").results(timeout_s=timeout_s)
         return statuses
+
+    def settings(self, timeout_s: float = 30.0) -> DeployConfig | None:
+        """Return the replicas' configuration, with Serve's own host and port; None while no replica is up."""
+        found: list[DeployConfig] = self._handle.broadcast("settings").results(timeout_s=timeout_s)
+        listening = _get_global_client().http_config
+        return dataclasses.replace(found[0], host=listening.host, port=listening.port) if found else None
 
 
 def start_serve(config: DeployConfig, port: int, wheel: str, route: str = "/") -> Deployment:
