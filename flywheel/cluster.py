@@ -149,8 +149,7 @@ def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) ->
                 "This process is not on the cluster's head node, where the run directory and its owners are: submit it "
                 "there with `ray job submit -- python -m flywheel.run --address auto …`."
             )
-        resources = ray.cluster_resources()
-        resource = config.sim_resource if resources.get(config.sim_resource) else ""
+        resource = config.sim_resource if ray.cluster_resources().get(config.sim_resource) else ""
         place = Place(name, head, resource)
         rooms = Rooms(task, config, run_dir, place, -1, say)
         archive.write_living(run_dir, context.address_info["gcs_address"], name, place.route)
