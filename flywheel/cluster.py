@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would st
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flywheel import archive
+from flywheel import archive, told
 from flywheel.client.http import is_loopback
 from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
@@ -150,8 +150,7 @@ def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) ->
                 "This process is not on the cluster's head node, where the run directory and its owners are: submit it "
                 "there with `ray job submit -- python -m flywheel.run --address auto …`."
             )
-        resources = ray.cluster_resources()
-        resource = config.sim_resource if resources.get(config.sim_resource) else ""
+        resource = config.sim_resource if ray.cluster_resources().get(config.sim_resource) else ""
         place = Place(name, head, resource)
         rooms = Rooms(task, config, run_dir, place, -1, say)
         archive.write_living(run_dir, context.address_info["gcs_address"], name, place.route)
@@ -289,6 +288,19 @@ class Rooms:
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told
             future.set_exception(error)
+        else:
+            if place.head:
+                self._tell_what_stays(future.result())
+
+    def _tell_what_stays(self, serving: Serving) -> None:
+        """Say which settings are not as asked for, because an earlier start's owners are up and keep theirs."""
+        try:
+            living = {"store": ask(serving.store.settings), "observe": ask(serving.observer.settings)}
+            stays = told.stays(living | {"deploy": serving.deployment.settings()}, self._config, self._run_dir)
+        except Exception as error:  # Ray's, Serve's or a room's: nothing but this sentence hangs on it
+            stays = f"store, observer or replicas could not be asked for the settings that they have ({error})"
+        if stays and not self._stopping.is_set():
+            self._say("start", stays)
 
     def produce(self) -> None:
         """Start production's clients, unless they play already or production is somebody else's."""

@@ -219,12 +219,13 @@ class Config:
     env: str = ""
     """a Gymnasium id to make a task of (or module:Id-v0), instead of a task; what failing is gets measured"""
     env_failed_below: float | None = None
-    """return below which an episode of --env counts as failed; None measures a random policy and takes the middle
-    between its mean and the id's reward threshold"""
+    """return below which an episode of --env counts as failed; None measures policies that look at nothing and takes
+    the middle between the best one's mean and the id's reward threshold; needed where that says nothing"""
     env_max_failure_rate: float | None = None
     """share of --env's episodes that may fail; None takes a task's default, 0.05"""
     turns: int = 4
-    """turns of the wheel before the run ends by itself"""
+    """turns of the wheel before the run ends by itself; counted on after a stop or a crash, so that the same command
+    finishes what is left of them, the turn under way among it (and takes one at least), and anew after such an end"""
     run_dir: str = ""
     """directory of the run; empty makes runs/<task>-<time>; an existing one is gone on with"""
     seed: int = 0

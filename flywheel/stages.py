@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -65,8 +64,7 @@ class OnRay:
 
     def numbers(self) -> range:
         """Return the numbers of the turns to come: a run directory goes on where its journal ends."""
-        done = self._turns[-1].number if self._turns else 0
-        return range(done + 1, sys.maxsize if self._config.forever else done + 1 + self._config.turns)
+        return archive.to_come(self._turns, self._config)
 
     def begun(self, number: int) -> Turn | None:
         """Return this turn as far as an earlier start had brought it; a verdict that no longer holds is none."""
@@ -290,7 +288,8 @@ class OnRay:
             evidence["stopped"] = True
         seconds = {stage: round(value, 3) for stage, value in self._seconds.items()}
         self._seconds.clear()
-        return evidence | {"seconds": seconds}
+        is_over = self._config.forever or evidence["recovered"]  # one without end counts no turns
+        return evidence | {"seconds": seconds, archive.LEFT: 0 if is_over else len(self.numbers()) - 1}
 
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""

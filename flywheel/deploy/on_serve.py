@@ -60,7 +60,7 @@ class PolicyReplica:
 
     def __init__(self, config: DeployConfig, wheel: str, tracing: TraceConfig) -> None:
         """Link to the wheel's registry and observer; keys and policy come when ASGI's lifespan starts."""
-        self._meters, space = Recorder(wheel), namespace(wheel)
+        self._config, self._meters, space = config, Recorder(wheel), namespace(wheel)
         registry, observer = RegistryActorLink(REGISTRY, space), ObserverActorLink(OBSERVER, space)
         told = trace.outlet(dataclasses.replace(tracing, max_waiting=TOLD), space)
         self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
@@ -75,6 +75,10 @@ class PolicyReplica:
             self._meters.record(readings.of_replica(self._service.status()))
             spans = self._traces.counts
             self._meters.record(readings.of_spans(spans.sent, spans.lost))
+
+    async def settings(self) -> DeployConfig:
+        """Return the configuration that it was started with."""
+        return self._config
 
     async def reload(self) -> dict[str, Any]:
         """Follow the registry now; return who answers here."""
@@ -132,6 +136,12 @@ class Deployment:
     def flush(self, timeout_s: float) -> None:
         """Let every replica hand over its spans, as far as time allows."""
         self._handle.broadcast("flush", timeout_s).results(timeout_s=timeout_s + 1.0)
+
+    def settings(self, timeout_s: float = 30.0) -> DeployConfig | None:
+        """Return the replicas' configuration, with Serve's own host and port; None while no replica is up."""
+        found: list[DeployConfig] = self._handle.broadcast("settings").results(timeout_s=timeout_s)
+        listening = _get_global_client().http_config
+        return dataclasses.replace(found[0], host=listening.host, port=listening.port) if found else None
 
 
 def start_serve(

@@ -17,6 +17,7 @@ from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
+from flywheel.gate.sequential import bounds, evidence
 from flywheel.gate.trials import (
     edge_situations,
     nominal_situations,
@@ -43,18 +44,12 @@ class SafetyGate:
     ) -> None:
         """Keep the task and its limits; `clock` gives seconds and is read for costs only.
 
-        Raises UsageError when a limit is one that no number of simulations can answer.
+        Raises UsageError when a limit is one that no policy keeps, or that `max_sims` simulations can't prove.
         """
-        for name in ("max_failure_rate", "max_regression"):
-            limit = getattr(task.limits, name)
-            if not 0.0 < limit < 1.0:
-                raise UsageError(
-                    f"Task {task.name} has {name} {limit:g}, which no number of simulations can prove: give a limit "
-                    "between 0 and 1, such as 0.01."
-                )
         self._task = task
         self._config = config or GateConfig()
         self._clock = clock
+        _check_limits(task, self._config)
 
     def judge(
         self,
@@ -216,6 +211,30 @@ class SafetyGate:
             if np.quantile(seconds, 0.99) <= self._task.limits.max_latency_s:
                 break
         return seconds
+
+
+def _check_limits(task: Task, config: GateConfig) -> None:
+    limits = task.limits
+    for name in ("max_failure_rate", "max_regression"):
+        limit = getattr(limits, name)
+        if not 0.0 < limit < 1.0:
+            raise UsageError(
+                f"Task {task.name} has {name} {limit:g}, which no number of simulations can prove: give a limit "
+                "between 0 and 1, such as 0.01."
+            )
+    enough, limit = config.max_sims, limits.max_failure_rate
+    while evidence(0, enough, limit, "below") < 1.0 / config.error:
+        enough = math.ceil(1.1 * enough)
+    if enough > config.max_sims:
+        least = bounds(0, config.max_sims, config.error)[1]
+        raise UsageError(
+            f"Task {task.name} has max_failure_rate {limit:g}, which gate.max_sims = {config.max_sims:,} simulations "
+            f"can't prove even if none fails: give more than {least:.3g}, or set gate.max_sims to {enough:,}."
+        )
+    for name in ("max_latency_s", "max_bytes"):
+        limit = getattr(limits, name)
+        if not limit > 0:
+            raise UsageError(f"Task {task.name} has {name} {limit:g}, which no policy keeps: give more than 0.")
 
 
 def _looks(num: int, first: int) -> Iterator[tuple[int, int]]:

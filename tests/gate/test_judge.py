@@ -14,6 +14,7 @@ from flywheel.config import GateConfig
 from flywheel.errors import UsageError
 from flywheel.gate import SafetyGate
 from flywheel.gate import judge as judging
+from flywheel.gate.sequential import evidence
 from flywheel.gate.trials import edge_situations, play_situations
 from flywheel.records import Check, Episode, Verdict
 from flywheel.task import EdgeCase, Limits, Task, task_digest
@@ -235,7 +236,26 @@ def test_edge_cases_may_fail_as_often_as_the_configuration_says(monkeypatch: pyt
     assert passed.passed and refused.passed is False
 
 
-@pytest.mark.parametrize("limits", [Limits(max_failure_rate=0.0), Limits(max_regression=1.0)])
-def test_limits_that_nothing_can_prove_are_refused(limits: Limits) -> None:
-    with pytest.raises(UsageError, match="no number of simulations can prove"):
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (Limits(max_failure_rate=0.0), "no number of simulations can prove"),
+        (Limits(max_regression=1.0), "no number of simulations can prove"),
+        (Limits(max_failure_rate=0.001), r"1,000 simulations can't prove even if none fails: give more than 0\.0045"),
+        (Limits(max_latency_s=0.0), "which no policy keeps: give more than 0"),
+        (Limits(max_bytes=0), "which no policy keeps: give more than 0"),
+    ],
+)
+def test_limits_that_nothing_can_prove_are_refused(limits: Limits, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
         SafetyGate(dataclasses.replace(cartpole, limits=limits))
+
+
+@pytest.mark.parametrize("limit", [0.2, 0.05, 0.004, 0.0005])
+def test_a_limit_can_be_proved_by_as_many_simulations_as_are_asked_for(limit: float) -> None:
+    task = dataclasses.replace(cartpole, limits=Limits(max_failure_rate=limit))
+    with pytest.raises(UsageError) as refused:
+        SafetyGate(task, GateConfig(num_sims=1, max_sims=4))
+    num = int(str(refused.value).removesuffix(".").rpartition(" ")[2].replace(",", ""))
+    SafetyGate(task, GateConfig(max_sims=num))
+    assert evidence(0, num, limit, "below") >= 1 / GateConfig().error > evidence(0, int(0.8 * num), limit, "below")
