@@ -20,7 +20,7 @@ def opened(run_dir: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> st
     """Return the Stages of a start in which no policy is in service."""
     monkeypatch.setattr(stages, "ask", lambda method, *arguments: method(*arguments))
     registry = SimpleNamespace(champion=lambda: None)
-    spans = SimpleNamespace(put=lambda spans: None)
+    spans = SimpleNamespace(put=lambda spans: None, counts=lambda: SimpleNamespace(sent=0, lost=0))
     place = SimpleNamespace(name="wheel")
     rooms = SimpleNamespace(place=place, begin_training=lambda: None, registry=registry, spans=spans)
     return stages.OnRay(cartpole, config, run_dir, rooms, silent)  # type: ignore[arg-type]
