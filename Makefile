@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 run: $(VENV)/.installed
 	$(BIN)/python -m flywheel.run $(ARGS)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,4 +23,9 @@ $(VENV)/.installed: pyproject.toml
 		{ echo "Flywheel needs Python 3.11, and $(PYTHON) is another one: call make PYTHON=python3.11 …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The page's tests drive a browser. One that is there already is taken.
+$(VENV)/.chromium: $(VENV)/.installed
+	$(BIN)/python -m tests.page.chromium
 	touch $@

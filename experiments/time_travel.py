@@ -9,6 +9,7 @@ T2  a fault put in at a random step (policy swapped, action overridden, world ch
     (a change of the world of which an episode's rest shows nothing at all, such as wind on a lander that stands, is
     counted as `alike` and left out)
 T3  one fork and replay of 500 CartPole steps; thirty, which give the effect
+T4  from opening the page to a fork's result, in headless Chromium on a run with 10,000 episodes (see page_journey)
 TE  how often the effect's 95 % interval holds the truth, which 4,096 pairs of runs tell
 
 Prints a table, writes results/time_travel.json and exits with 1 when a row falls short. A measure is a function in
@@ -33,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from experiments.page_journey import journeys
 from experiments.report import RESULTS, report, write
 from flywheel.policy import Policy
 from flywheel.records import Episode
@@ -247,6 +249,7 @@ MEASURES: dict[str, Callable[[int, bool], Iterator[dict[str, Any]]]] = {
     "T1": exact_replays,
     "T2": faults,
     "T3": costs,
+    "T4": journeys,
     "TE": coverage,
 }
 """(seed, quick) -> rows, by the id of the measure."""

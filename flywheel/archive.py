@@ -1,6 +1,6 @@
-"""A run directory without Ray: its configuration, its journal, and where the rooms' files are.
+"""A run directory without Ray: its configuration, its journal, its story, and where the rooms' files are.
 
-The driver that turns the wheel owns config.json and journal.jsonl and writes them through here.
+The driver that turns the wheel owns config.json, journal.jsonl and events.jsonl and writes them through here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import msgspec
 
 from flywheel.config import Config, canonical
 from flywheel.errors import UsageError
-from flywheel.records import SCHEMA_VERSION, Turn
+from flywheel.records import SCHEMA_VERSION, Told, Turn
 
 CONFIG = "config.json"
 JOURNAL = "journal.jsonl"
+EVENTS = "events.jsonl"
 LOCK = "lock"
 TRAFFIC = "traffic"
 LIVING = "cluster.json"
@@ -130,8 +131,11 @@ def keep_draft(run_dir: Path, turn: Turn) -> None:
 
 def read_draft(run_dir: Path) -> Turn | None:
     """Return the turn that was under way, None where there is none."""
-    path = run_dir / DRAFT
-    return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Turn) if path.exists() else None
+    try:
+        text = (run_dir / DRAFT).read_text(encoding="utf-8")
+    except FileNotFoundError:  # also between two looks at it: the turn has just ended
+        return None
+    return msgspec.convert(json.loads(text), Turn)
 
 
 def _line(turn: Turn) -> str:
@@ -173,3 +177,37 @@ def read_turns(run_dir: Path) -> list[Turn]:
         return []
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     return [msgspec.convert(json.loads(line), Turn) for line in lines]
+
+
+def tell(run_dir: Path, told: Told) -> None:
+    """Write one sentence to the story; a line that a crash cut off before stays by itself and is read by nobody."""
+    with open(run_dir / EVENTS, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        torn = end > 0 and file.read(1) != b"\n"
+        file.write(b"\n" * torn + msgspec.json.encode(told) + b"\n")
+
+
+def read_told(run_dir: Path, begin: int = 0) -> list[tuple[int, Told]]:
+    """Return the story's sentences from byte `begin` on, each with the byte where its line ends.
+
+    That byte is where a reader goes on; `begin` in the middle of a line begins at the next one.
+    """
+    path = run_dir / EVENTS
+    if not path.exists():
+        return []
+    found = []
+    with open(path, "rb") as file:
+        end = max(begin - 1, 0)
+        file.seek(end)
+        if begin:
+            end += len(file.readline())
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # it is being written
+            end += len(line)
+            try:
+                found.append((end, msgspec.json.decode(line, type=Told)))
+            except msgspec.MsgspecError:
+                continue  # a crash cut it off
+    return found

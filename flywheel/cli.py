@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from flywheel import __version__, travel
-from flywheel.config import DeployConfig
+from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
 from flywheel.run import main as run_main
@@ -147,6 +147,44 @@ class Serve:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """Show a run directory as a web page, finished or alive, without Ray, until Ctrl-C or SIGTERM."""
+
+    run_dir: Path
+    """directory of the run"""
+    page: Annotated[PageConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: settings().page)
+
+    def __call__(self) -> int:
+        """Answer browsers until interrupted."""
+        from flywheel.config import Config
+        from flywheel.config import check as check_config
+        from flywheel.watch import watch
+
+        check_config(Config(page=self.page))
+        watch(self.run_dir, self.page)
+        return 0
+
+
+def rollback(run_dir: Path, task: str = "") -> int:
+    """Condemn the policy in service and put the one before it back, for good.
+
+    A wheel, or `flywheel serve`, that is up in the run directory serves it from then on.
+
+    Args:
+        run_dir: directory of the run
+        task: a built-in task, or module:attribute of your own; the run directory's own by default
+    """
+    from flywheel import archive, owner
+    from flywheel.tasks import load
+
+    reference = task or archive.read_config(run_dir)["config"]["task"]
+    with owner.opened(load(reference), reference, run_dir) as writer:
+        release = writer.rollback()
+    print(f"policy {release.digest[:8]} is back in service.")
+    return 0
+
+
 def check(task: str, /) -> int:
     """Try a task of your own: whether seeds reproduce, parameters and states do what they say, spaces survive.
 
@@ -175,15 +213,17 @@ def down(run_dir: Path) -> int:
     return 0
 
 
-COMMANDS: Mapping[str, Callable[..., int | Serve]] = {
+COMMANDS: Mapping[str, Callable[..., int | Serve | Page]] = {
     "check": check,
     "diverge": travel.diverge,
     "down": down,
     "episodes": travel.episodes,
     "fork": travel.fork,
     "gate": gate,
+    "page": Page,
     "policies add": policies_add,
     "policies list": policies_list,
+    "rollback": rollback,
     "scenarios drop": travel.scenarios_drop,
     "scenarios list": travel.scenarios_list,
     "serve": Serve,
@@ -218,7 +258,7 @@ def call(words: Sequence[str]) -> int:
     """Run the command that these words call, and return its exit code."""
     name, rest = find(words)
     found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
-    return found() if isinstance(found, Serve) else int(found)
+    return found() if isinstance(found, Serve | Page) else int(found)
 
 
 def main() -> None:

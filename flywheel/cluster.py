@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would st
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flywheel import archive, told
+from flywheel import archive, story, told
 from flywheel.client.http import is_loopback
 from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
@@ -36,6 +36,7 @@ from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
 from flywheel.store.on_ray import StoreActor
+from flywheel.story import Story
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.tasks.production import Production
 from flywheel.testing import try_task
@@ -106,15 +107,15 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
     name = wheel_name(config, run_dir)
     _check_living(run_dir, config, name)
     port = 0 if config.address else claim_port(config.deploy)
-    with archive.opened(run_dir, config, task.name, task_digest(task)):
+    with archive.opened(run_dir, config, task.name, task_digest(task)), story.kept(run_dir, say) as telling:
         if config.address:
-            yield from _attached(task, config, run_dir, name, say)
+            yield from _attached(task, config, run_dir, name, telling)
         else:
             os.environ.update(serve_environment(config.deploy))
-            yield from _own(task, config, run_dir, name, port, say)
+            yield from _own(task, config, run_dir, name, port, telling)
 
 
-def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: Say) -> Iterator[Rooms]:
+def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: Story) -> Iterator[Rooms]:
     say("start", "Ray")
     try:
         context = _init(
@@ -140,7 +141,7 @@ def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: S
         archive.forget_living(run_dir)
 
 
-def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Say) -> Iterator[Rooms]:
+def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Story) -> Iterator[Rooms]:
     say("start", f"attaching to the Ray cluster at {config.address}")
     context = connect(config.address, Place(name).namespace)
     try:
@@ -220,9 +221,9 @@ class Serving:
 class Rooms:
     """Handles of every room's actor, and how one asks them."""
 
-    def __init__(self, task: Task, config: Config, run_dir: Path, place: Place, port: int, say: Say) -> None:
+    def __init__(self, task: Task, config: Config, run_dir: Path, place: Place, port: int, say: Story) -> None:
         """Start the registry; `begin_training` and `begin_serving` start the rest. `port` is -1 on a cluster."""
-        self._task, self._config, self._run_dir, self._port, self._say = task, config, run_dir, port, say
+        self._task, self._config, self._run_dir, self._port, self.say = task, config, run_dir, port, say
         self.place = place
         self._future: Future[Serving] | None = None
         self._stopping = threading.Event()
@@ -284,7 +285,7 @@ class Rooms:
             if port < 0:  # the cluster's first wheel chooses where Serve listens
                 port = config.deploy.port if on_serve.is_up() else _claim_on_cluster(config.deploy)
             deployment = on_serve.start_serve(config.deploy, port, place.name, place.route, config.trace)
-            self._say("start", f"Serve is up at {deployment.url} after {time.monotonic() - began:.1f} s")
+            self.say("start", f"Serve is up at {deployment.url} after {time.monotonic() - began:.1f} s")
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told
             future.set_exception(error)

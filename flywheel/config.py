@@ -198,6 +198,26 @@ class TrafficConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PageConfig:
+    """The page on which people watch and operate a wheel."""
+
+    host: str = "127.0.0.1"
+    """address that `flywheel page` binds to; on anything but loopback even reading needs a token"""
+    port: int = 8700
+    """its HTTP port; 0 picks a free one"""
+    max_streams: int = 100
+    """open pages that are told what happens as it happens; one more is asked to come again"""
+    stream_s: float = 900.0
+    """seconds after which such a stream ends; the browser goes on with a new one where it was"""
+    look_s: float = 0.5
+    """seconds between two looks at the run directory for all of them"""
+    heartbeat_s: float = 15.0
+    """seconds of silence after which a stream says that it is there: proxies end silent ones after 30 or 60"""
+    max_body: int = 64 * 2**10
+    """bytes of a request's body: the largest one names an episode and some edits"""
+
+
+@dataclass(frozen=True, slots=True)
 class LoopConfig:
     """When a turn begins and when the run is over."""
 
@@ -252,6 +272,7 @@ class Config:
     analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    page: PageConfig = field(default_factory=PageConfig)
 
 
 def layered(layers: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -296,18 +317,9 @@ def digest(value: Any) -> str:
 
 
 MAY_BE_ZERO = frozenset(
-    {"seed", "num_cpus", "deploy.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
-    | {
-        "train.entropy",
-        "train.edge_case_share",
-        "train.lr_end",
-        "train.timeout_cost",
-        "gate.edge_max_failed",
-        "gate.probe_edge_max_failed",
-        "train.min_steps",
-        "train.probe_max_failed",
-        "train.lambda_",
-    }
+    {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
+    | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
+    | {"train.lr_end", "train.timeout_cost", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )

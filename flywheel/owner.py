@@ -34,6 +34,9 @@ class Owner(Protocol):
     def promote(self, digest: str) -> Release:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
 
+    def rollback(self) -> Release:
+        """Condemn the digest in service and put the one before it back; raises Refused where there is none."""
+
 
 class Here:
     """This process, which holds the run directory's lock."""
@@ -46,6 +49,10 @@ class Here:
         """As Owner.promote."""
         return self.registry.promote(digest, time.time())
 
+    def rollback(self) -> Release:
+        """As Owner.rollback."""
+        return self.registry.rollback(time.time())
+
 
 class Living:
     """A wheel, or `flywheel serve`, that is up in this run directory."""
@@ -57,7 +64,13 @@ class Living:
 
     def promote(self, digest: str) -> Release:
         """As Owner.promote; the observer watches it from now on, and replicas follow when they look next."""
-        release: Release = self.registry.promote(digest)
+        return self._watched(self.registry.promote(digest))
+
+    def rollback(self) -> Release:
+        """As Owner.rollback; watched and followed as a promotion is."""
+        return self._watched(self.registry.rollback())
+
+    def _watched(self, release: Release) -> Release:
         if self._observer is not None:
             self._ask(self._observer.release, release, self._bound)
         return release

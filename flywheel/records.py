@@ -360,6 +360,22 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A sentence that the wheel said while it turned."""
+
+    at: float
+    stage: str
+    """`train`, `gate`, `deploy`, `observe`, `analyze`; `start` and `end` of the process that turns the wheel."""
+    text: str
+    turn: int = 0
+    """Number of the turn that was under way, 0 before the first one."""
+    passing: bool = False
+    """True when the next sentence of its stage takes its place: how far something is."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the sentence says, as numbers: a training's iteration has `steps`, `return`, `failed`, `probed`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """A quick look of the gate at a candidate in training; it allows nothing."""
 

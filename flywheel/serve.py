@@ -21,7 +21,7 @@ def serve(task: Task, config: Config, run_dir: Path, say: Say) -> None:
     themselves. Raises as `cluster.start`.
     """
     with cluster.start(task, config, run_dir, say) as rooms:
-        serving = rooms.serving
+        serving, say = rooms.serving, rooms.say
         say("start", f"the token of clients is in {run_dir / DIRECTORY / TOKEN}")
         released_at, num_signals = None, 0
         while True:

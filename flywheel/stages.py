@@ -45,15 +45,15 @@ def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRa
     if not config.address:
         check_cpus(config, config.num_cpus or os.cpu_count() or 1)  # before anything is started or written
     with start(task, config, run_dir, say) as rooms:
-        yield OnRay(task, config, run_dir, rooms, say)
+        yield OnRay(task, config, run_dir, rooms)
 
 
 class OnRay:
     """Stages over rooms that are actors."""
 
-    def __init__(self, task: Task, config: Config, run_dir: Path, rooms: Rooms, say: Say) -> None:
+    def __init__(self, task: Task, config: Config, run_dir: Path, rooms: Rooms) -> None:
         """Go on with the run directory's journal, if there is one."""
-        self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, say
+        self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, rooms.say
         self._spec = spec_of(task)
         self._turns = archive.read_turns(run_dir)
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
@@ -68,6 +68,7 @@ class OnRay:
 
     def begun(self, number: int) -> Turn | None:
         """Return this turn as far as an earlier start had brought it; a verdict that no longer holds is none."""
+        self._say.turn = number
         turn = archive.read_draft(self._run_dir)
         if turn is None or turn.number != number:
             return None
@@ -178,7 +179,7 @@ class OnRay:
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
-        self._say("train", told.progress(progress, probe), passing=True)
+        self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
         return progress, probe
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:

@@ -24,6 +24,13 @@ def progress(progress: Progress, probe: Probe) -> str:
     return f"{progress.num_steps:,} steps, {mean}; probe: {rate}{edges}{notes}"
 
 
+def numbers(progress: Progress, probe: Probe) -> dict[str, float]:
+    """Return what `progress` says, as numbers; a return that is not known yet is left out."""
+    found = {"steps": progress.num_steps, "failed": probe.num_failed, "probed": probe.num_episodes}
+    known = {} if math.isnan(progress.mean_return) else {"return": progress.mean_return}
+    return {**found, **known}
+
+
 def verdict(verdict: Verdict) -> str:
     """Return a verdict with the answer to each of its questions."""
     checks = "; ".join(_check(check) for check in verdict.checks)

@@ -13,6 +13,8 @@ from flywheel.errors import UsageError
 
 DIRECTORY = "keys"
 TOKEN = "client.token"
+READ = "page.token"
+OPERATE = "operate.token"
 _RUN, _SIGNING, _PUBLIC = "run.key", "signing.key", "signing.pub"
 
 
@@ -49,6 +51,13 @@ def open_keys(run_dir: Path) -> Keys:
         run=_bytes(directory / _RUN, _secret(directory / _RUN, secrets.token_hex(32))),
         token=_secret(directory / TOKEN, secrets.token_urlsafe(32)),
     )
+
+
+def open_page_tokens(run_dir: Path) -> tuple[str, str]:
+    """Return the page's tokens, for reading and for operating, made and written (0600) where they are missing."""
+    directory = run_dir / DIRECTORY
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return _secret(directory / READ, secrets.token_urlsafe(32)), _secret(directory / OPERATE, secrets.token_urlsafe(32))
 
 
 def _secret(path: Path, fresh: str, mode: int = 0o600) -> str:

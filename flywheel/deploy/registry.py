@@ -295,6 +295,16 @@ class Registry:
         """Return the digests that may not come back."""
         return frozenset(digest for (digest,) in self._db.execute("SELECT digest FROM condemned"))
 
+    def reasons(self) -> dict[str, tuple[str, float]]:
+        """Return by digest why and when it was condemned."""
+        rows = self._db.execute("SELECT digest, reason, condemned_at FROM condemned")
+        return {digest: (reason, at) for digest, reason, at in rows}
+
+    def version(self) -> int:
+        """Return a number that changes whenever another connection has changed the registry."""
+        (number,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
     def admissible(self) -> list[str]:
         """Return the digests that may answer: the one in service first, then former ones that aren't condemned."""
         champion, condemned = self.champion(), self.condemned()

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from flywheel.errors import FlywheelError, UsageError
@@ -26,7 +26,9 @@ CREATE TABLE IF NOT EXISTS episodes (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, content BLOB NOT NULL, origin TEXT NOT NULL, task TEXT NOT NULL,
     digest TEXT NOT NULL, "end" TEXT NOT NULL, failed INTEGER NOT NULL, num_steps INTEGER NOT NULL, total REAL NOT NULL,
     started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS by_start ON episodes (origin, started_at, id);
+DROP INDEX IF EXISTS by_start;
+CREATE INDEX IF NOT EXISTS by_outcome ON episodes (
+    origin, started_at, id, ended_at, digest, "end", failed, total, num_steps);
 CREATE INDEX IF NOT EXISTS by_digest ON episodes (digest, started_at, id);
 CREATE TABLE IF NOT EXISTS quarantine (
     id TEXT NOT NULL, content BLOB NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL,
@@ -42,6 +44,10 @@ ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.dig
 """
 
 
+_COLUMNS = 'id, started_at, ended_at, digest, "end", failed, total, num_steps, origin'
+_HOW = {"failed": "failed", "fine": "NOT failed AND \"end\" <> 'lost'", "lost": "\"end\" = 'lost'"}
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an episode came out: what the store knows of it without decoding its steps."""
@@ -55,6 +61,28 @@ class Outcome:
     failed: bool
     total: float
     num_steps: int
+    origin: Origin = "production"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which episodes a page of a list shows, and in which order."""
+
+    origin: Origin = "production"
+    digest: str = ""
+    """Policy that gave the first action; "" for any."""
+    how: Literal["", "failed", "fine", "lost"] = ""
+    """How they came out: failed, whole and not failed, or lost; "" for any."""
+    begins: str = ""
+    """What their ids begin with."""
+    since: float | None = None
+    until: float | None = None
+    """When they started: from `since` on, before `until`."""
+    by: Literal["started_at", "total", "num_steps"] = "started_at"
+    descending: bool = True
+    after: tuple[float, str] | None = None
+    """(value of `by`, id) of the last row of the page before."""
+    limit: int = 100
 
 
 class Reader:
@@ -121,6 +149,10 @@ class Reader:
         ).fetchall()
         return [decode(*row) for row in rows]
 
+    def holds(self, id_: str) -> bool:
+        """Say whether the store holds an episode of this id."""
+        return self._connection.execute("SELECT 1 FROM episodes WHERE id = ?", (id_,)).fetchone() is not None
+
     def whole(self, ids: Iterable[str]) -> list[str]:
         """Return those of the ids that the store holds as whole episodes."""
         query = "SELECT 1 FROM episodes WHERE id = ? AND \"end\" <> 'lost'"
@@ -146,18 +178,37 @@ class Reader:
         )
         return {row[0]: dict(zip(("episodes", "failed", "lost", "total"), row[1:], strict=True)) for row in rows}
 
-    def outcomes(self, origin: Origin | None = None) -> list[Outcome]:
-        """Return how the episodes came out, in order of start; no episode's steps are read."""
+    def outcomes(self, origin: Origin | None = None, last: int = -1) -> list[Outcome]:
+        """Return how the episodes came out, in order of start, of all or of the `last` so many; no steps are read."""
         where, values = self._where(None, origin)
+        order = "ORDER BY started_at DESC, id DESC LIMIT ?"
+        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM episodes WHERE {where} {order}", [*values, last])
+        return [_outcome(row) for row in rows][::-1]
+
+    def page(self, wanted: Wanted) -> list[Outcome]:
+        """Return a page of a list of outcomes; one index holds all that it reads, and no episode's steps are read."""
+        # a plus keeps SQLite from the index on digest, which lacks the other columns
+        arrow, order = ("<", "DESC") if wanted.descending else (">", "ASC")
+        parts: dict[str, list[float | str]] = {
+            "origin = ?": [wanted.origin],
+            "+digest = ?": [wanted.digest] if wanted.digest else [],
+            "id >= ? AND id < ?": [wanted.begins, wanted.begins + chr(0x10FFFF)] if wanted.begins else [],
+            "started_at >= ?": [] if wanted.since is None else [wanted.since],
+            "started_at < ?": [] if wanted.until is None else [wanted.until],
+            f"({wanted.by}, id) {arrow} (?, ?)": [] if wanted.after is None else [*wanted.after],
+        }
+        where = [text for text, values in parts.items() if values] + ([_HOW[wanted.how]] if wanted.how else [])
         rows = self._connection.execute(
-            'SELECT id, started_at, ended_at, digest, "end", failed, total, num_steps FROM episodes '
-            f"WHERE {where} ORDER BY started_at, id",
-            values,
+            f"SELECT {_COLUMNS} FROM episodes WHERE {' AND '.join(where)} "
+            f"ORDER BY {wanted.by} {order}, id {order} LIMIT ?",
+            [*(value for values in parts.values() for value in values), wanted.limit],
         )
-        return [
-            Outcome(id_, started_at, ended_at, first, end, bool(failed), total, num_steps)
-            for id_, started_at, ended_at, first, end, failed, total, num_steps in rows
-        ]
+        return [_outcome(row) for row in rows]
+
+    def version(self) -> int:
+        """Return a number that changes whenever another connection has changed the store."""
+        (number,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(number)
 
     def conflicts(self) -> list[str]:
         """Return the ids that came a second time with other content; that content is in quarantine."""
@@ -252,6 +303,11 @@ class Intake(Reader):
              episode.total, episode.started_at, episode.ended_at, body),
         )  # fmt: skip
         return "stored"
+
+
+def _outcome(row: tuple[Any, ...]) -> Outcome:
+    id_, started_at, ended_at, digest, end, failed, total, num_steps, origin = row
+    return Outcome(id_, started_at, ended_at, digest, end, bool(failed), total, num_steps, origin)
 
 
 def open_readonly(path: str | Path) -> Reader:

@@ -1,33 +1,47 @@
-"""Trace shows what happened, and what would have happened: spans of all that was done, and time travel of episodes.
+"""Trace tells what happened and what would have happened: spans of it all, and time travel in its episodes.
 
-Spans (`spans`, `context`, `spanstore`) belong to the episode, step, policy, verdict and turn that they are of.
-Time travel (`diverge`, `fork`) finds the step where two courses part, and runs the rest again with something edited.
-In: what clients, replicas, the observer and the loop did; Episodes and the policies that acted in them.
-Out: spans by episode, step, trace or turn; Differences; forks of episodes.
-Never: delays an answer, fails a request, or guesses: what can't be run again raises NotReproducible with the reason.
+Spans, in: what clients, replicas, the observer and the loop did. Out: spans by episode, step, trace or turn.
+Time travel, in: Episodes, the policies that acted in them, the task. Out: Differences, and forks that are run again.
+Never: delays an answer, fails a request, or guesses: the truth is the acknowledged episode, and what can't be run again
+raises NotReproducible with the reason. Never torch, and Ray in on_ray.py only.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "Fork": "flywheel.trace.fork",
-    "NotReproducible": "flywheel.trace.snapshots",
-    "Result": "flywheel.trace.result",
-    "Span": "flywheel.trace.spans",
-    "Tracer": "flywheel.trace.spans",
-    "against_policy": "flywheel.trace.diverge",
-    "against_simulator": "flywheel.trace.residuals",
-    "first_difference": "flywheel.trace.diverge",
-    "noise_of": "flywheel.trace.residuals",
-    "recheck": "flywheel.trace.diverge",
+if TYPE_CHECKING:
+    from flywheel.trace.diverge import against_policy, first_difference, recheck
+    from flywheel.trace.fork import Fork
+    from flywheel.trace.residuals import against_simulator, noise_of
+    from flywheel.trace.result import Result
+    from flywheel.trace.snapshots import NotReproducible
+
+__all__ = [
+    "Fork",
+    "NotReproducible",
+    "Result",
+    "against_policy",
+    "against_simulator",
+    "first_difference",
+    "noise_of",
+    "recheck",
+]
+_FROM = {
+    "Fork": "fork",
+    "NotReproducible": "snapshots",
+    "Result": "result",
+    "against_policy": "diverge",
+    "against_simulator": "residuals",
+    "first_difference": "diverge",
+    "noise_of": "residuals",
+    "recheck": "diverge",
 }
-__all__ = sorted(_PUBLIC)  # resolved when asked for: clients import the context of spans and no more
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    """Load what is asked for, and no more: a client that only traces needs no simulator."""
+    if name not in _FROM:
         raise AttributeError(f"module 'flywheel.trace' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return getattr(importlib.import_module(f"flywheel.trace.{_FROM[name]}"), name)

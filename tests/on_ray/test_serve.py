@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from flywheel.client import Client, RejectedError
-from flywheel.config import DeployConfig, ObserveConfig, StoreConfig
+from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
 from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
@@ -311,7 +312,34 @@ def test_the_config_file_of_serve_is_valid() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     path = Path(__file__).parents[2] / "serve_apps" / "flywheel.yaml"
-    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text())).applications
-    module, _, name = application.import_path.partition(":")
-    application_of = getattr(importlib.import_module(module), name)
-    assert application_of(application.args) is not None
+    applications = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text())).applications
+    assert [application.name for application in applications] == ["policy", "page"]
+    for application in applications:
+        module, _, name = application.import_path.partition(":")
+        application_of = getattr(importlib.import_module(module), name)
+        assert application_of(application.args) is not None
+
+
+def test_the_page_is_a_deployment_of_its_own_and_open_pages_hold_up_nobody(served: Served) -> None:
+    from ray import serve
+
+    from flywheel import archive
+    from serve_apps.page import build
+
+    config = archive._configuration(Config(task="cartpole"), "cartpole", task_digest(cartpole))
+    (served.run_dir / archive.CONFIG).write_text(config)
+    serve.run(build({"wheel": "test-serve", "host": "127.0.0.1"}), name="page", route_prefix="/page")
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(base_url=served.deployment.url, timeout=20.0))
+        page = client.get("/page", follow_redirects=True)
+        assert page.status_code == 200 and page.url.path == "/page/" and 'src="static/js/main.js"' in page.text
+        assert client.get("/page/static/js/main.js").headers["content-type"].startswith("text/javascript")
+        for _ in range(8):
+            stream = stack.enter_context(client.stream("GET", "/page/api/v1/events"))
+            assert next(stream.iter_lines()) == "retry: 1000"
+        now = client.get("/page/api/v1/now").json()
+        assert now["about"]["run"] == served.run_dir.name and now["role"] == "read"
+        assert client.get("/page/api/v1/now", headers={"host": "evil.example"}).status_code == 421
+        wrong = client.post("/page/api/v1/session", json={"token": "x"})
+        assert wrong.status_code == 403
+    serve.delete("page")

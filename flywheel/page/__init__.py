@@ -1,0 +1,5 @@
+"""The page shows a run directory to people: what turns, what is served, every turn, policy and episode.
+
+In: a Source of records. Out: JSON, pictures, server-sent events, and static files that draw them.
+Never: writes to a run directory itself, loads Ray or torch, or asks anybody outside this machine.
+"""

@@ -1,0 +1,96 @@
+"""Time travel: what can be edited at a step of an episode, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from flywheel.errors import UsageError
+from flywheel.page import shapes
+from flywheel.page.operate import body_of
+from flywheel.page.routes import EpisodeId, answer
+from flywheel.page.source import Source
+from flywheel.records import Leaf
+from flywheel.task import spec_of
+
+AT_ONCE = 2
+"""Forks that are run at once: the machine may be the one that serves."""
+MOST_TIMES = 200
+"""Most pairs of runs of one request: some seconds on CartPole."""
+Value = float | bool | str | list[float]
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /fork."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    at: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    edits: Annotated[dict[str, Value], msgspec.Meta(max_length=32)] = {}
+    times: Annotated[int, msgspec.Meta(ge=1, le=MOST_TIMES)] = 1
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
+
+
+def forking(source: Source) -> APIRouter:
+    """Return the routes of forks; they change nothing, and need no more than reading does."""
+    router = APIRouter(prefix="/api/v1")
+    turnstile = asyncio.Semaphore(AT_ONCE)
+
+    @router.get("/fork")
+    def editable(id: EpisodeId, at: Annotated[int, Query(ge=0)] = 0) -> Response:
+        """Return what a fork of an episode at a step can change."""
+        task, episode = source.task(), source.episode(id)
+        if at >= episode.num_steps:
+            raise UsageError(f"Episode {id} has the steps 0 to {episode.num_steps - 1}: there is no step {at}.")
+        edits = shapes.editable(task, episode, at, source.policies(), source.parameters())
+        return answer({"id": id, "at": at, "edits": edits, "most_times": MOST_TIMES})
+
+    @router.post("/fork")
+    async def fork(request: Request) -> Response:
+        """Run an episode's rest again from a step on, with edits."""
+        asked = await body_of(request, Asked)
+        async with turnstile:
+            return await asyncio.to_thread(_forked, source, asked)
+
+    @router.get("/diverges")
+    def diverges(id: EpisodeId) -> Response:
+        """Return the first step where an episode isn't what it should have been, null where there is none."""
+        return answer({"difference": shapes.difference(source.diverges(id))})
+
+    @router.get("/expected")
+    def expected(id: EpisodeId) -> Response:
+        """Return what the critic and the simulator expected of an episode's steps, null where they can't say."""
+        found = source.expected(id)
+        return answer(
+            {
+                "values": None if found.values is None else shapes.column(found.values),
+                "residuals": None if found.residuals is None else shapes.column(found.residuals),
+            }
+        )
+
+    @router.get("/shift")
+    def shift() -> Response:
+        """Return where the last shift of the world began to show, null where none was seen."""
+        found = source.shift()
+        return answer(None if found is None else {"episode": found.episode, "step": found.step, "why": found.why})
+
+    @router.get("/scenarios")
+    def scenarios() -> Response:
+        """Return the gate's suite."""
+        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
+
+    return router
+
+
+def _forked(source: Source, asked: Asked) -> Response:
+    result = source.fork(asked.id, asked.at, asked.edits, asked.times, asked.seed)
+    return answer(shapes.forked(result, leaves_of(source)))
+
+
+def leaves_of(source: Source) -> Sequence[Leaf]:
+    """Return the parts of the task's observations."""
+    return spec_of(source.task()).observation_leaves

@@ -1,0 +1,111 @@
+"""What can be done: each route hands the request to whoever owns the run directory, as the command line does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from flywheel.errors import Refused, UsageError
+from flywheel.page.access import Access
+from flywheel.page.routes import answer
+from flywheel.page.source import Source
+
+Body = TypeVar("Body")
+Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""What a scenario may be called from here: a word that a command line takes as it is."""
+
+
+class Handed(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /session."""
+
+    token: str
+
+
+class Saved(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /scenarios."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    at: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    name: Name
+    edits: Annotated[dict[str, float | bool | str | list[float]], msgspec.Meta(max_length=32)] = {}
+
+
+class Dropped(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of DELETE /scenarios."""
+
+    name: Name
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request that says all by its path."""
+
+
+async def body_of(request: Request, kind: type[Body]) -> Body:
+    """Return a request's body; UsageError names the field that is wrong."""
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"The request can't be read: {error}.") from error
+
+
+def check_may_operate(request: Request) -> None:
+    """Raise Refused unless the request came with the operate token."""
+    if request.state.role != "operate":
+        raise Refused("This needs the operate token: paste the one in keys/operate.token of the run directory.")
+
+
+def operating(source: Source, access: Access) -> APIRouter:
+    """Return the routes that change something, and the one that a token is handed in by."""
+    router = APIRouter(prefix="/api/v1")
+
+    @router.post("/session")
+    async def session(request: Request) -> Response:
+        """Take a token and give a cookie for it, which scripts can't read."""
+        handed = await body_of(request, Handed)
+        role = access.role_of(handed.token.strip())
+        if not role:
+            raise Refused("This token opens nothing here: it is neither keys/page.token nor keys/operate.token.")
+        response = answer({"role": role})
+        response.set_cookie(
+            access.name,
+            access.cookie(role),
+            path=request.scope.get("root_path", "") or "/",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+    @router.delete("/session")
+    async def leave(request: Request) -> Response:
+        """Take the cookie back."""
+        response = answer({"role": ""})
+        response.delete_cookie(access.name, path=request.scope.get("root_path", "") or "/", samesite="strict")
+        return response
+
+    @router.post("/rollback")
+    async def rollback(request: Request) -> Response:
+        """Put the policy before the present one back into service."""
+        check_may_operate(request)
+        await body_of(request, Nothing)
+        return answer({"done": await asyncio.to_thread(source.rollback)})
+
+    @router.post("/scenarios")
+    async def save(request: Request) -> Response:
+        """Make a fork a scenario of the gate's suite."""
+        check_may_operate(request)
+        asked = await body_of(request, Saved)
+        return answer({"done": await asyncio.to_thread(source.save, asked.id, asked.at, asked.edits, asked.name)})
+
+    @router.delete("/scenarios")
+    async def drop(request: Request) -> Response:
+        """Take a scenario out of the gate's suite."""
+        check_may_operate(request)
+        asked = await body_of(request, Dropped)
+        return answer({"done": await asyncio.to_thread(source.drop, asked.name)})
+
+    return router

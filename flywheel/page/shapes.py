@@ -1,0 +1,330 @@
+"""Records as JSON has them for the page: plain values, NaN as null, no more digits than anybody reads. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.page.source import About, Forked, Listed, Policies, Rate
+from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
+from flywheel.tapes import Difference, Scenario
+from flywheel.task import Task
+
+MOST_COLUMNS = 24
+"""Numbers of an observation that are shown; more are named as left out."""
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses as dicts, and NaN and infinity, for which JSON has no word, as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | frozenset):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def story_line(offset: int, told: Told) -> dict[str, Any]:
+    """Return a sentence of the story."""
+    return {"id": offset, **plain(told)}
+
+
+def wheel(about: About, told: Sequence[tuple[int, Told]], draft: Turn | None) -> dict[str, Any]:
+    """Return which stage is turning, since when and with what word; stage "" where the wheel stands still."""
+    lines = [each for _, each in told]
+    last = lines[-1] if lines else None
+    number = draft.number if draft is not None else max((line.turn for line in lines), default=0)
+    seconds: dict[str, float] = {}
+    since = last.at if last else 0.0
+    for before, line in itertools.pairwise(lines):
+        # a sentence tells of what its stage did since the one before
+        if line.turn == number and line.stage not in ("start", "end"):
+            seconds[line.stage] = seconds.get(line.stage, 0.0) + max(0.0, line.at - before.at)
+    for line in reversed(lines):
+        if last is None or line.stage != last.stage or line.turn != last.turn:
+            break
+        since = line.at
+    turning = about.living and last is not None and last.stage != "end"
+    return {
+        "stage": last.stage if turning and last else "",
+        "turn": number,
+        "text": last.text if last else "",
+        "since": since,
+        "at": last.at if last else 0.0,
+        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+    }
+
+
+def curve(told: Sequence[tuple[int, Told]], number: int) -> dict[str, list[float | None]]:
+    """Return a turn's training: environment steps, mean return, and the share of its probe's episodes that failed."""
+    found = [line.numbers for _, line in told if line.turn == number and line.stage == "train" and line.numbers]
+    steps = [numbers.get("steps", 0.0) for numbers in found]
+    begin = max((i for i in range(1, len(steps)) if steps[i] < steps[i - 1]), default=0)  # a round that began again
+    found, steps = found[begin:], steps[begin:]
+    return {
+        "steps": [*steps],
+        "return": [numbers.get("return") for numbers in found],
+        "failed": [n["failed"] / n["probed"] if n.get("probed") else None for n in found],
+    }
+
+
+def turn(each: Turn, is_over: bool) -> dict[str, Any]:
+    """Return a turn as a list shows it."""
+    artifact, verdict = each.artifact, each.verdict
+    digest = artifact.digest if artifact is not None else verdict.digest if verdict is not None else None
+    evidence = each.evidence
+    return {
+        "number": each.number,
+        "over": is_over,
+        "strategy": each.plan.strategy,
+        "reasons": list(each.plan.reasons),
+        "digest": digest,
+        "outcome": verdict.outcome if verdict is not None else None,
+        "num_trials": len(verdict.trials) if verdict is not None else 0,
+        "judged_at": verdict.judged_at if verdict is not None else None,
+        "release": plain(each.release),
+        "released": each.is_released,
+        "rolled_back": each.release is not None and not each.is_released,
+        "seconds": dict(evidence.get("seconds", {})),
+        "episodes": evidence.get("episodes", 0),
+        "mean_return": plain(evidence.get("mean_return")),
+        "recovered": bool(evidence.get("recovered")),
+        "num_signals": len(evidence.get("signals", ())),
+    }
+
+
+def whole_turn(each: Turn, is_over: bool, told: Sequence[tuple[int, Told]]) -> dict[str, Any]:
+    """Return a turn with its plan, its training, its verdict and what production said after."""
+    return {
+        **turn(each, is_over),
+        "plan": plain(each.plan),
+        "curve": curve(told, each.number),
+        "verdict": None if each.verdict is None else verdict(each.verdict),
+        "evidence": plain({k: v for k, v in each.evidence.items() if k != "seconds"}),
+        "story": [story_line(end, line) for end, line in told if line.turn == each.number and not line.passing],
+    }
+
+
+def verdict(each: Verdict) -> dict[str, Any]:
+    """Return a verdict with its checks and its trials, failing ones first."""
+    trials = sorted(each.trials, key=lambda t: (not t.failed, t.scenario, t.total))
+    fields = ("digest", "baseline", "outcome", "seed", "cost_s", "judged_at", "valid_until")
+    return {
+        **{name: plain(getattr(each, name)) for name in fields},
+        "checks": [check(found) for found in each.checks],
+        "num_trials": len(trials),
+        "num_failed": sum(t.failed for t in trials),
+        "trials": [trial(t) for t in trials],
+    }
+
+
+def check(each: Check) -> dict[str, Any]:
+    """Return one question and its answer."""
+    found: dict[str, Any] = plain(each)
+    return found
+
+
+def trial(each: Trial) -> dict[str, Any]:
+    """Return one simulated episode of a verdict."""
+    found: dict[str, Any] = plain(each)
+    return found
+
+
+def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return every policy, newest first: what it was trained on, by whom it was judged, where and when it served."""
+    served = _served(known)
+    order = list(dict.fromkeys(release.digest for release in known.releases))
+    champion = known.releases[-1].digest if known.releases else None
+    found = []
+    for artifact in known.artifacts:
+        digest = artifact.digest
+        verdicts = known.verdicts.get(digest, ())
+        last = verdicts[-1] if verdicts else None
+        row = tally.get(digest, {})
+        whole = row.get("episodes", 0) - row.get("lost", 0)
+        reason, condemned_at = known.condemned.get(digest, ("", None))
+        found.append(
+            {
+                "digest": digest,
+                "version": artifact.version,
+                "parent": artifact.parent,
+                "made_at": artifact.made_at,
+                "trained_on": plain(artifact.trained_on),
+                "rule": plain(artifact.spec.rule),
+                "state": _state(digest, champion, known, bool(served.get(digest))),
+                "condemned": {"reason": reason, "at": condemned_at} if reason else None,
+                "place": order.index(digest) if digest in order else None,
+                "outcome": last.outcome if last else None,
+                "num_verdicts": len(verdicts),
+                "num_trials": len(last.trials) if last else 0,
+                "num_failed": sum(t.failed for t in last.trials) if last else 0,
+                "served": served.get(digest, []),
+                "episodes": int(row.get("episodes", 0)),
+                "failed": int(row.get("failed", 0)),
+                "lost": int(row.get("lost", 0)),
+                "mean_return": row["total"] / whole if whole else None,
+            }
+        )
+    return found[::-1]
+
+
+def _state(digest: str, champion: str | None, known: Policies, has_served: bool) -> str:
+    if digest == champion:
+        return "in service"
+    return "condemned" if digest in known.condemned else "former" if has_served else "candidate"
+
+
+def _served(known: Policies) -> dict[str, list[dict[str, Any]]]:
+    """Return by digest the spans in which it was in service; the present one has no end."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for release, after in zip(known.releases, [*known.releases[1:], None], strict=False):
+        span = {
+            "from": release.released_at,
+            "to": None if after is None else after.released_at,
+            "stage": release.stage,
+            "share": release.share,
+        }
+        found.setdefault(release.digest, []).append(span)
+    return found
+
+
+def listed(each: Listed) -> dict[str, Any]:
+    """Return an episode's line of a list."""
+    names = ("id", "origin", "started_at", "ended_at", "digest", "end", "failed", "total", "num_steps")
+    return {name: plain(getattr(each, name)) for name in names}
+
+
+def signal(each: Signal) -> dict[str, Any]:
+    """Return an alarm."""
+    found: dict[str, Any] = plain(each)
+    return found
+
+
+def episode(each: Episode, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
+    """Return an episode in columns, T + 1 observations and T of everything else."""
+    observations = each.observations.reshape(len(each.observations), -1)
+    actions = each.raw_actions.reshape(each.num_steps, -1) if each.num_steps else np.zeros((0, 1))
+    digests = list(dict.fromkeys(each.digests))
+    return {
+        "id": each.id,
+        "origin": each.origin,
+        "started_at": each.started_at,
+        "ended_at": each.ended_at,
+        "digests": digests,
+        "digest_at": [digests.index(digest) for digest in each.digests] if len(digests) > 1 else [],
+        "end": each.end,
+        "failed": bool(each.failed),
+        "total": plain(each.total),
+        "num_steps": each.num_steps,
+        "scenario": each.scenario,
+        "seed": each.seed,
+        "parameters": plain(each.parameters),
+        "edits": list(each.edits),
+        "parent": list(each.parent) if each.parent else None,
+        "num_columns": observations.shape[1],
+        "names": names(leaves, observations.shape[1])[:MOST_COLUMNS],
+        "observations": [column(observations[:, i]) for i in range(min(observations.shape[1], MOST_COLUMNS))],
+        "actions": [column(actions[:, i]) for i in range(actions.shape[1])],
+        "discrete": bool(np.issubdtype(each.raw_actions.dtype, np.integer)),
+        "rewards": column(each.rewards),
+        "probabilities": column(np.exp(each.logps)),
+    }
+
+
+def column(values: Array) -> list[float | None]:
+    """Return six digits of each number."""
+    numbers: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in numbers.tolist()]
+
+
+def names(leaves: Sequence[Leaf], size: int) -> list[str]:
+    """Return what each number of a flat observation is called: by its place, and the name of the part it is of."""
+    found: list[str] = []
+    for leaf in leaves:
+        word = ".".join(str(key) for key in leaf.path)
+        count = sum(leaf.nvec) or int(np.prod(leaf.shape))
+        found += [word if count == 1 else f"{word}[{i}]" for i in range(count)] if word else []
+    return found if len(found) == size else [f"obs[{i}]" for i in range(size)]
+
+
+def difference(each: Difference | None) -> dict[str, Any] | None:
+    """Return where two courses part."""
+    return None if each is None else plain(each)
+
+
+def forked(each: Forked, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
+    """Return a fork with both courses; the one without edits is told only where it isn't the original."""
+    effect = each.effect
+    return {
+        "at": each.at,
+        "edits": list(each.edits),
+        "exact": each.exact,
+        "original": episode(each.original, leaves),
+        "unedited": None if each.exact else episode(each.unedited, leaves),
+        "fork": episode(each.fork, leaves),
+        "difference": difference(each.difference),
+        "effect": None
+        if effect is None
+        else {
+            "num_pairs": effect.num_pairs,
+            "mean": plain(effect.mean),
+            "interval": plain(effect.interval),
+            "means": plain(effect.means),
+            "unedited": _rate(effect.unedited),
+            "edited": _rate(effect.edited),
+        },
+    }
+
+
+def _rate(each: Rate) -> dict[str, Any]:
+    return {"num_failed": each.num_failed, "num": each.num, "interval": plain(each.interval)}
+
+
+def editable(task: Task, each: Episode, at: int, known: Policies, values: Parameters) -> list[dict[str, Any]]:
+    """Return what a fork at a step can change: name, kind, what it is now, and what it may be."""
+    world = {**task.nominal, **(each.parameters if each.seed is not None else values)}
+    spans = {parameter.name: (parameter.low, parameter.high) for parameter in task.parameters}
+    found: list[dict[str, Any]] = [
+        {"name": name, "kind": "world", "now": world[name], "low": spans[name][0], "high": spans[name][1]}
+        for name in spans
+    ]
+    acted = each.digests[at] if at < len(each.digests) else ""
+    spec = next((artifact.spec for artifact in known.artifacts if artifact.digest == acted), None)
+    if spec is None:
+        return found
+    if spec.rule.kind != "gaussian":
+        found.append(
+            {"name": "exploration_rate", "kind": "rule", "now": spec.rule.exploration_rate, "low": 0, "high": 1}
+        )
+    found += [
+        {"name": "temperature", "kind": "rule", "now": spec.rule.temperature, "low": 0, "high": None},
+        {"name": "greedy", "kind": "rule", "now": spec.rule.greedy, "choices": ["true", "false"]},
+        {"name": "policy", "kind": "policy", "now": acted, "choices": [a.digest for a in known.artifacts]},
+        {"name": "action", "kind": "action", "now": column(np.ravel(each.raw_actions[at])),
+         "choices": [str(a) for a in range(spec.num_actions)] if 0 < spec.num_actions <= 50 else []},
+        {"name": "reward_scale", "kind": "reward", "now": 1.0, "low": None, "high": None},
+        {"name": "reward_offset", "kind": "reward", "now": 0.0, "low": None, "high": None},
+    ]  # fmt: skip
+    return found
+
+
+def scenario(each: Scenario) -> dict[str, Any]:
+    """Return a scenario of the gate's suite."""
+    return {
+        "name": each.name,
+        "parameters": plain(each.parameters),
+        "episode": each.fork[0],
+        "step": each.fork[1],
+        "edits": list(each.edits),
+        "saved_at": each.saved_at,
+        "begins": "a state" if each.state is not None else f"{len(each.actions)} actions from seed {each.seed}",
+    }

@@ -1,0 +1,278 @@
+"""What the page reads, and what it can ask for: a run directory, finished or alive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
+from flywheel.tapes import Difference, Scenario
+from flywheel.task import Task
+
+By = Literal["started_at", "total", "num_steps"]
+How = Literal["", "failed", "fine", "lost"]
+
+
+class Listed(Protocol):
+    """An episode as a list shows it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was made."""
+
+    @property
+    def started_at(self) -> float:
+        """When it began."""
+
+    @property
+    def ended_at(self) -> float:
+        """When it ended."""
+
+    @property
+    def digest(self) -> str:
+        """Policy that gave its first action."""
+
+    @property
+    def end(self) -> End:
+        """How it ended."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed."""
+
+    @property
+    def total(self) -> float:
+        """Its return."""
+
+    @property
+    def num_steps(self) -> int:
+        """Number of its actions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """Whose run this is."""
+
+    task: str
+    reference: str
+    """What `flywheel.tasks.load` takes."""
+    run: str
+    """Name of the run directory."""
+    run_dir: str
+    """As a command line takes it."""
+    living: bool
+    """Whether a process turns the wheel, or serves, now."""
+    return_range: tuple[float, float] | None
+    obstacle: str = ""
+    """Why the task can't be loaded here, "" if it can: without it nothing is played again or drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """All that the registry knows."""
+
+    artifacts: Sequence[Artifact] = ()
+    verdicts: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
+    """By digest, oldest first."""
+    releases: Sequence[Release] = ()
+    condemned: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """By digest: why and when."""
+    previous: str | None = None
+    """What a rollback would put into service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What simulated production's clients say of their world; a real one's says nothing."""
+
+    text: str = ""
+    """Such as "length 0.5 → 2"."""
+    first: str = ""
+    """Episode with which it began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Expected:
+    """What was expected of an episode's steps."""
+
+    values: NDArray[np.float64] | None = None
+    """float64[T + 1]: the critic's, in the rewards of training; None where there is no critic."""
+    residuals: NDArray[np.float64] | None = None
+    """float64[T]: length of what the world did minus what the simulator does; None where that can't be said."""
+
+
+class Shifted(Protocol):
+    """Where a change of the world began to show."""
+
+    @property
+    def episode(self) -> str:
+        """The first episode in which it shows."""
+
+    @property
+    def step(self) -> int | None:
+        """The action after which the world did otherwise; None where no transition tells."""
+
+    @property
+    def why(self) -> str:
+        """In words."""
+
+
+class Rate(Protocol):
+    """How many episodes failed."""
+
+    @property
+    def num_failed(self) -> int:
+        """Failed ones."""
+
+    @property
+    def num(self) -> int:
+        """All."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the rate, 95 %."""
+
+
+class Effect(Protocol):
+    """What edits changed, over pairs of runs."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of runs."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of return with the edits minus return without."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of that mean, 95 %."""
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean returns without and with."""
+
+    @property
+    def unedited(self) -> Rate:
+        """Failures without."""
+
+    @property
+    def edited(self) -> Rate:
+        """Failures with."""
+
+
+class Forked(Protocol):
+    """What became of a fork."""
+
+    @property
+    def original(self) -> Episode:
+        """As it was recorded."""
+
+    @property
+    def unedited(self) -> Episode:
+        """The rest run again without the edits."""
+
+    @property
+    def fork(self) -> Episode:
+        """The rest run again with them."""
+
+    @property
+    def at(self) -> int:
+        """The step of the fork."""
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """In words."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the world is run again bit for bit."""
+
+    @property
+    def difference(self) -> Difference | None:
+        """Where fork and unedited part first."""
+
+    @property
+    def effect(self) -> Effect | None:
+        """Over many pairs, where they were asked for."""
+
+
+class Source(Protocol):
+    """A run directory as the page reads it. Every method may be called from any thread, and says what is true now."""
+
+    def about(self) -> About:
+        """Return whose run this is."""
+
+    def marks(self) -> Mapping[str, int]:
+        """Return a number each for `production`, `policies`, `turns` and `story`, which changes when they do."""
+
+    def told(self, begin: int) -> Sequence[tuple[int, Told]]:
+        """Return the story's sentences from a byte on, each with the byte where a reader goes on."""
+
+    def turns(self) -> Sequence[Turn]:
+        """Return the turns that are over."""
+
+    def draft(self) -> Turn | None:
+        """Return the turn that is under way, as far as it got."""
+
+    def policies(self) -> Policies:
+        """Return all that the registry knows."""
+
+    def signals(self) -> Sequence[Signal]:
+        """Return every alarm, oldest first."""
+
+    def changes(self) -> Changes:
+        """Return what simulated production's clients say of their world."""
+
+    def tally(self) -> Mapping[str, Mapping[str, float]]:
+        """Return by digest production's numbers of `episodes`, `failed`, `lost`, and the sum `total` of returns."""
+
+    def outcomes(self, last: int) -> Sequence[Listed]:
+        """Return the last so many production episodes in order of start."""
+
+    def listed(self, **wanted: Any) -> Sequence[Listed]:
+        """Return a page of a list of episodes; the arguments are the fields of the store's Wanted."""
+
+    def episode(self, id_: str) -> Episode:
+        """Return a stored episode, or one of the gate's, played again; UsageError where there is none."""
+
+    def task(self) -> Task:
+        """Return the task; raises UsageError with the reason where it can't be loaded here."""
+
+    def parameters(self) -> Parameters:
+        """Return the simulator's parameters as production showed them last."""
+
+    def diverges(self, id_: str) -> Difference | None:
+        """Return the first step where an episode isn't what it should have been, by its policy and the simulator.
+
+        Raises FlywheelError, with what is known all the same, where that can't be said.
+        """
+
+    def expected(self, id_: str) -> Expected:
+        """Return what the critic and the simulator expected of an episode."""
+
+    def shift(self) -> Shifted | None:
+        """Return where the last shift of the world began to show, None where none was seen."""
+
+    def scenarios(self) -> Sequence[Scenario]:
+        """Return the gate's suite: what every candidate must master."""
+
+    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Forked:
+        """Run an episode's rest again from a step on, with edits; raises FlywheelError where that can't be."""
+
+    def rollback(self) -> str:
+        """Put the policy before the present one back into service; return what was done. Raises FlywheelError."""
+
+    def save(self, id_: str, at: int, edits: Mapping[str, Any], name: str) -> str:
+        """Make a fork a scenario of the gate's suite; return what was done. Raises FlywheelError."""
+
+    def drop(self, name: str) -> str:
+        """Take a scenario out of the gate's suite; return what was done. Raises FlywheelError."""

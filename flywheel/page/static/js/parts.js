@@ -1,0 +1,122 @@
+/* Pieces that every view is made of. */
+import { add, h, icon, replace } from "./dom.js";
+import { ago, moment, short, shortId, utc, words } from "./format.js";
+
+export const card = (title, end, ...children) =>
+  h("section", { class: "card" },
+    title && h("header", {}, h("h2", {}, title), end && h("div", { class: "end" }, end)), ...children);
+
+export const body = (...children) => h("div", { class: "body" }, ...children);
+
+let timer;
+export function toast(text) {
+  const place = document.getElementById("toast");
+  place.textContent = text;
+  place.classList.add("shown");
+  clearTimeout(timer);
+  timer = setTimeout(() => place.classList.remove("shown"), 3500);
+}
+
+async function toClipboard(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+export function copy(text, what = "id") {
+  const button = h("button", { class: "copy", type: "button", title: `Copy ${what}`, "aria-label": `Copy ${what}` }, icon("copy"));
+  button.addEventListener("click", async (event) => {
+    event.stopPropagation();
+    event.preventDefault();
+    const done = await toClipboard(text);
+    replace(button, icon(done ? "check" : "copy"));
+    toast(done ? `Copied the ${what}.` : `The browser does not let the page copy; here it is: ${text}`);
+    setTimeout(() => replace(button, icon("copy")), 1500);
+  });
+  return button;
+}
+
+export const id = (value, href) =>
+  h("span", { class: "id" },
+    href ? h("a", { class: "mono", href, title: value }, shortId(value)) : h("code", { title: value }, shortId(value)),
+    copy(value, "episode's id"));
+
+export const command = (kind, text) =>
+  h("div", { class: "command" }, h("small", {}, kind), h("code", {}, text), copy(text, `${kind} line`));
+
+export const commands = (...lines) =>
+  h("div", { class: "commands" }, lines.filter(Boolean).map(([kind, text]) => command(kind, text)));
+
+/* A policy by its version and digest, in its colour: that of its release, hollow where it was never released. */
+export function chip(policies, digest, withDigest = true) {
+  if (!digest) return h("span", { class: "muted" }, "none");
+  const known = policies.get(digest);
+  const hue = known && known.place !== null ? `dot p${known.place % 5}` : "dot";
+  return h("a", { class: "chip", href: `#/policies/${digest}`, title: digest },
+    h("i", { class: hue }), h("span", {}, known ? `v${known.version}` : "policy"), withDigest && h("code", {}, short(digest)));
+}
+
+export const time = (at) =>
+  at ? h("time", { datetime: new Date(at * 1000).toISOString(), title: `${utc(at)} (${ago(at)})` }, moment(at)) : h("span", {}, "–");
+
+const OUTCOMES = { pass: ["good", "✓ pass"], fail: ["bad", "✗ fail"], inconclusive: ["open", "? inconclusive"] };
+export const outcome = (value) => {
+  const [kind, text] = OUTCOMES[value] || ["", "not judged"];
+  return h("span", { class: `tag ${kind}` }, text);
+};
+
+export const ended = (episode) => {
+  if (episode.failed) return h("span", { class: "tag bad" }, "✗ failed");
+  if (episode.end === "lost") return h("span", { class: "tag open" }, "? lost");
+  return h("span", { class: "tag" }, words(episode.end));
+};
+
+export const note = (title, text, ...actions) =>
+  h("div", { class: "note" }, h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("div", { class: "actions" }, actions));
+
+export const facts = (pairs) =>
+  h("dl", { class: "facts" },
+    Object.entries(pairs).filter(([, value]) => value !== undefined && value !== null && value !== "")
+      .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+
+/* The same in one line that wraps, each name over its value. */
+export const strip = (pairs) =>
+  h("dl", { class: "strip-facts" },
+    Object.entries(pairs).filter(([, value]) => value !== undefined && value !== null && value !== "")
+      .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+
+export const figure = (value, label, detail) =>
+  h("div", { class: "figure" }, h("b", {}, value), h("span", {}, label), detail && h("small", {}, detail));
+
+export function segments(label, options, chosen, choose) {
+  const group = h("div", { class: "segments", role: "group", "aria-label": label });
+  for (const [value, text] of options) {
+    add(group, h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => {
+      for (const each of group.children) each.setAttribute("aria-pressed", String(each === event_target(each, value)));
+      choose(value);
+    }, data: { value } }, text));
+  }
+  return group;
+}
+const event_target = (each, value) => (each.dataset.value === String(value) ? each : null);
+
+export const head = (title, about, ...end) =>
+  h("div", { class: "head" }, h("h1", { tabindex: "-1" }, title), about && h("p", {}, about),
+    end.length > 0 && h("div", { class: "end" }, end));
+
+/* Asks before something is done that can't be taken back. Returns a promise of true or false. */
+export function confirm({ title, text, lines = [], verb, danger = true }) {
+  return new Promise((resolve) => {
+    const dialog = h("dialog", { "aria-labelledby": "confirm-title" },
+      h("h2", { id: "confirm-title" }, title), h("p", {}, text), lines.length > 0 && commands(...lines),
+      h("div", { class: "actions" },
+        h("button", { type: "button", onclick: () => dialog.close("no") }, "Cancel"),
+        h("button", { type: "button", class: danger ? "danger" : "main", onclick: () => dialog.close("yes") }, verb)));
+    dialog.addEventListener("close", () => { resolve(dialog.returnValue === "yes"); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

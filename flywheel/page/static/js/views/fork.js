@@ -1,0 +1,209 @@
+/* Fork: choose the step, edit, run again; original and fork over each other, and beside each other as pictures. */
+import { Failed, get, post } from "../api.js";
+import { add, h, replace } from "../dom.js";
+import { count, number, percent, plural, python, shell, short, shortId, words } from "../format.js";
+import { body, card, chip, commands, copy, ended, facts, head, id, note, time } from "../parts.js";
+import { Film, Scrubber } from "../player.js";
+import { Strips } from "../strips.js";
+import { atStep, stripsOf } from "./episode.js";
+
+const LABELS = { world: "World", rule: "How the policy acts", policy: "Policy", action: "This step", reward: "Reward" };
+
+export async function fork(shared, to, signal) {
+  return to.rest[0] ? forkOf(shared, to, signal) : choose(shared, signal);
+}
+
+async function choose(shared, signal) {
+  const [failed, last] = await Promise.all([get("episodes", { how: "failed", limit: 12 }, signal), get("episodes", { limit: 12 }, signal)]);
+  const input = h("input", { type: "search", placeholder: "an episode's id", required: true, spellcheck: "false", autocomplete: "off", "aria-label": "An episode's id" });
+  const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); shared.go(`#/fork/${encodeURIComponent(input.value.trim())}`); } }, h("label", { class: "field" }, "Episode", input), h("button", { type: "submit" }, "Open"));
+  const list = (rows) => rows.length
+    ? h("ul", { class: "rows" }, rows.map((each) => h("li", {}, h("span", { class: "what" }, id(each.id, `#/fork/${encodeURIComponent(each.id)}`)), h("span", { class: "when" }, time(each.started_at)), h("span", { class: "more" }, chip(shared.policies, each.digest, false), ` return ${number(each.total)}, ${plural(each.num_steps, "step")}`), h("span", { class: "more" }, ended(each)))))
+    : body(h("p", { class: "small-note" }, "There is none."));
+  return {
+    title: "Fork",
+    node: h("div", { class: "view" }, head("Fork", "What would have happened, had one thing been otherwise?"),
+      h("p", { class: "lead-text" }, "Choose an episode, the step to stand at, and what to change from there. The steps before it stay as they were; the rest is run again, with the same draws."), form,
+      h("div", { class: "pair" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(failed.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)))),
+  };
+}
+
+async function forkOf(shared, to, signal) {
+  const each = await get("episode", { id: to.rest[0] }, signal);
+  const state = { at: Math.min(Number(to.query.get("t")) || 0, each.num_steps - 1), edits: new Map(), times: 1, result: null };
+  const num = each.num_steps;
+  const film = new Film(each.id, num, signal);
+  const stage = h("div", { class: "stage" }, film.canvas);
+  const step = h("div", { class: "step" });
+  const scrubber = new Scrubber({ num: num - 1, onstep: stand });
+  const form = h("div", { class: "edits" });
+  const lines = h("div");
+  const out = h("div", { class: "stack", "aria-live": "polite" });
+  const run = h("button", { class: "main", type: "button", onclick: replay }, "Run again");
+  const times = h("select", { "aria-label": "Runs", onchange: (event) => { state.times = Number(event.target.value); tell(); } }, [["1", "once"], ["30", "30 pairs, with an interval"], ["100", "100 pairs, with an interval"]].map(([value, text]) => h("option", { value }, text)));
+  let options = (await get("fork", { id: each.id, at: state.at }, signal)).edits;
+  let asked = 0;
+
+  async function stand(t) {
+    state.at = t;
+    replace(step, atStep(shared, each, t));
+    history.replaceState(null, "", `#/fork/${encodeURIComponent(each.id)}?t=${t}`);
+    tell();
+    if (!(await film.show(t)) && film.obstacle) replace(stage, h("p", { class: "small-note" }, film.obstacle));
+  }
+
+  const valueOf = (option, text) => (option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name) ? Number(text) : text);
+
+  function drawForm() {
+    const groups = Object.groupBy ? Object.groupBy(options, (option) => option.kind) : group(options);
+    replace(form, Object.entries(groups).map(([kind, some]) => h("fieldset", {}, h("legend", {}, LABELS[kind]), some.map(control))));
+  }
+
+  function control(option) {
+    const kept = state.edits.get(option.name);
+    const changed = (event) => {
+      const text = event.target.value.trim();
+      if (text === "" || (option.kind === "policy" && text === option.now)) state.edits.delete(option.name);
+      else state.edits.set(option.name, valueOf(option, text));
+      event.target.closest("label").classList.toggle("edited", state.edits.has(option.name));
+      tell();
+    };
+    const label = h("label", { class: kept === undefined ? "edit" : "edit edited" }, h("span", {}, words(option.name)));
+    const asIs = option.name === "policy" ? "as it was" : `as it was (${nowOf(option)})`;
+    if (option.choices?.length) {
+      return add(label, h("select", { name: option.name, onchange: changed }, h("option", { value: "" }, asIs), option.choices.filter((choice) => option.name !== "policy" || choice !== option.now).map((choice) => h("option", { value: choice, selected: String(kept) === choice }, option.name === "policy" ? `v${shared.policies.get(choice)?.version ?? "?"} ${short(choice)}` : choice))));
+    }
+    return add(label, h("input", { name: option.name, inputmode: "decimal", autocomplete: "off", placeholder: nowOf(option), value: kept ?? "", oninput: changed, "aria-describedby": null, title: option.low !== null && option.low !== undefined ? `${number(option.low)}${option.high !== null ? ` to ${number(option.high)}` : " or more"}` : "" }));
+  }
+
+  const edits = () => Object.fromEntries(state.edits);
+
+  function tell() {
+    const pairs = [...state.edits];
+    const line = `flywheel fork ${shell(each.id)} --run-dir ${shell(shared.about.run_dir)} --at ${state.at}${pairs.map(([name, value]) => ` --set ${shell(`${name}=${brief(name, value)}`)}`).join("")}${state.times > 1 ? ` --times ${state.times}` : ""}`;
+    const code = `flywheel.connect(${python(shared.about.run_dir)}).fork_episode(${python(each.id)}, at=${state.at})${pairs.map(([name, value]) => `.edit_parameter(${python(name)}, ${typeof value === "number" ? value : python(brief(name, value))})`).join("")}.replay(${state.times > 1 ? `times=${state.times}` : ""})`;
+    replace(lines, commands(["CLI", line], ["Python", code]));
+    const wrong = pairs.find(([, value]) => Number.isNaN(value));
+    run.disabled = Boolean(wrong);
+    run.textContent = pairs.length ? `Run again with ${plural(pairs.length, "edit")}` : "Run again as it was";
+  }
+
+  const cli = () => lines.querySelector("code").textContent;
+
+  async function replay() {
+    const mine = ++asked;
+    run.disabled = true;
+    out.setAttribute("aria-busy", "true");
+    try {
+      const result = await post("fork", { id: each.id, at: state.at, edits: edits(), times: state.times }, signal);
+      if (mine !== asked) return;
+      state.shown?.dispose();
+      state.shown = results(shared, result, signal, { id: each.id, at: state.at, edits: edits(), cli });
+      replace(out, state.shown.node);
+      state.shown.node.querySelector("h2")?.focus({ preventScroll: true });
+      state.shown.node.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      const told = note(error instanceof Failed && error.status === 409 ? "Not reproducible" : "That did not work", error.message);
+      told.classList.add("error");
+      told.setAttribute("role", "alert");
+      replace(out, told);
+    } finally {
+      out.removeAttribute("aria-busy");
+      tell();
+    }
+  }
+
+  drawForm();
+  const node = h("div", { class: "view" },
+    head("Fork", h("span", { class: "id" }, h("span", {}, "of\u00a0"), h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.id)}`, title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), h("span", { class: "muted" }, `return ${number(each.total)} in ${plural(num, "step")}, by `), chip(shared.policies, each.digests[0])),
+    h("div", { class: "forking" },
+      card("Stand at a step", null, stage, scrubber.node, h("div", { class: "body" }, step)),
+      card("and change", null, form, h("div", { class: "go" }, h("label", { class: "field" }, "Run", times), run), h("div", { class: "body" }, lines))),
+    out);
+  scrubber.go(state.at);
+  if (shared.about.obstacle) replace(out, note("Nothing can be run again here", shared.about.obstacle));
+  return {
+    title: `Fork of ${shortId(each.id)}`, node,
+    key: (event) => (state.shown && state.shown.has(event.target) ? state.shown : scrubber).key(event),
+    dispose: () => { scrubber.pause(); state.shown?.dispose(); },
+  };
+}
+
+const group = (options) => options.reduce((found, option) => ({ ...found, [option.kind]: [...(found[option.kind] ?? []), option] }), {});
+const nowOf = (option) => (Array.isArray(option.now) ? option.now.map((value) => number(value)).join(", ") : typeof option.now === "number" ? number(option.now) : String(option.now));
+const brief = (name, value) => (name === "policy" ? short(value) : String(value));
+
+/* What became of it. */
+function results(shared, result, signal, asked) {
+  const { fork: other, at, difference, effect } = result;
+  const one = result.unedited ?? result.original;
+  const num = Math.max(one.num_steps, other.num_steps);
+  const lines = [{ value: at, hue: "faint", label: "fork" }];
+  if (difference) lines.push({ value: difference.step, hue: "change", label: "parts" });
+  const strips = new Strips({ strips: stripsOf([one, other]), num, hues: ["muted", "p1"], lines: () => lines, onpick: (t) => scrubber.go(t) });
+  const films = [new Film(one.id, one.num_steps, signal, "the original"), new Film(`${other.id}`, other.num_steps, signal, "the fork")];
+  const stages = films.map((film) => h("div", { class: "stage" }, film.canvas));
+  const scrubber = new Scrubber({ num, onstep: async (t) => {
+    strips.set(t);
+    captions.forEach((caption, i) => caption(t));
+    await Promise.all(films.map(async (film, i) => {
+      if (!(await film.show(t)) && film.obstacle) replace(stages[i], h("p", { class: "small-note" }, film.obstacle));
+    }));
+  } });
+  const over = (course, name) => {
+    const place = h("span", { class: "muted" });
+    return [place, (t) => { place.textContent = t < course.num_steps ? "" : `${course.failed ? "failed" : course.end} after ${count(course.num_steps)} steps`; }, name];
+  };
+  const shown = [over(one), over(other)];
+  const captions = shown.map(([, update]) => update);
+  const gained = other.total - one.total;
+  const node = h("section", { class: "stack results" },
+    h("div", { class: "card" }, h("header", {}, h("h2", { tabindex: "-1" }, "What became of it"), h("div", { class: "end" }, result.edits.length ? result.edits.join("; ") : "nothing was changed")), body(
+      h("div", { class: "figures" },
+        outcomeOf("as it was", one, result.unedited ? "run on in the simulator" : "as recorded"), outcomeOf("with the edits", other),
+        h("div", { class: "figure" }, h("b", { class: gained < 0 ? "bad" : "" }, `${gained > 0 ? "+" : ""}${number(gained)}`), h("span", {}, "return, this once")),
+        effect && h("div", { class: "figure" }, h("b", { class: effect.mean < 0 ? "bad" : "" }, `${effect.mean > 0 ? "+" : ""}${number(effect.mean)}`), h("span", {}, `mean of ${count(effect.num_pairs)} pairs`), h("small", {}, `95 %: ${number(effect.interval[0])} to ${number(effect.interval[1])}`)),
+        effect && h("div", { class: "figure" }, h("b", {}, `${percent(effect.unedited.num_failed / effect.unedited.num, 0)} → ${percent(effect.edited.num_failed / effect.edited.num, 0)}`), h("span", {}, "failed"), h("small", {}, `95 %: ${interval(effect.unedited)} → ${interval(effect.edited)}`))),
+      facts({
+        "they part": difference ? [`at step ${difference.step}, by ${difference.kind}: `, h("span", { class: "muted" }, difference.note), " ", h("button", { type: "button", class: "small", onclick: () => scrubber.go(difference.step) }, "Go there")] : "nowhere: both are equal to the last bit",
+        world: result.exact ? "run again from its seed, bit for bit" : "went on from what was observed at the step, in the simulator as production showed it last",
+      }), saving(shared, result, asked))),
+    h("div", { class: "card duel" },
+      h("div", { class: "films" },
+        h("figure", {}, h("figcaption", {}, h("i", { class: "swatch one" }), h("b", {}, result.unedited ? "Run on without the edits" : "Original"), " ", shown[0][0]), stages[0]),
+        h("figure", {}, h("figcaption", {}, h("i", { class: "swatch other" }), h("b", {}, "Fork"), " ", shown[1][0]), stages[1])),
+      scrubber.node),
+    card("Over each other", h("span", { class: "legend" }, h("i", { class: "swatch one" }), result.unedited ? "without the edits" : "original", h("i", { class: "swatch other" }), "fork"), body(strips.node)));
+  scrubber.go(at);
+  return { node, has: (target) => node.contains(target), key: (event) => scrubber.key(event), dispose: () => { scrubber.pause(); strips.dispose(); } };
+}
+
+/* A fork becomes a scenario that every candidate from now on must master. */
+function saving(shared, result, asked) {
+  if (shared.role !== "operate") return h("p", { class: "links" }, h("button", { type: "button", class: "small", onclick: () => shared.signIn("To save it as a scenario of the gate takes the operate token.") }, "Enter a token to save it for the gate"));
+  const input = h("input", { name: "scenario", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", placeholder: "a name, in one word", spellcheck: "false", autocomplete: "off" });
+  const button = h("button", { type: "submit" }, "Save for the gate");
+  const told = h("p", { role: "status", class: "muted" }, "The gate then tries every candidate from this step on, in the edited world, and training begins there, too.");
+  const line = h("div");
+  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli()} --save ${shell(input.value)}`])));
+  return h("form", { class: "save-form", onsubmit: async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    told.textContent = "Saving …";
+    try {
+      told.textContent = (await post("scenarios", { id: asked.id, at: asked.at, edits: asked.edits, name: input.value })).done;
+      told.className = "good";
+    } catch (error) {
+      told.textContent = error.message;
+      told.className = "bad";
+    } finally {
+      button.disabled = false;
+    }
+  } }, h("div", { class: "save" }, h("label", { class: "field" }, "Scenario of the gate", input), button, told), line);
+}
+
+const interval = (rate) => `${percent(rate.interval[0], 0)}–${percent(rate.interval[1], 0)}`;
+
+const outcomeOf = (name, course, detail) =>
+  h("div", { class: "figure" }, h("b", {}, number(course.total)), h("span", {}, `return ${name}`), h("small", { class: course.failed ? "bad" : "" }, `${course.failed ? "failed" : words(course.end)} after ${plural(course.num_steps, "step")}`, detail ? `, ${detail}` : ""));

@@ -1,0 +1,135 @@
+/* Policies: their lineage, their verdicts, where and when each served; and rolling back. */
+import { get, post, remove } from "../api.js";
+import { h } from "../dom.js";
+import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
+import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
+import { checksOf, trialsOf } from "./verdict.js";
+
+export async function policies(shared, to, signal) {
+  return to.rest[0] ? one(shared, to.rest[0], signal) : all(shared, signal);
+}
+
+const STATES = { "in service": "tag on", condemned: "tag bad", former: "tag", candidate: "tag" };
+
+async function all(shared, signal) {
+  const [found, { scenarios }] = await Promise.all([get("policies", {}, signal), get("scenarios", {}, signal)]);
+  shared.policies = new Map(found.policies.map((each) => [each.digest, each]));
+  const run = `--run-dir ${shell(shared.about.run_dir)}`;
+  const table = h("div", { class: "card scroll" }, h("table", { class: "policies" }, h("caption", { class: "unseen" }, "Policies, newest first"),
+    h("thead", {}, h("tr", {}, ["Policy", "State", "From", "Trained by", "Verdict"].map((each) => h("th", { scope: "col" }, each)),
+      ["At the gate", "Episodes", "Failed", "Mean return"].map((each) => h("th", { scope: "col", class: "num" }, each)), h("th", { scope: "col" }, "Served"))),
+    h("tbody", {}, found.policies.map((each) => row(shared, each)))));
+  const node = h("div", { class: "view" }, head("Policies", plural(found.policies.length, "policy", "policies"), rollback(shared, found)),
+    found.policies.length ? [lineage(shared, found.policies), table] : note("No policy yet", "The first candidate that training brings forth is here as soon as it is exported, and stays, whatever the gate says of it."),
+    suite(shared, scenarios, run),
+    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel scenarios list ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
+  node.lastChild.classList.add("after");
+  return { title: "Policies", node, changed: (what) => { if (what.includes("policies") || what.includes("production")) refresh(shared, node, signal); } };
+}
+
+async function refresh(shared, node, signal) {
+  const fresh = await all(shared, signal).catch(() => null);
+  if (fresh && !document.querySelector("dialog[open]")) node.replaceChildren(...fresh.node.children);
+}
+
+function row(shared, each) {
+  const rate = each.episodes ? each.failed / Math.max(1, each.episodes - each.lost) : null;
+  return h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/policies/${each.digest}`); } },
+    h("td", {}, h("span", { class: "id" }, chip(shared.policies, each.digest), copy(each.digest, "digest"))),
+    h("td", {}, h("span", { class: STATES[each.state] }, each.state)),
+    h("td", {}, each.parent ? chip(shared.policies, each.parent, false) : h("span", { class: "muted" }, "afresh")),
+    h("td", {}, words(each.trained_on.strategy ?? "elsewhere")),
+    h("td", {}, outcome(each.outcome)),
+    h("td", { class: each.num_failed ? "num bad" : "num" }, each.num_trials ? `${count(each.num_failed)} of ${count(each.num_trials)} failed` : "–"),
+    h("td", { class: "num" }, each.episodes ? count(each.episodes) : "–"),
+    h("td", { class: "num" }, percent(rate)),
+    h("td", { class: "num" }, number(each.mean_return)),
+    h("td", {}, each.served.length ? served(each.served.at(-1)) : h("span", { class: "muted" }, "never")));
+}
+
+/* What every candidate must master besides the task's own edge cases: forks that somebody saved. */
+function suite(shared, scenarios, run) {
+  const drop = (each) => h("button", { type: "button", class: "small", onclick: async () => {
+    const sure = await confirm({ title: `Drop ${each.name}?`, text: "No candidate from now on is asked to master it.", verb: "Drop", lines: [["CLI", `flywheel scenarios drop ${shell(each.name)} ${run}`]] });
+    if (!sure) return;
+    try {
+      toast((await remove("scenarios", { name: each.name })).done);
+      window.dispatchEvent(new HashChangeEvent("hashchange"));
+    } catch (error) {
+      toast(error.message);
+    }
+  } }, "Drop …");
+  return card("The gate's suite", plural(scenarios.length, "scenario"), scenarios.length
+    ? h("div", { class: "scroll flush" }, h("table", {}, h("caption", { class: "unseen" }, "Scenarios that every candidate must master"),
+        h("thead", {}, h("tr", {}, ["Scenario", "Forked from", "Changed", "Begins with", "Saved"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
+        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.edits.join("; ") || "nothing"), h("td", {}, each.begins), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
+    : body(h("p", { class: "small-note" }, "No fork was saved yet. A fork that is saved becomes a scenario that every later candidate must master, beside the task's own edge cases.")));
+}
+
+const served = (span) => h("span", {}, time(span.from), " – ", span.to ? time(span.to) : "now");
+
+/* When each policy served, on one line of time, and which one it was trained from. */
+function lineage(shared, rows) {
+  const spans = rows.flatMap((each) => each.served.map((span) => ({ ...span, each })));
+  if (!spans.length) return null;
+  const begin = Math.min(...rows.map((each) => each.made_at).filter(Boolean), ...spans.map((span) => span.from));
+  const last = Math.max(...rows.map((each) => each.made_at), ...spans.map((span) => span.to ?? span.from), shared.about.living ? Date.now() / 1000 : shared.toldAt ?? 0, begin + 1);
+  const end = Math.max(last, begin + (last - begin) * 1.02);
+  const place = (at) => `${(100 * (at - begin)) / (end - begin)}%`;
+  const lines = rows.slice().reverse();
+  return card("Who served when", `${seconds(end - begin)} in all`, h("div", { class: "lanes" }, lines.map((each) => [
+    h("span", { class: "lane-name" }, chip(shared.policies, each.digest, false), each.parent && h("small", {}, `from v${shared.policies.get(each.parent)?.version ?? "?"}`)),
+    h("span", { class: `lane ${each.place === null ? "" : `p${each.place % 5}`}` },
+      h("i", { class: "made", style: { left: place(Math.max(begin, each.made_at)) }, title: `made, and judged: ${each.outcome ?? "not yet"}` }),
+      each.served.map((span) => h("i", { class: "span", style: { left: place(span.from), right: `calc(100% - ${place(span.to ?? end)})` }, title: "in service" })),
+      !each.served.length && h("small", { style: { left: place(each.made_at) } }, each.outcome === "fail" ? "refused by the gate" : "never served"))])));
+}
+
+function rollback(shared, found) {
+  if (!found.previous || shared.role !== "operate") return null;
+  const previous = found.policies.find((each) => each.digest === found.previous);
+  const present = found.policies.find((each) => each.state === "in service");
+  return h("button", { class: "danger", type: "button", onclick: async () => {
+    const sure = await confirm({
+      title: `Roll back to v${previous.version}?`, verb: "Roll back",
+      text: `v${present.version} (${short(present.digest)}) is condemned for good, and v${previous.version} (${short(previous.digest)}) answers clients again.`,
+      lines: [["CLI", `flywheel rollback --run-dir ${shell(shared.about.run_dir)}`]],
+    });
+    if (!sure) return;
+    toast("Rolling back …");
+    try {
+      toast((await post("rollback")).done);
+      window.dispatchEvent(new HashChangeEvent("hashchange"));
+    } catch (error) {
+      toast(error.message);
+    }
+  } }, `Roll back to v${previous.version} …`);
+}
+
+async function one(shared, digest, signal) {
+  const each = await get("policy", { digest }, signal);
+  const run = shell(shared.about.run_dir);
+  const rate = each.episodes ? each.failed / Math.max(1, each.episodes - each.lost) : null;
+  const parameters = Object.entries(each.trained_on.parameters ?? {});
+  const node = h("div", { class: "view" },
+    head(`Policy v${each.version}`, h("span", { class: "id" }, h("code", {}, each.digest.slice(0, 16)), copy(each.digest, "digest")), h("span", { class: STATES[each.state] }, each.state), outcome(each.outcome)),
+    h("div", { class: "pair" },
+      card("Where it comes from", time(each.made_at), body(facts({
+        "trained by": words(each.trained_on.strategy ?? "elsewhere"),
+        "starts from": each.parent ? chip(shared.policies, each.parent) : "fresh weights",
+        "trained in": parameters.length ? parameters.map(([name, [low, high]]) => h("div", {}, h("code", {}, name), ` ${number(low)} to ${number(high)}`)) : "the task's own worlds",
+        steps: each.trained_on.steps ? count(each.trained_on.steps) : null,
+        acts: [each.rule.greedy ? "the most likely action" : "drawn from its distribution", each.rule.exploration_rate ? `, exploration rate ${number(each.rule.exploration_rate)}` : "", each.rule.temperature !== 1 ? `, temperature ${number(each.rule.temperature)}` : ""],
+        condemned: each.condemned ? h("span", { class: "bad" }, `${each.condemned.reason}, `, time(each.condemned.at)) : null,
+      }))),
+      card("In production", each.episodes ? h("a", { href: `#/episodes?digest=${each.digest}` }, "its episodes") : null, body(each.served.length
+        ? [h("div", { class: "figures" }, figure(number(each.mean_return), "mean return"), figure(percent(rate), "failed", `${count(each.failed)} of ${plural(each.episodes, "episode")}`)),
+          facts(Object.fromEntries(each.served.map((span, i) => [i ? `served ${i + 1}` : "served", [served(span), span.share < 1 ? `, ${percent(span.share, 0)} of episodes` : ""]])))]
+        : h("p", { class: "small-note" }, "It never answered a client.")))),
+    each.verdicts.length
+      ? each.verdicts.map((verdict) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at)],
+          body(facts({ against: verdict.baseline ? chip(shared.policies, verdict.baseline) : "no policy in service", seed: h("code", {}, verdict.seed), cost: seconds(verdict.cost_s) })), checksOf(verdict), trialsOf(verdict, shared)))
+      : card("Verdict", null, body(h("p", { class: "small-note" }, "It was never judged, so it is never served."))),
+    card("The same in Python", null, body(commands(["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).policies[${JSON.stringify(each.digest)}]`], ["CLI", `flywheel policies list --run-dir ${run}`]))));
+  return { title: `Policy v${each.version}`, node };
+}

@@ -1,0 +1,259 @@
+"""The page's API: what it tells of a run directory, and that every error is one sentence."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from flywheel import archive
+from flywheel.page.app import STATIC
+from flywheel.page.frames import ROW, SHEET
+from flywheel.store.intake import open_readonly
+from flywheel.tasks.cartpole import cartpole
+from tests.page.conftest import served
+from tests.page.run_dirs import Writer
+
+
+def got(api: httpx.Client, path: str, **asked: Any) -> Any:
+    """Return an answer that has to be fine."""
+    response = api.get(path, params=asked)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_now_tells_who_serves_what_was_raised_and_that_nothing_turns(api: httpx.Client) -> None:
+    now = got(api, "now")
+    assert now["about"]["task"] == "cartpole" and now["about"]["living"] is False and now["role"] == "read"
+    assert now["wheel"]["stage"] == "" and now["wheel"]["turn"] == 3
+    assert now["service"]["version"] == 3 and now["service"]["failed"] == 0
+    assert {signal["monitor"] for signal in now["signals"]} == {"world", "failed", "loss"}
+    assert now["production"]["episodes"] == 380
+    assert now["story"][-1]["stage"] == "end" and now["offset"] == now["story"][-1]["id"]
+
+
+def test_production_is_a_point_an_episode_with_its_marks_in_their_places(api: httpx.Client, finished: Path) -> None:
+    found = got(api, "production")
+    with open_readonly(finished) as store:
+        outcomes = store.outcomes("production")
+    assert found["value"] == [o.total for o in outcomes] and found["id"] == [o.id for o in outcomes]
+    assert found["rolling"][13] is None
+    assert found["rolling"][300] == pytest.approx(np.mean([o.total for o in outcomes[286:301]]))
+    kinds = [(mark["kind"], round(mark["number"])) for mark in found["marks"] if mark["kind"] in ("change", "verdict")]
+    assert ("change", 181) in kinds and ("verdict", 240) in kinds and ("verdict", 260) in kinds
+    last = got(api, "production", last=50)
+    assert last["number"] == list(range(331, 381)) and not [m for m in last["marks"] if m["kind"] == "signal"]
+
+
+def test_a_turn_has_its_plan_training_verdict_and_what_came_after(api: httpx.Client) -> None:
+    rows = got(api, "turns")["turns"]
+    assert [(row["number"], row["outcome"], row["released"]) for row in rows] == [
+        (3, "pass", True), (2, "fail", False), (1, "pass", True),
+    ]  # fmt: skip
+    turn = got(api, "turn", number=2)
+    assert turn["curve"]["steps"] == [1024 * i for i in range(1, 15)] and turn["curve"]["return"][-1] > 490
+    assert turn["verdict"]["trials"][0]["failed"] and turn["plan"]["parameters"] == {"length": [1.9, 2.1]}
+    assert api.get("turn", params={"number": 9}).json() == {"error": "This run has no turn 9."}
+
+
+def test_policies_know_where_they_come_from_and_when_they_served(api: httpx.Client) -> None:
+    newest, refused, oldest = got(api, "policies")["policies"]
+    assert newest["parent"] == refused["digest"] and refused["parent"] == oldest["digest"]
+    assert [row["state"] for row in (newest, refused, oldest)] == ["in service", "candidate", "former"]
+    assert oldest["served"][0]["to"] == newest["served"][0]["from"] and newest["served"][0]["to"] is None
+    whole = got(api, "policy", digest=refused["digest"])
+    assert whole["verdicts"][0]["num_failed"] == sum(trial["failed"] for trial in whole["verdicts"][0]["trials"]) > 0
+
+
+def test_pages_of_the_list_cover_every_episode_once_in_every_order(api: httpx.Client, finished: Path) -> None:
+    with open_readonly(finished) as store:
+        outcomes = store.outcomes("production")
+    for by, descending in (("started_at", True), ("total", False), ("num_steps", True)):
+        seen: list[str] = []
+        more: dict[str, Any] | None = {}
+        while more is not None:
+            found = got(api, "episodes", by=by, descending=descending, limit=70, **more)
+            seen += [row["id"] for row in found["episodes"]]
+            more = found["next"]
+        in_order = sorted(outcomes, key=lambda o: (getattr(o, by), o.id), reverse=descending)
+        assert seen == [o.id for o in in_order]
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"how": "failed"}, lambda row: row["failed"]),
+        ({"how": "fine"}, lambda row: not row["failed"]),
+        ({"begins": "0200"}, lambda row: row["id"].startswith("0200")),
+        ({"how": "lost"}, lambda row: False),
+    ],
+)
+def test_a_filter_leaves_what_fits_and_nothing_else(asked: dict[str, str], fits: Any, api: httpx.Client) -> None:
+    every = got(api, "episodes", limit=500)["episodes"]
+    assert got(api, "episodes", limit=500, **asked)["episodes"] == [row for row in every if fits(row)]
+
+
+def test_an_episode_is_told_step_by_step(api: httpx.Client, finished: Path) -> None:
+    id_ = got(api, "episodes", how="failed", limit=1)["episodes"][0]["id"]
+    with open_readonly(finished) as store:
+        (episode,) = store.read([id_])
+    told = got(api, "episode", id=id_)
+    assert len(told["observations"]) == 4 and len(told["observations"][0]) == told["num_steps"] + 1
+    assert told["actions"][0] == episode.raw_actions.tolist()
+    np.testing.assert_allclose(told["probabilities"], np.exp(episode.logps), rtol=1e-5)
+    assert got(api, "diverges", id=id_)["difference"]["kind"] == "observation"  # its pole is a longer one
+    expected = got(api, "expected", id=id_)
+    assert expected["values"] is None and len(expected["residuals"]) == told["num_steps"]
+    first = got(api, "episodes", descending=False, limit=1)["episodes"][0]["id"]
+    assert got(api, "diverges", id=first) == {"difference": None}
+    assert max(got(api, "expected", id=first)["residuals"]) < 1e-5 < max(expected["residuals"])
+
+
+def test_a_shift_is_traced_to_the_step_where_it_began_to_show(api: httpx.Client) -> None:
+    changed = next(mark for mark in got(api, "production")["marks"] if mark["kind"] == "change")
+    shift = got(api, "shift")
+    assert shift["episode"] == changed["episode"] and shift["step"] <= 2 and shift["why"]
+
+
+def test_a_failing_trial_of_the_gate_is_played_again(api: httpx.Client) -> None:
+    refused = got(api, "policies")["policies"][1]
+    trial = got(api, "policy", digest=refused["digest"])["verdicts"][0]["trials"][0]
+    episode = got(api, "episode", id=trial["episode"])
+    assert episode["origin"] == "gate" and episode["failed"] and episode["total"] == trial["total"]
+
+
+def test_pictures_come_in_sheets_and_differ_from_step_to_step(api: httpx.Client) -> None:
+    row = got(api, "episodes", how="failed", limit=1)["episodes"][0]
+    response = api.get("frames", params={"id": row["id"], "sheet": 1})
+    assert response.headers["content-type"] == "image/png"
+    sheet = np.asarray(Image.open(io.BytesIO(response.content)))
+    width = sheet.shape[1] // ROW
+    first, second = sheet[: width * 2 // 3, :width], sheet[: width * 2 // 3, width : 2 * width]
+    assert (first != second).any() and (first != 255).any()
+    beyond = api.get("frames", params={"id": row["id"], "sheet": 1 + row["num_steps"] // SHEET})
+    assert beyond.status_code == 404 and "there is no sheet" in beyond.json()["error"]
+
+
+def test_a_fork_is_run_again_and_its_pictures_can_be_seen(api: httpx.Client) -> None:
+    id_ = got(api, "episodes", how="failed", limit=1)["episodes"][0]["id"]
+    names = [edit["name"] for edit in got(api, "fork", id=id_, at=5)["edits"]]
+    assert {"length", "exploration_rate", "policy", "action", "reward_scale"} <= set(names)
+    asked = {"id": id_, "at": 5, "edits": {"length": 0.5}, "times": 10}
+    response = api.post("fork", json=asked)
+    assert response.status_code == 200, response.text
+    found = response.json()
+    assert found["fork"]["total"] == 500 and found["edits"] == ["length 2 → 0.5"] and not found["exact"]
+    assert found["effect"]["num_pairs"] == 10 and found["effect"]["interval"][0] > 0
+    assert found["difference"]["step"] == 6
+    assert api.get("frames", params={"id": found["fork"]["id"], "sheet": 0}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "asked", "status", "said"),
+    [
+        ("GET", "episodes", {"by": "body"}, 400, "The request's by is wrong"),
+        ("GET", "episodes", {"limit": "100000"}, 400, "limit"),
+        ("GET", "episode", {"id": "../../etc/passwd"}, 404, "There is no episode"),
+        ("GET", "policy", {"digest": "../keys"}, 400, "digest"),
+        ("GET", "policy", {"digest": "0" * 64}, 404, "knows no policy"),
+        ("GET", "nothing", {}, 404, "nothing at this address"),
+        ("POST", "fork", {"id": "x", "at": 0, "edits": {}}, 400, "There is no episode"),
+        ("POST", "fork", {"id": "x", "at": -1}, 400, "$.at"),
+        ("POST", "fork", {"id": "x", "at": 0, "times": 10**6}, 400, "$.times"),
+        ("POST", "fork", {"id": "x", "at": 0, "strange": 1}, 400, "strange"),
+        ("POST", "session", {"token": "no"}, 403, "opens nothing"),
+        ("DELETE", "now", {}, 405, "Method Not Allowed"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    method: str, path: str, asked: dict[str, Any], status: int, said: str, api: httpx.Client
+) -> None:
+    response = api.get(path, params=asked) if method == "GET" else api.request(method, path, json=asked)
+    assert response.status_code == status, response.text
+    assert said in response.json()["error"]
+
+
+def test_an_edit_that_is_no_name_is_told_with_the_nearest_one(api: httpx.Client) -> None:
+    id_ = got(api, "episodes", limit=1)["episodes"][0]["id"]
+    response = api.post("fork", json={"id": id_, "at": 0, "edits": {"lenght": 1.0}})
+    assert response.status_code == 400 and "Did you mean 'length'" in response.json()["error"]
+
+
+def test_a_run_that_has_just_begun_has_nothing_and_says_so(tmp_path: Path) -> None:
+    from flywheel.config import Config
+    from flywheel.task import task_digest
+
+    with archive.opened(tmp_path / "new", Config(task="cartpole"), "cartpole", task_digest(cartpole)):
+        pass
+    with served(tmp_path / "new") as url, httpx.Client(base_url=f"{url}api/v1/") as api:
+        assert got(api, "now")["service"] is None and got(api, "now")["story"] == []
+        assert got(api, "production")["count"] == 0 and got(api, "turns") == {"turns": []}
+        assert got(api, "policies") == {"policies": [], "previous": None}
+        assert got(api, "episodes") == {"episodes": [], "next": None}
+        assert "There is no" in api.get("episode", params={"id": "x"}).json()["error"]
+
+
+def test_a_task_that_cant_be_loaded_leaves_the_run_to_be_looked_at(own: Path) -> None:
+    config = json.loads((own / archive.CONFIG).read_text())
+    config["config"]["task"] = "gone_from_here:task"
+    (own / archive.CONFIG).write_text(json.dumps(config))
+    with served(own) as url, httpx.Client(base_url=f"{url}api/v1/", timeout=30.0) as api:
+        assert "gone_from_here" in got(api, "now")["about"]["obstacle"]
+        id_ = got(api, "episodes", limit=1)["episodes"][0]["id"]
+        assert got(api, "episode", id=id_)["num_steps"] == 500
+        assert "gone_from_here" in api.get("frames", params={"id": id_}).json()["error"]
+        assert "gone_from_here" in api.post("fork", json={"id": id_, "at": 0}).json()["error"]
+
+
+def test_a_living_wheel_is_shown_as_it_goes_on(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run")
+    with served(tmp_path / "run") as url, httpx.Client(base_url=f"{url}api/v1/", timeout=30.0) as api:
+        before = got(api, "now")
+        writer.tell("train", "1,024 steps", 1.0, 1, steps=1024.0)
+        with open(tmp_path / "run" / archive.LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            until = time.monotonic() + 20
+            while not (now := got(api, "now"))["about"]["living"] and time.monotonic() < until:
+                pass
+            assert now["about"]["living"] and now["wheel"]["stage"] == "train"
+            assert [line["text"] for line in now["story"] if line["id"] > before["offset"]] == ["1,024 steps"]
+    writer.close()
+
+
+def test_what_was_vendored_is_what_the_repository_says(tmp_path: Path) -> None:
+    (directory,) = (STATIC / "vendor").iterdir()
+    noted = json.loads((directory / "VENDORED.json").read_text())
+    assert directory.name == f"{noted['name']}-{noted['version']}" and noted["license"] == "MIT"
+    files = {path.name: path for path in directory.iterdir() if path.name != "VENDORED.json"}
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == noted["sha256"]
+
+
+def test_an_installed_wheel_has_the_static_files(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    made = subprocess.run(
+        ["git", "archive", "--format=tar", "HEAD", "flywheel", "pyproject.toml", "README.md", "LICENSE"],
+        cwd=root, capture_output=True, check=True,
+    )  # fmt: skip
+    source = tmp_path / "source"
+    with tarfile.open(fileobj=io.BytesIO(made.stdout)) as tar:
+        tar.extractall(source, filter="data")
+    build = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "build_py", "-d"]
+    subprocess.run([*build, str(tmp_path / "built")], cwd=source, capture_output=True, check=True)
+    built = tmp_path / "built" / "flywheel" / "page" / "static"
+    tracked = subprocess.run(
+        ["git", "ls-files", "flywheel/page/static"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
+    there = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
+    assert there == {path.removeprefix("flywheel/page/static/") for path in tracked} and "index.html" in there

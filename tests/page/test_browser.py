@@ -1,0 +1,347 @@
+"""The page in Chromium: every view, the journey to a fork, the keyboard, what may be done with a token."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from flywheel.connection import connect
+from flywheel.deploy.registry import open_readonly
+from tests.page.conftest import Opened, operate_token
+from tests.page.run_dirs import Writer
+
+VIEWS = ["#/now", "#/turns", "#/turns/2", "#/policies", "#/episodes", "#/episodes?how=failed", "#/fork"]
+
+
+def drawn(page: Page) -> Locator:
+    """Return the pictures of which a step was drawn."""
+    return page.locator("canvas.film[data-step]")
+
+
+def to_a_failed_episode(page: Page, url: str) -> None:
+    """Go from the first view to the newest failed episode, by what can be clicked."""
+    page.goto(url)
+    page.get_by_role("link", name="80 failed episodes").click()
+    page.locator("table.episodes tbody tr").first.get_by_role("link").first.click()
+    expect(page.get_by_role("heading", name="Episode", level=1)).to_be_visible()
+
+
+def test_now_shows_the_wheel_who_serves_and_what_happened(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(url)
+    expect(page.get_by_role("img", name="The wheel stands still after turn 3")).to_be_visible()
+    expect(page.locator(".champion")).to_contain_text("v3")
+    expect(page.get_by_role("img", name=re.compile("Return of production's 380 last episodes"))).to_be_visible()
+    expect(page.locator(".alarms li")).to_have_count(3)
+    expect(page.locator(".began")).to_contain_text("The shift began to show at step")
+    expect(page.locator(".story li").first).to_contain_text("the process ended in order")
+    page.get_by_role("button", name="200").click()
+    expect(page.get_by_role("img", name=re.compile("Return of production's 200 last episodes"))).to_be_visible()
+
+
+def test_a_point_of_the_chart_is_read_and_opened_by_keyboard(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(url)
+    chart = page.get_by_role("img", name=re.compile("Return of production"))
+    chart.focus()
+    page.keyboard.press("Home")
+    expect(page.locator(".readout").first).to_contain_text("episode 1")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".readout").first).to_contain_text("episode 4")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Episode", level=1)).to_be_focused()
+
+
+def test_a_turn_leads_to_a_failing_trial_and_its_replay(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(f"{url}#/turns")
+    page.get_by_role("link", name=re.compile("Turn 2")).click()
+    expect(page.get_by_role("img", name=re.compile("Training of turn 2"))).to_be_visible()
+    expect(page.get_by_text("of 120 simulations failed")).to_be_visible()
+    page.get_by_role("button", name=re.compile("Show all")).click()
+    page.locator("table").filter(has_text="Scenario").locator("tbody tr").first.get_by_role("link").click()
+    expect(page.get_by_text("the gate, scenario")).to_be_visible()
+    expect(drawn(page)).to_be_visible()
+    expect(page.get_by_text("as it should have been")).to_be_visible()
+
+
+def test_policies_show_their_lineage_and_lead_to_their_verdicts(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(f"{url}#/policies")
+    rows = page.locator("table.policies tbody tr")
+    expect(rows).to_have_count(3)
+    expect(page.locator(".lane .span")).to_have_count(2)
+    expect(page.get_by_role("button", name=re.compile("Roll back"))).to_have_count(0)
+    rows.nth(1).click()
+    expect(page.get_by_role("heading", name="Policy v2")).to_be_visible()
+    expect(page.get_by_text("not mastered")).to_be_visible()
+
+
+def test_episodes_are_filtered_sorted_and_kept_in_the_address(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(f"{url}#/episodes")
+    rows = page.locator("table.episodes tbody tr")
+    expect(rows).to_have_count(100)
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(200)
+    page.get_by_label("Outcome").select_option("failed")
+    expect(rows).to_have_count(80)
+    page.get_by_role("button", name="Return").click()
+    totals = [float(text) for text in page.locator("table.episodes tbody td:nth-child(5)").all_inner_texts()]
+    assert totals == sorted(totals, reverse=True)
+    expect(page.get_by_role("columnheader", name=re.compile("Return"))).to_have_attribute("aria-sort", "descending")
+    assert page.url.endswith("#/episodes?how=failed&by=total")
+    page.get_by_role("searchbox", name="Id").fill("0300")
+    expect(rows).to_have_count(20)
+    page.get_by_role("searchbox", name="Id").fill("no such")
+    expect(page.get_by_role("heading", name="No such episode")).to_be_visible()
+
+
+def test_an_episode_is_stepped_through_with_its_pictures(opened: Opened, url: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    film = drawn(page)
+    expect(film).to_have_attribute("data-step", "0")
+    before = film.evaluate("canvas => canvas.toDataURL()")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(film).to_have_attribute("data-step", "11")
+    assert film.evaluate("canvas => canvas.toDataURL()") != before
+    expect(page.locator(".scrubber .place")).to_have_text(re.compile("step 11 of"))
+    expect(page.locator(".strip figcaption", has_text="residual")).to_be_visible()
+    page.locator(".strip .u-over").first.click()
+    expect(film).not_to_have_attribute("data-step", "11")
+    page.get_by_label("Step", exact=True).fill("30")
+    expect(film).to_have_attribute("data-step", "30")
+    page.get_by_role("button", name="Play").click()
+    expect(page.get_by_role("button", name="Play")).to_be_visible()  # it comes to the end by itself
+    page.get_by_text("Steps as a table").click()
+    expect(page.locator("tr[aria-current=step]")).to_have_count(1)
+
+
+def test_the_whole_journey_to_a_fork(opened: Opened, url: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_label("Step", exact=True).fill("20")
+    page.get_by_role("link", name="Fork here").click()
+    expect(page.get_by_role("heading", name="Fork", exact=True)).to_be_visible()
+    page.get_by_role("textbox", name="length").fill("0.5")
+    page.get_by_label("Runs").select_option("30")
+    lines = page.locator(".forking .command code")
+    expect(lines.first).to_contain_text("--at 20 --set length=0.5 --times 30")
+    expect(lines.nth(1)).to_contain_text('.edit_parameter("length", 0.5).replay(times=30)')
+    page.get_by_role("button", name="Run again with 1 edit").click()
+    results = page.locator(".results")
+    expect(results.get_by_text("mean of 30 pairs")).to_be_visible()
+    expect(results.get_by_text("at step 21, by observation")).to_be_visible()
+    expect(drawn(page)).to_have_count(3)
+    results.get_by_role("button", name="Go there").click()
+    expect(results.locator("canvas.film").nth(1)).to_have_attribute("data-step", "21")
+    expect(results.locator(".strip")).to_have_count(7)
+    expect(results.get_by_role("button", name="Save for the gate")).to_have_count(0)
+
+
+def test_what_is_said_beside_a_fork_does_the_same(opened: Opened, url: str, finished: Path) -> None:
+    """The Python line that the page shows gives the result that the page shows."""
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_role("link", name="Fork here").click()
+    page.get_by_label("policy").select_option(index=2)
+    page.get_by_role("button", name="Run again with 1 edit").click()
+    shown = page.locator(".results .figure").nth(1).locator("b").inner_text()
+    line = page.locator(".forking .command code").nth(1).inner_text()
+    import flywheel
+
+    assert flywheel.connect is connect
+    result = eval(line, {"flywheel": flywheel})
+    assert f"{result.fork.total:g}" == shown
+
+
+def test_an_edit_that_cant_be_is_one_sentence(opened: Opened, url: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_role("link", name="Fork here").click()
+    page.get_by_role("textbox", name="exploration rate").fill("7")
+    page.get_by_role("button", name="Run again with 1 edit").click()
+    expect(page.get_by_role("alert")).to_contain_text("a share from 0 to 1")
+    opened.expects(400)
+
+
+def test_nothing_is_there_yet_and_that_is_said(opened: Opened, tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "new")
+    page = opened.page
+    with opened.at(tmp_path / "new") as url:
+        for view, said in [
+            ("#/now", "No policy is in service"),
+            ("#/turns", "No turn yet"),
+            ("#/policies", "No policy yet"),
+            ("#/episodes", "No episode yet"),
+            ("#/fork", "There is none"),
+        ]:
+            page.goto(url + view)
+            expect(page.get_by_text(said).first).to_be_visible()
+        page.goto(f"{url}#/episode/none")
+        expect(page.get_by_role("alert")).to_contain_text("There is no")
+        page.get_by_role("link", name="Go to Now").click()
+        expect(page.get_by_text("Ray is up").first).to_be_visible()
+    opened.expects(404)
+    writer.close()
+
+
+def test_a_living_wheel_is_followed_without_a_reload(opened: Opened, tmp_path: Path) -> None:
+    from tests.page.run_dirs import FIRST, SHORT_POLE
+
+    writer = Writer(tmp_path / "run")
+    page = opened.page
+    with opened.at(tmp_path / "run") as url:
+        page.goto(url)
+        expect(page.get_by_text("No policy is in service")).to_be_visible()
+        writer.turn(FIRST, SHORT_POLE)
+        expect(page.locator(".champion")).to_contain_text("v1")
+        expect(page.locator(".story li").first).to_contain_text("answers at")
+        writer.produce(20, {}, 1)
+        expect(page.get_by_role("img", name=re.compile("Return of production's 20 last episodes"))).to_be_visible()
+        expect(page.get_by_role("link", name="20 episodes")).to_be_visible()
+    writer.close()
+
+
+def sign_in(page: Page, token: str) -> None:
+    """Hand in a token."""
+    page.get_by_role("button", name="Enter a token to operate").click()
+    page.get_by_label("Token", exact=True).fill(token)
+    page.get_by_role("button", name="Enter", exact=True).click()
+    expect(page.get_by_role("button", name="Stop operating")).to_be_visible()
+
+
+def test_rolling_back_takes_the_operate_token_and_a_second_word(opened: Opened, own: Path) -> None:
+    page = opened.page
+    with opened.at(own) as url:
+        page.goto(f"{url}#/policies")
+        page.get_by_role("button", name="Enter a token to operate").click()
+        page.get_by_label("Token", exact=True).fill("wrong")
+        page.get_by_role("button", name="Enter", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("opens nothing here")
+        page.get_by_role("button", name="Cancel").click()
+        sign_in(page, operate_token(own))
+        page.get_by_role("button", name="Roll back to v1 …").click()
+        expect(page.get_by_role("dialog")).to_contain_text(f"flywheel rollback --run-dir {own}")
+        page.get_by_role("button", name="Cancel").click()
+        with open_readonly_closed(own) as registry:
+            assert len(registry.releases()) == 2
+        page.get_by_role("button", name="Roll back to v1 …").click()
+        page.get_by_role("button", name="Roll back", exact=True).click()
+        expect(page.locator("table.policies").get_by_text("condemned")).to_be_visible()
+        expect(page.locator("table.policies tbody tr").last).to_contain_text("in service")
+        assert page.evaluate("document.cookie") == ""
+        page.get_by_role("button", name="Stop operating").click()
+        expect(page.get_by_role("button", name="Enter a token to operate")).to_be_visible()
+    with open_readonly_closed(own) as registry:
+        assert [release.digest for release in registry.releases()][-1] == registry.artifacts()[0].digest
+    opened.expects(403)
+
+
+def open_readonly_closed(run_dir: Path) -> Any:
+    """Return a registry that is closed at the end of a `with`."""
+    import contextlib
+
+    return contextlib.closing(open_readonly(run_dir))
+
+
+def test_a_fork_is_saved_as_a_scenario_of_the_gate_and_dropped_again(opened: Opened, own: Path) -> None:
+    page = opened.page
+    with opened.at(own) as url:
+        page.goto(url)
+        sign_in(page, operate_token(own))
+        to_a_failed_episode(page, url)
+        page.get_by_role("link", name="Fork here").click()
+        page.get_by_role("textbox", name="length").fill("1.2")
+        page.get_by_role("button", name="Run again with 1 edit").click()
+        page.get_by_label("Scenario of the gate").fill("longer-pole")
+        expect(page.locator(".save-form .command")).to_contain_text("--set length=1.2 --save longer-pole")
+        page.get_by_role("button", name="Save for the gate").click()
+        expect(page.locator(".save-form [role=status]")).to_contain_text("longer-pole")
+        assert [scenario.name for scenario in connect(own).scenarios()] == ["longer-pole"]
+        page.get_by_role("link", name="Policies").click()
+        expect(page.get_by_role("rowheader", name="longer-pole")).to_be_visible()
+        page.get_by_role("button", name="Drop …").click()
+        page.get_by_role("button", name="Drop", exact=True).click()
+        expect(page.get_by_text("No fork was saved yet")).to_be_visible()
+        assert connect(own).scenarios() == ()
+
+
+def test_a_page_that_is_reached_over_a_network_shows_nothing_without_a_token(
+    opened: Opened, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flywheel.watch.is_loopback", lambda host: False)
+    page = opened.page
+    with opened.at(finished) as url:
+        page.goto(url)
+        expect(page.get_by_role("heading", name="This page needs a token")).to_be_visible()
+        page.get_by_role("button", name="Enter a token").click()
+        page.get_by_label("Token", exact=True).fill((finished / "keys" / "page.token").read_text())
+        page.get_by_role("button", name="Enter", exact=True).click()
+        expect(page.locator(".champion")).to_contain_text("v3")
+    opened.expects(401)
+
+
+def test_markup_from_outside_is_only_ever_text(opened: Opened, own: Path) -> None:
+    from flywheel.store.intake import Intake
+    from tests.page.run_dirs import as_production
+
+    evil = "<img src=x onerror=alert(1)>'\";--"
+    with Intake(own) as store:
+        (episode,) = store.recent(1)
+        store.append([as_production(episode, evil, episode.started_at + 60)])
+    page = opened.page
+    page.on("dialog", lambda dialog: opened.errors.append(f"dialog: {dialog.message}"))
+    with opened.at(own) as url:
+        page.goto(f"{url}#/episodes")
+        page.locator("table.episodes tbody tr").first.get_by_role("link").first.click()
+        expect(page.locator(".head code", has_text="…")).to_be_visible()
+        expect(page.locator(".command code", has_text="<img src")).to_have_count(3)
+        assert page.locator("main img").count() == 0
+
+
+def test_the_keyboard_leads_everywhere(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(url)
+    expect(page.locator(".champion")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    for key, heading in (("2", "Turns"), ("3", "Policies"), ("4", "Episodes"), ("5", "Fork")):
+        page.keyboard.press(key)
+        expect(page.get_by_role("heading", name=heading, level=1)).to_be_focused()
+        expect(page.get_by_role("link", name=heading, exact=True).first).to_have_attribute("aria-current", "page")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    before = page.locator("html").get_attribute("data-theme")
+    page.keyboard.press("t")
+    expect(page.locator("html")).not_to_have_attribute("data-theme", before or "")
+    page.reload()
+    expect(page.locator("html")).not_to_have_attribute("data-theme", before or "")
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1920])
+def test_no_view_is_wider_than_its_screen_and_everything_has_a_name(browser: Browser, url: str, width: int) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme="dark", reduced_motion="reduce"
+    )
+    page = context.new_page()
+    for view in VIEWS:
+        page.goto("about:blank")  # a change of what is behind the # alone would load nothing
+        page.goto(url + view)
+        page.locator("main h1").first.wait_for(state="attached")
+        assert page.locator("html").get_attribute("data-theme") == "dark"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        nameless = page.locator("button, a, input, select").evaluate_all(
+            "all => all.filter(e => !(e.innerText || e.ariaLabel || e.labels?.length || e.title)).map(e => e.outerHTML)"
+        )
+        assert nameless == [], view
+        assert page.locator("h1").count() == 1, view
+    context.close()
