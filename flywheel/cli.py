@@ -206,9 +206,9 @@ def down(run_dir: Path) -> int:
         run_dir: directory of the run
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
-    from flywheel import cluster
+    from flywheel import attach
 
-    cluster.end(run_dir.resolve())
+    attach.end(run_dir.resolve())
     print(f"Nothing of {run_dir} is up any more; the same --run-dir goes on when it is started again.")
     return 0
 
