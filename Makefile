@@ -15,7 +15,8 @@ test: $(VENV)/.installed $(VENV)/.chromium
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 tests --ignore tests/on_ray
+	$(BIN)/python -m pytest -q -n 2 tests --ignore tests/on_ray --ignore tests/page
+	$(BIN)/python -m pytest -q -n 2 tests/page
 	$(BIN)/python -m pytest -q tests/on_ray
 
 $(VENV)/.installed: pyproject.toml

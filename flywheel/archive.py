@@ -9,7 +9,8 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ LOCK = "lock"
 TRAFFIC = "traffic"
 LIVING = "cluster.json"
 DRAFT = "turn.json"
+LEFT = "turns_left"
+"""What a turn's evidence says of the start that took it: how many turns it still had to take, 0 where it was over."""
 
 
 @contextmanager
@@ -153,6 +156,18 @@ def append_turn(run_dir: Path, turn: Turn) -> None:
         file.flush()
         os.fsync(file.fileno())
     (run_dir / DRAFT).unlink(missing_ok=True)
+
+
+def to_come(turns: Sequence[Turn], config: Config) -> range:
+    """Return the numbers of the turns that a start is to take: on from the journal's end, at least one.
+
+    A start that was cut off leaves its count to the next one; after one that ended by itself it begins anew.
+    """
+    done = turns[-1].number if turns else 0
+    if config.forever:
+        return range(done + 1, sys.maxsize)
+    over = next((turn.number for turn in reversed(turns) if not turn.evidence.get(LEFT)), 0)
+    return range(done + 1, max(done + 1, over + config.turns) + 1)
 
 
 def read_turns(run_dir: Path) -> list[Turn]:

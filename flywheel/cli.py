@@ -115,7 +115,10 @@ def policies_list(run_dir: Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Serve the run directory's policy and watch production, without any training, until Ctrl-C or SIGTERM."""
+    """Serve the run directory's policy and watch production, without any training, until Ctrl-C or SIGTERM.
+
+    Options count before flywheel.toml, and that before the configuration which the run directory had so far.
+    """
 
     task: str
     """a built-in task, or module:attribute of your own"""
@@ -131,9 +134,13 @@ class Serve:
         from flywheel.serve import serve
         from flywheel.tasks import load
 
-        found, kept = load(self.task), configuration(self.run_dir, self.task, settings(words=["--task", self.task]))
-        config = dataclasses.replace(kept, task=self.task, run_dir=str(self.run_dir), address="")
-        config = dataclasses.replace(config, deploy=kept.deploy if self.deploy == settings().deploy else self.deploy)
+        found, words = load(self.task), ["--task", self.task]
+        config = settings(kept=configuration(self.run_dir, self.task, settings(words=words)))
+        usual = settings().deploy
+        given = {f.name: getattr(self.deploy, f.name) for f in dataclasses.fields(usual)}
+        given = {name: value for name, value in given.items() if value != getattr(usual, name)}
+        deploy = dataclasses.replace(config.deploy, **given)
+        config = dataclasses.replace(config, task=self.task, run_dir=str(self.run_dir), address="", deploy=deploy)
         check(config)
         with Narrator() as say:
             serve(found, config, self.run_dir.resolve(), say)
@@ -184,10 +191,11 @@ def check(task: str, /) -> int:
     Args:
         task: a built-in task, or module:attribute of your own
     """
+    from flywheel.gate import SafetyGate
     from flywheel.tasks import load
     from flywheel.testing import check_task
 
-    print(check_task(load(task)))
+    print(check_task(load(task), lambda found, config: SafetyGate(found, config.gate)))
     return 0
 
 
@@ -198,9 +206,9 @@ def down(run_dir: Path) -> int:
         run_dir: directory of the run
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
-    from flywheel import cluster
+    from flywheel import attach
 
-    cluster.end(run_dir.resolve())
+    attach.end(run_dir.resolve())
     print(f"Nothing of {run_dir} is up any more; the same --run-dir goes on when it is started again.")
     return 0
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would st
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flywheel import archive, story
+from flywheel import archive, story, told
 from flywheel.client.http import is_loopback
 from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
@@ -79,11 +79,12 @@ class Place:
         return self._actor(body, name, num_cpus=0, max_task_retries=max_task_retries, **where)
 
     def worker(self, body: type, name: str, num_cpus: float) -> Any:
-        """Return the actor class of a room that computes: it ends with this process."""
-        return self._actor(body, name, num_cpus=num_cpus, resources={self.resource: CLAIM} if self.resource else {})
+        """Return the actor class of a room that computes: it ends with this process, and its calls may be repeated."""
+        claims = {self.resource: CLAIM} if self.resource else {}
+        return self._actor(body, name, num_cpus=num_cpus, resources=claims, max_task_retries=3)
 
     def _actor(self, body: type, name: str, **options: Any) -> Any:
-        """An actor comes back by itself; only harmless calls may be repeated."""
+        """Return the class of an actor that comes back by itself, on another node where its own is gone."""
         return ray.remote(body).options(name=name, namespace=self.namespace, max_restarts=-1, **options)
 
 
@@ -125,9 +126,8 @@ def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: S
             include_dashboard=True,
         )
     except Exception as error:  # Ray's own exceptions share no base with one another
-        raise FlywheelError(
-            f"Ray could not be started ({error}): is the machine overloaded or out of memory?"
-        ) from error
+        first = str(error).strip().splitlines()[0].rstrip(" (:")
+        raise FlywheelError(f"Ray could not be started ({first}): is the machine overloaded?") from error
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
     try:
         rooms = Rooms(task, config, run_dir, Place(name), port, say)
@@ -151,8 +151,7 @@ def _attached(task: Task, config: Config, run_dir: Path, name: str, say: Story) 
                 "This process is not on the cluster's head node, where the run directory and its owners are: submit it "
                 "there with `ray job submit -- python -m flywheel.run --address auto …`."
             )
-        resources = ray.cluster_resources()
-        resource = config.sim_resource if resources.get(config.sim_resource) else ""
+        resource = config.sim_resource if ray.cluster_resources().get(config.sim_resource) else ""
         place = Place(name, head, resource)
         rooms = Rooms(task, config, run_dir, place, -1, say)
         archive.write_living(run_dir, context.address_info["gcs_address"], name, place.route)
@@ -290,6 +289,19 @@ class Rooms:
             future.set_result(Serving(store, observer, deployment))
         except BaseException as error:  # whoever waits for it is told
             future.set_exception(error)
+        else:
+            if place.head:
+                self._tell_what_stays(future.result())
+
+    def _tell_what_stays(self, serving: Serving) -> None:
+        """Say which settings are not as asked for, because an earlier start's owners are up and keep theirs."""
+        try:
+            living = {"store": ask(serving.store.settings), "observe": ask(serving.observer.settings)}
+            stays = told.stays(living | {"deploy": serving.deployment.settings()}, self._config, self._run_dir)
+        except Exception as error:  # Ray's, Serve's or a room's: nothing but this sentence hangs on it
+            stays = f"store, observer or replicas could not be asked for the settings that they have ({error})"
+        if stays and not self._stopping.is_set():
+            self.say("start", stays)
 
     def produce(self) -> None:
         """Start production's clients, unless they play already or production is somebody else's."""
@@ -322,73 +334,3 @@ def ask(method: Any, *arguments: Any, **named: Any) -> Any:
     except ray.exceptions.RayActorError as error:
         last = str(error).strip().splitlines()[-1]
         raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
-
-
-class Attached:
-    """The actors of a wheel, or of `flywheel serve`, that is up in another process."""
-
-    def __init__(self, living: Mapping[str, str]) -> None:
-        """Find them by their names."""
-        self.place = Place(living["name"])
-        self.route = living["route"]
-        self.registry, self.observer, self.store = (self.find(name) for name in (REGISTRY, OBSERVER, STORE))
-
-    def find(self, name: str) -> Any:
-        """Return an actor's handle, None where there is none (any more, or yet)."""
-        try:
-            return ray.get_actor(name, namespace=self.place.namespace)
-        except ValueError:
-            return None
-
-    def close(self) -> None:
-        """Leave; the others go on."""
-        ray.shutdown()
-
-
-def attach(run_dir: Path) -> Attached | None:
-    """Return the actors of whoever is up in a run directory, None when nobody is; a note of a dead one is taken away.
-
-    Raises UsageError while they are starting: there is nobody to talk to yet.
-    """
-    living = archive.read_living(run_dir)
-    if living is None:
-        return None
-    host, _, port = living["address"].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except ConnectionRefusedError:  # it was killed before it could take its note away
-        archive.forget_living(run_dir)
-        return None
-    except OSError as error:
-        raise UsageError(f"The owner of {run_dir} at {living['address']} can't be reached ({error}).") from error
-    connect(living["address"], Place(living["name"]).namespace)
-    attached = Attached(living)
-    if attached.registry is not None and attached.observer is not None:
-        return attached
-    if attached.registry is None and not archive.is_held(run_dir):  # another Ray is at that address now
-        attached.close()
-        archive.forget_living(run_dir)
-        return None
-    if not archive.is_held(run_dir):
-        return attached  # what an end that was cut off has left
-    attached.close()
-    raise UsageError(f"The owner of {run_dir} is starting or ending: try again in some seconds.")
-
-
-def end(run_dir: Path) -> None:
-    """End the detached actors and the replicas of a run directory's wheel; the run directory stays as it is."""
-    from flywheel.deploy import on_serve
-
-    if archive.is_held(run_dir):
-        raise UsageError(f"The loop of {run_dir} is turning: end it first (Ctrl-C, or `ray job stop`).")
-    attached = attach(run_dir)
-    if attached is None:
-        raise UsageError(f"Nothing of {run_dir} is up, so there is nothing to end.")
-    try:
-        on_serve.end_app(attached.place.name)
-        for actor in (attached.observer, attached.store, attached.find(TRACE), attached.registry):
-            if actor is not None:
-                ray.kill(actor, no_restart=True)
-    finally:
-        attached.close()
-    archive.forget_living(run_dir)

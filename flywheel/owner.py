@@ -58,7 +58,7 @@ class Living:
     """A wheel, or `flywheel serve`, that is up in this run directory."""
 
     def __init__(self, attached: Any, ask: Callable[..., Any], task: Task, config: Config) -> None:
-        """Talk through what `cluster.attach` gave."""
+        """Talk through what `attach.attach` gave."""
         self.registry, self.config = _Through(attached.registry, ask), config
         self._observer, self._ask, self._bound = attached.observer, ask, task.limits.max_failure_rate
 
@@ -97,9 +97,9 @@ def opened(task: Task, reference: str, run_dir: Path, fresh: Config | None = Non
     if archive.read_living(run_dir) is not None:
         # a local Ray asks for its token; a given address doesn't turn that on, and Ray reads this when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        from flywheel import cluster  # a slow import, for the few that need it
+        from flywheel import attach, cluster  # a slow import, for the few that need it
 
-        attached = cluster.attach(run_dir)
+        attached = attach.attach(run_dir)
         if attached is not None:
             try:
                 yield Living(attached, cluster.ask, task, config)

@@ -6,7 +6,7 @@ Importing this module loads no Ray; the first turn does.
 from __future__ import annotations
 
 import dataclasses
-import os
+import re
 import secrets
 import shlex
 import signal
@@ -68,7 +68,6 @@ class Flywheel:
 
     def __iter__(self) -> Iterator[Turn]:
         """Start everything, yield each turn as it ends, stop everything; the same run directory goes on."""
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would start another Ray after the end
         from flywheel import stages
         from flywheel.loop import turns
 
@@ -76,11 +75,12 @@ class Flywheel:
             yield from turns(over_rooms, over_rooms.numbers(), self.config.forever)
 
 
-def settings(path: Path = SETTINGS, words: Sequence[str] = ()) -> Config:
+def settings(path: Path = SETTINGS, words: Sequence[str] = (), kept: Config | None = None) -> Config:
     """Return the defaults of the command line: flywheel.toml's over the task's own over the dataclasses'.
 
-    The task is the one that the command line `words` name, else the file's. Raises UsageError with the nearest name
-    for a task or a setting that doesn't exist, and for a value of the wrong type.
+    The task is the one that the command line `words` name, else the file's. `kept` takes the place of its settings:
+    the configuration that a run directory had so far. Raises UsageError with the nearest name for a task or a setting
+    that doesn't exist, and for a value of the wrong type.
     """
     data: dict[str, Any] = {}
     if path.exists():
@@ -89,6 +89,8 @@ def settings(path: Path = SETTINGS, words: Sequence[str] = ()) -> Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not valid TOML: {error}.") from error
     from_file = layered({str(path): data})
+    if kept is not None:
+        return layered({"the run directory": dataclasses.asdict(kept), str(path): data})
     from flywheel.tasks import load
 
     return layered({**_own(load(_named_task(words) or from_file.task)), str(path): data})
@@ -107,6 +109,29 @@ def _named_task(words: Sequence[str]) -> str:
         elif word.startswith("--task="):
             found = word.removeprefix("--task=")
     return found
+
+
+def words_of(config: Config) -> list[str]:
+    """Return the options by which the command line makes this configuration of the defaults that it has here.
+
+    What `--env` and its options came to is in the task's name.
+    """
+    config = dataclasses.replace(config, env="", env_failed_below=None, env_max_failure_rate=None)
+    return list(_changed(config, settings(words=["--task", config.task]), ""))
+
+
+def _changed(part: Any, default: Any, where: str) -> Iterator[str]:
+    for field in dataclasses.fields(part):
+        value, usual = getattr(part, field.name), getattr(default, field.name)
+        name = re.sub("_(?!$)", "-", field.name)  # as tyro spells it
+        if dataclasses.is_dataclass(value):
+            yield from _changed(value, usual, f"{where}{name}.")
+        elif value == usual:
+            continue
+        elif isinstance(value, bool):
+            yield f"--{where}{name}" if value else f"--{where}no-{name}"
+        else:
+            yield from (f"--{where}{name}", *map(str, value if isinstance(value, tuple) else [value]))
 
 
 def turn_the_wheel(config: Config, say: Narrator) -> int:
@@ -129,8 +154,9 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
         failure = error
     from flywheel import archive, report
 
+    turns = archive.read_turns(flywheel.run_dir)
     if (flywheel.run_dir / archive.CONFIG).exists():
-        summary, turns = report.write(flywheel.run_dir), archive.read_turns(flywheel.run_dir)
+        summary = report.write(flywheel.run_dir)
         if turns:
             say.console.print(report.table(summary))
         else:
@@ -141,8 +167,10 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
     if stopped and config.forever:
         return 0  # a stop is how it is meant to end
     if stopped:
-        task = "" if flywheel.config.task == Config().task else f" --task {shlex.quote(flywheel.config.task)}"
-        say("done", f"stopped; go on with: python -m flywheel.run --run-dir {_short(flywheel.run_dir)}{task}")
+        left = archive.to_come(turns, config)
+        resolved = dataclasses.replace(flywheel.config, run_dir=_short(flywheel.run_dir), seed=config.seed)
+        command = shlex.join(["python", "-m", "flywheel.run", *words_of(resolved)])
+        say("done", f"stopped; go on at turn {left[0]} of {left[-1]} with: {command}")
         return 130
     return 0 if _is_good(turns) else 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from flywheel import cluster, told
@@ -12,7 +11,7 @@ from flywheel.deploy.keys import DIRECTORY, TOKEN
 from flywheel.task import Task
 
 LOOK_S = 1.0
-"""Seconds between two looks at the registry, as replicas take them."""
+"""Seconds between two looks at the registry, as replicas take them; an alarm is told at once."""
 
 
 def serve(task: Task, config: Config, run_dir: Path, say: Say) -> None:
@@ -37,4 +36,4 @@ def serve(task: Task, config: Config, run_dir: Path, say: Say) -> None:
             for signal in signals[num_signals:]:
                 say("observe", told.signal(signal))
             num_signals = len(signals)
-            time.sleep(LOOK_S)
+            cluster.ask(serving.observer.wait, signals=num_signals, timeout_s=LOOK_S)

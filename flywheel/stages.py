@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from flywheel.analyze.strategy import decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config, check_cpus
 from flywheel.console import Say
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
@@ -34,6 +33,8 @@ from flywheel.train.ending import deserves_verdict, is_over
 
 ANALYZED = 500
 """Most recent episodes of a release that an analysis reads, changed and unchanged together."""
+LOST = 3
+"""Times in a row that a round of training is begun again because its trainer was lost."""
 LOOK_S = 0.5
 """Seconds between two looks at production when nothing new is heard from the observer."""
 
@@ -63,8 +64,7 @@ class OnRay:
 
     def numbers(self) -> range:
         """Return the numbers of the turns to come: a run directory goes on where its journal ends."""
-        done = self._turns[-1].number if self._turns else 0
-        return range(done + 1, sys.maxsize if self._config.forever else done + 1 + self._config.turns)
+        return archive.to_come(self._turns, self._config)
 
     def begun(self, number: int) -> Turn | None:
         """Return this turn as far as an earlier start had brought it; a verdict that no longer holds is none."""
@@ -144,9 +144,8 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
+            self._begin_round(plan)
             registry = self._rooms.registry
-            files = None if plan.warm_start is None else registry.files.remote(plan.warm_start)
-            ask(self._rooms.trainer.begin, plan, files, ask(registry.scenarios))
             self._probe_seed = self._seed()
             champion = self._champion()
             if champion is None or plan.signals:
@@ -154,11 +153,28 @@ class OnRay:
             rival = ask(registry.bundle, champion)
             return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
 
+    def _begin_round(self, plan: Plan) -> None:
+        files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
+        ask(self._rooms.trainer.begin, plan, files, ask(self._rooms.registry.scenarios))
+
+    def _train(self, plan: Plan) -> Progress:
+        """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
+        progress: Progress
+        for _ in range(LOST):
+            try:
+                progress = ask(self._rooms.trainer.advance)
+                return progress
+            except LostError as error:
+                self._say("train", f"{error} It begins again.")
+                self._begin_round(plan)
+        progress = ask(self._rooms.trainer.advance)
+        return progress
+
     def advance(self, plan: Plan) -> tuple[Progress, Probe]:
         """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
         began = time.time()
         with self._timed("train"):
-            progress: Progress = ask(self._rooms.trainer.advance)
+            progress = self._train(plan)
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
@@ -273,7 +289,8 @@ class OnRay:
             evidence["stopped"] = True
         seconds = {stage: round(value, 3) for stage, value in self._seconds.items()}
         self._seconds.clear()
-        return evidence | {"seconds": seconds}
+        is_over = self._config.forever or evidence["recovered"]  # one without end counts no turns
+        return evidence | {"seconds": seconds, archive.LEFT: 0 if is_over else len(self.numbers()) - 1}
 
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""

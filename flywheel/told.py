@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from flywheel.config import Config
 from flywheel.records import Check, Probe, Progress, Signal, Verdict
 from flywheel.task import Task
 
@@ -67,6 +70,26 @@ def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str)
     if signals:
         return f"{', '.join(f'{s.kind} by the {s.monitor} monitor' for s in signals)}; {so_far}"
     return f"production is good again: {so_far}" if found["recovered"] else so_far
+
+
+def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:
+    """Return which settings of rooms that are up are other ones than this start asks for, "" if none is.
+
+    `living` are their configurations by the names that Config has for them, None for a room that can't be asked.
+    """
+    kept = [
+        f"{room}.{field.name} {value} (not {asked})"
+        for room, has in living.items()
+        for field in (() if has is None else dataclasses.fields(has))
+        if (value := getattr(has, field.name)) != (asked := getattr(getattr(config, room), field.name))
+        and (room, field.name, asked) != ("deploy", "port", 0)  # 0 is any
+    ]
+    if not kept:
+        return ""
+    return (
+        f"what was up already keeps its settings: {', '.join(kept)}; to change them, end it by "
+        f"`flywheel down --run-dir {run_dir}`, then start again"
+    )
 
 
 def losses(task: Task) -> str:

@@ -36,6 +36,38 @@ def test_turns_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert archive.read_turns(tmp_path) == turns
 
 
+def journal(*left: int | None) -> list[Turn]:
+    """Return turns that say how many were left after them; an older journal's don't say it."""
+    said = [{} if value is None else {archive.LEFT: value} for value in left]
+    return [dataclasses.replace(TURN, number=number, evidence=one) for number, one in enumerate(said, 1)]
+
+
+@pytest.mark.parametrize(
+    ("left", "turns", "numbers"),
+    [
+        ((), 4, [1, 2, 3, 4]),  # a turn that is under way is the first of them, whatever it has done
+        ((3,), 4, [2, 3, 4]),  # stopped in turn 2 of 4, before it was done
+        ((3, 2), 4, [3, 4]),  # or after it
+        ((3, 2), 6, [3, 4, 5, 6]),
+        ((3, 2), 1, [3]),  # one at least
+        ((3, 2, 1, 0), 4, [5, 6, 7, 8]),  # it ended by itself
+        ((3, 0), 4, [3, 4, 5, 6]),  # by a recovery
+        ((3, 2, 1, 0, 3), 4, [6, 7, 8]),  # stopped in the second lot
+        ((None, None), 2, [3, 4]),
+        ((0, 0, 0), 2, [4, 5]),  # after one without end
+    ],
+)
+def test_turns_are_counted_on_after_a_stop_and_anew_after_an_end(
+    left: tuple[int | None, ...], turns: int, numbers: list[int]
+) -> None:
+    assert list(archive.to_come(journal(*left), Config(turns=turns))) == numbers
+
+
+def test_without_end_there_is_always_another_turn() -> None:
+    numbers = archive.to_come(journal(0, 0), Config(forever=True))
+    assert numbers[0] == 3 and len(numbers) > 10**9
+
+
 def test_a_line_that_a_crash_cut_off_is_no_turn_and_is_in_nobodys_way(tmp_path: Path) -> None:
     archive.append_turn(tmp_path, TURN)
     with open(tmp_path / archive.JOURNAL, "a") as file:

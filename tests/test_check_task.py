@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from flywheel.errors import UsageError
+from flywheel.gate import SafetyGate
 from flywheel.records import Array, Episode
-from flywheel.task import EdgeCase, Parameter, Task
+from flywheel.task import EdgeCase, Limits, Parameter, Task
 from flywheel.tasks import load
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import check_task, try_task
@@ -111,6 +112,15 @@ def test_tasks_that_are_fine_get_a_report() -> None:
     assert "goes without: parameters (no calibration), set_state" in bare
 
 
+def test_rooms_have_their_say_with_the_tasks_own_settings() -> None:
+    task = replaced(limits=Limits(max_failure_rate=0.01), settings={"gate": {"max_sims": 150}})
+    with pytest.raises(UsageError) as caught:
+        check_task(task, lambda found, config: SafetyGate(found, config.gate))
+    told = str(caught.value).splitlines()
+    assert any("max_failure_rate 0.01, which gate.max_sims = 150 simulations can't prove" in line for line in told)
+    assert any("No imported module" in line for line in told), "and everything else"
+
+
 def forgetful(env: Any, values: Mapping[str, Any]) -> None:
     env.unwrapped.gain *= values["gain"]
 
@@ -134,6 +144,38 @@ def sometimes(episode: Episode) -> Any:
 
 def other_margin(episode: Episode) -> float:
     return 1.0
+
+
+def always(episode: Episode) -> Any:
+    return True
+
+
+def hasty(episode: Episode) -> Any:
+    return episode.num_steps < 30
+
+
+def careful(episode: Episode) -> Any:
+    return episode.end != "lost" and episode.num_steps < 1000
+
+
+def never(episode: Episode) -> Any:
+    return False
+
+
+ALWAYS = replaced(failed=careful, margin=None)
+NEVER = replaced(failed=never, margin=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (ALWAYS, "failed(episode) was True for all 20 random episodes, so see to it that one that goes well is not."),
+        (NEVER, "failed(episode) was False for all 20 random episodes, so see to it that one that goes wrong is."),
+    ],
+)
+def test_what_may_well_be_so_is_a_hint(task: Task, said: str) -> None:
+    assert check_task(task).endswith(f" Worth a look: {said}")
+    assert "Worth a look" not in check_task(POINT)
 
 
 def raising(episode: Episode) -> Any:
@@ -173,6 +215,22 @@ def halved(observation: Array) -> Array:
         ({"set_state": half_state}, "takes another next step"),
         ({"observed_state": halved}, "leave observed_state out unless an observation is the whole state"),
         ({"edge_cases": (EdgeCase("odd", state=()),)}, "Edge case odd can't be played"),
+        ({"edge_cases": (EdgeCase("gale", parameters={"gain": 2.5}),)}, "edge case gale sets gain to 2.5, outside its"),
+        ({"edge_cases": (EdgeCase("bare"),)}, "edge case bare has neither parameters nor a state: say what is special"),
+        ({"edge_cases": (*POINT.edge_cases, EdgeCase("right", state=(1.0,)))}, "2 edge cases are called right: give"),
+        ({"edge_cases": (EdgeCase("nominal", state=(1.0,)),)}, "called nominal, as the worlds that are none are: give"),
+        ({"drift": {"gain": 2.5}}, r"drift sets gain to 2.5, outside its range 0.2 to 2 .*: widen the Parameter's"),
+        ({"drift": {"gain": float("nan")}}, "drift sets gain to nan, outside its range"),
+        ({"drift": {"gain": 1.0}}, "drift sets gain to 1, its nominal value, which changes nothing: give another"),
+        ({"settings": {"trian": {}}}, r"settings=...\) is wrong. .*'trian'. Did you mean 'train'"),
+        ({"settings": {"train": {"gama": 0.9}}}, r"Did you mean 'train\.gamma'"),
+        ({"settings": {"train": {"gamma": "much"}}}, "the settings of task point: Expected `float`"),
+        ({"settings": {"gate": {"error": 1.5}}}, r"can't work: gate.error is a probability, less than 1"),
+        ({"failed": always, "margin": None}, "True for every random episode if it was lost after its first step"),
+        (
+            {"failed": hasty, "margin": None},
+            "let it return True only where what was seen went wrong",
+        ),
         ({}, "No imported module holds this task"),
     ],
 )

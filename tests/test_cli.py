@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flywheel import cli
+from flywheel import archive, cli
+from flywheel.config import Config, DeployConfig, ObserveConfig
 from flywheel.errors import UsageError
 from flywheel.policy import MANIFEST
-from flywheel.task import spec_of
+from flywheel.task import spec_of, task_digest
 from flywheel.testing import BAD, GOOD, linear_policy
 from tests.test_owner import TASK
 
@@ -117,6 +118,22 @@ def test_a_spec_changes_how_a_policy_acts(
     (files / "random.json").write_text('{"rule": {"exploration_rate": 1.0}}')
     assert call(monkeypatch, "gate", "good.onnx", "--task", RELAXED, "--spec", "random.json") == 1
     assert "100 of 100 simulations failed" in capsys.readouterr().out
+
+
+def test_serve_takes_options_over_the_file_over_what_the_run_directory_had(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Config] = []
+    monkeypatch.setattr("flywheel.serve.serve", lambda task, config, run_dir, say: served.append(config))
+    observe, deploy = ObserveConfig(wait_s=0.5, baseline_episodes=50), DeployConfig(port=8101, poll_s=2.0, max_batch=7)
+    before = Config(observe=observe, deploy=deploy, address="auto")
+    with archive.opened(files / "run", before, TASK.name, task_digest(TASK)):
+        (files / "flywheel.toml").write_text("[observe]\nwait_s = 0.1\n[deploy]\nport = 8102\npoll_s = 3.0\n")
+    assert call(monkeypatch, "serve", "--task", RELAXED, "--run-dir", "run", "--deploy.port", "8103") == 0
+    (config,) = served
+    assert config.observe == ObserveConfig(wait_s=0.1, baseline_episodes=50)
+    assert config.deploy == DeployConfig(port=8103, poll_s=3.0, max_batch=7)
+    assert (config.task, config.address) == (RELAXED, "")
 
 
 def test_policies_are_added_refused_and_listed(

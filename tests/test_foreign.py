@@ -115,7 +115,8 @@ def test_a_box_policy_gives_means_with_deviations_or_greedy_means_alone() -> Non
         foreign.load(network(3, 3), spec, GREEDY)
     with pytest.raises(Refused, match="without deviations"):
         means.act(np.ones((5, 3)), draws(range(5), [0] * 5, 1), dataclasses.replace(means.spec.rule, greedy=False))
-    gate = SafetyGate(PENDULUM, GateConfig(num_sims=4, max_sims=4, latency_calls=20))
+    lenient = dataclasses.replace(PENDULUM, limits=Limits(max_failure_rate=0.9, max_latency_s=60.0))
+    gate = SafetyGate(lenient, GateConfig(num_sims=4, max_sims=4, latency_calls=20))
     verdict = gate.judge(network(3, 1), spec={**GREEDY, "unsquash": False})
     assert verdict.checks[0].name == "failure_rate" and len(verdict.trials) == 4
 
@@ -196,5 +197,6 @@ def test_a_policy_of_stable_baselines_passes_the_gate() -> None:
 
 
 def test_a_seed_is_fresh_unless_it_is_given() -> None:
-    gate = SafetyGate(dataclasses.replace(TASK, edge_cases=()), GateConfig(num_sims=1, max_sims=1, latency_calls=20))
+    lenient = dataclasses.replace(TASK, edge_cases=(), limits=Limits(max_failure_rate=0.99))
+    gate = SafetyGate(lenient, GateConfig(num_sims=1, max_sims=1, latency_calls=20))
     assert gate.judge(str(SB3)).seed != gate.judge(SB3.read_bytes()).seed

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from flywheel import archive, report
 from flywheel.config import Config
 from flywheel.records import Episode, Plan, Release, Signal, Trial, Turn, Verdict
 from flywheel.report import picture
-from flywheel.report.summary import Played, summarize
+from flywheel.report.summary import Played, phases, summarize
 from flywheel.store.intake import Intake
 
 OLD, BAD, NEW = "a" * 64, "b" * 64, "c" * 64
@@ -66,7 +67,11 @@ SIGNAL = Signal(
     evidence={},
     at=104.0,
 )
-TURNS = [turn(1, OLD, 0.0), turn(2, BAD, 140.0, outcome="fail", signals=(SIGNAL,)), turn(3, NEW, 150.0)]
+TURNS = [
+    turn(1, OLD, 0.0),
+    turn(2, BAD, 140.0, outcome="fail", signals=(SIGNAL,)),
+    turn(3, NEW, 150.0, signals=(SIGNAL,)),
+]
 
 
 def production(num: int = 220) -> list[Played]:
@@ -103,6 +108,7 @@ def test_the_summary_has_the_keys_and_means_that_were_agreed() -> None:
             for number, digest, outcome in [(1, OLD, "pass"), (2, BAD, "fail"), (3, NEW, "pass")]
         ],
         "production": {"before": 500.0, "after_shift": 20.0, "recovered": 500.0, "episodes": 220},
+        "answer": "retrained",
         "detected_after_episodes": 4,
         "seconds": {"train": 30.0, "gate": 4.5},
         "requests": {"total": 1000, "errors": 0},
@@ -148,6 +154,43 @@ def test_a_rollback_is_no_release_of_what_was_refused() -> None:
     assert summary([back], [])["turns"][0]["released"] is False
 
 
+EARLY = dataclasses.replace(SIGNAL, at_episode="e0050", at=51.0)
+QUIET = turn(3, NEW, 150.0)
+ALARMED_EARLY = turn(3, NEW, 150.0, signals=(EARLY,))
+ROLLED_BACK = dataclasses.replace(turn(3, BAD, 150.0, outcome="fail", signals=(SIGNAL,)), release=QUIET.release)
+SEEN = production()
+WORSE = [dataclasses.replace(e, total=7.0 if e.digest == NEW else e.total) for e in SEEN]
+
+
+@pytest.mark.parametrize(
+    ("turns", "played", "answer", "headline", "row"),
+    [
+        (TURNS, SEEN, "retrained", "became 20; a new policy brought back 500", "on the new policy 500.0 100.0%"),
+        ([TURNS[0], QUIET], SEEN, "unrelated", "; a policy not trained for it got 500", "a later policy 500.0 100.0%"),
+        ([TURNS[0], ALARMED_EARLY], SEEN, "unrelated", "; a policy not trained for it got 500", "not trained for it"),
+        ([TURNS[0], ROLLED_BACK], SEEN, "rolled back", "; the earlier policy brought back 500", "put back 500.0"),
+        (TURNS[:2], production(140), None, "the return fell from 500 to 20", "on the new policy -"),
+        (TURNS, WORSE, "retrained", "became 20; a new policy got 7", "on the new policy 7.0"),
+    ],
+)
+def test_only_what_was_trained_for_the_change_is_said_to_have_cured_it(
+    turns: list[Turn], played: list[Played], answer: str | None, headline: str, row: str
+) -> None:
+    found = summary(turns, played)
+    assert found["answer"] == answer
+    assert headline in picture._finding("cartpole", phases(turns, played), found["answer"])
+    file = io.StringIO()
+    Console(file=file, width=80).print(report.table(found))
+    assert row in " ".join(file.getvalue().split())
+
+
+def test_a_quiet_release_takes_no_credit_from_the_one_that_answered_the_change() -> None:
+    later = [dataclasses.replace(e, digest=BAD) if e.started_at > 200 else e for e in production()]
+    found = summary([*TURNS, turn(4, BAD, 200.0)], later)
+    assert found["answer"] == "retrained" and found["production"]["recovered"] == 500.0
+    assert len(phases([*TURNS, turn(4, BAD, 200.0)], later).recovered) == 49
+
+
 def test_marks_stand_where_things_happened() -> None:
     found = picture.marks(TURNS, production(), "length 0.5 → 2")
     assert [(m.kind, m.x) for m in found] == [
@@ -178,6 +221,19 @@ def test_labels_never_collide_and_no_line_crosses_a_text(labels: list[tuple[floa
                 meet = max(start, spans[j][0]) < min(stop, spans[j][1])
                 assert not (meet and places[i][0] == places[j][0])
                 assert not (start < xs[j] < stop and places[j][0] > places[i][0])
+
+
+def test_a_long_title_is_written_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[float] = []
+
+    def kept(figure: Figure, path: Path, **more: Any) -> None:
+        width = max(text.get_window_extent().width for text in figure.texts)
+        widths.append(width / figure.bbox.width)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    for task in ("cartpole", "a task of a very long name " * 5):
+        picture.draw(tmp_path / "report.png", TURNS, production(), task=task)
+    assert widths[0] < 0.9 < widths[1] < 0.98
 
 
 @pytest.mark.parametrize("case", ["whole", "no turn", "no episode", "one episode"])

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from flywheel import archive, run
-from flywheel.config import Config, TrainConfig, check
+from flywheel.config import Config, TrafficConfig, TrainConfig, check
 from flywheel.console import Narrator
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.records import Turn
+from flywheel.records import Plan, Turn
 from flywheel.run import settings
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
@@ -50,6 +51,7 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
         (["--task", "no_such_module:task"], "no_such_module"),
         (["--env", "CartPol-v1"], "Did you mean: `CartPole`?"),
         (["--env", "CartPole-v1", "--task", "flywheel.tasks.cartpole:cartpole"], "a run has one task"),
+        (["--env", "Pendulum-v1"], "give --env-failed-below NUMBER"),
         (["--env", "CartPole-v1", "--env-max-failure-rate", "0"], "env_max_failure_rate must be more than 0"),
         (["--turn", "3"], "--turns"),
         (["--turns", "0"], "turns must be more than 0"),
@@ -57,6 +59,7 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
         (["--gate.batch", "0", "--traffic.starts-per-s", "-1"], "gate.batch must be more than 0"),
         (["--run-dir", "/dev/null/run"], "give another --run-dir"),
         (["--gate.num-sims", "100", "--gate.max-sims", "10"], "gate.max_sims must be at least gate.num_sims"),
+        (["--gate.edge-max-failed", "4"], "gate.edge_max_failed must be less than edge_trials"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -162,6 +165,73 @@ def test_a_run_that_breaks_is_reported_before_its_error_is_told(
         run.turn_the_wheel(Config(run_dir=str(tmp_path / "run")), say)
     assert (tmp_path / "run" / "summary.json").exists()
     assert "no turn was finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["in the loop's own time", "within a turn"])
+def test_a_stop_says_how_to_go_on_with_the_same_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
+) -> None:
+    def two_turns(self: run.Flywheel) -> Iterator[Turn]:
+        with archive.opened(self.run_dir, self.config, "pendulum", "digest"):
+            for number, left in ((1, 2), (2, 1)):
+                evidence = {"turns_left": left, "stopped": stopped and number == 2, "before": None}
+                turn = Turn(number=number, plan=Plan(strategy="hold", reasons=()), evidence=evidence)
+                archive.append_turn(self.run_dir, turn)
+                yield turn
+            if not stopped:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.Flywheel, "__iter__", two_turns)
+    monkeypatch.chdir(tmp_path)
+    asked = settings(words=["--task", "pendulum"])
+    asked = dataclasses.replace(asked, task="pendulum", turns=3, drift=False, run_dir="my run")
+    with Narrator() as say:
+        assert run.turn_the_wheel(asked, say) == 130
+    told = " ".join(capsys.readouterr().out.split())
+    words = "--task pendulum --turns 3 --run-dir 'my run' --no-drift"
+    assert told.endswith(f"stopped; go on at turn 3 of 3 with: python -m flywheel.run {words}")
+
+
+def test_a_stop_before_anything_is_made_says_how_to_go_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def early(self: run.Flywheel) -> Iterator[Turn]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(run.Flywheel, "__iter__", early)
+    monkeypatch.chdir(tmp_path)
+    with Narrator() as say:
+        assert run.turn_the_wheel(Config(run_dir="mine"), say) == 130
+    assert "go on at turn 1 of 4 with: python -m flywheel.run --run-dir mine" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(drift=False, forever=True, turns=9, seed=7, address="auto", name="a wheel"),
+        Config(train=TrainConfig(lr=1e-5, lambda_=0.5, hidden=(8, 4, 2)), env="CartPole-v1", env_failed_below=-1.0),
+        Config(
+            task="pendulum",
+            gate=dataclasses.replace(Config().gate, num_sims=50),
+            deploy=dataclasses.replace(Config().deploy, haproxy=False, host="0.0.0.0"),
+        ),
+        Config(task="env:CartPole-v1?failed_below=-3&max_failure_rate=0.5", traffic=TrafficConfig(num_clients=0)),
+    ],
+)
+def test_the_options_of_a_configuration_make_it_again(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for toml in ("", "turns = 3\ndrift = false\ntask = 'pendulum'\n[deploy]\nhaproxy = false\n"):
+        run.SETTINGS.write_text(toml)
+        words = run.words_of(config)
+        again = tyro.cli(Config, args=words, default=settings(words=words))
+        assert again == dataclasses.replace(config, env="", env_failed_below=None)
+    run.SETTINGS.unlink()
+    assert config != Config() or run.words_of(config) == []
 
 
 def test_an_env_becomes_a_task_that_production_loads_by_its_reference() -> None:

@@ -114,6 +114,7 @@ class _Space:
         return bool(((abs(x) > near) & ((x < self.low + near) | (x > self.high - near))).any())
 
     def values(self, x: Floats) -> dict[str, float]:
+        """Return the parameters at a point, by name."""
         found = np.where(self._log, self._nominal * np.exp(np.where(self._log, x, 0.0)), self._nominal + x * self._span)
         return dict(zip(self.names, found.tolist(), strict=True))
 

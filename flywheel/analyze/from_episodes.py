@@ -125,6 +125,7 @@ class _Player:
         return np.asarray(np.where(self._sign == 0, values, np.log(np.where(self._sign == 0, 1.0, abs(values)))))
 
     def values(self, point: Floats) -> dict[str, float]:
+        """Return the parameters at a point, by name."""
         at = self._low + point * (self._high - self._low)
         found = np.where(self._sign == 0, at, self._sign * np.exp(np.where(self._sign == 0, 0.0, at)))
         return dict(zip(self.names, found.tolist(), strict=True))
@@ -147,6 +148,7 @@ class _Player:
         return np.asarray(np.concatenate([inside, np.clip(drawn, 0, 1)])[:num])
 
     def same(self, point: Floats) -> _Draws:
+        """Play CHECKED episodes at one point."""
         return self.draws(np.tile(point, (CHECKED, 1)))
 
     def draws(self, points: Floats) -> _Draws:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import logging
 import math
 import os
+import tempfile
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -56,7 +60,7 @@ class PolicyReplica:
 
     def __init__(self, config: DeployConfig, wheel: str, tracing: TraceConfig) -> None:
         """Link to the wheel's registry and observer; keys and policy come when ASGI's lifespan starts."""
-        self._meters, space = Recorder(wheel), namespace(wheel)
+        self._config, self._meters, space = config, Recorder(wheel), namespace(wheel)
         registry, observer = RegistryActorLink(REGISTRY, space), ObserverActorLink(OBSERVER, space)
         told = trace.outlet(dataclasses.replace(tracing, max_waiting=TOLD), space)
         self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
@@ -71,6 +75,10 @@ class PolicyReplica:
             self._meters.record(readings.of_replica(self._service.status()))
             spans = self._traces.counts
             self._meters.record(readings.of_spans(spans.sent, spans.lost))
+
+    async def settings(self) -> DeployConfig:
+        """Return the configuration that it was started with."""
+        return self._config
 
     async def reload(self) -> dict[str, Any]:
         """Follow the registry now; return who answers here."""
@@ -129,6 +137,12 @@ class Deployment:
         """Let every replica hand over its spans, as far as time allows."""
         self._handle.broadcast("flush", timeout_s).results(timeout_s=timeout_s + 1.0)
 
+    def settings(self, timeout_s: float = 30.0) -> DeployConfig | None:
+        """Return the replicas' configuration, with Serve's own host and port; None while no replica is up."""
+        found: list[DeployConfig] = self._handle.broadcast("settings").results(timeout_s=timeout_s)
+        listening = _get_global_client().http_config
+        return dataclasses.replace(found[0], host=listening.host, port=listening.port) if found else None
+
 
 def start_serve(
     config: DeployConfig, port: int, wheel: str, route: str = "/", tracing: TraceConfig | None = None
@@ -139,15 +153,24 @@ def start_serve(
     Serve is started. The registry's actor has to be there; a policy may come later (until then: 503).
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    options = HTTPOptions(host=config.host, port=port)
-    try:
-        serve.start(proxy_location="HeadOnly", http_options=options)
-    except ray.exceptions.ActorAlreadyExistsError:  # another wheel started it at this very moment: now it is found
-        serve.start(proxy_location="HeadOnly", http_options=options)
-    if wheel not in serve.status().applications:
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        serve.run(build(config, wheel, nodes, tracing), name=wheel, route_prefix=route)
+    with _alone():
+        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=config.host, port=port))
+        if wheel not in serve.status().applications:
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            serve.run(build(config, wheel, nodes, tracing), name=wheel, route_prefix=route)
     return running(wheel, route)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let one process at a time start or end Serve: the end of one wheel must not take away what another starts.
+
+    All of them are on the cluster's head, beside the run directories, so that a locked file there is enough.
+    """
+    address = ray.get_runtime_context().gcs_address.replace(":", "-")
+    with open(Path(tempfile.gettempdir()) / f"flywheel-serve-{os.getuid()}-{address}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_up() -> bool:
@@ -164,6 +187,7 @@ def running(wheel: str, route: str) -> Deployment:
 
 def end_app(wheel: str) -> None:
     """End a wheel's replicas, and Serve with the last one; what they had logged is handed over first."""
-    serve.delete(wheel)
-    if not serve.status().applications:
-        serve.shutdown()
+    with _alone():
+        serve.delete(wheel)
+        if not serve.status().applications:
+            serve.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
+from flywheel.gate.sequential import bounds, evidence
 from flywheel.gate.trials import (
     edge_situations,
     nominal_situations,
@@ -42,18 +44,12 @@ class SafetyGate:
     ) -> None:
         """Keep the task and its limits; `clock` gives seconds and is read for costs only.
 
-        Raises UsageError when a limit is one that no number of simulations can answer.
+        Raises UsageError when a limit is one that no policy keeps, or that `max_sims` simulations can't prove.
         """
-        for name in ("max_failure_rate", "max_regression"):
-            limit = getattr(task.limits, name)
-            if not 0.0 < limit < 1.0:
-                raise UsageError(
-                    f"Task {task.name} has {name} {limit:g}, which no number of simulations can prove: give a limit "
-                    "between 0 and 1, such as 0.01."
-                )
         self._task = task
         self._config = config or GateConfig()
         self._clock = clock
+        _check_limits(task, self._config)
 
     def judge(
         self,
@@ -125,7 +121,7 @@ class SafetyGate:
         """Return how a candidate does in `episodes` fresh nominal worlds, in the edge cases and in the suite.
 
         Its worlds are never those of `judge`, so training can't end on the gate's own seeds. With `max_failed` it
-        looks at a few of them first and goes on only while no more than so many failed and no edge case did. A
+        looks at a few of them first and goes on only while no more than so many failed and every edge case holds. A
         simulator or policy that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
         """
         task, config = self._task, self._config
@@ -135,7 +131,7 @@ class SafetyGate:
         edges += suite_situations(suite, seed, "probe", config.probe_edge_trials, values)
         names = dict.fromkeys(edge.scenario for edge in edges)
         played: list[Episode] = []
-        edge_failed: set[str] = set()
+        failed: Counter[str] = Counter()
         for first, stop in _looks(episodes, episodes if max_failed is None else config.probe_first):
             shares = [number % config.probe_edge_trials * episodes for number in range(len(edges))]
             begin, end = (config.probe_edge_trials * number for number in (first, stop))
@@ -151,7 +147,8 @@ class SafetyGate:
                     note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
                 )
             played += found[: stop - first]
-            edge_failed |= {episode.scenario for episode in found[stop - first :] if episode.failed}
+            failed.update(episode.scenario for episode in found[stop - first :] if episode.failed)
+            edge_failed = {name for name, num in failed.items() if num > config.probe_edge_max_failed}
             num_failed = sum(episode.failed for episode in played)
             if edge_failed or (max_failed is not None and num_failed > max_failed):
                 break
@@ -185,7 +182,8 @@ class SafetyGate:
         new: list[Trial] = []
         old: list[Trial] | None = None if baseline is None else []
         stop = config.num_sims
-        settled = [checks.edge_cases(edges, task.edge_cases), *([checks.scenarios(edges, suite)] if suite else [])]
+        settled = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
+        settled += [checks.scenarios(edges, suite, config.edge_max_failed)] if suite else []
         seconds: NDArray[np.float64] | None = None
         while True:
             worlds = nominal_situations(seed, "judge", len(new), stop, values)
@@ -213,6 +211,30 @@ class SafetyGate:
             if np.quantile(seconds, 0.99) <= self._task.limits.max_latency_s:
                 break
         return seconds
+
+
+def _check_limits(task: Task, config: GateConfig) -> None:
+    limits = task.limits
+    for name in ("max_failure_rate", "max_regression"):
+        limit = getattr(limits, name)
+        if not 0.0 < limit < 1.0:
+            raise UsageError(
+                f"Task {task.name} has {name} {limit:g}, which no number of simulations can prove: give a limit "
+                "between 0 and 1, such as 0.01."
+            )
+    enough, limit = config.max_sims, limits.max_failure_rate
+    while evidence(0, enough, limit, "below") < 1.0 / config.error:
+        enough = math.ceil(1.1 * enough)
+    if enough > config.max_sims:
+        least = bounds(0, config.max_sims, config.error)[1]
+        raise UsageError(
+            f"Task {task.name} has max_failure_rate {limit:g}, which gate.max_sims = {config.max_sims:,} simulations "
+            f"can't prove even if none fails: give more than {least:.3g}, or set gate.max_sims to {enough:,}."
+        )
+    for name in ("max_latency_s", "max_bytes"):
+        limit = getattr(limits, name)
+        if not limit > 0:
+            raise UsageError(f"Task {task.name} has {name} {limit:g}, which no policy keeps: give more than 0.")
 
 
 def _looks(num: int, first: int) -> Iterator[tuple[int, int]]:

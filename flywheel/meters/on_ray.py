@@ -56,6 +56,7 @@ class _Process:
         threading.Thread(target=self._repeat, daemon=True, name="meters").start()
 
     def put(self, series: _Series, value: float) -> None:
+        """Hand one number to Ray, which exports it the next time."""
         meter, _ = series
         if meter.kind == "gauge":
             self._gauges[series] = value

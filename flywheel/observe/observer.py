@@ -52,6 +52,7 @@ class _Arm:
 
     @property
     def monitors(self) -> dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]]:
+        """The monitors by name, each with the kind of Signal that it raises."""
         loss: dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]] = (
             {} if self.loss is None else {"loss": ("degradation", self.loss)}
         )

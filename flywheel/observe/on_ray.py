@@ -69,6 +69,10 @@ class ObserverActor:
     def __repr__(self) -> str:
         return f"observer({self._meters.wheel})"
 
+    async def settings(self) -> ObserveConfig:
+        """Return the configuration that it was started with."""
+        return self._config
+
     async def append(self, steps: Steps) -> None:
         """Take in the rows a replica gathered."""
         await self._ready()

@@ -63,7 +63,12 @@ def _production_table(summary: Mapping[str, Any]) -> Table:
     share = "" if before is None or recovered is None else _against(recovered, before)
     lines.add_row("return in production before the change", value("before"), "")
     lines.add_row("after it, on the old policy", value("after_shift"), found)
-    lines.add_row("after it, on the new policy", value("recovered"), share)
+    where, note = {
+        "rolled back": ("the policy put back", ""),
+        "unrelated": ("a later policy", "not trained for it"),
+    }.get(summary["answer"], ("the new policy", ""))
+    told = ", ".join(each for each in (share, note) if each)
+    lines.add_row(f"after it, on {where}", value("recovered"), told)
     requests, episodes = summary["requests"], summary["episodes"]
     lines.add_row("requests", f"{requests['total']:,}", f"{requests['errors']:,} errors")
     lines.add_row("episodes acknowledged", f"{episodes['acknowledged']:,}", f"{episodes['stored']:,} in the store")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flywheel.records import Turn
 from flywheel.report.closing import counted
-from flywheel.report.summary import Phases, Played, detection, in_order, mean, phases
+from flywheel.report.summary import Answer, Phases, Played, answer, detection, in_order, mean, phases
 
 INK, MUTED, PAPER, TINT = "#1f2430", "#6b7280", "#ffffff", "#fdf3e3"
 POLICIES = ("#3b6fb6", "#1b8a6b", "#7a5bb5", "#b5651d", "#3a8fa3")
@@ -28,6 +28,8 @@ ROLLING = 15
 """Episodes of the rolling mean: half of the 30 within which a change is to be noticed."""
 HEAD, ROW, PLOT, FOOT = 0.95, 0.25, 3.6, 0.6
 """Inches of the picture's title, of one row of labels, of the plot, and of what is below it; it is 12 wide."""
+WIDTH = 0.975
+"""Share of the picture's width that its title may take: a longer one is written smaller."""
 LEFT, RIGHT = 0.075, 0.985
 """The plot's sides as shares of the width: left of it there is room for -2,000 and the axis' name."""
 
@@ -116,7 +118,9 @@ def draw(path: Path, turns: Sequence[Turn], played: Sequence[Played], *, task: s
         height = FOOT + PLOT + space + HEAD
         figure.set_size_inches(12, height)
         axes.set_position((LEFT, FOOT / height, RIGHT - LEFT, PLOT / height))
-        figure.text(0.013, 1 - 0.3 / height, _finding(task, parts), fontsize=15, fontweight="bold", va="center")
+        found = _finding(task, parts, answer(turns, played)[1])
+        title = figure.text(0.013, 1 - 0.3 / height, found, fontsize=15, fontweight="bold", va="center")
+        title.set_fontsize(15 * min(1.0, WIDTH * figure.bbox.width / title.get_window_extent().width))
         told = (
             "A dot is one production episode, in the colour of the policy it began on; "
             f"the line is the mean of the last {ROLLING}."
@@ -125,7 +129,7 @@ def draw(path: Path, turns: Sequence[Turn], played: Sequence[Played], *, task: s
         figure.savefig(path, format="png", facecolor=PAPER, metadata={"Software": "Flywheel"})
 
 
-def _finding(task: str, parts: Phases) -> str:
+def _finding(task: str, parts: Phases, kind: Answer | None) -> str:
     before, worse, again = (mean(p) for p in (parts.before, parts.after_shift, parts.recovered))
     if before is None:
         return f"{task}: production has not begun"
@@ -135,7 +139,12 @@ def _finding(task: str, parts: Phases) -> str:
         return f"{task}: the world changed, and the return of {before:.0f} held"
     if again is None:
         return f"{task}: the world changed, and the return fell from {before:.0f} to {worse:.0f}"
-    return f"{task}: the world changed, {before:.0f} became {worse:.0f}; a new policy brought back {again:.0f}"
+    verb = "brought back" if again > worse else "got"
+    who = {
+        "rolled back": f"the earlier policy {verb}",
+        "unrelated": "a policy not trained for it got",
+    }.get(str(kind), f"a new policy {verb}")
+    return f"{task}: the world changed, {before:.0f} became {worse:.0f}; {who} {again:.0f}"
 
 
 def _episodes(axes: Any, ordered: Sequence[Played], released: Sequence[str]) -> None:

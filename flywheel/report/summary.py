@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from flywheel.records import Signal, Turn
+from flywheel.records import Release, Signal, Turn
+
+Answer = Literal["retrained", "rolled back", "unrelated"]
+"""What a release after the change was: of a policy that was trained for it, of an earlier policy that was put back into
+service, or of a policy whose training knew nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class Phases:
 
 
 def phases(turns: Sequence[Turn], played: Sequence[Played]) -> Phases:
-    """Split production at the change of its world and at the last release after it.
+    """Split production at the change of its world and at the release that answered it, or the last one after it.
 
     Without a change, everything on the policy in service is `before`.
     """
@@ -48,7 +52,8 @@ def phases(turns: Sequence[Turn], played: Sequence[Played]) -> Phases:
         return Phases(before=tuple(e for e in ordered if e.digest == last), after_shift=(), recovered=())
     change_at = changed[0].started_at
     old = next((r.digest for r in reversed(releases) if r.released_at <= change_at), changed[0].digest)
-    new = next((r.digest for r in reversed(releases) if r.released_at > change_at), None)
+    release, _ = answer(turns, played)
+    new = None if release is None else release.digest
     return Phases(
         before=tuple(e for e in ordered if not e.changed and e.digest == old and e.started_at <= change_at),
         after_shift=tuple(e for e in changed if e.digest == old),
@@ -56,17 +61,40 @@ def phases(turns: Sequence[Turn], played: Sequence[Played]) -> Phases:
     )
 
 
+def answer(turns: Sequence[Turn], played: Sequence[Played]) -> tuple[Release | None, Answer | None]:
+    """Return the last release that answered the change, else the last one after it, and what it was by the journal."""
+    ordered = in_order(played)
+    change_at = next((e.started_at for e in ordered if e.changed), None)
+    later = [
+        (turn.release, _kind(turn, ordered))
+        for turn in turns
+        if turn.release is not None and change_at is not None and turn.release.released_at > change_at
+    ]
+    answers = [each for each in later if each[1] != "unrelated"] or later
+    return answers[-1] if answers else (None, None)
+
+
+def _kind(turn: Turn, ordered: Sequence[Played]) -> Answer:
+    """Say what a turn's release was: alarms from before the change are no reason that has to do with it."""
+    assert turn.release is not None
+    if turn.verdict is None or turn.release.digest != turn.verdict.digest:
+        return "rolled back"
+    return "retrained" if any(_num_read(signal, ordered) for signal in turn.plan.signals) else "unrelated"
+
+
 def detection(turns: Sequence[Turn], played: Sequence[Played]) -> tuple[Signal | None, int | None]:
     """Return the first alarm after the change, and how many changed episodes had begun when its last one did."""
     ordered = in_order(played)
-    changed = [e for e in ordered if e.changed]
-    place = {e.id: (e.started_at, e.id) for e in ordered}
     for signal in sorted({_key(s): s for turn in turns for s in _signals(turn)}.values(), key=lambda s: s.at):
-        at = place.get(signal.at_episode, (signal.at, ""))
-        num_read = sum((e.started_at, e.id) <= at for e in changed)
-        if num_read:
+        if num_read := _num_read(signal, ordered):
             return signal, num_read
     return None, None
+
+
+def _num_read(signal: Signal, ordered: Sequence[Played]) -> int:
+    """Return how many changed episodes had begun when the one that raised the alarm did."""
+    at = next(((e.started_at, e.id) for e in ordered if e.id == signal.at_episode), (signal.at, ""))
+    return sum(e.changed and (e.started_at, e.id) <= at for e in ordered)
 
 
 def in_order(played: Sequence[Played]) -> list[Played]:
@@ -99,6 +127,7 @@ def summarize(
     return {
         "turns": [_turn(turn) for turn in turns],
         "production": {**production, "episodes": len(played)},
+        "answer": answer(turns, played)[1],
         "detected_after_episodes": detection(turns, played)[1],
         "seconds": seconds,
         "requests": {"total": requests["total"], "errors": requests["errors"]},

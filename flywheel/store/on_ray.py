@@ -32,6 +32,10 @@ class StoreActor:
     def __repr__(self) -> str:
         return f"store({self._meters.wheel})"
 
+    async def settings(self) -> StoreConfig:
+        """Return the configuration that it was started with."""
+        return self._config
+
     async def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
         """Return what became of each id, after the commit that holds them; safe to call again."""
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""A Task from a Gymnasium id and nothing else: what failing means is measured on a random policy.
+"""A Task from a Gymnasium id and nothing else: what failing means is measured on policies that look at nothing.
 
 In: `env:ID`, or `env:ID?failed_below=NUMBER&…` (the `reference` of a task, which other processes load without
 measuring again). Out: a Task without parameters, start states and edge cases.
@@ -6,9 +6,10 @@ measuring again). Out: a Task without parameters, start states and edge cases.
 
 from __future__ import annotations
 
+import itertools
 import math
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,19 @@ from flywheel.config import Config
 from flywheel.errors import UsageError, unknown
 from flywheel.faults import said, sound
 from flywheel.records import Episode
-from flywheel.task import Limits, Task
+from flywheel.task import Limits, Task, spec_of
 
 PREFIX = "env:"
 MAX_EPISODES = 100
 """Episodes of the random policy that are measured at most."""
 MAX_STEPS = 20_000
 """Steps that they may take in all; the first episode may take longer."""
+MAX_ACTIONS = 20
+"""Actions that are tried one by one, as a policy that always takes this one."""
+ACTION_EPISODES = 10
+"""Episodes of each of them at most."""
+ACTION_STEPS = 2_000
+"""Steps that those may take in all; the first episode may take longer."""
 _OPTIONS = ("failed_below", "failed_to", "low", "high", "max_failure_rate")
 
 
@@ -45,9 +52,14 @@ class Below:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a Gymnasium id says of itself, and what a random policy's returns are."""
+    """What a Gymnasium id says of itself, and what policies get in it that look at nothing."""
 
     returns: tuple[float, ...]
+    """Of a random policy."""
+    lowest: float
+    """Lowest reward of any step."""
+    constant: tuple[str, float]
+    """The best policy that always takes the same action: the action in words, and the mean of its returns."""
     threshold: float | None
     """The return at which Gymnasium's authors call it solved."""
 
@@ -89,25 +101,19 @@ def chosen(config: Config) -> tuple[str, str]:
 def from_id(id_: str, *, failed_below: float | None = None, max_failure_rate: float | None = None) -> tuple[Task, str]:
     """Return a Task from a Gymnasium id, and a sentence that says what failing is and where that comes from.
 
-    An episode fails when its return is below `failed_below`; None takes the middle between the mean return of a
-    random policy and the id's reward threshold, or, where it has none, what 95 % of random episodes don't exceed.
+    An episode fails when its return is below `failed_below`; None takes what `measured` says.
+    Raises UsageError when there is no such id, its spaces aren't supported, or failing can't be measured.
     """
     found = measure(id_)
-    mean, low = float(np.mean(found.returns)), min(found.returns)
+    low = min(found.returns)
     values: dict[str, float] = {}
     if found.threshold is not None and found.threshold > low:
         values |= {"low": _short(low), "high": _short(found.threshold)}
     if failed_below is not None:
         values["failed_below"], why = failed_below, "as asked for"
-    elif found.threshold is not None and found.threshold > mean:
-        values["failed_below"] = _short((mean + found.threshold) / 2)
-        why = (
-            f"half way between {mean:.4g}, the mean of {len(found.returns)} random episodes, and Gymnasium's own "
-            f"threshold {found.threshold:g}"
-        )
     else:
-        values["failed_to"] = _short(float(np.quantile(found.returns, 0.95)))
-        why = f"which 95 % of {len(found.returns)} random episodes don't exceed; this id has no reward threshold"
+        name, limit, why = measured(id_, found)
+        values[name] = limit
     if max_failure_rate is not None:
         values["max_failure_rate"] = max_failure_rate
     task = _task(id_, values)
@@ -115,6 +121,42 @@ def from_id(id_: str, *, failed_below: float | None = None, max_failure_rate: fl
         f"an episode of {id_} counts as failed when its return is {task.version} ({why}), and "
         f"{100 * task.limits.max_failure_rate:.3g} % of them may fail; --env-failed-below and --env-max-failure-rate "
         "say otherwise"
+    )
+
+
+def measured(id_: str, found: Found) -> tuple[str, float, str]:
+    """Return the option that says what failing is, its value, and where that comes from.
+
+    With a reward threshold: below the middle between it and the best mean of policies that look at nothing, so that
+    none of those passes. Without one nothing says what a good return is: only where no reward is negative, and so
+    a lower return can't come of lasting longer, failing is what 95 % of random episodes don't exceed.
+    Raises UsageError where neither tells a good episode from a bad one.
+    """
+    num, mean = len(found.returns), float(np.mean(found.returns))
+    name, best = max(("random", mean), found.constant, key=lambda each: each[1])
+    common = float(np.quantile(found.returns, 0.95))
+    if found.threshold is not None and found.threshold > best:
+        whose = f"{num} random episodes" if name == "random" else f"episodes that always take action {name}"
+        why = f"half way between {_number(best)}, the mean of {whose}, and Gymnasium's threshold {found.threshold:g}"
+        middle = (best + found.threshold) / 2
+        return "failed_below", _short(middle) if best < _short(middle) <= found.threshold else middle, why
+    if found.threshold is not None:
+        obstacle = f"a policy that looks at nothing gets {_number(best)}, and its threshold is {found.threshold:g}"
+    elif found.lowest < 0:
+        obstacle = (
+            "it has no reward threshold, and some of its rewards are negative, so that a low return may come of "
+            "failing at once or of lasting long"
+        )
+    elif common < max(found.returns) or common == 0.0:
+        why = f"which 95 % of {num} random episodes don't exceed; this id has no reward threshold"
+        return "failed_to", _short(common) if _short(common) < max(found.returns) else common, why
+    else:
+        obstacle = "it has no reward threshold, and too many random episodes reach the best return of all"
+    raise UsageError(
+        f"What failing means in {id_} can't be measured, because {obstacle} ({num} random episodes returned "
+        f"{_number(min(found.returns))} to {_number(max(found.returns))}, {_number(mean)} on average): give "
+        "--env-failed-below NUMBER, the return below which an episode failed, and --env-max-failure-rate where good "
+        f"policies do so often (where a task is named, {PREFIX}{id_}?failed_below=NUMBER)."
     )
 
 
@@ -135,32 +177,72 @@ def _task(id_: str, values: Mapping[str, float]) -> Task:
 
 
 def measure(id_: str) -> Found:
-    """Return the returns of a random policy in at most MAX_EPISODES episodes: the same in every process."""
-    task = Task(name=id_, env=id_, failed=Below(0.0))
+    """Return what policies get that look at nothing, in a few episodes each: the same in every process.
+
+    Raises UsageError when there is no such id, its spaces aren't supported, or the environment misbehaves.
+    """
+    _made(id_).close()  # type: ignore[no-untyped-call]
+    spec_of(Task(name=id_, env=id_, failed=Below(0.0)))  # images, say, are refused before they are played for minutes
     env = _made(id_)
-    returns: list[float] = []
-    num_steps = 0
+    space = env.action_space
     try:
-        while len(returns) < MAX_EPISODES and (num_steps < MAX_STEPS or not returns):
+        returns, lowest = _played(id_, env, space.sample, "a random policy", MAX_EPISODES, MAX_STEPS)
+        means: list[tuple[str, float]] = []
+        for action in _constants(space):
+            name, act = f"always action {_told(action)}", itertools.repeat(action).__next__
+            same, least = _played(id_, env, act, name, ACTION_EPISODES, ACTION_STEPS)
+            lowest = min(lowest, least)
+            means.append((_told(action), float(np.mean(same))))
+    finally:
+        env.close()  # type: ignore[no-untyped-call]
+    threshold = None if env.spec is None else env.spec.reward_threshold
+    return Found(
+        returns=tuple(returns),
+        lowest=lowest,
+        constant=max(means, key=lambda each: each[1]),
+        threshold=None if threshold is None else float(threshold),
+    )
+
+
+def _played(
+    id_: str, env: gymnasium.Env[Any, Any], act: Callable[[], Any], name: str, max_episodes: int, max_steps: int
+) -> tuple[list[float], float]:
+    """Return the returns of a policy that looks at nothing, and its lowest reward."""
+    longest = Task(name=id_, env=id_, failed=Below(0.0)).max_steps
+    returns: list[float] = []
+    num_steps, lowest = 0, math.inf
+    try:
+        while len(returns) < max_episodes and (num_steps < max_steps or not returns):
             env.action_space.seed(len(returns))
             env.reset(seed=len(returns))
             total, over, length = 0.0, False, 0
             while not over:
-                observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+                observation, reward, terminated, truncated, _ = env.step(act())
                 sound(env.observation_space, observation, reward)
-                total, length = total + float(reward), length + 1
-                over = terminated or truncated or length >= task.max_steps
+                total, length, lowest = total + float(reward), length + 1, min(lowest, float(reward))
+                over = terminated or truncated or length >= longest
             returns.append(total)
             num_steps += length
     except Exception as error:  # an environment is anybody's code
         raise UsageError(
-            f"The environment {id_} {said(error)} under a random policy, in episode {len(returns)}: it can't be used "
-            "as it is."
+            f"The environment {id_} {said(error)} under {name}, in episode {len(returns)}: it can't be used as it is."
         ) from error
-    finally:
-        env.close()  # type: ignore[no-untyped-call]
-    threshold = None if env.spec is None else env.spec.reward_threshold
-    return Found(returns=tuple(returns), threshold=None if threshold is None else float(threshold))
+    return returns, lowest
+
+
+def _constants(space: gymnasium.Space[Any]) -> list[Any]:
+    """Return actions each of which a policy may always take: every one, or nothing, the lowest and the highest."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return list(range(int(space.start), int(space.start) + min(int(space.n), MAX_ACTIONS)))
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return [space.start, space.start + space.nvec - 1]
+    assert isinstance(space, gymnasium.spaces.Box)
+    nothing = np.clip(np.zeros(space.shape), space.low, space.high).astype(space.dtype)
+    return [nothing, *(bound for bound in (space.low, space.high) if np.isfinite(bound).all())]
+
+
+def _told(action: Any) -> str:
+    return np.array2string(np.asarray(action), precision=3, separator=", ", threshold=8)
 
 
 def _made(id_: str) -> gymnasium.Env[Any, Any]:
@@ -174,6 +256,10 @@ def _made(id_: str) -> gymnasium.Env[Any, Any]:
             f"There is no environment to make for --env {id_}: {str(error).rstrip('.')}; run from the directory that "
             "holds the module, or install it."
         ) from error
+
+
+def _number(value: float) -> str:
+    return f"{float(f'{value:.4g}'):,g}"
 
 
 def _short(value: float) -> float:

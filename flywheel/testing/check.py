@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from flywheel.config import Config
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.faults import outside, said, sound
 from flywheel.policy import Policy, load
@@ -20,6 +21,7 @@ from flywheel.records import Episode
 from flywheel.simulate import play
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.testing.fakes import check_worlds, load_linear, write_linear_artifact
+from flywheel.testing.given import check_drift, check_edge_cases, own_config
 from flywheel.testing.importing import importable
 from flywheel.testing.settings import check_parameters, check_state
 
@@ -31,14 +33,16 @@ _ENDLESS = next(field.default for field in dataclasses.fields(Task) if field.nam
 _FAR = 1e3  # stands for a bound that is infinite
 
 
-def check_task(task: Task) -> str:
+def check_task(task: Task, *more: Callable[[Task, Config], object]) -> str:
     """Try all that the wheel will ask of a task, and return a short report: what was tried, and what it goes without.
 
-    Raises UsageError with everything that was found wrong, a sentence each that says what to do. Random policies
-    play, so what only a good one reaches is not seen.
+    `more` are checks of rooms, which this package knows nothing of: they get the task and the configuration that its
+    settings make, and raise what is wrong. Raises UsageError with everything that was found wrong, a sentence each
+    that says what to do. Random policies play, so what only a good one reaches is not seen.
     """
     findings: list[str] = []
     tried: list[str] = []
+    hints: list[str] = []
     with _noting(findings, f"make_env() of task {task.name}"):
         spec_of(task)
         task_digest(task)
@@ -54,16 +58,23 @@ def check_task(task: Task) -> str:
         tried.append(f"{len(episodes)} whole random episodes")
     for law in (_look_at_failing, _look_at_returns):
         with _noting(findings, "judging random episodes"):
-            law(task, episodes, findings)
+            hints += law(task, episodes, findings)
     with _noting(findings, "seeds"):
         check_worlds(task, 3)
         tried.append("the same seed twice, alone and among others")
-    for check in (check_parameters, _look_at_vector, check_state, _look_at_edge_cases, _look_at_artifact, importable):
+    worlds = (check_parameters, _look_at_vector, check_state, check_drift, check_edge_cases, _look_at_edge_cases)
+    for check in (*worlds, _look_at_artifact, importable):
         with _noting(findings, check.__name__.removeprefix("_look_at_").replace("check_", "")):
             tried += check(task, findings)
+    config = own_config(task, findings)
+    for ask in more:
+        with _noting(findings, "a further check"):
+            ask(task, config)
     if findings:
         _raise(task, findings)
-    return f"Task {task.name} is fine. Tried: {'; '.join(tried)}. It goes without: {_without(task) or 'nothing'}."
+    lacks = _without(task) or "nothing"
+    worth = "".join(f" Worth a look: {hint}." for hint in hints)
+    return f"Task {task.name} is fine. Tried: {'; '.join(tried)}. It goes without: {lacks}.{worth}"
 
 
 def _raise(task: Task, findings: list[str]) -> None:
@@ -166,31 +177,59 @@ def _random_episodes(task: Task) -> list[Episode]:
     return episodes
 
 
-def _look_at_failing(task: Task, episodes: list[Episode], findings: list[str]) -> None:
-    """Ask whether `failed` says yes or no, and whether `margin` says the same."""
+def _look_at_failing(task: Task, episodes: list[Episode], findings: list[str]) -> list[str]:
+    """Ask whether `failed` says yes or no, and whether `margin` says the same; return what is odd but may be right."""
     for episode in episodes:
         answer = task.failed(episode)
         if not isinstance(answer, bool | np.bool_):
             findings.append(f"failed(episode) returned {answer!r}: let it return True or False.")
-            return
+            return []
         if task.margin is None:
             continue
         margin = task.margin(episode)
         if not isinstance(margin, int | float | np.number) or math.isnan(margin):
             findings.append(f"margin(episode) returned {margin!r}: let it return a number.")
-            return
+            return []
         if (margin <= 0) != bool(answer):
             findings.append(
                 f"margin(episode) is {margin:g} for the episode of seed {episode.seed}, where failed(episode) is "
                 f"{bool(answer)}: let margin be at most 0 exactly when the episode failed."
             )
-            return
+            return []
+    begun = [_begun(episode) for episode in episodes if episode.num_steps > 1]
+    if begun and all(task.failed(episode) for episode in begun):
+        findings.append(
+            "failed(episode) is True for every random episode if it was lost after its first step, so clients "
+            "that break off would count as failures: let it return True only where what was seen went wrong, and look "
+            "at episode.end before it judges a whole one."
+        )
+        return []
+    answers = {bool(task.failed(episode)) for episode in episodes}
+    wanted = {True: "one that goes well is not", False: "one that goes wrong is"}
+    return [
+        f"failed(episode) was {answer} for all {len(episodes)} random episodes, so see to it that {wanted[answer]}"
+        for answer in answers
+        if len(answers) == 1
+    ]
 
 
-def _look_at_returns(task: Task, episodes: list[Episode], findings: list[str]) -> None:
+def _begun(episode: Episode) -> Episode:
+    """Return an episode's first step, as it would be seen if nothing had come after it."""
+    return dataclasses.replace(
+        episode,
+        digests=episode.digests[:1],
+        observations=episode.observations[:2],
+        raw_actions=episode.raw_actions[:1],
+        rewards=episode.rewards[:1],
+        logps=episode.logps[:1],
+        end="lost",
+    )
+
+
+def _look_at_returns(task: Task, episodes: list[Episode], findings: list[str]) -> list[str]:
     """Ask whether the returns lie in `return_range`."""
     if task.return_range is None or not episodes:
-        return
+        return []
     low, high = task.return_range
     if low >= high:
         findings.append(f"return_range is {task.return_range}: let the lowest return come first, and the highest last.")
@@ -199,6 +238,7 @@ def _look_at_returns(task: Task, episodes: list[Episode], findings: list[str]) -
             f"A random episode had the return {beyond[0]:g}, outside return_range {task.return_range}: give the lowest "
             "and the highest return that an episode can have, or leave return_range out."
         )
+    return []
 
 
 def _look_at_vector(task: Task, findings: list[str]) -> list[str]:

@@ -39,9 +39,9 @@ def up(dashboard_port: int) -> None:
 
 def look(run_dir: Path) -> dict[str, Any]:
     """Return the nodes, the wheel's replicas with their nodes, and every living actor's class, namespace and node."""
-    from flywheel import cluster
+    from flywheel.attach import attach
 
-    attached = cluster.attach(run_dir)
+    attached = attach(run_dir)
     assert attached is not None
     import ray
     from ray.util.state import list_actors
@@ -67,6 +67,6 @@ if __name__ == "__main__":
     elif word == "look":
         print(json.dumps(look(Path(argument))))
     else:
-        from flywheel.cluster import end
+        from flywheel.attach import end
 
         end(Path(argument))

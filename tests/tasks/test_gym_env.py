@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flywheel.config import Config
 from flywheel.errors import UsageError
 from flywheel.simulate import play
 from flywheel.task import Task, task_digest
 from flywheel.tasks import gym_env, load, reference
-from flywheel.tasks.gym_env import Below, chosen, from_id, measure
+from flywheel.tasks.gym_env import Below, Found, chosen, from_id, measure, measured
 from flywheel.testing import BAD, GOOD, load_linear
+
+ASKS = r"can't be measured, because .*: give --env-failed-below NUMBER"
 
 
 class Paid(gymnasium.Env[Any, Any]):
@@ -65,6 +70,82 @@ def test_without_a_threshold_it_is_what_random_episodes_hardly_ever_exceed() -> 
     assert task.failed.limit == pytest.approx(np.quantile(returns, 0.95), rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("id_", "limit", "said"),
+    [
+        ("MountainCar-v0", -155.0, "-200, the mean of 50 random episodes"),
+        ("Acrobot-v1", -300.0, "-500, the mean of 20 random episodes"),
+        ("Taxi-v3", -96.0, "-200, the mean of episodes that always take action 0,"),  # a random one gets -790
+        ("MountainCarContinuous-v0", 45.0, r"0, the mean of episodes that always take action [0.],"),
+        ("FrozenLake-v1", 0.35, "0, the mean of 100 random episodes"),
+        ("BipedalWalker-v3", 104.0, "the mean of episodes that always take action [0., 0., 0., 0.],"),
+    ],
+)
+def test_no_policy_that_looks_at_nothing_passes(
+    id_: str, limit: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gym_env, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(gym_env, "ACTION_STEPS", 500)
+    task, told = from_id(id_)
+    assert task.failed == Below(limit) and said in told
+
+
+@pytest.mark.parametrize(
+    ("id_", "returns"),
+    [
+        ("Pendulum-v1", "100 random episodes returned -1,853 to -737.6, -1,197 on average"),
+        ("CliffWalking-v1", "4 random episodes returned -99,400 to -38,040"),
+        ("Blackjack-v1", "100 random episodes returned -1 to 1, -0.42 on average"),
+    ],
+)
+def test_where_nothing_says_what_a_good_return_is_it_is_asked_for(id_: str, returns: str) -> None:
+    with pytest.raises(UsageError, match=f"no reward threshold, and some of its rewards are negative.*{returns}.*NUMB"):
+        from_id(id_)
+    task, told = from_id(id_, failed_below=-0.5)
+    assert task.failed == Below(-0.5) and "(as asked for)" in told
+
+
+def test_images_are_refused_before_they_are_played() -> None:
+    with pytest.raises(UsageError, match="observes an image"):
+        from_id("CarRacing-v3", failed_below=1.0)
+
+
+def found(returns: Sequence[float], lowest: float = 0.0, best: float = -1e9, threshold: float | None = None) -> Found:
+    return Found(returns=tuple(returns), lowest=lowest, constant=("0", best), threshold=threshold)
+
+
+def test_a_rule_that_everybody_or_nobody_keeps_is_none() -> None:
+    for case in (
+        found([1.0] * 50, threshold=1.0),  # random is as good as it gets
+        found([0.0] * 50, best=7.0, threshold=5.0),  # so is an action that is always taken
+        found([0.0] * 90 + [1.0] * 10),  # nothing is better than what a tenth of random episodes gets
+        found([10.0] * 50),  # every episode gets the same
+        found([-5.0, -9.0], lowest=-1.0),
+    ):
+        with pytest.raises(UsageError, match=ASKS):
+            measured("X-v0", case)
+    assert measured("X-v0", found([0.0] * 50))[:2] == ("failed_to", 0.0), "a reward that random never finds"
+    assert measured("X-v0", found([0.0] * 97 + [1.0] * 3))[:2] == ("failed_to", 0.0)
+
+
+NUMBERS = st.floats(-1e4, 1e4)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=30), NUMBERS, NUMBERS, st.none() | NUMBERS)
+def test_a_measured_rule_fails_what_looks_at_nothing_and_lets_a_better_return_pass(
+    returns: list[float], lowest: float, best: float, threshold: float | None
+) -> None:
+    try:
+        name, limit, _ = measured("X-v0", found(returns, lowest, best, threshold))
+    except UsageError:
+        return
+    if threshold is None:
+        assert lowest >= 0 and name == "failed_to" and (limit < max(returns) or limit == 0)
+        return
+    top = max(best, float(np.mean(returns)))
+    assert name == "failed_below" and top <= limit <= threshold
+
+
 def test_what_is_asked_for_counts_before_what_is_measured() -> None:
     text, told = chosen(Config(env="CartPole-v1", env_failed_below=-12.5, env_max_failure_rate=0.2))
     task = load(text)
@@ -106,6 +187,7 @@ def test_an_episode_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch
         ("env:CartPole-v9", "doesn't exist"),
         ("env:no_such_module:Thing-v0", "No module named 'no_such_module'"),
         ("env:", "There is no environment"),
+        ("env:Pendulum-v1", r"env:Pendulum-v1\?failed_below=NUMBER"),
         ("env:flywheel/Broken-v0", r"raised OSError\('disk full'\) under a random policy"),
         ("env:CartPole-v1?failed_bellow=1", "Did you mean 'failed_below'"),
         ("env:CartPole-v1?failed_below=one", "no number"),

@@ -28,6 +28,7 @@ class _Acting(torch.nn.Module):
         self.module = module
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return float32[N, D]: the outputs that an action is drawn from."""
         outputs: torch.Tensor = self.module._forward({"obs": observations})["action_dist_inputs"]
         return outputs
 

@@ -1,0 +1,61 @@
+"""Whether the plain values of a task fit each other: its settings, its drift, its edge cases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from flywheel.config import Config, check, layered
+from flywheel.errors import UsageError
+from flywheel.task import Task
+
+_TAKEN = "nominal"  # what a Trial calls a world that is no edge case
+
+
+def own_config(task: Task, findings: list[str]) -> Config:
+    """Return the configuration with the task's own settings, the defaults where those can't work."""
+    try:
+        config = layered({f"the settings of task {task.name}": task.settings})
+        check(config)
+    except UsageError as error:
+        findings.append(f"Task(settings=...) is wrong. {error}")
+        return Config()
+    return config
+
+
+def check_drift(task: Task, findings: list[str]) -> list[str]:
+    """Look whether production's changed world is another one, and one that calibration can find."""
+    for name, nominal in task.nominal.items():
+        if task.drift.get(name) == nominal:
+            findings.append(
+                f"The drift sets {name} to {nominal:g}, its nominal value, which changes nothing: give another value, "
+                "or leave it out."
+            )
+    _look(task, "drift", task.drift, "where calibration looks for it", findings)
+    return ["what drift changes"] if task.drift else []
+
+
+def check_edge_cases(task: Task, findings: list[str]) -> list[str]:
+    """Look whether each edge case has a name of its own, says what is special, and keeps to the parameters' ranges."""
+    for name, num in Counter(case.name for case in task.edge_cases).items():
+        if num > 1:
+            findings.append(f"{num} edge cases are called {name}: give each one a name of its own.")
+    for case in task.edge_cases:
+        what = f"edge case {case.name}"
+        if case.name == _TAKEN:
+            findings.append(f"An edge case is called {_TAKEN}, as the worlds that are none are: give it another name.")
+        if case.state is None and not case.parameters:
+            findings.append(f"The {what} has neither parameters nor a state: say what is special about it.")
+        _look(task, what, case.parameters, "in which the simulator holds", findings)
+    return []
+
+
+def _look(task: Task, what: str, values: Mapping[str, float], meaning: str, findings: list[str]) -> None:
+    """Note the values that are outside their parameter's range."""
+    for parameter in task.parameters:
+        value = values.get(parameter.name, parameter.low)
+        if not parameter.low <= value <= parameter.high:  # nor does NaN lie in it
+            findings.append(
+                f"The {what} sets {parameter.name} to {value:g}, outside its range {parameter.low:g} to "
+                f"{parameter.high:g} ({meaning}): widen the Parameter's range, or give a value inside it."
+            )

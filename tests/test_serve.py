@@ -1,0 +1,62 @@
+"""Serving without training: who answers is told when it changes, an alarm at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flywheel import cluster
+from flywheel.config import Config
+from flywheel.records import Release, Signal
+from flywheel.serve import LOOK_S, serve
+from flywheel.tasks.cartpole import cartpole
+from tests.test_archive import SIGNAL
+
+FIRST = Release(digest="a" * 64, stage="full", share=1.0, previous=None, released_at=1.0)
+SECOND = dataclasses.replace(FIRST, digest="b" * 64, released_at=2.0)
+
+
+def test_releases_and_alarms_are_told_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    releases: list[Release] = []
+    signals: list[Signal] = []
+    waits: list[dict[str, Any]] = []
+    happens = iter([lambda: releases.append(FIRST), lambda: signals.append(SIGNAL), lambda: releases.append(SECOND)])
+
+    def wait(**given: Any) -> None:
+        waits.append(given)
+        try:
+            next(happens)()
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    watched: list[Release] = []
+    observer = SimpleNamespace(
+        release=lambda release, bound: watched.append(release), signals=lambda: signals, wait=wait
+    )
+    serving = SimpleNamespace(observer=observer, deployment=SimpleNamespace(url="http://here"))
+    rooms = SimpleNamespace(registry=SimpleNamespace(releases=lambda: releases), serving=serving)
+
+    @contextmanager
+    def start(*_: Any) -> Iterator[Any]:
+        yield rooms
+
+    monkeypatch.setattr(cluster, "start", start)
+    monkeypatch.setattr(cluster, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        serve(cartpole, Config(), tmp_path, lambda stage, text, passing=False: told.append(text))
+    assert [text[:24] for text in told[1:]] == [
+        "no policy is in service ",
+        "policy aaaaaaaa answers ",
+        "shift_detected by the wo",
+        "policy bbbbbbbb answers ",
+    ]
+    assert watched[-1] == SECOND
+    assert [given["signals"] for given in waits] == [0, 0, 1, 1], "each wait ends with the next alarm"
+    assert {given["timeout_s"] for given in waits} == {LOOK_S}

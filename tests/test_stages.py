@@ -1,0 +1,51 @@
+"""The Stages over rooms, whose actors are stood in for: what a turn's evidence says of the start that took it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flywheel import archive, stages
+from flywheel.config import Config
+from flywheel.console import silent
+from flywheel.records import Plan, Turn
+from flywheel.tasks.cartpole import cartpole
+
+HOLD = Plan(strategy="hold", reasons=())
+
+
+def opened(run_dir: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> stages.OnRay:
+    """Return the Stages of a start in which no policy is in service."""
+    monkeypatch.setattr(stages, "ask", lambda method, *arguments: method(*arguments))
+    registry = SimpleNamespace(champion=lambda: None)
+    spans = SimpleNamespace(put=lambda spans: None, counts=lambda: SimpleNamespace(sent=0, lost=0))
+    place = SimpleNamespace(name="wheel")
+    rooms = SimpleNamespace(place=place, begin_training=lambda: None, registry=registry, spans=spans)
+    return stages.OnRay(cartpole, config, run_dir, rooms, silent)  # type: ignore[arg-type]
+
+
+def turn(start: stages.OnRay) -> None:
+    """Take the next turn, in which nothing happens."""
+    start.record(Turn(number=start.numbers()[0], plan=HOLD, evidence=start.observe(HOLD)))
+
+
+def test_a_start_goes_on_counting_where_the_last_one_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(tmp_path, Config(turns=4), monkeypatch)
+    assert list(first.numbers()) == [1, 2, 3, 4]
+    turn(first)
+    turn(first)
+    second = opened(tmp_path, Config(turns=4), monkeypatch)
+    assert list(second.numbers()) == [3, 4]
+    turn(second)
+    turn(second)
+    assert [one.evidence[archive.LEFT] for one in archive.read_turns(tmp_path)] == [3, 2, 1, 0]
+    assert list(opened(tmp_path, Config(turns=4), monkeypatch).numbers()) == [5, 6, 7, 8]
+
+
+def test_a_start_without_end_leaves_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn(opened(tmp_path, Config(forever=True), monkeypatch))
+    assert list(opened(tmp_path, Config(turns=2), monkeypatch).numbers()) == [2, 3]
