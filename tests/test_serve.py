@@ -43,7 +43,8 @@ def test_releases_and_alarms_are_told_as_they_come(tmp_path: Path, monkeypatch: 
     rooms = SimpleNamespace(registry=SimpleNamespace(releases=lambda: releases), serving=serving)
 
     @contextmanager
-    def start(*_: Any) -> Iterator[Any]:
+    def start(*given: Any) -> Iterator[Any]:
+        rooms.say = given[-1]
         yield rooms
 
     monkeypatch.setattr(cluster, "start", start)

@@ -170,7 +170,7 @@ class Source(Protocol):
         """Return where the last shift of the world began to show, None where none was seen."""
 
     def spans_of_episode(self, id_: str) -> Sequence[Stored]:
-        """Return the spans of an episode, and those of other traces that were linked to it; none where none are kept."""
+        """Return the spans of an episode, and those that were linked to it; none where none were kept."""
 
     def spans_of_turn(self, number: int) -> Sequence[Stored]:
         """Return the spans of a turn."""
