@@ -56,6 +56,13 @@ def forking(source: Source) -> APIRouter:
         async with turnstile:
             return await asyncio.to_thread(_forked, source, asked)
 
+    _looks(router, source)
+    return router
+
+
+def _looks(router: APIRouter, source: Source) -> None:
+    """Add the routes that tell what an episode should have been, and what was kept of it."""
+
     @router.get("/diverges")
     def diverges(id: EpisodeId) -> Response:
         """Return the first step where an episode isn't what it should have been, null where there is none."""
@@ -89,8 +96,6 @@ def forking(source: Source) -> APIRouter:
     def scenarios() -> Response:
         """Return the gate's suite."""
         return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
-
-    return router
 
 
 def _forked(source: Source, asked: Asked) -> Response:

@@ -87,6 +87,13 @@ def operating(source: Source, access: Access) -> APIRouter:
         response.delete_cookie(access.name, path=request.scope.get("root_path", "") or "/", samesite="strict")
         return response
 
+    _changes(router, source)
+    return router
+
+
+def _changes(router: APIRouter, source: Source) -> None:
+    """Add the routes that change the run directory, for whoever has the operate token."""
+
     @router.post("/rollback")
     async def rollback(request: Request) -> Response:
         """Put the policy before the present one back into service."""
@@ -107,5 +114,3 @@ def operating(source: Source, access: Access) -> APIRouter:
         check_may_operate(request)
         asked = await body_of(request, Dropped)
         return answer({"done": await asyncio.to_thread(source.drop, asked.name)})
-
-    return router
