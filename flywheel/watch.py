@@ -66,6 +66,7 @@ def listening(config: PageConfig) -> socket.socket:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((config.host, config.port))
+        door.listen(128)  # whoever reads the address may come at once
     except (OSError, UnicodeError) as error:
         door.close()
         raise UsageError(
