@@ -77,11 +77,12 @@ class Place:
         return self._actor(body, name, num_cpus=0, max_task_retries=max_task_retries, **where)
 
     def worker(self, body: type, name: str, num_cpus: float) -> Any:
-        """Return the actor class of a room that computes: it ends with this process."""
-        return self._actor(body, name, num_cpus=num_cpus, resources={self.resource: CLAIM} if self.resource else {})
+        """Return the actor class of a room that computes: it ends with this process, and its calls may be repeated."""
+        claims = {self.resource: CLAIM} if self.resource else {}
+        return self._actor(body, name, num_cpus=num_cpus, resources=claims, max_task_retries=3)
 
     def _actor(self, body: type, name: str, **options: Any) -> Any:
-        """An actor comes back by itself; only harmless calls may be repeated."""
+        """Return the class of an actor that comes back by itself, on another node where its own is gone."""
         return ray.remote(body).options(name=name, namespace=self.namespace, max_restarts=-1, **options)
 
 
@@ -123,9 +124,8 @@ def _own(task: Task, config: Config, run_dir: Path, name: str, port: int, say: S
             include_dashboard=True,
         )
     except Exception as error:  # Ray's own exceptions share no base with one another
-        raise FlywheelError(
-            f"Ray could not be started ({error}): is the machine overloaded or out of memory?"
-        ) from error
+        first = str(error).strip().splitlines()[0].rstrip(" (:")
+        raise FlywheelError(f"Ray could not be started ({first}): is the machine overloaded?") from error
     say("start", f"Ray is up, its dashboard at http://{context.dashboard_url} (token: ray get-auth-token)")
     try:
         rooms = Rooms(task, config, run_dir, Place(name), port, say)

@@ -18,6 +18,10 @@ class Refused(FlywheelError):
     """A safety law said no (an unjudged policy, a broken digest): nothing was changed."""
 
 
+class LostError(FlywheelError):
+    """A process came back on another node, or after a crash, without the work that it held: begin that again."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a name that is not among `known`, with the nearest one and the whole list."""
     names = sorted(known)

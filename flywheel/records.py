@@ -365,6 +365,6 @@ class Probe:
     """Fresh nominal episodes, fewer than were asked for where it was broken off; edge cases come on top."""
     mean_return: float
     edge_failed: tuple[str, ...]
-    """Names of edge cases in which an episode failed."""
+    """Names of edge cases in which more episodes failed than may."""
     note: str = ""
     """Why it broke off, where a simulator or the policy did: then every episode counts as failed."""

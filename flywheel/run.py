@@ -6,7 +6,6 @@ Importing this module loads no Ray; the first turn does.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import secrets
 import shlex
@@ -69,7 +68,6 @@ class Flywheel:
 
     def __iter__(self) -> Iterator[Turn]:
         """Start everything, yield each turn as it ends, stop everything; the same run directory goes on."""
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would start another Ray after the end
         from flywheel import stages
         from flywheel.loop import turns
 

@@ -21,7 +21,7 @@ from flywheel.analyze.strategy import decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config, check_cpus
 from flywheel.console import Say
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
@@ -31,6 +31,8 @@ from flywheel.train.ending import deserves_verdict, is_over
 
 ANALYZED = 500
 """Most recent episodes of a release that an analysis reads, changed and unchanged together."""
+LOST = 3
+"""Times in a row that a round of training is begun again because its trainer was lost."""
 LOOK_S = 0.5
 """Seconds between two looks at production when nothing new is heard from the observer."""
 
@@ -138,9 +140,8 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
+            self._begin_round(plan)
             registry = self._rooms.registry
-            files = None if plan.warm_start is None else registry.files.remote(plan.warm_start)
-            ask(self._rooms.trainer.begin, plan, files)
             self._probe_seed = self._seed()
             champion = self._champion()
             if champion is None or plan.signals:
@@ -148,10 +149,27 @@ class OnRay:
             rival = ask(registry.bundle, champion)
             return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
 
+    def _begin_round(self, plan: Plan) -> None:
+        files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
+        ask(self._rooms.trainer.begin, plan, files)
+
+    def _train(self, plan: Plan) -> Progress:
+        """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
+        progress: Progress
+        for _ in range(LOST):
+            try:
+                progress = ask(self._rooms.trainer.advance)
+                return progress
+            except LostError as error:
+                self._say("train", f"{error} It begins again.")
+                self._begin_round(plan)
+        progress = ask(self._rooms.trainer.advance)
+        return progress
+
     def advance(self, plan: Plan) -> tuple[Progress, Probe]:
         """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
         with self._timed("train"):
-            progress: Progress = ask(self._rooms.trainer.advance)
+            progress = self._train(plan)
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)

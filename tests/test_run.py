@@ -59,6 +59,7 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
         (["--gate.batch", "0", "--traffic.starts-per-s", "-1"], "gate.batch must be more than 0"),
         (["--run-dir", "/dev/null/run"], "give another --run-dir"),
         (["--gate.num-sims", "100", "--gate.max-sims", "10"], "gate.max_sims must be at least gate.num_sims"),
+        (["--gate.edge-max-failed", "4"], "gate.edge_max_failed must be less than edge_trials"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:

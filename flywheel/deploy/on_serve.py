@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import logging
 import math
 import os
+import tempfile
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -129,15 +133,24 @@ def start_serve(config: DeployConfig, port: int, wheel: str, route: str = "/") -
     Serve is started. The registry's actor has to be there; a policy may come later (until then: 503).
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    options = HTTPOptions(host=config.host, port=port)
-    try:
-        serve.start(proxy_location="HeadOnly", http_options=options)
-    except ray.exceptions.ActorAlreadyExistsError:  # another wheel started it at this very moment: now it is found
-        serve.start(proxy_location="HeadOnly", http_options=options)
-    if wheel not in serve.status().applications:
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        serve.run(build(config, wheel, nodes), name=wheel, route_prefix=route)
+    with _alone():
+        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=config.host, port=port))
+        if wheel not in serve.status().applications:
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            serve.run(build(config, wheel, nodes), name=wheel, route_prefix=route)
     return running(wheel, route)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let one process at a time start or end Serve: the end of one wheel must not take away what another starts.
+
+    All of them are on the cluster's head, beside the run directories, so that a locked file there is enough.
+    """
+    address = ray.get_runtime_context().gcs_address.replace(":", "-")
+    with open(Path(tempfile.gettempdir()) / f"flywheel-serve-{os.getuid()}-{address}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_up() -> bool:
@@ -154,6 +167,7 @@ def running(wheel: str, route: str) -> Deployment:
 
 def end_app(wheel: str) -> None:
     """End a wheel's replicas, and Serve with the last one; what they had logged is handed over first."""
-    serve.delete(wheel)
-    if not serve.status().applications:
-        serve.shutdown()
+    with _alone():
+        serve.delete(wheel)
+        if not serve.status().applications:
+            serve.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class SafetyGate:
         """Return how a candidate does in `episodes` fresh nominal worlds and in the edge cases.
 
         Its worlds are never those of `judge`, so training can't end on the gate's own seeds. With `max_failed` it
-        looks at a few of them first and goes on only while no more than so many failed and no edge case did. A
+        looks at a few of them first and goes on only while no more than so many failed and every edge case holds. A
         simulator or policy that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
         """
         task, config = self._task, self._config
@@ -125,7 +126,7 @@ class SafetyGate:
         every = nominal_situations(seed, "probe", 0, episodes, values)
         edges = edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
         played: list[Episode] = []
-        edge_failed: set[str] = set()
+        failed: Counter[str] = Counter()
         for first, stop in _looks(episodes, episodes if max_failed is None else config.probe_first):
             shares = [number % config.probe_edge_trials * episodes for number in range(len(edges))]
             begin, end = (config.probe_edge_trials * number for number in (first, stop))
@@ -141,7 +142,8 @@ class SafetyGate:
                     note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
                 )
             played += found[: stop - first]
-            edge_failed |= {episode.scenario for episode in found[stop - first :] if episode.failed}
+            failed.update(episode.scenario for episode in found[stop - first :] if episode.failed)
+            edge_failed = {name for name, num in failed.items() if num > config.probe_edge_max_failed}
             num_failed = sum(episode.failed for episode in played)
             if edge_failed or (max_failed is not None and num_failed > max_failed):
                 break
@@ -168,7 +170,7 @@ class SafetyGate:
         new: list[Trial] = []
         old: list[Trial] | None = None if baseline is None else []
         stop = config.num_sims
-        settled: list[Check] = [checks.edge_cases(edges, task.edge_cases)]
+        settled: list[Check] = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
         while True:
             worlds = nominal_situations(seed, "judge", len(new), stop, values)
             played = play_situations(task, policy, worlds, lockstep=config.lockstep, now=now)

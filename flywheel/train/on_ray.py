@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import TrainConfig
+from flywheel.errors import LostError
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, pack, read_weights
@@ -36,6 +37,7 @@ class TrainerActor:
         self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
         self._training = _build(task, spec, config, seed, resource)
+        self._has_begun = False
 
     def __repr__(self) -> str:
         return f"trainer({self._meters.wheel})"
@@ -47,15 +49,18 @@ class TrainerActor:
         """
         weights = None if files is None else read_weights(files)
         self._training.begin(make_recipe(self._task, plan, self._config), weights)
+        self._has_begun = True
 
     def advance(self) -> Progress:
-        """Train one iteration."""
+        """Train one iteration. Raises LostError when this process came back and no round has begun in it."""
+        self._check_begun()
         progress = self._training.advance()
         self._meters.record(readings.of_progress(progress))
         return progress
 
     def export(self, version: int, parent: str | None, trained_on: Mapping[str, Any], now: float) -> tuple[str, Files]:
-        """Return the present policy's digest and files; the registry's owner writes them."""
+        """Return the present policy's digest and files; the registry's owner writes them. Raises as `advance`."""
+        self._check_begun()
         began = time.perf_counter()
         digest, files = pack(
             network=self._training.network(),
@@ -74,6 +79,10 @@ class TrainerActor:
     def stop(self) -> None:
         """End the env runners."""
         self._training.stop()
+
+    def _check_begun(self) -> None:
+        if not self._has_begun:
+            raise LostError("The trainer's process was lost, with its node or by itself, and the round with it.")
 
 
 def _build(task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str) -> Training:

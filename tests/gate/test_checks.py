@@ -83,6 +83,9 @@ def test_edge_cases_must_all_be_tried_and_mastered() -> None:
     assert missing.passed is False and missing.note == f"not mastered: {cartpole.edge_cases[0].name}"
     one = checks.edge_cases([*tried, *trials(1, 1, scenario="weak_motor")], cartpole.edge_cases)
     assert one.passed is False and one.value == pytest.approx(0.8) and one.note == "not mastered: weak_motor"
+    some = [trial for case in cartpole.edge_cases for trial in trials(20, 2, scenario=case.name)]
+    assert checks.edge_cases(some, cartpole.edge_cases, max_failed=2).passed
+    assert checks.edge_cases(some, cartpole.edge_cases, max_failed=1).passed is False
     assert checks.edge_cases([], ()).passed
 
 

@@ -15,9 +15,9 @@ from flywheel.errors import UsageError
 from flywheel.gate import SafetyGate
 from flywheel.gate import judge as judging
 from flywheel.gate.sequential import evidence
-from flywheel.gate.trials import play_situations
+from flywheel.gate.trials import edge_situations, play_situations
 from flywheel.records import Check, Episode, Verdict
-from flywheel.task import Limits, Task, task_digest
+from flywheel.task import EdgeCase, Limits, Task, task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, SHORT_POLE, load_linear, write_linear_artifact
 
@@ -211,6 +211,29 @@ def test_a_probe_in_looks_plays_every_edge_case_as_often(monkeypatch: pytest.Mon
     assert GATE.probe(policy, seed=3, max_failed=1) == whole and sorted(scenarios) == at_once
     first = GATE.probe(load_linear(TASK, (0.0, 0.0, 60.0, 24.0)), seed=3, max_failed=200)
     assert first.edge_failed and first.num_episodes < 200, "an edge case that failed ends it, too"
+
+
+def test_edge_cases_may_fail_as_often_as_the_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chance, "rate", 0.05)
+    task = dataclasses.replace(CHANCE, edge_cases=(EdgeCase("chancy"),))
+    policy, num = load_linear(task, [1.0]), 20
+
+    def failed(seed: int) -> int:
+        situations = edge_situations(task.edge_cases, seed, "probe", num, {})
+        return sum(episode.failed for episode in play_situations(task, policy, situations, lockstep=256, now=0.0))
+
+    num_failed = [failed(seed) for seed in range(20)]
+    assert {0, 1, 2} <= set(num_failed)
+    for allowed in (0, 1):
+        config = dataclasses.replace(CONFIG, probe_edge_trials=num, probe_edge_max_failed=allowed)
+        probes = [SafetyGate(task, config).probe(policy, seed=seed, max_failed=200) for seed in range(20)]
+        assert [bool(probe.edge_failed) for probe in probes] == [some > allowed for some in num_failed]
+    monkeypatch.setattr(Chance, "rate", 0.5)
+    lenient = dataclasses.replace(CONFIG, edge_trials=num, edge_max_failed=num - 1)
+    strict = dataclasses.replace(lenient, edge_max_failed=0)
+    verdicts = [SafetyGate(task, config).judge(policy, seed=1) for config in (lenient, strict)]
+    passed, refused = (check(verdict, "edge_cases") for verdict in verdicts)
+    assert passed.passed and refused.passed is False
 
 
 @pytest.mark.parametrize(

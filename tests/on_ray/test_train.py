@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flywheel.config import TrainConfig
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.policy import Files, Policy, load, read_weights, write_files
 from flywheel.records import Plan
 from flywheel.task import Task, spec_of
@@ -62,6 +62,10 @@ SHORT = Plan(strategy="continue_training", reasons=())
 class Probed(TrainerActor):
     """The trainer with a look inside its runners."""
 
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
     def runners(self) -> list[tuple[int, Any, float, float]]:
         """Return (pid, recipe, smallest pole, longest pole) of each runner."""
         return list(self._training._algorithm.env_runner_group.foreach_env_runner(_look, local_env_runner=False))
@@ -86,7 +90,8 @@ def _look(runner: Any) -> tuple[int, Any, float, float]:
 
 @pytest.fixture(scope="module")
 def trainer(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, Path]]:
-    actor = ray_cluster.remote(num_cpus=0.5)(Probed).remote(cartpole, spec_of(cartpole), CONFIG, 1)
+    options = {"num_cpus": 0.5, "max_restarts": -1, "max_task_retries": 3}
+    actor = ray_cluster.remote(**options)(Probed).remote(cartpole, spec_of(cartpole), CONFIG, 1)
     yield ray_cluster, actor, tmp_path_factory.mktemp("policies")
     ray_cluster.get(actor.stop.remote(), timeout=60)
     ray_cluster.kill(actor)
@@ -155,6 +160,26 @@ def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(tr
         assert recipe == found[1][1] and 1.9 <= low <= high <= 2.1
 
 
+def test_a_trainer_that_was_lost_says_so_until_a_round_begins_again(trainer: Any) -> None:
+    ray, actor, _ = trainer
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
+    ray.get(actor.advance.remote(), timeout=60)
+    before = ray.get(actor.pid.remote(), timeout=60)
+    os.kill(before, signal.SIGKILL)
+    for lost in (actor.advance.remote, lambda: actor.export.remote(1, None, {}, 1.0)):
+        with pytest.raises(LostError, match="trainer's process was lost"):
+            ray.get(lost(), timeout=120)
+    ray.get(actor.begin.remote(SHORT, None), timeout=120)
+    assert ray.get(actor.advance.remote(), timeout=60).num_steps > 0
+    assert ray.get(actor.pid.remote(), timeout=60) != before
+
+
+def mean_return(runner: Any) -> float:
+    """Return the mean return that a runner reports."""
+    returned = runner.get_metrics()["episode_return_mean"]
+    return float(getattr(returned, "peek", lambda: returned)())
+
+
 def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ray_cluster: Any) -> None:
     from flywheel.train.rllib.env_runner import WorldsRunner
     from flywheel.train.rllib.learn import ppo_config
@@ -164,9 +189,35 @@ def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ra
     runner.tell(make_recipe(cartpole, SHORT, config))
     episodes = runner.sample(num_timesteps=800)
     assert {float(reward) for episode in episodes for reward in episode.get_rewards()} == {0.25}
-    returned = runner.get_metrics()["episode_return_mean"]
-    assert float(getattr(returned, "peek", lambda: returned)()) >= 8.0
+    assert mean_return(runner) >= 8.0
     runner.stop()
+
+
+def test_running_out_of_time_costs_and_is_an_end_where_the_configuration_says_so(ray_cluster: Any) -> None:
+    from flywheel.train.rllib.env_runner import WorldsRunner
+    from flywheel.train.rllib.learn import ppo_config
+
+    short = dataclasses.replace(cartpole, max_steps=8)  # no pole falls so early
+    for cost, last in ((0.0, 0.25), (5.0, -1.0)):
+        config = dataclasses.replace(CONFIG, reward_scale=0.25, timeout_cost=cost)
+        runner = WorldsRunner(config=ppo_config(short, spec_of(short), config, 1, {}), worker_index=1)
+        runner.tell(make_recipe(short, SHORT, config))
+        ended = [episode for episode in runner.sample(num_timesteps=400) if episode.is_done]
+        assert len(ended) > 20
+        assert {float(episode.get_rewards()[-1]) for episode in ended} == {last}
+        assert {float(reward) for episode in ended for reward in episode.get_rewards()[:-1]} == {0.25}
+        assert {episode.is_terminated for episode in ended} == {cost > 0}
+        assert mean_return(runner) == 8.0
+        runner.stop()
+
+
+def test_the_learning_rate_goes_down_in_a_straight_line_where_it_has_an_end() -> None:
+    from flywheel.train.rllib.learn import lr_at
+
+    config = dataclasses.replace(CONFIG, lr=1e-3, lr_end=1e-4)
+    rates = [lr_at(config, share) for share in (0.0, 0.5, 1.0, 2.0)]
+    assert rates == pytest.approx([1e-3, 5.5e-4, 1e-4, 1e-4])
+    assert lr_at(CONFIG, 0.7) == CONFIG.lr
 
 
 def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from flywheel import archive
@@ -72,6 +73,21 @@ class Run:
         """Return summary.json."""
         found: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text())
         return found
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Start runs in one run directory; whatever a test leaves up is ended."""
+    runs: list[Run] = []
+
+    def begin(*arguments: str) -> Run:
+        runs.append(Run(tmp_path / "run", *arguments))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.terminate()
+        run.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +187,23 @@ def test_the_scraped_numbers_are_those_of_the_run(turned: tuple[Run, Scraped]) -
     assert 0 < mean_ingest < 5
 
 
-def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -> None:
-    first = Run(tmp_path / "run", "--seed", "12", "--no-drift", "--turns", "1")
+def trainer_of(run: Run) -> psutil.Process:
+    """Return the process of a run's trainer: a child of the raylet that belongs to the run's own Ray."""
+    living = archive.read_living(run.run_dir)
+    assert living is not None
+    raylets = [p for p in psutil.process_iter(["name", "cmdline"]) if p.info["name"] == "raylet"]
+    (raylet,) = (p for p in raylets if any(living["address"] in word for word in p.info["cmdline"]))
+    (trainer,) = (p for p in raylet.children() if "trainer" in p.name().lower())
+    return trainer
+
+
+def test_it_outlives_its_trainer_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(
+    start: Callable[..., Run],
+) -> None:
+    first = start("--seed", "12", "--no-drift", "--turns", "1")
+    first.wait_for(lambda text: "probe:" in text)
+    trainer_of(first).kill()  # as the loss of its node does
+    first.wait_for(lambda text: "It begins again" in text)
     first.wait_for(lambda text: "answers at" in text)
     first.wait_for(lambda _: intake_count(first.run_dir) >= 20)
     seconds = first.interrupt()
@@ -183,7 +214,7 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -
     assert summary["episodes"]["acknowledged"] == summary["episodes"]["stored"] > 0
     assert [turn.number for turn in archive.read_turns(first.run_dir)] == [1]
 
-    second = Run(tmp_path / "run", "--seed", "12", "--no-drift", "--turns", "1", "--loop.observe-episodes", "30")
+    second = start("--seed", "12", "--no-drift", "--turns", "1", "--loop.observe-episodes", "30")
     assert second.process.wait(300) == 0, second.text
     turns = archive.read_turns(second.run_dir)
     assert [turn.number for turn in turns] == [1, 2]
@@ -196,8 +227,8 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(tmp_path: Path) -
     [("start    Ray", signal.SIGINT), ("probe:", signal.SIGINT), ("probe:", signal.SIGTERM)],
     ids=["while Ray starts", "while Serve starts", "by SIGTERM"],
 )
-def test_it_ends_cleanly_at_awkward_moments(tmp_path: Path, said: str, number: signal.Signals) -> None:
-    run = Run(tmp_path / "run", "--seed", "13")
+def test_it_ends_cleanly_at_awkward_moments(start: Callable[..., Run], said: str, number: signal.Signals) -> None:
+    run = start("--seed", "13")
     run.wait_for(lambda text: said in text)
     began = time.monotonic()
     os.killpg(run.process.pid, number) if number == signal.SIGINT else run.process.send_signal(number)

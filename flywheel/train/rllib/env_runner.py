@@ -15,6 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from flywheel.config import TrainConfig
 from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
 from flywheel.records import Spec
@@ -45,7 +46,8 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         """Make the task's worlds instead of a registered environment."""
         task: Task = self.config.env_config["task"]
         self._spec: Spec = self.config.env_config["spec"]
-        self._scale: float = self.config.env_config["reward_scale"]
+        train: TrainConfig = self.config.env_config["train"]
+        self._scale, self._timeout_cost = train.reward_scale, train.timeout_cost
         rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
         self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
         self.env = _Flat(self._practice.envs, self._spec)
@@ -100,8 +102,9 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             void = void | lost
             tape.cut(lost)
             self._running[:, lost] = 0.0
-        seen = (_floats(observations), self._scale * rewards, terminated, truncated)
-        tape.add(actions, outputs.numpy(), logps, void, seen)
+        late = truncated & ~terminated & (self._timeout_cost > 0)
+        learnt = self._scale * (rewards - self._timeout_cost * late)
+        tape.add(actions, outputs.numpy(), logps, void, (_floats(observations), learnt, terminated | late, truncated))
         self._running += np.stack([np.where(void, 0.0, rewards), ~void])
         for i in np.flatnonzero(terminated | truncated):
             self._log_episode_metrics(int(self._running[1, i]), float(self._running[0, i]), 0.0)

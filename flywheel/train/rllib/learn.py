@@ -65,7 +65,7 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: M
         PPOConfig(algo_class=RecipePPO)
         .environment(
             "flywheel",
-            env_config={"task": task, "spec": spec, "reward_scale": config.reward_scale},
+            env_config={"task": task, "spec": spec, "train": config},
             disable_env_checking=True,
         )
         .env_runners(
@@ -112,7 +112,7 @@ class Training:
 
     def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> None:
         """Build the Algorithm with its runners, each of which claims these resources, and export the graph."""
-        self._spec = spec
+        self._spec, self._config = spec, config
         self._algorithm = ppo_config(task, spec, config, seed, claims).build_algo()
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
             os.rmdir(self._algorithm.logdir)
@@ -143,6 +143,7 @@ class Training:
             fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
         )
         self._algorithm.tell(recipe)
+        self._max_steps = recipe.max_steps
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan
 
     def _replace(self, weights: Mapping[str, Array]) -> None:
@@ -161,6 +162,9 @@ class Training:
         iterations.
         """
         began = time.perf_counter()
+        rate = lr_at(self._config, (self._num_steps - self._begun_at_step) / self._max_steps)
+        for optimizer in self._learner._named_optimizers.values():
+            self._learner._set_optimizer_lr(optimizer, lr=rate)
         for _ in range(_PATIENCE):
             result = self._algorithm.train()
             note = self._note()
@@ -217,6 +221,12 @@ class Training:
     def stop(self) -> None:
         """End the runners."""
         self._algorithm.stop()
+
+
+def lr_at(config: TrainConfig, share: float) -> float:
+    """Return the learning rate where `share` of a round's steps are done."""
+    end = config.lr_end or config.lr
+    return config.lr + (end - config.lr) * min(1.0, share)
 
 
 def check_weights(held: Mapping[str, Array], given: Mapping[str, Array]) -> None:
