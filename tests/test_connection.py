@@ -169,13 +169,13 @@ def test_a_fork_becomes_a_scenario_and_the_next_verdict_shows_it(tmp_path: Path)
 
 def test_a_scenario_goes_to_the_wheel_that_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor's body and the way to it, without Ray between them."""
-    from flywheel import cluster
+    from flywheel import attach, cluster
     from flywheel.deploy.on_ray import RegistryActor
 
     episodes = make_run(tmp_path, before=1, after=0)
     actor = RegistryActor(str(tmp_path), task_digest(RELAXED))
     attached = SimpleNamespace(registry=actor, observer=None, close=lambda: None)
-    monkeypatch.setattr(cluster, "attach", lambda run_dir: attached)
+    monkeypatch.setattr(attach, "attach", lambda run_dir: attached)
     monkeypatch.setattr(cluster, "ask", lambda method, *arguments: method(*arguments))
     archive.write_living(tmp_path, "127.0.0.1:1", "wheel", "/")
     with flywheel.connect(tmp_path) as tp:

@@ -22,8 +22,8 @@ def opened(run_dir: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> st
     registry = SimpleNamespace(champion=lambda: None)
     spans = SimpleNamespace(put=lambda spans: None, counts=lambda: SimpleNamespace(sent=0, lost=0))
     place = SimpleNamespace(name="wheel")
-    rooms = SimpleNamespace(place=place, begin_training=lambda: None, registry=registry, spans=spans)
-    return stages.OnRay(cartpole, config, run_dir, rooms, silent)  # type: ignore[arg-type]
+    rooms = SimpleNamespace(place=place, begin_training=lambda: None, registry=registry, spans=spans, say=silent)
+    return stages.OnRay(cartpole, config, run_dir, rooms)  # type: ignore[arg-type]
 
 
 def turn(start: stages.OnRay) -> None:
