@@ -28,8 +28,10 @@ from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
+from flywheel.trace import spanstore
 from flywheel.trace.result import Result
 from flywheel.trace.shift import Shift
+from flywheel.trace.spanstore import Stored
 
 LOOK_S = 0.4
 """Seconds for which what was seen of the files stands, however many ask."""
@@ -233,9 +235,10 @@ class Window:
 
     # Time travel
 
-    def parameters(self) -> Parameters:
-        """As Source.parameters."""
-        return self._connection.parameters
+    def world(self, id_: str, at: int) -> Parameters:
+        """As Source.world."""
+        with closing(self._connection.fork_episode(id_, at)) as fork:
+            return fork.parameters
 
     def diverges(self, id_: str) -> Difference | None:
         """As Source.diverges."""
@@ -257,6 +260,16 @@ class Window:
             if self._shift is None or self._shift[0] != alarms[-1]:
                 self._shift = (alarms[-1], self._connection.shift())
             return self._shift[1]
+
+    def spans_of_episode(self, id_: str) -> Sequence[Stored]:
+        """As Source.spans_of_episode."""
+        with spanstore.open_readonly(self.run_dir) as spans:
+            return spans.of_episode(id_)
+
+    def spans_of_turn(self, number: int) -> Sequence[Stored]:
+        """As Source.spans_of_turn."""
+        with spanstore.open_readonly(self.run_dir) as spans:
+            return spans.of_turn(number)
 
     def scenarios(self) -> Sequence[Scenario]:
         """As Source.scenarios."""

@@ -46,7 +46,7 @@ def forking(source: Source) -> APIRouter:
         task, episode = source.task(), source.episode(id)
         if at >= episode.num_steps:
             raise UsageError(f"Episode {id} has the steps 0 to {episode.num_steps - 1}: there is no step {at}.")
-        edits = shapes.editable(task, episode, at, source.policies(), source.parameters())
+        edits = shapes.editable(task, episode, at, source.policies(), source.world(id, at))
         return answer({"id": id, "at": at, "edits": edits, "most_times": MOST_TIMES})
 
     @router.post("/fork")
@@ -71,6 +71,13 @@ def forking(source: Source) -> APIRouter:
                 "residuals": None if found.residuals is None else shapes.column(found.residuals),
             }
         )
+
+    @router.get("/spans")
+    def spans(
+        id: Annotated[str, Query(max_length=128)] = "", turn: Annotated[int | None, Query(ge=1)] = None
+    ) -> Response:
+        """Return the spans of an episode, or of a turn."""
+        return answer(shapes.spans(source.spans_of_episode(id) if turn is None else source.spans_of_turn(turn)))
 
     @router.get("/shift")
     def shift() -> Response:

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.page.source import About, Forked, Listed, Policies, Rate
+from flywheel.page.source import About, Listed, Policies
 from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
 from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
+from flywheel.trace.effect import Rate
+from flywheel.trace.result import Result
+from flywheel.trace.spanstore import Stored
 
 MOST_COLUMNS = 24
 """Numbers of an observation that are shown; more are named as left out."""
@@ -261,7 +264,7 @@ def difference(each: Difference | None) -> dict[str, Any] | None:
     return None if each is None else plain(each)
 
 
-def forked(each: Forked, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
+def forked(each: Result, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
     """Return a fork with both courses; the one without edits is told only where it isn't the original."""
     effect = each.effect
     return {
@@ -289,9 +292,8 @@ def _rate(each: Rate) -> dict[str, Any]:
     return {"num_failed": each.num_failed, "num": each.num, "interval": plain(each.interval)}
 
 
-def editable(task: Task, each: Episode, at: int, known: Policies, values: Parameters) -> list[dict[str, Any]]:
+def editable(task: Task, each: Episode, at: int, known: Policies, world: Parameters) -> list[dict[str, Any]]:
     """Return what a fork at a step can change: name, kind, what it is now, and what it may be."""
-    world = {**task.nominal, **(each.parameters if each.seed is not None else values)}
     spans = {parameter.name: (parameter.low, parameter.high) for parameter in task.parameters}
     found: list[dict[str, Any]] = [
         {"name": name, "kind": "world", "now": world[name], "low": spans[name][0], "high": spans[name][1]}
@@ -328,3 +330,22 @@ def scenario(each: Scenario) -> dict[str, Any]:
         "saved_at": each.saved_at,
         "begins": "a state" if each.state is not None else f"{len(each.actions)} actions from seed {each.seed}",
     }
+
+
+MOST_SPANS = 500
+"""Spans that are shown of one episode or turn."""
+
+
+def spans(found: Sequence[Stored]) -> dict[str, Any]:
+    """Return spans in the order of a tree, and how many more there are."""
+    shown = [
+        {
+            **plain({name: getattr(each, name) for name in ("trace", "id", "depth", "name", "source", "error")}),
+            "started_at": each.started_at,
+            "seconds": plain(each.seconds),
+            "attributes": plain(each.attributes),
+            "metrics": [[name, plain(value)] for name, value, _ in each.metrics],
+        }
+        for each in found[:MOST_SPANS]
+    ]
+    return {"spans": shown, "left_out": max(0, len(found) - MOST_SPANS)}

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
 from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
+from flywheel.trace.result import Result
+from flywheel.trace.shift import Shift
+from flywheel.trace.spanstore import Stored
 
 By = Literal["started_at", "total", "num_steps"]
 How = Literal["", "failed", "fine", "lost"]
@@ -109,102 +112,6 @@ class Expected:
     """float64[T]: length of what the world did minus what the simulator does; None where that can't be said."""
 
 
-class Shifted(Protocol):
-    """Where a change of the world began to show."""
-
-    @property
-    def episode(self) -> str:
-        """The first episode in which it shows."""
-
-    @property
-    def step(self) -> int | None:
-        """The action after which the world did otherwise; None where no transition tells."""
-
-    @property
-    def why(self) -> str:
-        """In words."""
-
-
-class Rate(Protocol):
-    """How many episodes failed."""
-
-    @property
-    def num_failed(self) -> int:
-        """Failed ones."""
-
-    @property
-    def num(self) -> int:
-        """All."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of the rate, 95 %."""
-
-
-class Effect(Protocol):
-    """What edits changed, over pairs of runs."""
-
-    @property
-    def num_pairs(self) -> int:
-        """Pairs of runs."""
-
-    @property
-    def mean(self) -> float:
-        """Mean of return with the edits minus return without."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of that mean, 95 %."""
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Mean returns without and with."""
-
-    @property
-    def unedited(self) -> Rate:
-        """Failures without."""
-
-    @property
-    def edited(self) -> Rate:
-        """Failures with."""
-
-
-class Forked(Protocol):
-    """What became of a fork."""
-
-    @property
-    def original(self) -> Episode:
-        """As it was recorded."""
-
-    @property
-    def unedited(self) -> Episode:
-        """The rest run again without the edits."""
-
-    @property
-    def fork(self) -> Episode:
-        """The rest run again with them."""
-
-    @property
-    def at(self) -> int:
-        """The step of the fork."""
-
-    @property
-    def edits(self) -> tuple[str, ...]:
-        """In words."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the world is run again bit for bit."""
-
-    @property
-    def difference(self) -> Difference | None:
-        """Where fork and unedited part first."""
-
-    @property
-    def effect(self) -> Effect | None:
-        """Over many pairs, where they were asked for."""
-
-
 class Source(Protocol):
     """A run directory as the page reads it. Every method may be called from any thread, and says what is true now."""
 
@@ -247,8 +154,8 @@ class Source(Protocol):
     def task(self) -> Task:
         """Return the task; raises UsageError with the reason where it can't be loaded here."""
 
-    def parameters(self) -> Parameters:
-        """Return the simulator's parameters as production showed them last."""
+    def world(self, id_: str, at: int) -> Parameters:
+        """Return the parameters of the world in which a fork would go on; raises FlywheelError where it can't."""
 
     def diverges(self, id_: str) -> Difference | None:
         """Return the first step where an episode isn't what it should have been, by its policy and the simulator.
@@ -259,13 +166,19 @@ class Source(Protocol):
     def expected(self, id_: str) -> Expected:
         """Return what the critic and the simulator expected of an episode."""
 
-    def shift(self) -> Shifted | None:
+    def shift(self) -> Shift | None:
         """Return where the last shift of the world began to show, None where none was seen."""
+
+    def spans_of_episode(self, id_: str) -> Sequence[Stored]:
+        """Return the spans of an episode, and those that were linked to it; none where none were kept."""
+
+    def spans_of_turn(self, number: int) -> Sequence[Stored]:
+        """Return the spans of a turn."""
 
     def scenarios(self) -> Sequence[Scenario]:
         """Return the gate's suite: what every candidate must master."""
 
-    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Forked:
+    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Result:
         """Run an episode's rest again from a step on, with edits; raises FlywheelError where that can't be."""
 
     def rollback(self) -> str:

@@ -58,6 +58,11 @@ class Fork:
         self._digests = _deciding(episode.digests)
 
     @property
+    def parameters(self) -> Parameters:
+        """The world's parameters from this step on, as they are without edits."""
+        return self._course.parameters
+
+    @property
     def edits(self) -> tuple[str, ...]:
         """What is changed, in words."""
         return tuple(self._edits.told.values())

@@ -27,6 +27,9 @@ from flywheel.store.intake import Intake
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import GOOD, SHORT_POLE, write_linear_artifact
+from flywheel.trace.context import EPISODE, STEP, TURN, trace_of
+from flywheel.trace.row import Row, Value
+from flywheel.trace.spanstore import SpanStore
 
 HALF = tuple(0.3 * good + 0.7 * short for good, short in zip(GOOD, SHORT_POLE, strict=True))
 """Gains that let a third of the long poles fall."""
@@ -168,6 +171,21 @@ class Writer:
         archive.append_turn(self.run_dir, dataclasses.replace(turn, evidence=evidence))
 
 
+def write_spans(run_dir: Path, episode: Episode) -> None:
+    """Write what tracing keeps of one failed episode and of a turn."""
+    trace, began = trace_of(episode.id), episode.started_at
+    root = "00000000000000a1"
+    about: dict[str, Value] = {EPISODE: episode.id}
+    rows = [Row(trace, root, "", "episode", "observer", began, episode.ended_at, about, why="failed")]
+    for t in range(min(episode.num_steps, 12)):
+        at = began + 0.02 * t
+        rows.append(Row(trace, f"{t + 256:016x}", root, "act", "replica", at, at + 0.0012, {**about, STEP: t}))
+    turn = Row("ab" * 16, "00000000000000b1", "", "turn 1", "loop", began - 60, began, {TURN: 1}, why="turn")
+    train = Row("ab" * 16, "00000000000000b2", turn.id, "train", "loop", began - 50, began - 30, {TURN: 1})
+    with SpanStore(run_dir, 10_000) as spans:
+        spans.append([*rows, turn, train])
+
+
 def as_production(episode: Episode, id_: str, started_at: float) -> Episode:
     """Return a simulated episode as production's: its seed and its world's parameters are nobody's to know."""
     ended_at = started_at + 0.02 * episode.num_steps
@@ -204,6 +222,8 @@ def write_run(run_dir: Path, at: float = AT, quiet: int = 180, changed: int = 60
     writer.produce(cured, LONG, 4)
     writer.observe(third, [], f"production is good again: {cured} episodes, mean return 500", True, None)
     writer.tell("end", "the process ended in order", 0.2, 3)
+    (failed,) = writer.store.read([next(o.id for o in writer.store.outcomes("production")[::-1] if o.failed)])
+    write_spans(run_dir, failed)
     traffic = run_dir / archive.TRAFFIC
     traffic.mkdir()
     (traffic / "client-0.jsonl").write_text("\n".join(writer._log) + "\n")

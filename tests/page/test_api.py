@@ -127,6 +127,15 @@ def test_a_shift_is_traced_to_the_step_where_it_began_to_show(api: httpx.Client)
     assert shift["episode"] == changed["episode"] and shift["step"] <= 2 and shift["why"]
 
 
+def test_spans_are_a_tree_of_what_was_kept(api: httpx.Client) -> None:
+    id_ = got(api, "episodes", how="failed", limit=1)["episodes"][0]["id"]
+    root, *acts = got(api, "spans", id=id_)["spans"]
+    assert (root["name"], root["depth"], root["source"]) == ("episode", 0, "observer")
+    assert [(span["depth"], span["attributes"]["flywheel.step"]) for span in acts] == [(1, t) for t in range(12)]
+    assert [span["name"] for span in got(api, "spans", turn=1)["spans"]] == ["turn 1", "train"]
+    assert got(api, "spans", id="another") == {"spans": [], "left_out": 0}
+
+
 def test_a_failing_trial_of_the_gate_is_played_again(api: httpx.Client) -> None:
     refused = got(api, "policies")["policies"][1]
     trial = got(api, "policy", digest=refused["digest"])["verdicts"][0]["trials"][0]

@@ -68,6 +68,7 @@ def test_a_turn_leads_to_a_failing_trial_and_its_replay(opened: Opened, url: str
     expect(page.get_by_text("the gate, scenario")).to_be_visible()
     expect(drawn(page)).to_be_visible()
     expect(page.get_by_text("as it should have been")).to_be_visible()
+    expect(page.get_by_role("heading", name="Spans")).to_have_count(0)  # none were kept of it
 
 
 def test_policies_show_their_lineage_and_lead_to_their_verdicts(opened: Opened, url: str) -> None:
@@ -120,6 +121,10 @@ def test_an_episode_is_stepped_through_with_its_pictures(opened: Opened, url: st
     expect(film).to_have_attribute("data-step", "30")
     page.get_by_role("button", name="Play").click()
     expect(page.get_by_role("button", name="Play")).to_be_visible()  # it comes to the end by itself
+    spans = page.locator("details.span")
+    expect(spans).to_have_count(13)
+    spans.nth(3).locator("summary").click()
+    expect(spans.nth(3)).to_contain_text("flywheel.step")
     page.get_by_text("Steps as a table").click()
     expect(page.locator("tr[aria-current=step]")).to_have_count(1)
 

@@ -5,6 +5,7 @@ import { count, number, plural, seconds, shell, shortId, words } from "../format
 import { body, card, chip, commands, copy, ended, head, strip, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
+import { spansInto } from "./spans.js";
 
 export function stripsOf(courses) {
   const [one] = courses;
@@ -45,6 +46,7 @@ export async function episode(shared, to, signal) {
   }
 
   const verdict = h("div", { class: "check" }, h("span", { class: "muted" }, "making every decision again …"));
+  const spans = h("div", { class: "maybe" });
   const run = shell(shared.about.run_dir);
   const node = h("div", { class: "view" },
     head("Episode", h("span", { class: "id" }, h("code", { title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), link),
@@ -61,11 +63,13 @@ export async function episode(shared, to, signal) {
     h("div", { class: "watch" },
       card("", null, stage, scrubber.node, h("div", { class: "body step-of" }, step)),
       card("Over its steps", each.num_columns > each.names.length ? `the first ${each.names.length} of ${each.num_columns} numbers of an observation` : "choose a place to go there", h("div", { class: "body" }, strips.node))),
+    spans,
     h("details", { class: "card" }, h("summary", {}, "Steps as a table"), h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "unseen" }, "Steps around the one that is shown"), h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "num" }, "Step"), each.names.map((name) => h("th", { scope: "col", class: "num" }, name)), each.actions.map((_, i) => h("th", { scope: "col", class: "num" }, each.actions.length > 1 ? `action[${i}]` : "action")), h("th", { scope: "col", class: "num" }, each.discrete ? "probability" : "density"), h("th", { scope: "col", class: "num" }, "reward"))), around))),
     card("The same in a terminal and in Python", null, body(commands(
       ["CLI", `flywheel diverge ${shell(each.id)} --run-dir ${run}`],
       ["CLI", `flywheel fork ${shell(each.id)} --run-dir ${run} --at 0`],
       ["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).episode(${JSON.stringify(each.id)})`]))));
+  spansInto(spans, { id: each.id }, signal).catch(quiet);
   check(each, verdict, lines, strips, scrubber, signal);
   const first = Math.min(num, Number(to.query.get("t")) || 0);
   scrubber.go(first);

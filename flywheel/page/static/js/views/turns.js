@@ -4,6 +4,7 @@ import { Chart, axis, color, xAxis } from "../charts.js";
 import { add, h, replace } from "../dom.js";
 import { clock, count, number, percent, plural, seconds, utc, words } from "../format.js";
 import { body, card, chip, facts, head, note, outcome, time } from "../parts.js";
+import { spansInto } from "./spans.js";
 import { checksOf, trialsOf } from "./verdict.js";
 
 export async function turns(shared, to, signal) {
@@ -25,7 +26,9 @@ export async function turns(shared, to, signal) {
   async function drawDetail() {
     const turn = await get("turn", { number: chosen }, signal);
     charts.splice(0).forEach((each) => each.dispose());
-    replace(detail, whole(shared, turn, charts));
+    const spans = h("div", { class: "maybe" });
+    replace(detail, whole(shared, turn, charts), spans);
+    spansInto(spans, { turn: chosen }, signal).catch(() => {});
   }
   drawList(found.turns);
   await drawDetail();
