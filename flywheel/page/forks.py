@@ -56,6 +56,18 @@ def forking(source: Source) -> APIRouter:
         async with turnstile:
             return await asyncio.to_thread(_forked, source, asked)
 
+    @router.get("/scenarios")
+    def scenarios() -> Response:
+        """Return the gate's suite."""
+        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
+
+    return router
+
+
+def finding(source: Source) -> APIRouter:
+    """Return the routes that say where and why courses part."""
+    router = APIRouter(prefix="/api/v1")
+
     @router.get("/diverges")
     def diverges(id: EpisodeId) -> Response:
         """Return the first step where an episode isn't what it should have been, null where there is none."""
@@ -84,11 +96,6 @@ def forking(source: Source) -> APIRouter:
         """Return where the last shift of the world began to show, null where none was seen."""
         found = source.shift()
         return answer(None if found is None else {"episode": found.episode, "step": found.step, "why": found.why})
-
-    @router.get("/scenarios")
-    def scenarios() -> Response:
-        """Return the gate's suite."""
-        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
 
     return router
 

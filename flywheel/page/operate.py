@@ -94,6 +94,13 @@ def operating(source: Source, access: Access) -> APIRouter:
         await body_of(request, Nothing)
         return answer({"done": await asyncio.to_thread(source.rollback)})
 
+    return router
+
+
+def keeping(source: Source) -> APIRouter:
+    """Return the routes that change the gate's suite of scenarios."""
+    router = APIRouter(prefix="/api/v1")
+
     @router.post("/scenarios")
     async def save(request: Request) -> Response:
         """Make a fork a scenario of the gate's suite."""
