@@ -340,6 +340,7 @@ def check(config: Config) -> None:
         (config.gate.error < 1, "gate.error is a probability, less than 1"),
         (config.gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
         (config.deploy.port < 65536, "deploy.port must be less than 65536"),
+        (config.page.port < 65536, "page.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
         (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
         (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),

@@ -64,6 +64,9 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
         (["policies", "add", "good.onnx", "--task", "cartpole", "--run-dir", "/dev/null/run"], "another --run-dir"),
         (["serve", "--task", "cartpole", "--run-dir", "run", "--deploy.max-batch", "0"], "deploy.max_batch"),
         (["run", "--turns", "0"], "turns must be more than 0"),
+        (["page", "--run-dir", "none"], "none is no run directory"),
+        (["page", "--run-dir", "none", "--port", "70000"], "page.port must be less than 65536"),
+        (["rollback", "--run-dir", "none"], "none is no run directory"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_exit_code_2(
@@ -148,4 +151,6 @@ def test_policies_are_added_refused_and_listed(
     assert call(monkeypatch, "policies", "list", "--run-dir", "run") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [(row[0], row[2], row[3]) for row in rows] == [("1", "pass", "in"), ("2", "fail", "-")]
+    assert call(monkeypatch, "rollback", "--run-dir", "run", "--task", RELAXED) == 1
+    assert "nothing to roll back to" in capsys.readouterr().err
     assert len(list((files / "run" / "policies").glob(f"*/{MANIFEST}"))) == 2

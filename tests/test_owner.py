@@ -55,6 +55,18 @@ def test_a_good_policy_is_put_into_service_and_its_verdict_signed(tmp_path: Path
     registry.close()
 
 
+def test_a_rollback_condemns_the_policy_in_service_for_good(tmp_path: Path) -> None:
+    first, second = submit(tmp_path, GOOD), submit(tmp_path, tuple(2 * gain for gain in GOOD))
+    with owner.opened(TASK, "cartpole", tmp_path) as writer:
+        assert writer.rollback().digest == first
+        with pytest.raises(Refused, match="nothing to roll back to"):
+            writer.rollback()
+    registry = open_readonly(tmp_path)
+    assert registry.champion() == first and registry.condemned() == {second}
+    assert registry.reasons()[second][0] == "rolled back"
+    registry.close()
+
+
 def test_a_bad_policy_is_kept_with_its_verdict_and_never_serves(tmp_path: Path) -> None:
     good = submit(tmp_path)
     with pytest.raises(Refused, match="'fail', so it can't be served"):

@@ -41,6 +41,7 @@ def test_the_import_rule_holds() -> None:
         "import flywheel.gate.judge, flywheel.observe.observer, flywheel.store.intake, flywheel.analyze.strategy",
         "import flywheel.run",
         "import flywheel.cli, flywheel.owner, flywheel.foreign",
+        "import flywheel.watch, flywheel.window, flywheel.page.app",
         "import flywheel; flywheel.connect",
     ],
 )
