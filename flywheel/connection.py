@@ -302,8 +302,8 @@ class Connection:
         """Raise NotReproducible for an episode that another simulator than today's is to go on with, or judge."""
         if episode.seed is None and not self._is_as_it_was:
             raise NotReproducible(
-                f"Task {self.task.name} is not what it was when {self.run_dir} began, so its simulator says nothing of "
-                f"episode {short(episode.id)}: use the version that made it."
+                f"Task {self.task.name} is not what it was when {self.run_dir} was begun, so its simulator says "
+                f"nothing of episode {short(episode.id)}: use the version that made it."
             )
 
     def _first(self, episode: Episode) -> list[Episode]:
