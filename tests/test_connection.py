@@ -20,7 +20,7 @@ from flywheel.store.intake import Intake
 from flywheel.tapes import chain
 from flywheel.task import spec_of, task_digest
 from flywheel.testing import GOOD, linear_policy
-from flywheel.trace import Fork, NotReproducible
+from flywheel.trace import Fork, NotReproducible, spanstore
 from tests.runs import REFERENCE, RELAXED, make_run
 
 
@@ -212,3 +212,15 @@ def test_it_reads_while_the_owner_is_up_and_says_who_it_is_when_it_must_write(tm
         fork: Fork = tp.fork_episode(episodes[0].id, at=0)
         with pytest.raises(UsageError, match="Another process turns the wheel"):
             tp.save_scenario(fork, "mine")
+
+
+def test_spans_of_ones_own_are_kept_beside_the_run(tp: Connection) -> None:
+    with tp.trace("rl-deployment") as outer:
+        outer.log_metric("prediction_value", 0.3)
+        with tp.trace("look", episode="e"):
+            pass
+    tp.close()
+    with spanstore.open_readonly(tp.run_dir) as spans:
+        found = spans.of_trace(outer.trace)
+    assert [span.name for span in found] == ["rl-deployment", "look"]
+    assert [metric[0] for metric in found[0].metrics] == ["prediction_value"] and found[1].parent == found[0].id

@@ -47,7 +47,7 @@ lunarlander = Task(
         EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.0}),
         EdgeCase("eddies", parameters={"wind_power": 0.0, "turbulence_power": 0.5}),
     ),
-    # In a wind of 15, which is Gymnasium's own, a policy that was trained for it still fails in 5 to 12 of 100 episodes.
+    # In a wind of 15, which is Gymnasium's own, a policy that was trained for it still fails in 5 to 12 of 100.
     limits=Limits(max_failure_rate=0.15, max_regression=0.1, max_latency_s=0.005),
     drift={"wind_power": 10.0},
     max_steps=NUM_STEPS,
