@@ -129,7 +129,15 @@ export function gathered(marks) {
     if (same) same.texts.push(mark.text);
     else found.push({ ...mark, texts: [mark.text] });
   }
-  return found.map((each) => ({ ...each, text: each.texts.length > 1 ? `${each.texts.length} × ${each.texts[0].split(" (")[0]}` : each.text }));
+  return found.map((each) => ({ ...each, text: each.texts.length > 1 ? together(each.texts) : each.text }));
+}
+
+function together(texts) {
+  const what = texts.map((text) => text.split(" (")[0]);
+  return [...new Set(what)].map((each) => {
+    const num = what.filter((other) => other === each).length;
+    return num > 1 ? `${num} × ${each}` : each;
+  }).join(", ");
 }
 
 /* How marks lie over a plot of this width and range: their rows of labels, and the room that takes above it. */
