@@ -36,6 +36,7 @@ from flywheel.trace.residuals import against_simulator, nearest, noise_of, resid
 from flywheel.trace.result import Result
 from flywheel.trace.shift import Shift, find
 from flywheel.trace.snapshots import NotReproducible, Opening
+from flywheel.trace.spans import Span, Tracer
 from flywheel.trace.values import Values, critic
 
 REFERENCE = 50
@@ -109,7 +110,10 @@ class Connection:
         self._played: dict[str, Episode] = {}
 
     def close(self) -> None:
-        """Close the registry's file; it is opened again when it is asked for."""
+        """Close the registry's file, and hand over spans that wait; both are opened again when they are asked for."""
+        tracer: Tracer | None = self.__dict__.pop("_tracer", None)
+        if tracer is not None:
+            tracer.close()
         registry: registries.Registry | None = self.__dict__.pop("registry", None)
         self.__dict__.pop("policies", None)
         if registry is not None:
@@ -256,6 +260,18 @@ class Connection:
 
     # What can be done
 
+    @cached_property
+    def _tracer(self) -> Tracer:
+        return Tracer.to_run_dir(self.run_dir)
+
+    def trace(self, name: str, /, **attributes: Any) -> Span:
+        """Return a span for a `with`, kept beside the run; spans that begin in it are its children.
+
+        `span.log_metric(name, value)` notes a number in it. It is on the disk when this connection is closed, or soon
+        after its end; one that is lost costs nothing else.
+        """
+        return self._tracer.span(name, **attributes)
+
     def fork_episode(self, id_: str, at: int = 0) -> Fork:
         """Return an episode as a fork that stands before its action `at`; edit it, and `replay` it.
 
@@ -302,8 +318,8 @@ class Connection:
         """Raise NotReproducible for an episode that another simulator than today's is to go on with, or judge."""
         if episode.seed is None and not self._is_as_it_was:
             raise NotReproducible(
-                f"Task {self.task.name} is not what it was when {self.run_dir} began, so its simulator says nothing of "
-                f"episode {short(episode.id)}: use the version that made it."
+                f"Task {self.task.name} is not what it was when {self.run_dir} was begun, so its simulator says "
+                f"nothing of episode {short(episode.id)}: use the version that made it."
             )
 
     def _first(self, episode: Episode) -> list[Episode]:

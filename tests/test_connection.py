@@ -20,7 +20,7 @@ from flywheel.store.intake import Intake
 from flywheel.tapes import chain
 from flywheel.task import spec_of, task_digest
 from flywheel.testing import GOOD, linear_policy
-from flywheel.trace import Fork, NotReproducible
+from flywheel.trace import Fork, NotReproducible, spanstore
 from tests.runs import REFERENCE, RELAXED, make_run
 
 
@@ -169,13 +169,13 @@ def test_a_fork_becomes_a_scenario_and_the_next_verdict_shows_it(tmp_path: Path)
 
 def test_a_scenario_goes_to_the_wheel_that_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor's body and the way to it, without Ray between them."""
-    from flywheel import cluster
+    from flywheel import attach, cluster
     from flywheel.deploy.on_ray import RegistryActor
 
     episodes = make_run(tmp_path, before=1, after=0)
     actor = RegistryActor(str(tmp_path), task_digest(RELAXED))
     attached = SimpleNamespace(registry=actor, observer=None, close=lambda: None)
-    monkeypatch.setattr(cluster, "attach", lambda run_dir: attached)
+    monkeypatch.setattr(attach, "attach", lambda run_dir: attached)
     monkeypatch.setattr(cluster, "ask", lambda method, *arguments: method(*arguments))
     archive.write_living(tmp_path, "127.0.0.1:1", "wheel", "/")
     with flywheel.connect(tmp_path) as tp:
@@ -212,3 +212,15 @@ def test_it_reads_while_the_owner_is_up_and_says_who_it_is_when_it_must_write(tm
         fork: Fork = tp.fork_episode(episodes[0].id, at=0)
         with pytest.raises(UsageError, match="Another process turns the wheel"):
             tp.save_scenario(fork, "mine")
+
+
+def test_spans_of_ones_own_are_kept_beside_the_run(tp: Connection) -> None:
+    with tp.trace("rl-deployment") as outer:
+        outer.log_metric("prediction_value", 0.3)
+        with tp.trace("look", episode="e"):
+            pass
+    tp.close()
+    with spanstore.open_readonly(tp.run_dir) as spans:
+        found = spans.of_trace(outer.trace)
+    assert [span.name for span in found] == ["rl-deployment", "look"]
+    assert [metric[0] for metric in found[0].metrics] == ["prediction_value"] and found[1].parent == found[0].id

@@ -17,6 +17,7 @@ from flywheel.gate import SafetyGate
 from flywheel.task import spec_of, task_digest
 from flywheel.tasks import load
 from flywheel.testing import GOOD, linear_policy, load_linear
+from tests.runs import make_run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -68,6 +69,17 @@ def test_the_store_works_alone_as_shown(
     run("ReplayStore(")
     answers, read = capsys.readouterr().out.splitlines()
     assert answers.endswith(": 'stored'}") and read == "1 2.0 (3, 4)"
+
+
+def test_time_travel_works_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "mine")
+    run("flywheel.connect(")
+    told = capsys.readouterr().out
+    assert "step" in told and "95 %" in told
+    assert (tmp_path / "fork.png").stat().st_size > 10_000
 
 
 def test_its_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,12 +40,11 @@ def test_releases_and_alarms_are_told_as_they_come(tmp_path: Path, monkeypatch: 
         release=lambda release, bound: watched.append(release), signals=lambda: signals, wait=wait
     )
     serving = SimpleNamespace(observer=observer, deployment=SimpleNamespace(url="http://here"))
-    rooms = SimpleNamespace(registry=SimpleNamespace(releases=lambda: releases), serving=serving)
+    registry = SimpleNamespace(releases=lambda: releases)
 
     @contextmanager
-    def start(*given: Any) -> Iterator[Any]:
-        rooms.say = given[-1]
-        yield rooms
+    def start(task: Any, config: Any, run_dir: Any, say: Any) -> Iterator[Any]:
+        yield SimpleNamespace(registry=registry, serving=serving, say=say)
 
     monkeypatch.setattr(cluster, "start", start)
     monkeypatch.setattr(cluster, "ask", lambda method, *arguments, **named: method(*arguments, **named))

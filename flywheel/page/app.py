@@ -18,10 +18,10 @@ from flywheel.config import PageConfig
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.page.access import Access
 from flywheel.page.events import Streams
-from flywheel.page.forks import forking
+from flywheel.page.forks import finding, forking
 from flywheel.page.frames import Frames
 from flywheel.page.guard import Guard
-from flywheel.page.operate import operating
+from flywheel.page.operate import keeping, operating
 from flywheel.page.routes import answer, reading
 from flywheel.page.source import Source
 
@@ -35,9 +35,14 @@ def build(source: Source, access: Access, config: PageConfig) -> Guard:
         title="Flywheel", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
     streams = Streams(source, config)
-    app.include_router(reading(source, streams, Frames()))
-    app.include_router(forking(source))
-    app.include_router(operating(source, access))
+    for router in (
+        reading(source, streams, Frames()),
+        forking(source),
+        finding(source),
+        operating(source, access),
+        keeping(source),
+    ):
+        app.include_router(router)
     app.add_exception_handler(FlywheelError, _told)
     app.add_exception_handler(RequestValidationError, _wrong)
     app.add_exception_handler(HTTPException, _http)

@@ -56,12 +56,17 @@ def forking(source: Source) -> APIRouter:
         async with turnstile:
             return await asyncio.to_thread(_forked, source, asked)
 
-    _looks(router, source)
+    @router.get("/scenarios")
+    def scenarios() -> Response:
+        """Return the gate's suite."""
+        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
+
     return router
 
 
-def _looks(router: APIRouter, source: Source) -> None:
-    """Add the routes that tell what an episode should have been, and what was kept of it."""
+def finding(source: Source) -> APIRouter:
+    """Return the routes that say where and why courses part."""
+    router = APIRouter(prefix="/api/v1")
 
     @router.get("/diverges")
     def diverges(id: EpisodeId) -> Response:
@@ -92,10 +97,7 @@ def _looks(router: APIRouter, source: Source) -> None:
         found = source.shift()
         return answer(None if found is None else {"episode": found.episode, "step": found.step, "why": found.why})
 
-    @router.get("/scenarios")
-    def scenarios() -> Response:
-        """Return the gate's suite."""
-        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
+    return router
 
 
 def _forked(source: Source, asked: Asked) -> Response:

@@ -87,19 +87,19 @@ def operating(source: Source, access: Access) -> APIRouter:
         response.delete_cookie(access.name, path=request.scope.get("root_path", "") or "/", samesite="strict")
         return response
 
-    _changes(router, source)
-    return router
-
-
-def _changes(router: APIRouter, source: Source) -> None:
-    """Add the routes that change the run directory, for whoever has the operate token."""
-
     @router.post("/rollback")
     async def rollback(request: Request) -> Response:
         """Put the policy before the present one back into service."""
         check_may_operate(request)
         await body_of(request, Nothing)
         return answer({"done": await asyncio.to_thread(source.rollback)})
+
+    return router
+
+
+def keeping(source: Source) -> APIRouter:
+    """Return the routes that change the gate's suite of scenarios."""
+    router = APIRouter(prefix="/api/v1")
 
     @router.post("/scenarios")
     async def save(request: Request) -> Response:
@@ -114,3 +114,5 @@ def _changes(router: APIRouter, source: Source) -> None:
         check_may_operate(request)
         asked = await body_of(request, Dropped)
         return answer({"done": await asyncio.to_thread(source.drop, asked.name)})
+
+    return router

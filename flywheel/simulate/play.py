@@ -22,8 +22,8 @@ from flywheel.task import Task, task_digest
 
 _BLOCK = 64  # steps whose draws are made in one call
 
-Decide = Callable[[int, Array, NDArray[np.float64]], tuple[Array, NDArray[np.float64]]]
-"""(t, observations [M, *o], draws float64[M, K]) -> raw actions [M, *a] and log probabilities float64[M]."""
+Decide = Callable[[int, NDArray[np.intp], Array, NDArray[np.float64]], tuple[Array, NDArray[np.float64]]]
+"""(t, worlds int[M], observations [M, *o], draws float64[M, K]) -> raw actions [M, *a], log chances float64[M]."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,7 +155,7 @@ def _led(worlds: Worlds, actions: Array, spec: Spec, observations: Array) -> dic
 
 def by(policy: Policy, rule: Rule | None = None) -> Decide:
     """Return the decisions of one policy; `rule` replaces its own."""
-    return lambda t, observations, drawn: policy.act(observations, drawn, rule)
+    return lambda t, rows, observations, drawn: policy.act(observations, drawn, rule)
 
 
 def go_on(
@@ -188,7 +188,7 @@ def go_on(
         if not place:
             steps = np.tile(np.arange(t, t + _BLOCK), num_worlds)
             block = draws(np.repeat(keys, _BLOCK), steps, spec.num_draws).reshape(num_worlds, _BLOCK, -1)
-        some_raw, some_logps = decide(t, observations[rows], block[rows, place])
+        some_raw, some_logps = decide(t, rows, observations[rows], block[rows, place])
         raw = np.zeros((num_worlds, *some_raw.shape[1:]), dtype=some_raw.dtype)
         logps = np.zeros(num_worlds)
         raw[rows], logps[rows] = some_raw, some_logps

@@ -47,9 +47,9 @@ lunarlander = Task(
         EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.0}),
         EdgeCase("eddies", parameters={"wind_power": 0.0, "turbulence_power": 0.5}),
     ),
-    # In Gymnasium's own wind of 15 a well trained policy still fails in 5 to 8 of 100 episodes.
+    # In a wind of 15, which is Gymnasium's own, a policy that was trained for it still fails in 5 to 12 of 100.
     limits=Limits(max_failure_rate=0.15, max_regression=0.1, max_latency_s=0.005),
-    drift={"wind_power": 15.0},
+    drift={"wind_power": 10.0},
     max_steps=NUM_STEPS,
     greedy=True,
     settings={
@@ -63,13 +63,13 @@ lunarlander = Task(
             "reward_scale": 0.05,  # +-100 at the end become +-5
             "timeout_cost": 100.0,  # hovering for ever costs what a crash does: without it 1 in 8 was never over
             "entropy": 0.001,
-            "max_steps": 600_000,  # half as much again as most rounds need
+            "max_steps": 500_000,
             "quiet_steps": 98_304,
-            "probe_max_failed": 16,  # of 200, about half of the limit
+            "probe_max_failed": 8,  # of 200: what looks good once is worse on average
         },
         "analyze": {"simulations": 1300, "simulated_steps": 450_000},  # 400 episodes, as 150,000 give, find no wind
         # the limit is the same in an edge case
-        "gate": {"edge_trials": 20, "edge_max_failed": 3, "probe_edge_trials": 20, "probe_edge_max_failed": 2},
+        "gate": {"edge_trials": 20, "edge_max_failed": 3, "probe_edge_trials": 20, "probe_edge_max_failed": 1},
         "loop": {"recovered_share": 0.9},  # a landing in the wind costs fuel: 60 of 800 less, however good
     },
 )

@@ -74,7 +74,12 @@ _ENCODER, _DECODER = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Row
 
 
 def carried(value: Any) -> Value:
-    """Return what an attribute can carry of a value: text, numbers, booleans and lists of them, cut to their limits."""
+    """Return what an attribute can carry of a value: text, numbers, booleans and lists of them, cut to their limits.
+
+    NumPy's numbers and arrays are numbers and lists.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, bool | int):
         return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, float):

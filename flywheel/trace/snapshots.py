@@ -7,21 +7,28 @@ to the last bit. A world that nobody has the seed of is put into the state that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
 from flywheel.records import Array, Episode, Parameters
 from flywheel.simulate import Worlds, make_worlds
 from flywheel.simulate.copies import NoCopy
+from flywheel.simulate.play import go_on
 from flywheel.simulate.worlds import Stepped
 from flywheel.tapes import Difference, short
 from flywheel.task import Task, spec_of
-from flywheel.trace.diverge import difference
+from flywheel.trace.diverge import difference, first_difference
+
+Act = Callable[[int, Array, NDArray[np.float64]], tuple[Array, NDArray[np.float64]]]
+"""(t, observations [M, *o], draws float64[M, K]) -> raw actions [M, *a] and log probabilities float64[M]."""
+_COLUMNS = ("observations", "raw_actions", "rewards")
 
 
 class NotReproducible(FlywheelError):
@@ -43,7 +50,11 @@ class Opening:
 
 
 class Course:
-    """The world of an episode, which can be brought to one step of it any number of times."""
+    """The world of an episode from one of its steps on, which can be run any number of times.
+
+    A seeded world runs with a witness: one world more, which does what the record says that this one did. What it shows
+    must be the record to the last bit, or nothing is told of the others.
+    """
 
     def __init__(
         self, task: Task, episode: Episode, at: int, *, opening: Opening | None = None, parameters: Parameters
@@ -57,73 +68,89 @@ class Course:
         self.is_seeded = episode.seed is not None
         self.parameters: Parameters = {**task.nominal, **(episode.parameters if self.is_seeded else parameters)}
         """Of the world from that step on."""
-        self.horizon = None if self.is_seeded else _horizon(task, episode)
-        """Step at which the episode is cut off, where the world's own count of steps doesn't say it."""
-        self._is_proven = False
+        self._horizon = None if self.is_seeded else _horizon(task, episode)
+        self._spec = spec_of(task)
+        self._actions = to_env(self._spec, episode.raw_actions)
         self._held: dict[int, tuple[Worlds, Any]] = {}
-        self._actions = to_env(spec_of(task), episode.raw_actions)
+        self._is_copied = True  # until a copy turns out to be none
         self._state = None if self.is_seeded else _shown(task, episode, at)
 
     def parameters_at(self, t: int) -> Parameters:
         """Return the world's parameters in step t."""
         return {**self.parameters, **(self.opening.before or {})} if t < self.opening.num_before else self.parameters
 
-    def reach(self, num_worlds: int) -> tuple[Worlds, Array]:
-        """Return N equal worlds that stand at the step, and the observations [N, *o] that they show there.
+    def run(self, keys: Sequence[int], act: Act, changes: Parameters) -> list[dict[str, Any]]:
+        """Return a course from the step on for each draw key (as `go_on` does), at parameters that `changes` replaces.
 
-        They are this course's own: the next call takes them back. The first call for a seeded world also steps it to
-        the end by the recorded actions, and raises NotReproducible when it doesn't do what the record says.
+        Raises NotReproducible when a seeded world doesn't do what the record says, FlywheelError when one breaks.
         """
-        worlds, snapshot = self._held.get(num_worlds) or (make_worlds(self._task, num_worlds), None)
-        if snapshot is not None:
-            worlds.restore(snapshot)
-        elif self.is_seeded:
-            snapshot = self._prove(worlds)
-        else:
-            self._place(worlds)
-        self._held[num_worlds] = (worlds, snapshot)
-        return worlds, np.repeat(self._episode.observations[self._at : self._at + 1], num_worlds, axis=0)
+        num, at = len(keys), self._at
+        worlds, is_copy = self._reach(num + self.is_seeded)
+
+        def decide(
+            t: int, rows: NDArray[np.intp], observations: Array, drawn: NDArray[np.float64]
+        ) -> tuple[Array, NDArray[np.float64]]:
+            if (t == at and changes) or (t and t == self.opening.num_before):
+                own = self.parameters_at(t)
+                worlds.change([{**own, **changes}] * num + [own] * self.is_seeded)
+            if rows[-1] < num:
+                return act(t, observations, drawn)
+            given = self._episode.raw_actions[min(t, self._episode.num_steps - 1)][None]
+            if len(rows) == 1:
+                return given, np.full(1, np.nan)
+            raw, logps = act(t, observations[:-1], drawn[:-1])
+            return np.concatenate([raw, given]), np.append(logps, np.nan)
+
+        shown = np.repeat(self._episode.observations[at : at + 1], worlds.num_worlds, axis=0)
+        drawing = np.array([*keys, 0][: worlds.num_worlds], np.uint64)
+        tracks, broken = go_on(worlds, decide, self._spec, shown, drawing, first=at, horizon=self._horizon)
+        if self.is_seeded:
+            track, fault = tracks.pop(), broken.pop(num, None)
+            all_at_once = fault is not None and broken  # a vector form that raises breaks all of its worlds
+            found = None if all_at_once else self._testimony(track, fault)
+            if found is not None and is_copy:
+                self._is_copied = False
+                return self.run(keys, act, changes)
+            self._insist(found)
+        for t, what in broken.values():
+            raise FlywheelError(f"The world of the fork {what} at step {t}: it can't be run on from there.")
+        return tracks
 
     def leaves(self) -> Difference | None:
         """Return where the world of a seeded episode, stepped again by the recorded actions, leaves the record."""
         with contextlib.closing(make_worlds(self._task, 1)) as worlds:
-            return self._again(worlds, 0, self._episode.num_steps)
-
-    def _prove(self, worlds: Worlds) -> Any:
-        """Bring worlds from their seed to the step and return a snapshot, None where they have no faithful one."""
-        end = self._episode.num_steps
-        self._insist(worlds, 0, self._at)
-        try:
-            snapshot = worlds.snapshot()
-        except NoCopy:
-            snapshot = None
-        if snapshot is not None:
-            worlds.restore(snapshot)
-            faithful = self._again(worlds, self._at, end) is None
-            worlds.restore(snapshot)
-            if faithful:
-                self._is_proven = True
-                return snapshot
-            self._insist(worlds, 0, self._at)  # the copy may be what is wrong
-        if not self._is_proven:
-            self._insist(worlds, self._at, end)
-            self._insist(worlds, 0, self._at)
-            self._is_proven = True
-        return None
+            return self._again(worlds, self._episode.num_steps)
 
     def close(self) -> None:
-        """Release the worlds."""
+        """Release the worlds that are kept for the next run."""
         for worlds, _ in self._held.values():
             worlds.close()
         self._held.clear()
 
-    def _place(self, worlds: Worlds) -> None:
-        num = worlds.num_worlds
-        worlds.reset(range(num), [self.parameters] * num, [self._state] * num)
-        _raise_broken(worlds, self._at)
+    def _reach(self, num: int) -> tuple[Worlds, bool]:
+        """Return N equal worlds that stand at the step, and whether a copy brought them there."""
+        worlds, copied = self._held.get(num) or (make_worlds(self._task, num), None)
+        if copied is not None and self._is_copied:
+            worlds.restore(copied)
+            return worlds, True
+        if self.is_seeded:
+            self._insist(self._again(worlds, self._at))
+            copied = _copy(worlds) if self._is_copied else None
+        else:
+            worlds.reset(range(num), [self.parameters] * num, [self._state] * num)
+            _raise_broken(worlds, self._at)
+        self._held[num] = (worlds, copied)
+        return worlds, False
 
-    def _insist(self, worlds: Worlds, first: int, stop: int) -> None:
-        found = self._again(worlds, first, stop)
+    def _testimony(self, track: dict[str, Any], fault: tuple[int, str] | None) -> Difference | None:
+        """Return where the witness left the record."""
+        if fault is not None:
+            return difference(fault[0], "end", "goes on", fault[1])
+        rest: dict[str, Any]
+        rest = {name: np.concatenate([getattr(self._episode, name)[: self._at], track[name]]) for name in _COLUMNS}
+        return first_difference(self._episode, dataclasses.replace(self._episode, **rest, end=track["end"]))
+
+    def _insist(self, found: Difference | None) -> None:
         if found is not None:
             raise NotReproducible(
                 f"Episode {short(self._episode.id)} can't be run again: its world leaves the record at step "
@@ -131,51 +158,56 @@ class Course:
                 "library below it, is another version."
             )
 
-    def _again(self, worlds: Worlds, first: int, stop: int) -> Difference | None:
-        """Step worlds by the recorded actions, from the seed where `first` is 0; return where they leave the record."""
+    def _again(self, worlds: Worlds, stop: int) -> Difference | None:
+        """Step worlds from the seed to a step by the recorded actions; return where they leave the record."""
         num, episode, opening = worlds.num_worlds, self._episode, self.opening
-        if not first:
-            assert episode.seed is not None
-            shown = worlds.reset([episode.seed] * num, [self.parameters_at(0)] * num, [opening.state] * num)
-            _raise_broken(worlds, 0)
-            if (shown != episode.observations[0]).any():
-                return difference(0, "observation", episode.observations[0], shown[0])
+        assert episode.seed is not None
+        shown = worlds.reset([episode.seed] * num, [self.parameters_at(0)] * num, [opening.state] * num)
+        _raise_broken(worlds, 0)
+        if (shown != episode.observations[0]).any():
+            return difference(0, "observation", episode.observations[0], shown[0])
         every = np.ones(num, dtype=np.bool_)
         rows: list[Stepped] = []
-        for t in range(first, stop):
+        for t in range(stop):
             if t and t == opening.num_before:
                 worlds.change([self.parameters] * num)
             row = worlds.step(np.repeat(self._actions[t : t + 1], num, axis=0), every)
             if worlds.broken:  # perhaps because it was over before
                 fault = next(iter(worlds.broken.values()))
-                return self._first_unlike(first, rows) or difference(t + 1, "end", "goes on", fault)
+                return self._first_unlike(rows) or difference(t + 1, "end", "goes on", fault)
             rows.append(row)
-        return self._first_unlike(first, rows)
+        return self._first_unlike(rows)
 
-    def _first_unlike(self, first: int, rows: Sequence[Stepped]) -> Difference | None:
-        """Return where what worlds did from step `first` on isn't what the record says."""
+    def _first_unlike(self, rows: Sequence[Stepped]) -> Difference | None:
+        """Return where what worlds did from the seed on isn't what the record says."""
         if not rows:
             return None
-        episode, stop = self._episode, first + len(rows)
+        episode, num = self._episode, len(rows)
         shown, rewards, terminated, truncated = (np.stack(column) for column in zip(*rows, strict=True))
-        seen, gained = episode.observations[first + 1 : stop + 1], episode.rewards[first:stop]
-        ended = np.array(["goes on"] * (stop - first - 1) + [episode.end if stop == episode.num_steps else "goes on"])
+        ended = np.array(["goes on"] * (num - 1) + [episode.end if num == episode.num_steps else "goes on"])
         ends = np.where(terminated, "terminated", np.where(truncated, "truncated", "goes on"))
-        unlike = {
-            "reward": rewards != gained[:, None],
-            "observation": (shown != seen[:, None]).reshape(*rewards.shape, -1).any(axis=2),
-            "end": ends != ended[:, None],
-        }
-        places = np.argwhere(np.stack(list(unlike.values()), axis=1))  # in the order of time, then of these columns
+        unlike = (
+            rewards != episode.rewards[:num, None],
+            (shown != episode.observations[1 : num + 1, None]).reshape(*rewards.shape, -1).any(axis=2),
+            ends != ended[:, None],
+        )
+        places = np.argwhere(np.stack(unlike, axis=1))  # in the order of time, then of these columns
         if not len(places):
             return None
-        i, column, world = places[0]
-        t = first + int(i)
+        t, column, world = (int(place) for place in places[0])
         if column == 0:
-            return difference(t, "reward", gained[i], rewards[i, world])
+            return difference(t, "reward", episode.rewards[t], rewards[t, world])
         if column == 1:
-            return difference(t + 1, "observation", seen[i], shown[i, world])
-        return difference(t + 1, "end", str(ended[i]), str(ends[i, world]))
+            return difference(t + 1, "observation", episode.observations[t + 1], shown[t, world])
+        return difference(t + 1, "end", str(ended[t]), str(ends[t, world]))
+
+
+def _copy(worlds: Worlds) -> Any:
+    """Return a snapshot of worlds, None where they have no copy (Box2D's): they are stepped again instead."""
+    try:
+        return worlds.snapshot()
+    except NoCopy:
+        return None
 
 
 def _raise_broken(worlds: Worlds, t: int) -> None:

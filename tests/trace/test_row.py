@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,8 @@ def test_whatever_a_program_says_a_row_travels_and_rests_unchanged(
 def test_attributes_are_cut_to_their_limits() -> None:
     found = attributes({"text": "x" * 5000, "list": list(range(1000)), "large": 2**70, "nan": math.nan, "none": None})
     assert found == {"text": "x" * MAX_TEXT, "list": list(range(MAX_ATTRIBUTES)), "large": str(2**70), "nan": "nan"}
+    numbers = {"scalar": np.float32(0.5), "array": np.arange(3), "many": np.zeros((99, 2), np.float32)}
+    assert attributes(numbers) == {"scalar": 0.5, "array": [0, 1, 2], "many": ["[0.0, 0.0]"] * MAX_ATTRIBUTES}
     assert len(attributes({str(i): i for i in range(1000)})) == MAX_ATTRIBUTES
 
 
