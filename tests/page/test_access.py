@@ -170,6 +170,5 @@ def test_tokens_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_told_in_a_sentence() -> None:
-    with listening(PageConfig(port=0)) as door:
-        with pytest.raises(UsageError, match="give --port another one"):
-            listening(PageConfig(port=door.getsockname()[1]))
+    with listening(PageConfig(port=0)) as door, pytest.raises(UsageError, match="give --port another one"):
+        listening(PageConfig(port=door.getsockname()[1]))
