@@ -192,11 +192,13 @@ class Connection:
 
     def _opened(self, id_: str) -> tuple[Episode, Opening]:
         """Return an episode and how its world began."""
-        trials = {trial.episode: (verdict, trial) for verdict, trial in self._trials()}
         with contextlib.ExitStack() as stack:
             store = None
             if (self.run_dir / intake.FILE).exists():
                 store = stack.enter_context(intake.open_readonly(self.run_dir))
+                if store.holds(id_):  # the whole id needs no look at all the others
+                    return store.read([id_])[0], Opening()
+            trials = {trial.episode: (verdict, trial) for verdict, trial in self._trials()}
             found = matching("episode", id_, [*(store.ids(origin="production") if store else ()), *trials])
             if store is not None and found not in trials:
                 return store.read([found])[0], Opening()
