@@ -2,7 +2,7 @@
 
     python -m experiments.tasks                      # three runs of each task
     python -m experiments.tasks --quick              # one run of each
-    python -m experiments.tasks --only pendulum      # one task
+    python -m experiments.tasks --only pendulum      # one task; the file keeps the others' rows
 
 Prints a table, writes results/tasks.json, and exits with 1 when a row falls short.
 """
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.report import report, write
+from experiments.report import RESULTS, report, write
 from experiments.wheel import row, turn_once
 
 LIMITS_S = {"pendulum": 360.0, "lunarlander": 900.0}
@@ -47,6 +47,13 @@ def rows(task: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**line, "id": f"{task}: {line['id']}"} for line in found]
 
 
+def others(only: str | None) -> list[dict[str, Any]]:
+    """Return the rows of results/tasks.json that are about other tasks than the one that was run."""
+    path = RESULTS / "tasks.json"
+    found = json.loads(path.read_text())["results"] if only and path.exists() else []
+    return [line for line in found if not line["id"].startswith(f"{only}:")]
+
+
 def main() -> None:
     """Run, print, write, and exit with 1 when a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,7 +74,7 @@ def main() -> None:
     for line in results:
         print(f"{line['value']} of {line['runs']}  {line['id']}: {line['case']}: {line['values']}")
     if not arguments.quick:
-        write(report("tasks", began, results))
+        write(report("tasks", began, [*others(arguments.only), *results]))
     sys.exit(not all(line["passed"] for line in results))
 
 
