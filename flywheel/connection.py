@@ -23,7 +23,7 @@ from flywheel.deploy import registry as registries
 from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
 from flywheel.observe.observer import SIGNALS
-from flywheel.policy import Policy, load, read_weights
+from flywheel.policy import TOLERANCE, Policy, load, read_weights
 from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
@@ -288,12 +288,15 @@ class Connection:
         parameters = worlds[0] if is_known else nearest(self.task, episode, worlds)
         return Fork(self.task, episode, at, self.policies, parameters=parameters, opening=opening)
 
-    def diverge(self, one: str, other: str = "", *, policy: str = "", beyond: float | None = None) -> Difference | None:
+    def diverge(
+        self, one: str, other: str = "", *, policy: str = "", beyond: float | None = None, exact: bool = False
+    ) -> Difference | None:
         """Return the first step where two episodes part; `beyond` asks where what the critic expects of them does.
 
         Of one episode alone: where `policy` would have acted otherwise, or else where it is not what it should have
-        been: each of its decisions is made again, and then its world is compared with the simulator, to the last bit
-        from its seed, or transition by transition beyond the noise of the release's first episodes.
+        been: each of its decisions is made again (`exact`: to the last bit, which takes the kind of machine that made
+        them), and then its world is compared with the simulator, to the last bit from its seed, or transition by
+        transition beyond the noise of the release's first episodes.
         """
         episode, opening = self._opened(one)
         if other and beyond is not None:
@@ -305,7 +308,7 @@ class Connection:
             return first_difference(episode, self.episode(other))
         if policy:
             return against_policy(episode, self.policies[matching("policy", policy, self.policies)])
-        found = recheck(episode, self.policies)
+        found = recheck(episode, self.policies, tolerance=0.0 if exact else TOLERANCE)
         if found is not None:
             return found
         try:

@@ -119,6 +119,7 @@ def diverge(
     run_dir: Path,
     policy: str = "",
     beyond: float | None = None,
+    exact: bool = False,
 ) -> int:
     """Find the first step where two episodes part, or where one isn't what it should have been.
 
@@ -131,6 +132,7 @@ def diverge(
         run_dir: directory of the run
         policy: digest (or what it begins with) of a policy: where would it have acted otherwise in this episode?
         beyond: compare what the critic expects of both, and find where that differs by more than this
+        exact: compare decisions to the last bit, of a run that was made on this kind of machine
     """
     from flywheel.connection import connect
 
@@ -138,7 +140,7 @@ def diverge(
     if not one:
         print(tp.shift() or "No monitor has seen a shift of the world.")
         return 0
-    found = tp.diverge(one, other, policy=policy, beyond=beyond)
+    found = tp.diverge(one, other, policy=policy, beyond=beyond, exact=exact)
     if found is None:
         print("They never part." if other else "It never parts: each step is what it should have been.")
         return 0

@@ -86,7 +86,7 @@ def test_where_things_part(
 ) -> None:
     assert call(monkeypatch, "diverge", *RUN) == 0
     assert "flywheel fork episode_00020 --at 0 --run-dir run" in capsys.readouterr().out
-    assert call(monkeypatch, "diverge", "episode_00003", *RUN) == 0
+    assert call(monkeypatch, "diverge", "episode_00003", "--exact", *RUN) == 0
     assert capsys.readouterr().out.startswith("It never parts")
     assert call(monkeypatch, "diverge", "episode_00022", *RUN) == 0
     assert "--at 0" in capsys.readouterr().out

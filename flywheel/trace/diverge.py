@@ -79,15 +79,17 @@ def told(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def recheck(episode: Episode, policies: Mapping[str, Policy]) -> Difference | None:
+def recheck(episode: Episode, policies: Mapping[str, Policy], *, tolerance: float = TOLERANCE) -> Difference | None:
     """Return the first decision that its policy does not make again for the same observation and draws, or None.
 
-    A decision is made again when it is the same action with the same probability (within 1e-5, for another CPU).
+    A decision is made again when it is the same action with the same log probability, within what another CPU kind or
+    library version may change. 0 asks for every bit, of episodes that were made on this kind of machine: it tells apart
+    policies that are both sure of the same action.
     """
     for first, stop, digest in _spans(episode.digests):
         if not digest:
             continue  # given actions: nobody decided them
-        found = _unlike(episode, policies[digest], first, stop)
+        found = _unlike(episode, policies[digest], first, stop, tolerance)
         if found is not None:
             return found
     return None
@@ -128,11 +130,12 @@ def _decisions(episode: Episode, policy: Policy, first: int, stop: int) -> tuple
     return np.concatenate([raw for raw, _ in parts]), np.concatenate([logps for _, logps in parts])
 
 
-def _unlike(episode: Episode, policy: Policy, first: int, stop: int) -> Difference | None:
+def _unlike(episode: Episode, policy: Policy, first: int, stop: int, tolerance: float) -> Difference | None:
     raw, logps = _decisions(episode, policy, first, stop)
     recorded = episode.raw_actions[first:stop]
-    other = (np.abs(_rows(raw) - _rows(recorded)) > _slack(raw)).any(axis=1)
-    likely = np.abs(logps - episode.logps[first:stop]) > TOLERANCE * (1.0 + np.abs(logps))
+    slack = tolerance if raw.dtype.kind == "f" else 0.0
+    other = (np.abs(_rows(raw) - _rows(recorded)) > slack).any(axis=1)
+    likely = np.abs(logps - episode.logps[first:stop]) > tolerance * (1.0 + np.abs(logps))
     unlike = np.flatnonzero(other | likely)
     if not len(unlike):
         return None
@@ -142,8 +145,6 @@ def _unlike(episode: Episode, policy: Policy, first: int, stop: int) -> Differen
         return difference(t, "action", recorded[i], raw[i])
     one, another = float(np.exp(episode.logps[t])), float(np.exp(logps[i]))
     note = f"action {told(plain(recorded[i]))} with probability {one:.6g} or {another:.6g}"
+    if f"{one:.6g}" == f"{another:.6g}":
+        note = f"log probability {episode.logps[t]:.6g} or {logps[i]:.6g} of action {told(plain(recorded[i]))}"
     return difference(t, "action", recorded[i], raw[i], note)
-
-
-def _slack(raw: Array) -> float:
-    return TOLERANCE if raw.dtype.kind == "f" else 0.0

@@ -88,6 +88,16 @@ def test_the_same_action_with_another_probability_is_another_decision() -> None:
     assert found is not None and found.step == 70 and "with probability" in found.note
 
 
+def test_to_the_last_bit_two_policies_that_are_sure_of_the_same_are_told_apart() -> None:
+    episode = played(cartpole, 5)
+    logps = episode.logps.copy()
+    logps[70:] *= 1 + 1e-9
+    other = dataclasses.replace(episode, logps=logps)
+    assert recheck(other, policies()) is None and recheck(episode, policies(), tolerance=0.0) is None
+    found = recheck(other, policies(), tolerance=0.0)
+    assert found is not None and found.step == 70 and found.note.startswith("log probability")
+
+
 def test_given_actions_are_nobodys_decisions() -> None:
     episode = played(cartpole, 5)
     other = 1 - int(episode.raw_actions[40])
