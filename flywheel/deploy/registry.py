@@ -6,18 +6,15 @@ Nothing is put into service unless its verdict passed: checked here, and again b
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
+from flywheel import sqlite
 from flywheel.config import canonical
 from flywheel.deploy import schema, verdicts
 from flywheel.deploy.admission import Admission, check_verdict
@@ -45,12 +42,13 @@ class Registry:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.run_dir = run_dir
         self.task = task
-        self._lock: int | None = _hold(run_dir)
+        self._lock: int | None = sqlite.hold(
+            run_dir / FILE,
+            f"The registry in {run_dir} has a writer already: talk to the wheel that is up there, or end it first "
+            "(Ctrl-C; on a cluster `flywheel down`).",
+        )
         self.keys: Keys = open_keys(run_dir)
-        self._db = sqlite3.connect(run_dir / FILE, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db = sqlite.writing(run_dir / FILE)
         try:
             self._open()
         except BaseException:
@@ -58,7 +56,7 @@ class Registry:
             raise
 
     def _open(self) -> None:
-        with self._transaction():
+        with sqlite.transaction(self._db):
             schema.migrate(self._db, self.task)
         task = self._check_version()
         if task != self.task:
@@ -83,16 +81,6 @@ class Registry:
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     # Artifacts and verdicts
 
@@ -208,7 +196,7 @@ class Registry:
         Raises Refused, changing nothing, unless the digest's newest verdict is signed, passed, valid at `now`, about
         this digest and this task, made against the policy in service, and the digest was never condemned.
         """
-        with self._transaction():
+        with sqlite.transaction(self._db):
             self.artifact(digest)
             present = self._present()
             if present is not None and present.digest == digest:
@@ -235,7 +223,7 @@ class Registry:
 
         Raises Refused, changing nothing, when there is no former digest that isn't condemned.
         """
-        with self._transaction():
+        with sqlite.transaction(self._db):
             previous, champion = self.previous(), self.champion()
             if previous is None or champion is None:
                 raise Refused(
@@ -343,21 +331,6 @@ def open_readonly(run_dir: Path) -> Registry:
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
     registry.run_dir, registry._lock = run_dir, None
-    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-    registry._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    registry._db = sqlite.reading(path)
     registry._check_version()
     return registry
-
-
-def _hold(run_dir: Path) -> int:
-    """Return the open lock of the one writer; SQLite before 3.51.3 can damage a WAL file that two of them write."""
-    lock = os.open(run_dir / f"{FILE}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise UsageError(
-            f"The registry in {run_dir} has a writer already: talk to the wheel that is up there, or end it first "
-            "(Ctrl-C; on a cluster `flywheel down`)."
-        ) from error
-    return lock

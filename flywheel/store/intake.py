@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import quote
+from typing import Any, Literal
 
-from flywheel.errors import FlywheelError, UsageError
+from flywheel import sqlite
+from flywheel.errors import UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin
 from flywheel.store.encode import content, decode, encode
 
@@ -85,29 +83,10 @@ class Wanted:
     limit: int = 100
 
 
-class Reader:
+class Reader(sqlite.Reader):
     """Reads the episodes of a store."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
-        if version > SCHEMA_VERSION:
-            raise FlywheelError(
-                f"The store was written in format {version}, and this version reads up to {SCHEMA_VERSION}: "
-                "update flywheel."
-            )
-
-    def close(self) -> None:
-        """Close the file; nothing can be read afterwards."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Return this store, which is closed at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
+    what = "The store was"
 
     def read(self, ids: Sequence[str]) -> list[Episode]:
         """Return the episodes of these ids in their order; UsageError names one that the store does not hold."""
@@ -230,24 +209,15 @@ class Intake(Reader):
     """The one writer of a run directory's store; whatever a method returned is on the disk."""
 
     def __init__(self, run_dir: str | Path) -> None:
-        """Open (or make) the store; UsageError when another process writes it.
-
-        SQLite before 3.51.3 can damage a WAL file that two connections write, hence the lock.
-        """
+        """Open (or make) the store; UsageError when another process writes it."""
         directory = Path(run_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(directory / f"{FILE}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise UsageError(
-                f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
-            ) from error
+        self._lock = sqlite.hold(
+            directory / FILE,
+            f"The store in {directory} has a writer already: end that run first, or open it with open_readonly.",
+        )
         self._files = (directory / FILE, directory / f"{FILE}-wal")
-        connection = sqlite3.connect(directory / FILE, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection = sqlite.writing(directory / FILE)
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         super().__init__(connection)
 
@@ -268,15 +238,10 @@ class Intake(Reader):
         as it was, and the newcomer goes to quarantine. A lost episode gives way to the whole one, never the reverse.
         """
         answers: dict[str, Answer] = {}
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with sqlite.transaction(self._connection):
             for episode in episodes:
                 answer = self._put(episode)
                 answers[episode.id] = max(answer, answers.get(episode.id, answer), key=_WORST.index)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
         return answers
 
     def note(self, name: str, value: str) -> None:
@@ -320,10 +285,4 @@ def open_readonly(path: str | Path) -> Reader:
     file = file / FILE if file.is_dir() else file
     if not file.exists():
         raise UsageError(f"There is no store at {file}: name a run directory that holds {FILE}.")
-    uri = f"file:{quote(str(file.resolve()))}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
-        connection.close()
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        connection.executescript(_SCHEMA)
-    return Reader(connection)
+    return Reader(sqlite.reading_or_empty(file, _SCHEMA))

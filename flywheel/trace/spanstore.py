@@ -8,20 +8,17 @@ in the replay store.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import logging
 import os
-import sqlite3
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, get_args
-from urllib.parse import quote
+from typing import get_args
 
 import msgspec
 
-from flywheel.errors import FlywheelError, UsageError
+from flywheel import sqlite
+from flywheel.errors import UsageError
 from flywheel.records import SCHEMA_VERSION
 from flywheel.trace.context import STEP, TURN, trace_of
 from flywheel.trace.row import Metric, Row, Source, Value, Why, packed, unpacked
@@ -33,7 +30,6 @@ SLACK = 0.05
 """Share of all spans that goes at once when there are too many."""
 log = logging.getLogger(__name__)
 _WHY: tuple[Why, ...] = get_args(Why)
-_LOOK_S = 0.02
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (schema_version INTEGER NOT NULL);
 INSERT INTO meta SELECT {SCHEMA_VERSION} WHERE NOT EXISTS (SELECT 1 FROM meta);
@@ -84,30 +80,10 @@ class Stored:
         return self.ended_at - self.started_at
 
 
-class SpanReader:
+class SpanReader(sqlite.Reader):
     """Reads the spans of a run directory: a span before those under it, which are in order of their beginning."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        """Read through this connection."""
-        self._connection = connection
-        (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
-        if version > SCHEMA_VERSION:
-            raise FlywheelError(
-                f"The traces were written in format {version}, and this version reads up to {SCHEMA_VERSION}: "
-                "update flywheel."
-            )
-
-    def close(self) -> None:
-        """Close the file; nothing can be read afterwards."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Return this store, which is closed at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
+    what = "The traces were"
 
     def of_trace(self, trace: str) -> list[Stored]:
         """Return the spans of a trace (32 hexadecimal digits; UsageError for anything else)."""
@@ -194,10 +170,12 @@ class SpanStore(SpanReader):
         """
         self._run_dir, self._max_spans = Path(run_dir), max_spans
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._run_dir / f"{FILE}.lock", wait_s)
-        connection = sqlite3.connect(self._run_dir / FILE, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        self._lock = sqlite.hold(
+            self._run_dir / FILE,
+            f"The spans in {self._run_dir} have a writer already: end that run first, or open them with open_readonly.",
+            wait_s,
+        )
+        connection = sqlite.writing(self._run_dir / FILE)
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         super().__init__(connection)
         self._num_spans = super().count()
@@ -216,14 +194,9 @@ class SpanStore(SpanReader):
         """Make spans durable in one commit; those that are there already change nothing, so that one may ask again."""
         if not rows:
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with sqlite.transaction(self._connection):
             added = sum(self._put(row) for row in rows)
             gone = self._make_room(self._num_spans + added)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
         self._num_spans += added - gone
 
     def collect(self) -> int:
@@ -291,15 +264,7 @@ def open_readonly(path: str | Path) -> SpanReader:
     """
     file = Path(path)
     file = file / FILE if file.is_dir() else file
-    if file.exists():
-        uri = f"file:{quote(str(file.resolve()))}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            return SpanReader(connection)
-        connection.close()
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    connection.executescript(_SCHEMA)
-    return SpanReader(connection)
+    return SpanReader(sqlite.reading_or_empty(file, _SCHEMA))
 
 
 def _bytes(trace: str) -> bytes:
@@ -307,20 +272,3 @@ def _bytes(trace: str) -> bytes:
         return bytes.fromhex(trace)
     except ValueError as error:
         raise UsageError(f"{trace!r} is no trace: give its 32 hexadecimal digits.") from error
-
-
-def _locked(path: Path, wait_s: float) -> int:
-    lock, until = os.open(path, os.O_CREAT | os.O_RDWR, 0o600), time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if time.monotonic() < until:
-                time.sleep(_LOOK_S)
-                continue
-            os.close(lock)
-            raise UsageError(
-                f"The spans in {path.parent} have a writer already: end that run first, or open them with "
-                "open_readonly."
-            ) from error
-        return lock

@@ -1,0 +1,107 @@
+"""SQLite files as the rooms keep them: one process writes a file, any number read it, and a commit is on the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Self
+from urllib.parse import quote
+
+from flywheel.errors import FlywheelError, UsageError
+from flywheel.records import SCHEMA_VERSION
+
+_LOOK_S = 0.02
+
+
+def hold(file: Path, refusal: str, wait_s: float = 0.0) -> int:
+    """Return the open lock of a file's one writer; UsageError with `refusal` when it has one for `wait_s` seconds yet.
+
+    SQLite before 3.51.3 can damage a WAL file that two connections write, hence the lock.
+    """
+    lock = os.open(file.with_name(f"{file.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() < until:
+                time.sleep(_LOOK_S)  # nobody tells when a lock is free
+                continue
+            os.close(lock)
+            raise UsageError(refusal) from error
+        return lock
+
+
+def writing(file: Path) -> sqlite3.Connection:
+    """Return the writer's connection to a file, made where it is missing."""
+    connection = _connected(str(file))
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def reading(file: Path) -> sqlite3.Connection:
+    """Return a connection that can't change a file; its owner may write it, and each query sees what is committed."""
+    return _connected(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)
+
+
+def reading_or_empty(file: Path, schema: str) -> sqlite3.Connection:
+    """Return a connection that reads a file, or empty tables where it isn't there, or its owner had not made them."""
+    if file.exists():
+        connection = reading(file)
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return connection
+        connection.close()
+    connection = _connected(":memory:")
+    connection.executescript(schema)
+    return connection
+
+
+def _connected(place: str, *, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(place, uri=uri, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make what happens inside durable in one commit, or undo all of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+class Reader:
+    """Reads a file whose table `meta` tells its version; use it in a `with`, or close it."""
+
+    what: ClassVar[str]
+    """What was written, as a sentence begins: "The store was"."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Read through this connection; FlywheelError when a newer version wrote the file."""
+        self._connection = connection
+        (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
+        if version > SCHEMA_VERSION:
+            raise FlywheelError(
+                f"{self.what} written in format {version}, and this version reads up to {SCHEMA_VERSION}: "
+                "update flywheel."
+            )
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Return this reader, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
