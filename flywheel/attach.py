@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from flywheel import archive
+from flywheel import archive, net
 from flywheel.cluster import STORE, Place, connect
 from flywheel.deploy.on_ray import OBSERVER, REGISTRY
 from flywheel.errors import UsageError
@@ -45,9 +44,8 @@ def attach(run_dir: Path) -> Attached | None:
     living = archive.read_living(run_dir)
     if living is None:
         return None
-    host, _, port = living["address"].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
+        net.reach(living["address"])
     except ConnectionRefusedError:  # it was killed before it could take its note away
         archive.forget_living(run_dir)
         return None

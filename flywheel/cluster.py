@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +23,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would st
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flywheel import archive, story, told
-from flywheel.client.http import is_loopback
+from flywheel import archive, net, story, told
 from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
 from flywheel.deploy.environment import claim_port, serve_environment
@@ -170,9 +168,8 @@ def _check_living(run_dir: Path, config: Config, name: str) -> None:
     living = archive.read_living(run_dir)
     if living is None or archive.is_held(run_dir) or (config.address and living["name"] == name):
         return
-    host, _, port = living["address"].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
+        net.reach(living["address"])
     except OSError:
         return
     raise UsageError(
@@ -201,7 +198,7 @@ def _init(**options: Any) -> Any:
 def _claim_on_cluster(config: DeployConfig) -> int:
     """Return the port that Serve is to listen on; UsageError where replicas on other machines could not be reached."""
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if len(machines) > 1 and is_loopback(config.host) and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+    if len(machines) > 1 and net.is_loopback(config.host) and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         raise UsageError(
             f"The cluster has {len(machines)} machines, and replicas that listen on {config.host} can't be reached "
             "from another one: give --deploy.host 0.0.0.0 inside a private network, with TLS in front of it."

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, told
+from flywheel import archive, foreign, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before
 from flywheel.analyze.strategy import decide, startable
@@ -25,7 +25,7 @@ from flywheel.errors import FlywheelError, LostError
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
-from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
+from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
@@ -159,16 +159,18 @@ class OnRay:
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
-        progress: Progress
-        for _ in range(LOST):
+        num_lost = 0
+        while True:
             try:
-                progress = ask(self._rooms.trainer.advance)
-                return progress
+                progress: Progress = ask(self._rooms.trainer.advance)
             except LostError as error:
+                num_lost += 1
+                if num_lost > LOST:
+                    raise
                 self._say("train", f"{error} It begins again.")
                 self._begin_round(plan)
-        progress = ask(self._rooms.trainer.advance)
-        return progress
+            else:
+                return progress
 
     def advance(self, plan: Plan) -> tuple[Progress, Probe]:
         """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
@@ -184,7 +186,7 @@ class OnRay:
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
-        worlds, suite = _middle(plan), ask(self._rooms.registry.scenarios)
+        worlds, suite = foreign.middle(plan.parameters), ask(self._rooms.registry.scenarios)
         probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
         return probe
 
@@ -239,7 +241,9 @@ class OnRay:
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
             suite = ask(registry.scenarios)
-            verdict = ask(self._rooms.gate.judge, candidate, baseline, _middle(plan), self._seed(), suite)
+            verdict = ask(
+                self._rooms.gate.judge, candidate, baseline, foreign.middle(plan.parameters), self._seed(), suite
+            )
             signed: Verdict = ask(registry.record, verdict)
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))
@@ -356,8 +360,3 @@ class OnRay:
             self._rooms.spans.put(self._spans.leave(time.time(), error))
             spans = self._rooms.spans.counts()
             self._meters.record(readings.of_spans(spans.sent, spans.lost))
-
-
-def _middle(plan: Plan) -> Parameters:
-    """Return the parameters that the gate judges at: the middle of what the plan trains in."""
-    return {name: (low + high) / 2 for name, (low, high) in plan.parameters.items()}

@@ -20,6 +20,7 @@ from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
 from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.observe.observer import SIGNALS
 from flywheel.page.source import About, Changes, Expected, Listed, Policies
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.store import intake
@@ -35,8 +36,6 @@ from flywheel.trace.spanstore import Stored
 
 LOOK_S = 0.4
 """Seconds for which what was seen of the files stands, however many ask."""
-SIGNALS = "observer.signals"
-"""Note of the store under which the observer keeps its alarms."""
 COMMAND_S = 120.0
 """Seconds after which a command that has not answered is given up on."""
 T = TypeVar("T")

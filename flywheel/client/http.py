@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import json
 import threading
 import time
@@ -15,6 +14,7 @@ import httpx
 from flywheel.client.batch import Batch, Episode
 from flywheel.client.refusal import RejectedError, UnavailableError
 from flywheel.errors import FlywheelError
+from flywheel.net import is_loopback
 from flywheel.trace import context
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -146,11 +146,3 @@ def _reason(response: httpx.Response) -> tuple[str, str]:
         return str(answer["error"]), str(answer["field"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {response.status_code} {response.text[:200]}", ""
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine, which no proxy of the environment can reach."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

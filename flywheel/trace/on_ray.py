@@ -37,10 +37,7 @@ class TraceActor:
         """Open the file; spans go to OpenTelemetry's collector, too, where the environment names one."""
         self._meters = Recorder(wheel)
         self._store, self._lock = SpanStore(run_dir, config.max_spans, _WAIT_S), threading.Lock()
-        self._collector: Outlet | None = None
-        if sinks.has_collector():
-            sink = sinks.to_collector()
-            self._collector = Outlet(sink, max_waiting=config.max_waiting, flush_s=config.flush_s, name="otlp")
+        self._collector = sinks.collector(config)
         threading.Thread(target=self._collect, daemon=True, name="collect").start()
 
     def __repr__(self) -> str:

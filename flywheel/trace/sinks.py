@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from flywheel.config import TraceConfig
 from flywheel.errors import UsageError
 from flywheel.trace import row
-from flywheel.trace.outlet import Sink
+from flywheel.trace.outlet import Outlet, Sink
 from flywheel.trace.row import AwayError, Row
 from flywheel.trace.spanstore import SpanStore, leave
 
@@ -62,12 +63,14 @@ def to_url(http: httpx.Client, path: str) -> Sink:
     return send
 
 
-def has_collector() -> bool:
-    """Say whether the environment names an OpenTelemetry collector that spans are to go to, too."""
-    return any(os.environ.get(name) for name in _ENDPOINTS)
+def collector(config: TraceConfig) -> Outlet | None:
+    """Return an outlet to the OpenTelemetry collector that the environment names, None when it names none."""
+    if not any(os.environ.get(name) for name in _ENDPOINTS):
+        return None
+    return Outlet(_to_collector(), max_waiting=config.max_waiting, flush_s=config.flush_s, name="otlp")
 
 
-def to_collector() -> Sink:
+def _to_collector() -> Sink:
     """Return a sink that exports spans by OTLP over HTTP, as OpenTelemetry's environment variables say."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult

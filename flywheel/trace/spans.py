@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from flywheel.config import TraceConfig
 from flywheel.errors import UsageError
+from flywheel.net import is_loopback
 from flywheel.trace import row, sinks
 from flywheel.trace.context import about
 from flywheel.trace.outlet import Counts, Outlet, Sink
@@ -84,9 +85,8 @@ class Tracer:
         """Send spans to a sink, and to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, if it does."""
         given = config or TraceConfig()
         self._outlets = [Outlet(sink, max_waiting=given.max_waiting, flush_s=given.flush_s)]
-        if sinks.has_collector():
-            collector = sinks.to_collector()
-            self._outlets.append(Outlet(collector, max_waiting=given.max_waiting, flush_s=given.flush_s, name="otlp"))
+        if collector := sinks.collector(given):
+            self._outlets.append(collector)
         self.provider = TracerProvider(
             ALWAYS_ON, Resource({"service.name": f"flywheel-{source}"}), shutdown_on_exit=False, span_limits=_LIMITS
         )
@@ -117,7 +117,7 @@ class Tracer:
         http = httpx.Client(
             base_url=base,
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            trust_env=base.host not in ("127.0.0.1", "::1", "localhost"),
+            trust_env=not is_loopback(base.host),
         )
         made = cls(sinks.to_url(http, path), config)
         made._http = http
