@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,6 +34,9 @@ class TrainConfig:
     """rows; with 15 passes some 120 updates an iteration, 1 ms each"""
     lr: float = 1e-3
     """learning rate of Adam"""
+    lr_warm: float = 0.0
+    """learning rate at which a round that goes on from a policy begins; 0 begins it with `lr`, too, which small tasks
+    stand and others forget by what they knew"""
     lr_end: float = 0.0
     """learning rate after `max_steps` steps of a round, reached in a straight line; 0 keeps `lr`: small tasks are good
     long before"""
@@ -52,7 +55,9 @@ class TrainConfig:
     """entropy bonus that stands for 1 when a Plan asks for more exploration than `entropy` gives; five times as much
     kept a nearly good policy from getting good for 190,000 steps"""
     hidden: tuple[int, ...] = (64, 64)
-    """units of the policy's and the critic's hidden layers (tanh)"""
+    """units of the policy's and the critic's hidden layers"""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """function between the layers"""
     max_steps: int = 100_000
     """environment steps after which a round gives up and lets the gate judge what it has; three times what any of 14
     rounds on CartPole needed"""
@@ -62,6 +67,8 @@ class TrainConfig:
     """environment steps after which a round in quiet times gives up beating the policy in service"""
     edge_case_share: float = 0.25
     """share of training worlds that begin in one of the task's edge cases (0 if it has none)"""
+    probe_every: int = 1
+    """iterations from one probe to the next; more where episodes are long and iterations short"""
     probe_episodes: int = 200
     """fresh episodes of one probe: at most one may fail"""
     probe_max_failed: int = 1
@@ -319,7 +326,7 @@ def digest(value: Any) -> str:
 MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
-    | {"train.lr_end", "train.timeout_cost", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
+    | {"train.lr_warm", "train.lr_end", "train.timeout_cost", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )

@@ -23,7 +23,7 @@ from flywheel.deploy import registry as registries
 from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
 from flywheel.observe.observer import SIGNALS
-from flywheel.policy import TOLERANCE, Policy, load, read_weights
+from flywheel.policy import TOLERANCE, Policy, activation_of, load, read_trained_on, read_weights
 from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
@@ -249,7 +249,8 @@ class Connection:
         return found
 
     def _critic(self, digest: str) -> Values | None:
-        return critic(read_weights(self.registry.files(digest)))
+        files = self.registry.files(digest)
+        return critic(read_weights(files), activation_of(read_trained_on(files)))
 
     def residuals(self, episode: Episode) -> NDArray[np.float64] | None:
         """Return what the world did in each step minus what the simulator does there, float64[T, S] of the state.

@@ -294,6 +294,17 @@ def read_weights(files: Files) -> dict[str, Array]:
     return dict(load(files[WEIGHTS]))
 
 
+def read_trained_on(files: Files) -> Mapping[str, Any]:
+    """Return what a policy's files say of its training."""
+    found: Mapping[str, Any] = json.loads(files[MANIFEST])["trained_on"]
+    return found
+
+
+def activation_of(trained_on: Mapping[str, Any]) -> str:
+    """Return the function between a trained policy's layers; manifests that don't name it are of tanh."""
+    return str(trained_on.get("activation", "tanh"))
+
+
 def load(policy: Artifact | Bundle) -> Policy:
     """Return the policy of an artifact, proven: every file hashed again, golden vectors answered within 1e-5.
 

@@ -173,10 +173,11 @@ class OnRay:
                 return progress
 
     def advance(self, plan: Plan) -> tuple[Progress, Probe]:
-        """Train one iteration and try its weights; after the very first one Serve starts beside the training."""
+        """Train to the next probe and try the weights; after the very first one Serve starts beside the training."""
         began = time.time()
         with self._timed("train"):
-            progress = self._train(plan)
+            for _ in range(self._config.train.probe_every):
+                progress = self._train(plan)
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import TrainConfig
-from flywheel.errors import LostError
+from flywheel.errors import LostError, Refused
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.policy import Files, pack, read_weights
+from flywheel.policy import Files, activation_of, pack, read_trained_on, read_weights
 from flywheel.records import Plan, Progress, Spec
 from flywheel.tapes import Scenario
 from flywheel.task import Task
@@ -46,9 +46,16 @@ class TrainerActor:
     def begin(self, plan: Plan, files: Files | None, suite: Sequence[Scenario] = ()) -> None:
         """Set worlds, weights and exploration for a round, which starts from these files of the plan's policy.
 
-        Raises Refused for weights that don't fit.
+        Raises Refused for weights of another architecture.
         """
-        weights = None if files is None else read_weights(files)
+        weights = None
+        if files is not None:
+            weights = read_weights(files)
+            if (theirs := activation_of(read_trained_on(files))) != self._config.activation:
+                raise Refused(
+                    f"These weights were trained with {theirs} between the layers, and train.activation is "
+                    f"{self._config.activation}: set it to {theirs}, or start afresh."
+                )
         self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
         self._has_begun = True
 
@@ -70,7 +77,7 @@ class TrainerActor:
             golden=self._training.golden(),
             version=version,
             parent=parent,
-            trained_on=trained_on,
+            trained_on={**trained_on, "activation": self._config.activation},
             made_at=now,
         )
         self._training.holds(digest)

@@ -18,9 +18,10 @@ from tests.rooms import room
 
 pendulum = Task(name="pendulum", env="Pendulum-v1", failed=failed)
 TASKS = pytest.mark.parametrize("task", [cartpole, pendulum, room], ids=["discrete", "continuous", "multi_discrete"])
+NETWORKS = pytest.mark.parametrize("network", [(64, "tanh"), (128, "relu")], ids=["tanh", "relu"])
 
 
-def make_module(spec: Spec, seed: int, hidden: int = 64) -> Any:
+def make_module(spec: Spec, seed: int, hidden: int = 64, activation: str = "tanh") -> Any:
     from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
     from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -31,7 +32,7 @@ def make_module(spec: Spec, seed: int, hidden: int = 64) -> Any:
         module_class=DefaultPPOTorchRLModule,
         observation_space=observation_space,
         action_space=action_space,
-        model_config={"fcnet_hiddens": [hidden] * 2, "fcnet_activation": "tanh", "vf_share_layers": False},
+        model_config={"fcnet_hiddens": [hidden] * 2, "fcnet_activation": activation, "vf_share_layers": False},
         catalog_class=PPOCatalog,
     ).build()
 
@@ -45,13 +46,16 @@ def observations_for(spec: Spec, num_rows: int) -> Array:
 
 
 @TASKS
-def test_the_exported_policy_answers_as_the_module_does_on_1000_observations(task: Task) -> None:
+@NETWORKS
+def test_the_exported_policy_answers_as_the_module_does_on_1000_observations(
+    task: Task, network: tuple[int, str]
+) -> None:
     from flywheel.train.rllib.export import Exporter
 
     spec = spec_of(task)
-    exporter = Exporter(make_module(spec, seed=1), spec)
+    exporter = Exporter(make_module(spec, 1, *network), spec)
     for seed in (2, 3):
-        module = make_module(spec, seed)
+        module = make_module(spec, seed, *network)
         policy = Policy(exporter.network(weights_of(module)), spec)
         rows = observations_for(spec, 1000)
         with torch.no_grad():
@@ -94,11 +98,12 @@ def test_draws_follow_the_modules_distribution() -> None:
 
 
 @TASKS
-def test_rows_do_not_depend_on_their_batch(task: Task) -> None:
+@NETWORKS
+def test_rows_do_not_depend_on_their_batch(task: Task, network: tuple[int, str]) -> None:
     from flywheel.train.rllib.export import Exporter
 
     spec = spec_of(task)
-    module = make_module(spec, seed=6)
+    module = make_module(spec, 6, *network)
     policy = Policy(Exporter(module, spec).network(weights_of(module)), spec)
     rows = observations_for(spec, 256)
     alone = np.concatenate([policy.outputs(row[None]) for row in rows])

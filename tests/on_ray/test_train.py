@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 
 from flywheel.config import TrainConfig
-from flywheel.errors import FlywheelError, LostError
-from flywheel.policy import Files, Policy, load, read_weights, write_files
+from flywheel.errors import FlywheelError, LostError, Refused
+from flywheel.policy import MANIFEST, Files, Policy, load, read_weights, write_files
 from flywheel.records import Plan
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
@@ -131,6 +132,11 @@ def test_a_round_starts_from_the_digest_that_its_plan_names(trainer: Any) -> Non
     assert all((held[name] == value).all() for name, value in wanted.items())
     for head in ray.get(actor.runners_heads.remote(), timeout=60):
         assert (head == wanted["pi.net.mlp.0.weight"]).all()
+    manifest = json.loads(files[MANIFEST])
+    assert manifest["trained_on"]["activation"] == "tanh"
+    manifest["trained_on"]["activation"] = "relu"
+    with pytest.raises(Refused, match="trained with relu between the layers"):
+        ray.get(actor.begin.remote(plan, {**files, MANIFEST: json.dumps(manifest).encode()}), timeout=60)
     ray.get(actor.begin.remote(SHORT, None), timeout=60)
     fresh = ray.get(actor.weights.remote(), timeout=60)
     assert (fresh["pi.net.mlp.0.weight"] != wanted["pi.net.mlp.0.weight"]).all()
@@ -215,9 +221,11 @@ def test_the_learning_rate_goes_down_in_a_straight_line_where_it_has_an_end() ->
     from flywheel.train.rllib.learn import lr_at
 
     config = dataclasses.replace(CONFIG, lr=1e-3, lr_end=1e-4)
-    rates = [lr_at(config, share) for share in (0.0, 0.5, 1.0, 2.0)]
+    rates = [lr_at(config, share, is_warm=False) for share in (0.0, 0.5, 1.0, 2.0)]
     assert rates == pytest.approx([1e-3, 5.5e-4, 1e-4, 1e-4])
-    assert lr_at(CONFIG, 0.7) == CONFIG.lr
+    assert lr_at(CONFIG, 0.7, is_warm=False) == lr_at(CONFIG, 0.7, is_warm=True) == CONFIG.lr
+    warm = [lr_at(dataclasses.replace(config, lr_warm=2e-4), share, is_warm=True) for share in (0.0, 1.0)]
+    assert warm == pytest.approx([2e-4, 1e-4])
 
 
 def test_worlds_that_raise_are_made_anew_or_end_the_training_with_their_sentence(

@@ -143,5 +143,9 @@ def test_a_critic_is_read_from_the_weights() -> None:
     rows = rng.normal(size=(5, 4))
     assert values is not None
     assert np.allclose(values(rows), np.tanh(np.tanh(rows @ first.T + 1) @ second.T) @ head[0] + 3.0)
+    rectified = critic(weights, "relu")
+    assert rectified is not None
+    hidden = np.maximum(np.maximum(rows @ first.T + 1, 0.0) @ second.T, 0.0)
+    assert np.allclose(rectified(rows), hidden @ head[0] + 3.0)
     assert critic({name: value for name, value in weights.items() if not name.startswith("vf")}) is None
     assert critic({}) is None and critic({**weights, f"{prefix}.1.scale": np.ones(8)}) is None

@@ -81,7 +81,7 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: M
         .rl_module(
             model_config={
                 "fcnet_hiddens": list(config.hidden),
-                "fcnet_activation": "tanh",
+                "fcnet_activation": config.activation,
                 "vf_share_layers": False,
             }
         )
@@ -143,7 +143,7 @@ class Training:
             fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
         )
         self._algorithm.tell(recipe)
-        self._max_steps = recipe.max_steps
+        self._max_steps, self._is_warm = recipe.max_steps, recipe.warm_start is not None
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan
 
     def _replace(self, weights: Mapping[str, Array]) -> None:
@@ -162,7 +162,8 @@ class Training:
         iterations.
         """
         began = time.perf_counter()
-        rate = lr_at(self._config, (self._num_steps - self._begun_at_step) / self._max_steps)
+        done = (self._num_steps - self._begun_at_step) / self._max_steps
+        rate = lr_at(self._config, done, is_warm=self._is_warm)
         for optimizer in self._learner._named_optimizers.values():
             self._learner._set_optimizer_lr(optimizer, lr=rate)
         for _ in range(_PATIENCE):
@@ -223,10 +224,11 @@ class Training:
         self._algorithm.stop()
 
 
-def lr_at(config: TrainConfig, share: float) -> float:
-    """Return the learning rate where `share` of a round's steps are done."""
-    end = config.lr_end or config.lr
-    return config.lr + (end - config.lr) * min(1.0, share)
+def lr_at(config: TrainConfig, share: float, *, is_warm: bool) -> float:
+    """Return the learning rate where `share` of a round's steps are done; a warm one started from a policy."""
+    begin = (config.lr_warm if is_warm else 0.0) or config.lr
+    end = config.lr_end or begin
+    return begin + (end - begin) * min(1.0, share)
 
 
 def check_weights(held: Mapping[str, Array], given: Mapping[str, Array]) -> None:
