@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -24,11 +23,12 @@ from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
 from flywheel.observe.observer import SIGNALS
 from flywheel.policy import TOLERANCE, Policy, load, read_weights
-from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
+from flywheel.records import Episode, Parameters, Signal, Trial, Verdict
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
 from flywheel.tasks import load as load_task
+from flywheel.trace.contract import Forked, Row, TimeTravel
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
@@ -43,26 +43,6 @@ REFERENCE = 50
 """Episodes that tell what noise is."""
 KEPT = 32
 """Trials that are kept after they were played again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """An episode of a list: how it came out, without its steps."""
-
-    id: str
-    origin: Origin
-    """`production`, or `gate` for a trial of a verdict."""
-    digest: str
-    """Policy that gave its first action."""
-    scenario: str
-    """"" in production."""
-    total: float
-    num_steps: int
-    failed: bool
-    end: End | None
-    """None for a trial, of which it isn't kept."""
-    started_at: float
-    """When the episode began, or the verdict was given."""
 
 
 WORDS = ("failed", "fine", "lost", "production", "gate")
@@ -97,7 +77,7 @@ class Policies(Mapping[str, Policy]):
         return len(self._registry.artifacts())
 
 
-class Connection:
+class Connection(TimeTravel):
     """One run directory: its episodes, and what can be done with them."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -368,7 +348,7 @@ class Connection:
         """Return the scenarios that every candidate must master, oldest first."""
         return self.registry.scenarios()
 
-    def save_scenario(self, of: Fork | Result, name: str) -> Scenario:
+    def save_scenario(self, of: Forked | Result, name: str) -> Scenario:
         """Make a fork a scenario of the gate's suite, which every candidate from now on must master.
 
         Where training can begin there it does, too. Goes to the wheel that is up in this run directory, or takes its
