@@ -1,4 +1,4 @@
-"""A run directory, finished or alive, opened to be looked at: `tp = flywheel.connect("runs/x")`. Without Ray.
+"""A run, finished or alive, opened to be looked at: `tp = flywheel.connect("runs/x")`, or a page's URL. Without Ray.
 
 What it reads is what the owners have made durable; only a saved scenario is written, by the owner.
 """
@@ -24,6 +24,7 @@ from flywheel.gate.trials import Situation, play_situations, situation_of
 from flywheel.observe.observer import SIGNALS
 from flywheel.policy import TOLERANCE, Policy, load, read_weights
 from flywheel.records import Episode, Parameters, Signal, Trial, Verdict
+from flywheel.remote.travel import TIMEOUT_S, Remote
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
@@ -49,9 +50,25 @@ WORDS = ("failed", "fine", "lost", "production", "gate")
 """What `episodes(where=…)` understands, besides `policy=` and what a digest begins with."""
 
 
-def connect(run_dir: str | Path) -> Connection:
-    """Return a run directory opened for time travel; UsageError when it is none, or its task can't be loaded."""
-    return Connection(Path(run_dir))
+def connect(where: str | Path, token: str = "", *, timeout_s: float = TIMEOUT_S) -> Connection | Remote:
+    """Return a run opened for time travel: a run directory, or one that is elsewhere by the address of its page.
+
+    Args:
+        where: the directory, or a URL such as http://127.0.0.1:8700, where `flywheel page` shows it.
+        token: for a URL: what is in keys/page.token of the run directory, or in keys/operate.token, which lets save
+            scenarios and keep spans, too. A page on this machine is read without one.
+        timeout_s: for a URL: seconds that one answer may take.
+
+    Raises UsageError when there is no such directory, its task can't be loaded, or the page is of another version;
+    Refused for a token that opens nothing; FlywheelError where nothing answers.
+    """
+    if isinstance(where, str) and where.strip().lower().startswith(("http://", "https://")):
+        return Remote(where, token, timeout_s)
+    if token:
+        raise UsageError(
+            f"{where} is opened as a run directory, which takes no token; one goes with http:// addresses."
+        )
+    return Connection(Path(where))
 
 
 class Policies(Mapping[str, Policy]):
