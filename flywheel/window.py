@@ -293,17 +293,21 @@ class Window:
 
     def travel(self) -> Connection:
         """As Source.travel."""
-        return self._connection
+        return self._run
 
     def tell(self, rows: Sequence[Row]) -> int:
         """As Source.tell: written, or left for the process that owns the spans now."""
         return sinks.to_run_dir(self.run_dir, TraceConfig().max_spans)(rows)
 
     @functools.cached_property
+    def _run(self) -> Connection:
+        return Connection(self.run_dir)
+
+    @property
     def _connection(self) -> Connection:
         if self._opened_registry() is None:
             raise UsageError("There is no policy in this run yet, so nothing can be run again.")
-        return Connection(self.run_dir)
+        return self._run
 
     # Operating
 

@@ -187,7 +187,7 @@ class Source(Protocol):
         """
 
     def travel(self) -> TimeTravel:
-        """Return the run as time travel has it; raises FlywheelError where there is nothing to go back to."""
+        """Return the run as time travel has it; raises UsageError where its task can't be loaded here."""
 
     def tell(self, rows: Sequence[Row]) -> int:
         """Keep a program's spans; return how many were taken."""

@@ -64,7 +64,7 @@ def _greeting(router: APIRouter, source: Source) -> None:
     @router.get("")
     def greeting(request: Request) -> Response:
         """Return what a program has to know before it asks for more."""
-        source.travel()  # raises where nothing can be run again here
+        source.travel()  # raises where the task can't be loaded here
         role = request.state.role
         return answer({"form": FORM, "version": __version__, "run": source.about().run, "role": role})
 

@@ -69,7 +69,8 @@ class Page:
     def greeting(self) -> Greeting:
         """Return what the page says of itself; raises FlywheelError unless it offers what this version asks for."""
         response = self._answered("GET", TRAVEL)
-        if response.status_code == 404 and "kind" not in response.text:
+        wrong = _told(response)
+        if response.status_code == 404 and not (wrong and wrong.kind):
             raise UsageError(
                 f"{self.url} answers, but not as a page that offers time travel: it is a page of an earlier version "
                 "of flywheel, or something else. `flywheel page` prints the address of its page."
@@ -142,14 +143,21 @@ class Page:
                 f"The page at {self.url} {said}: give connect(url, token=…) what is in keys/page.token of its run "
                 "directory, or in keys/operate.token to save scenarios and keep spans, too."
             )
-        try:
-            wrong = msgspec.json.decode(response.content, type=_Wrong)
-        except msgspec.MsgspecError as error:
+        wrong = _told(response)
+        if wrong is None:
             raise FlywheelError(
                 f"What answers at {self.url} is no page of flywheel, or not itself now: HTTP {response.status_code}."
-            ) from error
+            )
         usual = Refused if response.status_code == 403 else UsageError if response.status_code < 500 else FlywheelError
         raise _KINDS.get(wrong.kind, usual)(wrong.error)
+
+
+def _told(response: httpx.Response) -> _Wrong | None:
+    """Return what a page says is wrong, None where no page says anything."""
+    try:
+        return msgspec.json.decode(response.content, type=_Wrong)
+    except msgspec.MsgspecError:
+        return None
 
 
 def address_of(url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 
 import flywheel
+from flywheel import archive
+from flywheel.config import Config
 from flywheel.connection import Connection
 from flywheel.deploy.keys import open_page_tokens
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.remote.http import Greeting
 from flywheel.remote.travel import Remote, RemoteFork
 from flywheel.tapes import chain
+from flywheel.task import task_digest
+from flywheel.tasks.cartpole import cartpole
 from flywheel.trace import Fork, NotReproducible, Result, spanstore
 from flywheel.trace.carry import FORM, Replayed, packed, replayed, unpacked
 from flywheel.trace.contract import Forked, TimeTravel
@@ -209,9 +214,8 @@ def test_a_shift_is_linked_to_a_fork_from_here(remote: Remote) -> None:
 
 
 def test_an_episode_that_cant_be_run_again_is_told_in_the_same_words(own: Path) -> None:
-    config = own / "config.json"
-    raw = msgspec.json.decode(config.read_bytes())
-    config.write_bytes(msgspec.json.encode({**raw, "task_digest": "0" * 64}))
+    config = json.loads((own / archive.CONFIG).read_text())
+    (own / archive.CONFIG).write_text(json.dumps({**config, "task_digest": "0" * 64}))
     with served(own) as url, flywheel.connect(url) as remote, flywheel.connect(own) as local:
         said = []
         for tp in (local, remote):
@@ -219,6 +223,31 @@ def test_an_episode_that_cant_be_run_again_is_told_in_the_same_words(own: Path) 
                 tp.fork_episode(failed(tp), at=3)
             said.append(str(error.value))
     assert said[0] == said[1]
+
+
+def test_a_run_that_has_just_begun_has_nothing_in_both(tmp_path: Path) -> None:
+    with archive.opened(tmp_path / "new", Config(task="cartpole"), "cartpole", task_digest(cartpole)):
+        pass
+    with served(tmp_path / "new") as url, flywheel.connect(url) as remote, flywheel.connect(tmp_path / "new") as local:
+        assert remote.episodes() == local.episodes() == []
+        assert exact(remote.parameters) == exact(local.parameters)
+        for call in (lambda tp: tp.signals(), lambda tp: tp.scenarios(), lambda tp: tp.episode("x")):
+            said = []
+            for tp in (local, remote):
+                with pytest.raises(UsageError) as error:
+                    call(tp)
+                said.append(str(error.value))
+            assert said[0] == said[1]
+
+
+def test_a_task_that_the_page_cant_load_is_named(own: Path) -> None:
+    config = json.loads((own / archive.CONFIG).read_text())
+    config["config"]["task"] = "gone_from_here:task"
+    (own / archive.CONFIG).write_text(json.dumps(config))
+    with served(own) as url:
+        for where in (own, url):
+            with pytest.raises(UsageError, match="gone_from_here"):
+                flywheel.connect(where)
 
 
 def test_a_fork_is_saved_for_the_gate_and_dropped_again(own: Path) -> None:
