@@ -24,8 +24,12 @@ TIMEOUT_S = 150.0
 """Seconds that an answer may take: more than the 120 that the page gives a command, such as saving a scenario."""
 
 
+class ElsewhereError(UsageError, AttributeError):
+    """What was asked for is only where the run directory is: `hasattr` says that it isn't here."""
+
+
 class _Elsewhere:
-    """What only a run directory that is here can offer: UsageError says what to do instead."""
+    """What only a run directory that is here can offer: ElsewhereError says what to do instead."""
 
     def __init__(self, instead: str) -> None:
         self._instead = instead
@@ -36,7 +40,7 @@ class _Elsewhere:
     def __get__(self, remote: object | None, _: type) -> Any:
         if remote is None:
             return self
-        raise UsageError(f"A run that is elsewhere has no {self._name} here: {self._instead}.")
+        raise ElsewhereError(f"A run that is elsewhere has no {self._name} here: {self._instead}.")
 
 
 _THERE = "open the run directory where it is, with flywheel.connect(run_dir)"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -186,6 +186,7 @@ def test_what_only_a_run_directory_offers_says_what_to_do_instead(remote: Remote
     for name in ("registry", "policies", "run_dir", "config", "task"):
         with pytest.raises(UsageError, match=rf"no {name} here: .*connect\(run_dir\)"):
             getattr(remote, name)
+        assert not hasattr(remote, name)
     fork = edited(remote)
     with pytest.raises(UsageError, match="no task here"):
         _ = fork.task  # type: ignore[attr-defined]
@@ -340,9 +341,11 @@ class Door(BaseHTTPRequestHandler):
     """Answers everything with one status and one body, or not before it is let go."""
 
     status, body = 200, b""
+    asked: ClassVar[list[str]]
     let_go: threading.Event | None = None
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         if self.let_go is not None:
             self.let_go.wait()
         self.send_response(self.status)
@@ -357,7 +360,7 @@ class Door(BaseHTTPRequestHandler):
 @pytest.fixture
 def door() -> Iterator[tuple[str, type[Door]]]:
     class Mine(Door):
-        pass
+        asked: ClassVar[list[str]] = []
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mine)
     thread = threading.Thread(target=server.serve_forever)
@@ -394,6 +397,13 @@ def test_what_is_no_page_of_this_version_is_told(
     with pytest.raises(kind, match=why) as error:
         flywheel.connect(url)
     assert type(error.value) is kind
+
+
+def test_a_page_may_be_at_a_path_of_its_host(door: tuple[str, type[Door]]) -> None:
+    url, mine = door
+    mine.body = msgspec.json.encode(Greeting(FORM, "0", "run", "read"))
+    flywheel.connect(f" {url}/page/ ").close()
+    assert mine.asked == ["/page/api/v1/travel"]
 
 
 def test_a_page_that_does_not_answer_is_told(door: tuple[str, type[Door]]) -> None:
