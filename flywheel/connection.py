@@ -1,4 +1,4 @@
-"""A run directory, finished or alive, opened to be looked at: `tp = flywheel.connect("runs/x")`. Without Ray.
+"""A run, finished or alive, opened to be looked at: `tp = flywheel.connect("runs/x")`, or a page's URL. Without Ray.
 
 What it reads is what the owners have made durable; only a saved scenario is written, by the owner.
 """
@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -24,11 +23,13 @@ from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
 from flywheel.observe.observer import SIGNALS
 from flywheel.policy import TOLERANCE, Policy, activation_of, load, read_trained_on, read_weights
-from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
+from flywheel.records import Episode, Parameters, Signal, Trial, Verdict
+from flywheel.remote.travel import TIMEOUT_S, Remote
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
 from flywheel.tasks import load as load_task
+from flywheel.trace.contract import Forked, Row, TimeTravel
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
@@ -45,33 +46,29 @@ KEPT = 32
 """Trials that are kept after they were played again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """An episode of a list: how it came out, without its steps."""
-
-    id: str
-    origin: Origin
-    """`production`, or `gate` for a trial of a verdict."""
-    digest: str
-    """Policy that gave its first action."""
-    scenario: str
-    """"" in production."""
-    total: float
-    num_steps: int
-    failed: bool
-    end: End | None
-    """None for a trial, of which it isn't kept."""
-    started_at: float
-    """When the episode began, or the verdict was given."""
-
-
 WORDS = ("failed", "fine", "lost", "production", "gate")
 """What `episodes(where=…)` understands, besides `policy=` and what a digest begins with."""
 
 
-def connect(run_dir: str | Path) -> Connection:
-    """Return a run directory opened for time travel; UsageError when it is none, or its task can't be loaded."""
-    return Connection(Path(run_dir))
+def connect(where: str | Path, token: str = "", *, timeout_s: float = TIMEOUT_S) -> Connection | Remote:
+    """Return a run opened for time travel: a run directory, or one that is elsewhere by the address of its page.
+
+    Args:
+        where: the directory, or a URL such as http://127.0.0.1:8700, where `flywheel page` shows it.
+        token: for a URL: what is in keys/page.token of the run directory, or in keys/operate.token, which lets save
+            scenarios and keep spans, too. A page on this machine is read without one.
+        timeout_s: for a URL: seconds that one answer may take.
+
+    Raises UsageError when there is no such directory, its task can't be loaded, or the page is of another version;
+    Refused for a token that opens nothing; FlywheelError where nothing answers.
+    """
+    if isinstance(where, str) and where.strip().lower().startswith(("http://", "https://")):
+        return Remote(where, token, timeout_s)
+    if token:
+        raise UsageError(
+            f"{where} is opened as a run directory, which takes no token; one goes with http:// addresses."
+        )
+    return Connection(Path(where))
 
 
 class Policies(Mapping[str, Policy]):
@@ -97,7 +94,7 @@ class Policies(Mapping[str, Policy]):
         return len(self._registry.artifacts())
 
 
-class Connection:
+class Connection(TimeTravel):
     """One run directory: its episodes, and what can be done with them."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -369,7 +366,7 @@ class Connection:
         """Return the scenarios that every candidate must master, oldest first."""
         return self.registry.scenarios()
 
-    def save_scenario(self, of: Fork | Result, name: str) -> Scenario:
+    def save_scenario(self, of: Forked | Result, name: str) -> Scenario:
         """Make a fork a scenario of the gate's suite, which every candidate from now on must master.
 
         Where training can begin there it does, too. Goes to the wheel that is up in this run directory, or takes its

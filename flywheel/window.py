@@ -1,4 +1,4 @@
-"""A run directory, finished or alive, as the page reads it: nothing is written, and no process is asked."""
+"""A run directory, finished or alive, as the page reads it: of all that is in it only spans are written here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from flywheel import archive
+from flywheel.config import TraceConfig
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
@@ -29,8 +30,9 @@ from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
-from flywheel.trace import spanstore
+from flywheel.trace import sinks, spanstore
 from flywheel.trace.result import Result
+from flywheel.trace.row import Row
 from flywheel.trace.shift import Shift
 from flywheel.trace.spanstore import Stored
 
@@ -275,10 +277,10 @@ class Window:
         registry = self._opened_registry()
         return self._while("policies", "scenarios", registry.scenarios) if registry else []
 
-    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Result:
+    def fork(self, id_: str, at: int, edits: Sequence[tuple[str, Any]], times: int, seed: int) -> Result:
         """As Source.fork."""
         with closing(self._connection.fork_episode(id_, at)) as fork:
-            for name, value in edits.items():
+            for name, value in edits:
                 fork.edit_parameter(name, value)
             result = fork.replay(times, seed)
         with self._lock:
@@ -289,11 +291,23 @@ class Window:
                 del self._forks[next(iter(self._forks))]
         return result
 
+    def travel(self) -> Connection:
+        """As Source.travel."""
+        return self._run
+
+    def tell(self, rows: Sequence[Row]) -> int:
+        """As Source.tell: written, or left for the process that owns the spans now."""
+        return sinks.to_run_dir(self.run_dir, TraceConfig().max_spans)(rows)
+
     @functools.cached_property
+    def _run(self) -> Connection:
+        return Connection(self.run_dir)
+
+    @property
     def _connection(self) -> Connection:
         if self._opened_registry() is None:
             raise UsageError("There is no policy in this run yet, so nothing can be run again.")
-        return Connection(self.run_dir)
+        return self._run
 
     # Operating
 
@@ -305,7 +319,7 @@ class Window:
         """As Source.save."""
         if id_.startswith("-"):  # an id is whatever a client liked it to be, and here it would be an option
             raise UsageError(f"Episode {id_!r} can't be named to a command: save it in Python.")
-        self.fork(id_, at, edits, 1, 0)  # what is wrong is told at once, and by name
+        self.fork(id_, at, [*edits.items()], 1, 0)  # what is wrong is told at once, and by name
         words = [f"--set={key}={_word(value)}" for key, value in edits.items()]
         said = self._command("fork", id_, f"--at={at}", f"--save={name}", *words)
         return next((line.strip() for line in said.splitlines() if line.strip().startswith("saved")), said)
@@ -328,7 +342,8 @@ class Window:
             raise FlywheelError(f"`flywheel {words[0]}` has not answered for {COMMAND_S:.0f} s: is it well?") from error
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["the command said nothing"])[-1]
-            raise FlywheelError(last.removeprefix("flywheel: "))
+            kind = UsageError if done.returncode == 2 else FlywheelError
+            raise kind(last.removeprefix("flywheel: "))
         return done.stdout.strip()
 
 

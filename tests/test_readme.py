@@ -12,11 +12,12 @@ import pytest
 import tyro
 
 from experiments.wheel import markdown
-from flywheel import cli, foreign
+from flywheel import cli, connect, foreign
 from flywheel.gate import SafetyGate
 from flywheel.task import spec_of, task_digest
 from flywheel.tasks import load
 from flywheel.testing import GOOD, linear_policy, load_linear
+from tests.page.conftest import operate_token, served
 from tests.runs import make_run
 
 ROOT = Path(__file__).parents[1]
@@ -76,10 +77,23 @@ def test_time_travel_works_as_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs" / "mine")
-    run("flywheel.connect(")
+    run('connect("runs/mine")')
     told = capsys.readouterr().out
     assert "step" in told and "95 %" in told
     assert (tmp_path / "fork.png").stat().st_size > 10_000
+
+
+def test_so_it_does_by_the_address_of_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "mine")
+    with served(tmp_path / "mine") as url:
+        text = block('connect("http').replace("http://127.0.0.1:8700", url)
+        exec(compile(text, "README.md", "exec"), {"token": operate_token(tmp_path / "mine")})
+    assert "95 %" in capsys.readouterr().out
+    assert (tmp_path / "fork.png").stat().st_size > 10_000
+    assert [scenario.name for scenario in connect(tmp_path / "mine").scenarios()] == ["long-pole"]
 
 
 def test_its_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from flywheel.config import PageConfig
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.page.access import Access
 from flywheel.page.events import Streams
-from flywheel.page.forks import finding, forking
+from flywheel.page.forks import AT_ONCE, finding, forking
 from flywheel.page.frames import Frames
 from flywheel.page.guard import Guard
 from flywheel.page.operate import keeping, operating
 from flywheel.page.routes import answer, reading
 from flywheel.page.source import Source
+from flywheel.page.travel import travelling
 
 STATIC = Path(__file__).parent / "static"
 _LOG = logging.getLogger("flywheel.page")
@@ -34,13 +36,14 @@ def build(source: Source, access: Access, config: PageConfig) -> Guard:
     app = FastAPI(
         title="Flywheel", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
-    streams = Streams(source, config)
+    streams, turnstile = Streams(source, config), asyncio.Semaphore(AT_ONCE)
     for router in (
         reading(source, streams, Frames()),
-        forking(source),
+        forking(source, turnstile),
         finding(source),
         operating(source, access),
         keeping(source),
+        travelling(source, turnstile),
     ):
         app.include_router(router)
     app.add_exception_handler(FlywheelError, _told)
@@ -62,7 +65,7 @@ def _told(request: Request, error: Exception) -> Response:
     status = 403 if isinstance(error, Refused) else 404 if isinstance(error, UsageError) else 409
     if isinstance(error, UsageError) and request.method != "GET":
         status = 400
-    return answer({"error": str(error)}, status)
+    return answer({"error": str(error), "kind": type(error).__name__}, status)
 
 
 def _wrong(request: Request, error: Exception) -> Response:

@@ -35,10 +35,9 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
 
 
-def forking(source: Source) -> APIRouter:
-    """Return the routes of forks; they change nothing, and need no more than reading does."""
+def forking(source: Source, turnstile: asyncio.Semaphore) -> APIRouter:
+    """Return the routes of forks; they change nothing, need no more than reading does, and wait at the turnstile."""
     router = APIRouter(prefix="/api/v1")
-    turnstile = asyncio.Semaphore(AT_ONCE)
 
     @router.get("/fork")
     def editable(id: EpisodeId, at: Annotated[int, Query(ge=0)] = 0) -> Response:
@@ -101,7 +100,7 @@ def finding(source: Source) -> APIRouter:
 
 
 def _forked(source: Source, asked: Asked) -> Response:
-    result = source.fork(asked.id, asked.at, asked.edits, asked.times, asked.seed)
+    result = source.fork(asked.id, asked.at, [*asked.edits.items()], asked.times, asked.seed)
     return answer(shapes.forked(result, leaves_of(source)))
 
 

@@ -9,6 +9,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from flywheel.page.access import Access, same_origin
+from flywheel.trace.row import MAX_BODY
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -34,6 +35,8 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 API = "/api/"
+SPANS = "/api/v1/travel/spans"
+"""Where programs tell their spans: bodies as large as the policy's own door takes them."""
 SESSION = "/api/v1/session"
 """Where a token is handed in: open to everybody, or nobody could."""
 
@@ -45,7 +48,6 @@ class Guard:
         """Stand before an ASGI app; `leave` lets go of what it holds open, before its server ends."""
         self.leave = leave
         self._app, self._access, self._max_body = app, access, max_body
-        self._too_large = f"The body is larger than the {max_body:,} bytes that the page takes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -60,7 +62,7 @@ class Guard:
         if refusal is not None:
             await sender.refuse(*refusal)
             return
-        await self._app(scope, self._counted(receive), sender)
+        await self._app(scope, self._counted(receive, self._most(path)), sender)
 
     def _refusal(self, method: str, path: str, headers: dict[str, str], role: str) -> tuple[int, str] | None:
         if not self._access.is_named(headers.get("host", "")):
@@ -74,22 +76,29 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "The body is no JSON: send it with Content-Type: application/json."
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._max_body:
-            return 413, self._too_large
+        if not length.isdigit() or int(length) > self._most(path):
+            return 413, _too_large(self._most(path))
         return None
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _most(self, path: str) -> int:
+        return MAX_BODY if path == SPANS else self._max_body
+
+    def _counted(self, receive: Receive, most: int) -> Receive:
         size = 0
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._max_body:
-                raise HTTPException(413, self._too_large)
+            if size > most:
+                raise HTTPException(413, _too_large(most))
             return message
 
         return counted
+
+
+def _too_large(most: int) -> str:
+    return f"The body is larger than the {most:,} bytes that the page takes."
 
 
 class _Sender:

@@ -55,7 +55,7 @@ async def body_of(request: Request, kind: type[Body]) -> Body:
 def check_may_operate(request: Request) -> None:
     """Raise Refused unless the request came with the operate token."""
     if request.state.role != "operate":
-        raise Refused("This needs the operate token: paste the one in keys/operate.token of the run directory.")
+        raise Refused("This needs the operate token, the one in keys/operate.token of the run directory.")
 
 
 def operating(source: Source, access: Access) -> APIRouter:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
 from flywheel.tapes import Difference, Scenario
 from flywheel.task import Task
+from flywheel.trace.contract import TimeTravel
 from flywheel.trace.result import Result
+from flywheel.trace.row import Row
 from flywheel.trace.shift import Shift
 from flywheel.trace.spanstore import Stored
 
@@ -178,8 +180,17 @@ class Source(Protocol):
     def scenarios(self) -> Sequence[Scenario]:
         """Return the gate's suite: what every candidate must master."""
 
-    def fork(self, id_: str, at: int, edits: Mapping[str, Any], times: int, seed: int) -> Result:
-        """Run an episode's rest again from a step on, with edits; raises FlywheelError where that can't be."""
+    def fork(self, id_: str, at: int, edits: Sequence[tuple[str, Any]], times: int, seed: int) -> Result:
+        """Run an episode's rest again from a step on, with edits made in their order.
+
+        Raises FlywheelError where that can't be.
+        """
+
+    def travel(self) -> TimeTravel:
+        """Return the run as time travel has it; raises UsageError where its task can't be loaded here."""
+
+    def tell(self, rows: Sequence[Row]) -> int:
+        """Keep a program's spans; return how many were taken."""
 
     def rollback(self) -> str:
         """Put the policy before the present one back into service; return what was done. Raises FlywheelError."""

@@ -16,6 +16,7 @@ from flywheel.policy import Policy
 from flywheel.records import Array, Episode, Parameters
 from flywheel.tapes import Difference, Scenario, short
 from flywheel.task import Task, span_of
+from flywheel.trace.contract import Forked
 from flywheel.trace.diverge import first_difference
 from flywheel.trace.edits import Edits, set_edit
 from flywheel.trace.effect import Effect, effect_of
@@ -26,7 +27,7 @@ LOCKSTEP = 255
 """Most worlds stepped at once, with their witness 256: up to there ONNX Runtime's rows were bit-equal in any batch."""
 
 
-class Fork:
+class Fork(Forked):
     """An episode that stands at a step; the steps before it are as they were recorded."""
 
     def __init__(

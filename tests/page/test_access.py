@@ -21,7 +21,7 @@ from flywheel.watch import access_to, listening
 from flywheel.window import Window
 from tests.page.conftest import operate_token
 
-READS = ["now", "production", "turns", "policies", "episodes"]
+READS = ["now", "production", "turns", "policies", "episodes", "travel", "travel/episodes", "travel/scenarios"]
 FORK = {"id": "x", "at": 0}
 
 
@@ -48,8 +48,11 @@ async def test_every_route_with_every_token(host: str, token: str, finished: Pat
             assert (await client.get(f"api/v1/{path}", headers=headers)).status_code == (200 if may_read else 401)
         fork = await client.post("api/v1/fork", json=FORK, headers=headers)
         assert fork.status_code == (400 if may_read else 401)
-        rollback = await client.post("api/v1/rollback", json={"strange": 1}, headers=headers)
-        assert rollback.status_code == (400 if token == "operate" else 403 if may_read else 401)
+        replay = await client.post("api/v1/travel/replay", json=FORK, headers=headers)
+        assert replay.status_code == (400 if may_read else 401)
+        for path in ("rollback", "travel/spans"):
+            done = await client.post(f"api/v1/{path}", json={"strange": 1}, headers=headers)
+            assert done.status_code == (400 if token == "operate" else 403 if may_read else 401)
         assert (await client.get("", headers=headers)).status_code == 200  # the page itself tells nothing of the run
 
 

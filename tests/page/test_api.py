@@ -65,7 +65,10 @@ def test_a_turn_has_its_plan_training_verdict_and_what_came_after(api: httpx.Cli
     turn = got(api, "turn", number=2)
     assert turn["curve"]["steps"] == [1024 * i for i in range(1, 15)] and turn["curve"]["return"][-1] > 490
     assert turn["verdict"]["trials"][0]["failed"] and turn["plan"]["parameters"] == {"length": [1.9, 2.1]}
-    assert api.get("turn", params={"number": 9}).json() == {"error": "This run has no turn 9."}
+    assert api.get("turn", params={"number": 9}).json() == {
+        "error": "This run has no turn 9.",
+        "kind": "UsageError",
+    }
 
 
 def test_policies_know_where_they_come_from_and_when_they_served(api: httpx.Client) -> None:
