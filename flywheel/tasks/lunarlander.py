@@ -56,7 +56,7 @@ lunarlander = Task(
         "train": {
             "gamma": 0.99,
             "lambda_": 0.97,
-            # With tanh, or 64 units, one round in three had not learnt to land after 500,000 steps; so it takes 100,000.
+            # With tanh, or 64 units, one round in three had not learnt to land after 500,000 steps.
             "hidden": [128, 128],
             "activation": "relu",
             "steps_per_world": 128,
