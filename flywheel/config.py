@@ -46,9 +46,9 @@ class TrainConfig:
     """GAE's lambda; 0.8 needed two thirds more steps, from scratch and in a changed world"""
     reward_scale: float = 1.0
     """factor on rewards in training only: returns of hundreds or thousands swamp the critic's loss"""
-    timeout_cost: float = 0.0
-    """reward that running out of time costs, in training only and before the factor; more than 0 says that a time limit
-    is an end like any other: for tasks in which it means failing, which PPO would not mind otherwise"""
+    step_cost: float = 0.0
+    """reward that each step costs, in training only and before `reward_scale`: for tasks in which running out of time
+    is failing, which PPO would not mind otherwise"""
     entropy: float = 0.0
     """entropy bonus; a Plan may multiply it (or start it, see exploration_entropy)"""
     exploration_entropy: float = 0.002
@@ -326,7 +326,7 @@ def digest(value: Any) -> str:
 MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
-    | {"train.lr_warm", "train.lr_end", "train.timeout_cost", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
+    | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )

@@ -47,14 +47,14 @@ lunarlander = Task(
         EdgeCase("breeze", parameters={"wind_power": 5.0, "turbulence_power": 0.0}),
         EdgeCase("eddies", parameters={"wind_power": 0.0, "turbulence_power": 0.5}),
     ),
-    # In a wind of 15, which is Gymnasium's own, a policy that was trained for it still fails in 3 to 6 of 100.
-    limits=Limits(max_failure_rate=0.1, max_regression=0.1, max_latency_s=0.005),
+    # In a wind of 15, which is Gymnasium's own, a policy that was trained for it still fails in 4 to 8 of 100.
+    limits=Limits(max_failure_rate=0.15, max_regression=0.1, max_latency_s=0.005),
     drift={"wind_power": 15.0},
     max_steps=NUM_STEPS,
     greedy=True,
     settings={
         "train": {
-            "gamma": 0.99,
+            "gamma": 0.995,
             "lambda_": 0.97,
             # With tanh, or 64 units, one round in three had not learnt to land after 500,000 steps.
             "hidden": [128, 128],
@@ -66,16 +66,17 @@ lunarlander = Task(
             "lr_warm": 2e-4,
             "lr_end": 5e-5,
             "reward_scale": 0.05,  # +-100 at the end become +-5
-            "timeout_cost": 100.0,  # hovering for ever costs what a crash does: without it 1 in 8 was never over
-            "entropy": 0.001,
-            "max_steps": 400_000,
-            "probe_every": 4,
+            "step_cost": 0.3,  # without it one round in three learnt to hover above the ground for ever
+            "entropy": 0.003,
+            "max_steps": 300_000,
+            "probe_every": 6,
             "quiet_steps": 98_304,
-            "probe_max_failed": 8,  # of 200: what looks good once is worse on average
+            "probe_max_failed": 12,  # of 200: what looks good once is worse on average
         },
         "analyze": {"simulations": 1300, "simulated_steps": 450_000},  # 400 episodes, as 150,000 give, find no wind
         # the limit is the same in an edge case
-        "gate": {"edge_trials": 20, "edge_max_failed": 2, "probe_edge_trials": 20, "probe_edge_max_failed": 1},
+        "gate": {"edge_trials": 20, "edge_max_failed": 3, "probe_edge_trials": 20, "probe_edge_max_failed": 1},
+        "traffic": {"starts_per_s": 3.0},  # a landing takes some 300 requests
         "loop": {"recovered_share": 0.9},  # a landing in the wind costs fuel: 60 of 800 less, however good
     },
 )

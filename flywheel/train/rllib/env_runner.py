@@ -47,7 +47,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         task: Task = self.config.env_config["task"]
         self._spec: Spec = self.config.env_config["spec"]
         train: TrainConfig = self.config.env_config["train"]
-        self._scale, self._timeout_cost = train.reward_scale, train.timeout_cost
+        self._scale, self._step_cost = train.reward_scale, train.step_cost
         rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
         self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
         self.env = _Flat(self._practice.envs, self._spec)
@@ -102,9 +102,8 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             void = void | lost
             tape.cut(lost)
             self._running[:, lost] = 0.0
-        late = truncated & ~terminated & (self._timeout_cost > 0)
-        learnt = self._scale * (rewards - self._timeout_cost * late)
-        tape.add(actions, outputs.numpy(), logps, void, (_floats(observations), learnt, terminated | late, truncated))
+        learnt = self._scale * (rewards - self._step_cost)
+        tape.add(actions, outputs.numpy(), logps, void, (_floats(observations), learnt, terminated, truncated))
         self._running += np.stack([np.where(void, 0.0, rewards), ~void])
         for i in np.flatnonzero(terminated | truncated):
             self._log_episode_metrics(int(self._running[1, i]), float(self._running[0, i]), 0.0)
