@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import gymnasium
@@ -71,7 +72,7 @@ def add(run_dir: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(flywheel(*words), capture_output=True, text=True, cwd=ROOT, timeout=240)
 
 
-def test_a_policy_of_stable_baselines_is_added_served_and_observed(serving: Serving) -> None:
+def test_a_policy_of_stable_baselines_is_added_served_observed_and_forked(serving: Serving) -> None:
     text = serving.wait_for(lambda text: "no policy is in service yet" in text)
     url = text.split("Serve is up at ")[1].split(" ")[0]
     token = (serving.run_dir / DIRECTORY / TOKEN).read_text()
@@ -93,12 +94,18 @@ def test_a_policy_of_stable_baselines_is_added_served_and_observed(serving: Serv
             episode.end(observation, terminated=terminated, truncated=truncated)
     assert total == 500.0, "the network that SB3 trained is the one that answered"
 
-    registry = open_readonly(serving.run_dir)
-    champion = registry.champion()
-    registry.close()
+    with closing(open_readonly(serving.run_dir)) as registry:
+        champion = registry.champion()
     with open_store(serving.run_dir) as store:
         (stored,) = store.recent(1)
     assert set(stored.digests) == {champion} and stored.total == 500.0 and not stored.failed
+
+    words = ["fork", stored.id, "--at", "100", "--save", "leant", "--run-dir", str(serving.run_dir)]
+    saved = subprocess.run(flywheel(*words), capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert saved.returncode == 0, saved.stdout + saved.stderr
+    assert "leant" in saved.stdout and "Ray" not in saved.stderr
+    with closing(open_readonly(serving.run_dir)) as registry:
+        assert [scenario.name for scenario in registry.scenarios()] == ["leant"], "its living owner took it"
 
     serving.process.send_signal(signal.SIGTERM)
     assert serving.process.wait(60) == 130, serving.log.read_text()
