@@ -177,7 +177,7 @@ def _rolling(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _means(figure: Any, axes: Any, ordered: Sequence[Played], parts: Phases) -> None:
-    """Write each phase's mean near its episodes where the picture is empty: in it, or beside it if it is narrow."""
+    """Write each phase's mean near its episodes where the picture is empty: in it, or from its outer edge on if it is narrow."""
     place = {e.id: number for number, e in enumerate(ordered, 1)}
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     unit = (right - left) / axes.get_window_extent().width
@@ -194,8 +194,8 @@ def _means(figure: Any, axes: Any, ordered: Sequence[Played], parts: Phases) -> 
         y = (line.max() + 0.03 * (high - low)) if up else (line.min() - 0.03 * (high - low))
         text = axes.text((first + last) / 2, y, f" mean {level:.0f} ", ha="center", **style)
         if text.get_window_extent(figure.canvas.get_renderer()).width * unit > last - first:
-            beside = (first - ROLLING, "right") if first > (left + right) / 2 else (last, "left")
-            text.set(x=beside[0], ha=beside[1])
+            edge = (right, "right") if first > (left + right) / 2 else (first - ROLLING, "left")
+            text.set(x=edge[0], ha=edge[1])
         text.set_path_effects([withStroke(linewidth=4, foreground=TINT if phase[0].changed else PAPER)])
 
 
