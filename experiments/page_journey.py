@@ -1,7 +1,7 @@
 """How long is it from opening the page to a fork's result, on a run with 10,000 episodes?
 
-    python -m experiments.page_journey                 # twenty journeys, T4 of experiments.time_travel
-    python -m experiments.page_journey --quick         # three
+    python -m experiments.time_travel --only T4             # twenty journeys
+    python -m experiments.time_travel --only T4 --quick     # three
 
 A script drives headless Chromium, with an empty cache each time, as a person goes: open the page, look at production,
 go to the failed episodes, open the newest, stand at a step, fork, change a parameter, run 30 pairs, see the result and
@@ -10,8 +10,6 @@ both pictures. The page is a process of its own, `flywheel page`; requests that 
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import signal
 import subprocess
@@ -98,17 +96,3 @@ def go(page: Page, url: str) -> None:
     page.get_by_role("button", name="Run again with 1 edit").click()
     page.get_by_text("mean of 30 pairs").wait_for()
     page.locator(".results canvas.film[data-step]").nth(1).wait_for()
-
-
-def main() -> None:
-    """Run, print, and exit with 1 when a row falls short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three journeys")
-    rows = list(journeys(0, parser.parse_args().quick))
-    for row in rows:
-        print(json.dumps(row))
-    sys.exit(not all(row["passed"] for row in rows))
-
-
-if __name__ == "__main__":
-    main()

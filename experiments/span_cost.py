@@ -1,18 +1,14 @@
-"""What a span costs, what is lost at 2,000 a second, and what tracing adds to the p99 of a decision.
+"""What a span costs, what is lost at 2,000 a second, and what tracing adds to the p99 of a decision: T5 of time_travel.
 
-    python -m experiments.span_cost             # some ten minutes
-    python -m experiments.span_cost --quick     # a rough answer in one
-
-Prints a table, writes results/span_cost.json, and exits with 1 when a row falls short.
+python -m experiments.time_travel --only T5             # some ten minutes
+python -m experiments.time_travel --only T5 --quick     # a rough answer in one
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.report import report, write
 from flywheel.config import DeployConfig, TraceConfig
 from flywheel.deploy.door import Door, Receive
 from flywheel.deploy.service import Service
@@ -293,29 +288,8 @@ def _row(case: str, value: float, interval: Any, goal: str, passed: bool, runs: 
     }  # fmt: skip
 
 
-def rows(quick: bool = False) -> list[dict[str, Any]]:
-    """Return every row about spans: their cost, what is lost, and the p99 of a decision."""
-    if quick:
-        return [*cost(5_000), *losses(seconds=8.0), *p99(blocks=150)]
-    return [*cost(), *losses(), *p99()]
-
-
-def main() -> None:
-    """Run, print, write, and exit with 1 when a row falls short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a rough answer in a minute")
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    results = rows(arguments.quick)
-    for line in results:
-        print(
-            f"{line['id']} {'fine' if line['passed'] else 'SHORT'}  {line['value']} {line['interval'] or ''}  ", end=""
-        )
-        print(f"{line['case']} (goal {line['goal']})")
-    if not arguments.quick:
-        write(report("span_cost", began, results))
-    sys.exit(not all(line["passed"] for line in results))
-
-
-if __name__ == "__main__":
-    main()
+def tracing(_: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rows of T5; they need no seed but the one of when requests come."""
+    yield from cost(5_000 if quick else 20_000)
+    yield from losses(seconds=8.0 if quick else 60.0)
+    yield from p99(blocks=150 if quick else 1000)

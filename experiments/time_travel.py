@@ -10,6 +10,7 @@ T2  a fault put in at a random step (policy swapped, action overridden, world ch
     counted as `alike` and left out)
 T3  one fork and replay of 500 CartPole steps; thirty, which give the effect
 T4  from opening the page to a fork's result, in headless Chromium on a run with 10,000 episodes (see page_journey)
+T5  what a span costs, what is lost of 2,000 a second, and what tracing adds to the p99 of a decision (see span_cost)
 TE  how often the effect's 95 % interval holds the truth, which 4,096 pairs of runs tell
 
 Prints a table, writes results/time_travel.json and exits with 1 when a row falls short. A measure is a function in
@@ -36,6 +37,7 @@ from scipy import stats
 
 from experiments.page_journey import journeys
 from experiments.report import RESULTS, report, write
+from experiments.span_cost import tracing
 from flywheel.policy import Policy
 from flywheel.records import Episode
 from flywheel.simulate import play
@@ -250,6 +252,7 @@ MEASURES: dict[str, Callable[[int, bool], Iterator[dict[str, Any]]]] = {
     "T2": faults,
     "T3": costs,
     "T4": journeys,
+    "T5": tracing,
     "TE": coverage,
 }
 """(seed, quick) -> rows, by the id of the measure."""
