@@ -177,7 +177,7 @@ def _rolling(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _means(figure: Any, axes: Any, ordered: Sequence[Played], parts: Phases) -> None:
-    """Write each phase's mean where the picture is empty near its episodes, from their outer edge on if they are few."""
+    """Write a phase's mean where the picture is empty near its episodes, from their outer edge on if they are few."""
     place = {e.id: number for number, e in enumerate(ordered, 1)}
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     unit = (right - left) / axes.get_window_extent().width
