@@ -172,12 +172,19 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
         command = shlex.join(["python", "-m", "flywheel.run", *words_of(resolved)])
         say("done", f"stopped; go on at turn {left[0]} of {left[-1]} with: {command}")
         return 130
-    return 0 if _is_good(turns) else 1
+    if trouble := _trouble(turns):
+        say("done", f"exit code 1: {trouble}")
+        return 1
+    return 0
 
 
-def _is_good(turns: Sequence[Turn]) -> bool:
-    """Say whether a policy is in service and no change is left uncured."""
-    return any(turn.release for turn in turns) and turns[-1].evidence["before"] is None
+def _trouble(turns: Sequence[Turn]) -> str:
+    """Return what is not as it should be at the end of a run, "" when a policy serves and no change is left uncured."""
+    if not any(turn.release for turn in turns):
+        return "the gate has let no policy into service"
+    if turns[-1].evidence["before"] is not None:
+        return "the turns are over, and production is not as good as before the change"
+    return ""
 
 
 def _short(path: Path) -> str:

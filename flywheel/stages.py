@@ -16,7 +16,7 @@ import numpy as np
 
 from flywheel import archive, foreign, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
-from flywheel.analyze.recovery import conclude, mean_before
+from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config, check_cpus
@@ -302,6 +302,9 @@ class OnRay:
         observer, release = self._rooms.serving.observer, self._release()
         self._rooms.produce()
         begun, _ = ask(observer.heard, 0)
+        span = span_of(self._task)
+        if span is None and before is not None:
+            span = span_shown(self._recent(), before)
         while True:
             if (now := self._release()) != release:  # somebody put another policy into service
                 release, champion, begun = now, now.digest, 0
@@ -309,7 +312,7 @@ class OnRay:
             signals = [signal for signal in self._about(release, raised) if signal not in held]
             num_read, outcomes = ask(observer.heard, ANALYZED)
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
-            found = conclude(new, num_read - begun, signals, before, self._config.loop, span_of(self._task))
+            found = conclude(new, num_read - begun, signals, before, self._config.loop, span)
             if found is not None:
                 self._say("observe", told.production(found, signals, champion))
                 good, _ = split(self._recent(champion), signals)
@@ -338,7 +341,7 @@ class OnRay:
     def _about(self, release: Release, signals: tuple[Signal, ...]) -> list[Signal]:
         return [signal for signal in signals if signal.evidence["released_at"] == release.released_at]
 
-    def _recent(self, digest: str) -> list[Episode]:
+    def _recent(self, digest: str | None = None) -> list[Episode]:
         episodes: list[Episode] = ask(self._rooms.serving.store.recent, ANALYZED, None, digest)
         return episodes
 

@@ -65,11 +65,19 @@ def signal(signal: Signal) -> str:
 
 def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str) -> str:
     """Return why a look at production is over."""
-    mean = "" if found["mean_return"] is None else f", mean return {found['mean_return']:.0f}"
+    mean = "" if found["mean_return"] is None else f", mean return {_number(found['mean_return'])}"
     so_far = f"{found['episodes']} episodes on policy {digest[:8]}{mean}"
     if signals:
         return f"{', '.join(f'{s.kind} by the {s.monitor} monitor' for s in signals)}; {so_far}"
-    return f"production is good again: {so_far}" if found["recovered"] else so_far
+    if found["recovered"]:
+        return f"production is good again: {so_far}"
+    if "needed" in found:
+        return f"production is not good again: {so_far}, and {_number(found['needed'])} was needed"
+    return so_far
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:
@@ -100,6 +108,6 @@ def losses(task: Task) -> str:
         "set_state or observed_state (calibrated from whole episodes, which takes more of them)": states,
         "edge_cases (none are tried)": task.edge_cases,
         "vector (worlds are stepped one by one, which is slower)": task.vector,
-        "return_range (no monitor of the return)": task.return_range,
+        "return_range (no monitor of the return; recovery goes by the returns that were seen)": task.return_range,
     }
     return ", ".join(name for name, given in missing.items() if not given)

@@ -87,6 +87,7 @@ def test_so_it_does_by_the_address_of_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the page starts a command that loads the task, which is in tests
     make_run(tmp_path / "mine")
     with served(tmp_path / "mine") as url:
         text = block('connect("http').replace("http://127.0.0.1:8700", url)

@@ -54,8 +54,18 @@ def conclude(
         return found if num_new >= config.observe_episodes else None
     if mean is None or num_new < config.recovered_episodes:
         return None
-    recovered = mean >= before - (1 - config.recovered_share) * (abs(before) if span is None else span)
-    return found | {"recovered": recovered, "before": None if recovered else before}
+    needed = before - (1 - config.recovered_share) * (abs(before) if span is None else span)
+    recovered = mean >= needed
+    return found | {"recovered": recovered, "before": None if recovered else before, "needed": needed}
+
+
+def span_shown(episodes: Sequence[Ended], before: float) -> float:
+    """Return the width of the range of returns that production has shown, at least the size of `before`.
+
+    It stands for the range of a task that gives none: a return of -1.4 that fell to -9 is good again at -1.7.
+    """
+    returns = [episode.total for episode in episodes if episode.end != "lost"]
+    return max(abs(before), max(returns, default=0.0) - min(returns, default=0.0))
 
 
 def mean_before(good: Sequence[Ended], known: float | None) -> float | None:

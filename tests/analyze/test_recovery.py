@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flywheel.analyze.recovery import conclude, mean_before
+from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.config import LoopConfig
 from flywheel.records import Episode, Signal
 
@@ -75,6 +75,14 @@ def test_where_the_range_of_returns_is_known_the_share_is_of_its_width() -> None
         found = conclude([episode(now)] * 5, 5, (), -150.0, CONFIG, span=2000.0)
         assert found is not None
         assert found["recovered"] is recovered
+
+
+def test_where_no_range_is_known_the_share_is_of_what_production_has_shown() -> None:
+    shown = [episode(-1.4), episode(-9.0), dataclasses.replace(episode(-99.0), end="lost")]
+    assert span_shown(shown, -1.4) == pytest.approx(7.6)
+    assert span_shown([episode(500.0)] * 2, 500.0) == 500.0 and span_shown([], -3.0) == 3.0
+    found = conclude([episode(-1.7)] * 5, 5, (), -1.42, CONFIG, span=7.6)
+    assert found is not None and found["recovered"] and found["needed"] == pytest.approx(-1.8)
 
 
 def test_a_lost_episode_decides_nothing() -> None:
