@@ -171,6 +171,10 @@ NEVER = replaced(failed=never, margin=None)
     [
         (ALWAYS, "failed(episode) was True for all 20 random episodes, so see to it that one that goes well is not."),
         (NEVER, "failed(episode) was False for all 20 random episodes, so see to it that one that goes wrong is."),
+        (
+            replaced(drift={"gain": 0.5}),
+            "edge case strong keeps gain at 2 and the drift sets it to 0.5: from then on a policy has to master both.",
+        ),
     ],
 )
 def test_what_may_well_be_so_is_a_hint(task: Task, said: str) -> None:

@@ -21,7 +21,7 @@ from flywheel.records import Episode
 from flywheel.simulate import play
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.testing.fakes import check_worlds, load_linear, write_linear_artifact
-from flywheel.testing.given import check_drift, check_edge_cases, own_config
+from flywheel.testing.given import check_drift, check_edge_cases, of_two_worlds, own_config
 from flywheel.testing.importing import importable
 from flywheel.testing.settings import check_parameters, check_state
 
@@ -66,6 +66,7 @@ def check_task(task: Task, *more: Callable[[Task, Config], object]) -> str:
     for check in (*worlds, _look_at_artifact, importable):
         with _noting(findings, check.__name__.removeprefix("_look_at_").replace("check_", "")):
             tried += check(task, findings)
+    hints += of_two_worlds(task)
     config = own_config(task, findings)
     for ask in more:
         with _noting(findings, "a further check"):

@@ -35,6 +35,17 @@ def check_drift(task: Task, findings: list[str]) -> list[str]:
     return ["what drift changes"] if task.drift else []
 
 
+def of_two_worlds(task: Task) -> list[str]:
+    """Return what to think about: edge cases that keep a world which the drift leaves."""
+    return [
+        f"edge case {case.name} keeps {name} at {value:g} and the drift sets it to {task.drift[name]:g}: from then on a "
+        "policy has to master both"
+        for case in task.edge_cases
+        for name, value in case.parameters.items()
+        if name in task.drift and value != task.drift[name]
+    ]
+
+
 def check_edge_cases(task: Task, findings: list[str]) -> list[str]:
     """Look whether each edge case has a name of its own, says what is special, and keeps to the parameters' ranges."""
     for name, num in Counter(case.name for case in task.edge_cases).items():
