@@ -164,6 +164,7 @@ def never(episode: Episode) -> Any:
 
 ALWAYS = replaced(failed=careful, margin=None)
 NEVER = replaced(failed=never, margin=None)
+DRIFTING = replaced(drift={"gain": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ NEVER = replaced(failed=never, margin=None)
         (ALWAYS, "failed(episode) was True for all 20 random episodes, so see to it that one that goes well is not."),
         (NEVER, "failed(episode) was False for all 20 random episodes, so see to it that one that goes wrong is."),
         (
-            replaced(drift={"gain": 0.5}),
+            DRIFTING,
             "edge case strong keeps gain at 2 and the drift sets it to 0.5: from then on a policy has to master both.",
         ),
     ],

@@ -38,8 +38,8 @@ def check_drift(task: Task, findings: list[str]) -> list[str]:
 def of_two_worlds(task: Task) -> list[str]:
     """Return what to think about: edge cases that keep a world which the drift leaves."""
     return [
-        f"edge case {case.name} keeps {name} at {value:g} and the drift sets it to {task.drift[name]:g}: from then on a "
-        "policy has to master both"
+        f"edge case {case.name} keeps {name} at {value:g} and the drift sets it to {task.drift[name]:g}: from then on "
+        "a policy has to master both"
         for case in task.edge_cases
         for name, value in case.parameters.items()
         if name in task.drift and value != task.drift[name]
