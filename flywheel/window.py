@@ -34,6 +34,7 @@ from flywheel.trace import sinks, spanstore
 from flywheel.trace.result import Result
 from flywheel.trace.row import Row
 from flywheel.trace.shift import Shift
+from flywheel.trace.snapshots import Opening
 from flywheel.trace.spanstore import Stored
 
 LOOK_S = 0.4
@@ -235,6 +236,11 @@ class Window:
         return self._connection.episode(id_)
 
     # Time travel
+
+    def opening(self, id_: str) -> Opening:
+        """As Source.opening."""
+        made = self._forks.get(id_)
+        return self._connection._opened(id_ if made is None or made.parent is None else made.parent[0])[1]
 
     def world(self, id_: str, at: int) -> Parameters:
         """As Source.world."""

@@ -168,6 +168,6 @@ def _pictures(router: APIRouter, source: Source, frames: Frames) -> None:
         """Return a PNG with the pictures of neighbouring steps of an episode."""
         episode = source.episode(id)
         before = source.episode(episode.parent[0]).parameters if episode.parent else None
-        body = frames.sheet(source.task(), episode, sheet, before)
+        body = frames.sheet(source.task(), episode, sheet, before, source.opening(id))
         headers = {"x-flywheel-row": str(ROW), "x-flywheel-sheet": str(SHEET), "cache-control": "private, max-age=600"}
         return Response(body, media_type="image/png", headers=headers)
