@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Annotated
 
 import msgspec
@@ -16,10 +17,12 @@ from flywheel.page.routes import EpisodeId, answer
 from flywheel.page.source import Source
 from flywheel.page.turnstile import Turnstile
 from flywheel.records import Leaf
-from flywheel.task import spec_of
+from flywheel.task import Task, spec_of
 
 MOST_TIMES = 200
 """Most pairs of runs of one request: some seconds on CartPole."""
+MOST_STEPS = 100_000
+"""Most steps that all pairs of one request may take, each of its two runs: so many as those of CartPole."""
 Value = float | bool | str | list[float]
 
 
@@ -92,7 +95,7 @@ def _editable(source: Source, id_: str, at: int) -> Response:
     if at >= episode.num_steps:
         raise UsageError(f"Episode {id_} has the steps 0 to {episode.num_steps - 1}: there is no step {at}.")
     edits = shapes.editable(task, episode, at, source.policies(), source.world(id_, at))
-    return answer({"id": id_, "at": at, "edits": edits, "most_times": MOST_TIMES})
+    return answer({"id": id_, "at": at, "edits": edits, "most_times": most_times(task, at)})
 
 
 def _expected(source: Source, id_: str) -> Response:
@@ -105,7 +108,31 @@ def _expected(source: Source, id_: str) -> Response:
     )
 
 
+def most_times(task: Task, at: int) -> int:
+    """Return how many pairs of runs from a step on one request may ask for."""
+    return max(1, min(MOST_TIMES, MOST_STEPS // _rest(task, at)))
+
+
+def check_times(task: Task, at: int, times: int) -> None:
+    """Raise UsageError where so many pairs of runs from a step on are more work than one request may ask for."""
+    most = most_times(task, at) if times > 1 else 1
+    if times > most:
+        raise UsageError(
+            f"A page runs an episode's rest again {most} times at most, not {times}: from step {at} on each pair of "
+            f"runs may go on for {_rest(task, at):,} steps, and the machine may be the one that serves. Ask for fewer, "
+            "or do it where the run directory is, with flywheel.connect(run_dir)."
+        )
+
+
+def _rest(task: Task, at: int) -> int:
+    """Return how many steps an episode can have from a step on, at least 1."""
+    with closing(task.make_env()) as env:
+        limit = None if env.spec is None else env.spec.max_episode_steps
+    return max(1, min(task.max_steps, limit or task.max_steps) - max(at, 0))
+
+
 def _forked(source: Source, asked: Asked) -> Response:
+    check_times(source.task(), asked.at, asked.times)
     result = source.fork(asked.id, asked.at, [*asked.edits.items()], asked.times, asked.seed)
     return answer(shapes.forked(result, leaves_of(source)))
 

@@ -18,6 +18,7 @@ from PIL import Image
 from flywheel.errors import UsageError
 from flywheel.policy import to_env
 from flywheel.records import Episode, Parameters
+from flywheel.simulate.stop import go_on_or_stop
 from flywheel.spaces import flatten, leaves_of
 from flywheel.tapes import short
 from flywheel.task import Task, spec_of
@@ -118,6 +119,7 @@ class Camera:
         return [self._picture(t) for t in steps]
 
     def _picture(self, t: int) -> Picture:
+        go_on_or_stop()
         if self._by_state:
             self._begin_once()
             assert self._task.set_state is not None and self._task.observed_state is not None
@@ -144,6 +146,7 @@ class Camera:
         if self._t < 0 or t < self._t:
             self._begin()
         for action in to_env(self._spec, self.episode.raw_actions[self._t : t]):
+            go_on_or_stop()
             if self._t in self._changes:
                 self._set(self._changes[self._t])
             self._insist(self._t + 1, self._env.step(action)[0])

@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from flywheel import __version__
 from flywheel.errors import UsageError
-from flywheel.page.forks import MOST_TIMES
+from flywheel.page.forks import check_times
 from flywheel.page.operate import body_of, check_may_operate
 from flywheel.page.routes import EpisodeId, answer
 from flywheel.page.source import Source
@@ -169,13 +169,9 @@ def _forking(router: APIRouter, source: Source, turnstile: Turnstile) -> None:
     async def replay(request: Request) -> Response:
         """Run an episode's rest again."""
         asked = await body_of(request, Again)
-        if asked.times > MOST_TIMES:
-            raise UsageError(
-                f"A page runs an episode's rest again {MOST_TIMES} times at most, not {asked.times}: do it where the "
-                "run directory is, with flywheel.connect(run_dir)."
-            )
 
         def found() -> Response:
+            check_times(source.task(), asked.at, asked.times)
             return record(replayed(source.fork(asked.id, asked.at, asked.edits, asked.times, asked.seed)))
 
         return await turnstile.run(request, found)
