@@ -76,7 +76,7 @@ def finding(source: Source, turnstile: Turnstile) -> APIRouter:
 
     @router.get("/spans")
     def spans(
-        id: Annotated[str, Query(max_length=128)] = "", turn: Annotated[int | None, Query(ge=1)] = None
+        id: Annotated[str, Query(max_length=128)] = "", turn: Annotated[int | None, Query(ge=1, lt=2**31)] = None
     ) -> Response:
         """Return the spans of an episode, or of a turn."""
         return answer(shapes.spans(source.spans_of_episode(id) if turn is None else source.spans_of_turn(turn)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -77,7 +78,7 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "The body is no JSON: send it with Content-Type: application/json."
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._most(path):
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > self._most(path):
             return 413, _too_large(self._most(path))
         return None
 

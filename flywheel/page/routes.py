@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -48,7 +49,7 @@ def reading(source: Source, streams: Streams, frames: Frames, turnstile: Turnsti
             refusal.headers["retry-after"] = "10"
             return refusal
         last = request.headers.get("last-event-id", "")
-        stream = streams.stream(int(last) if last.isdigit() else begin)
+        stream = streams.stream(int(last) if re.fullmatch("[0-9]{1,18}", last) else begin)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     return router
