@@ -34,6 +34,7 @@ from flywheel.trace import sinks, spanstore
 from flywheel.trace.result import Result
 from flywheel.trace.row import Row
 from flywheel.trace.shift import Shift
+from flywheel.trace.snapshots import Opening
 from flywheel.trace.spanstore import Stored
 
 LOOK_S = 0.4
@@ -221,20 +222,29 @@ class Window:
     def episode(self, id_: str) -> Episode:
         """As Source.episode; the last one asked for is at hand."""
         with self._lock:
-            if self._kept.get("episode", (0, None))[1] is None or self._kept["episode"][1].id != id_:
-                self._kept["episode"] = (0, self._read_episode(id_))
-            found: Episode = self._kept["episode"][1]
-            return found
+            found = self._at_hand(id_)
+        if found is None:
+            found = self._connection.episode(id_)  # perhaps played again, which nobody else is to wait for
+        with self._lock:
+            self._kept["episode"] = (0, found)
+        return found
 
-    def _read_episode(self, id_: str) -> Episode:
+    def _at_hand(self, id_: str) -> Episode | None:
+        """Return an episode that is there already, None where it has to be looked for."""
+        kept: Episode | None = self._kept.get("episode", (0, None))[1]
+        if kept is not None and kept.id == id_:
+            return kept
         if id_ in self._forks:
             return self._forks[id_]
         store = self._opened_store()
-        if store is not None and store.holds(id_):
-            return store.read([id_])[0]
-        return self._connection.episode(id_)
+        return store.read([id_])[0] if store is not None and store.holds(id_) else None
 
     # Time travel
+
+    def opening(self, id_: str) -> Opening:
+        """As Source.opening."""
+        made = self._forks.get(id_)
+        return self._connection._opened(id_ if made is None or made.parent is None else made.parent[0])[1]
 
     def world(self, id_: str, at: int) -> Parameters:
         """As Source.world."""
@@ -257,10 +267,10 @@ class Window:
         alarms = [signal.at for signal in self.signals() if signal.kind == "shift_detected"]
         if not alarms:
             return None
-        with self._lock:
-            if self._shift is None or self._shift[0] != alarms[-1]:
-                self._shift = (alarms[-1], self._connection.shift())
-            return self._shift[1]
+        known = self._shift
+        if known is None or known[0] != alarms[-1]:
+            known = self._shift = (alarms[-1], self._connection.shift())
+        return known[1]
 
     def spans_of_episode(self, id_: str) -> Sequence[Stored]:
         """As Source.spans_of_episode."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from flywheel.config import PageConfig
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.page.access import Access
 from flywheel.page.events import Streams
-from flywheel.page.forks import AT_ONCE, finding, forking
+from flywheel.page.forks import finding, forking
 from flywheel.page.frames import Frames
 from flywheel.page.guard import Guard
 from flywheel.page.operate import keeping, operating
 from flywheel.page.routes import answer, reading
 from flywheel.page.source import Source
 from flywheel.page.travel import travelling
+from flywheel.page.turnstile import Turnstile
 
 STATIC = Path(__file__).parent / "static"
 _LOG = logging.getLogger("flywheel.page")
@@ -36,11 +36,11 @@ def build(source: Source, access: Access, config: PageConfig) -> Guard:
     app = FastAPI(
         title="Flywheel", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
-    streams, turnstile = Streams(source, config), asyncio.Semaphore(AT_ONCE)
+    streams, turnstile = Streams(source, config), Turnstile()
     for router in (
-        reading(source, streams, Frames()),
+        reading(source, streams, Frames(), turnstile),
         forking(source, turnstile),
-        finding(source),
+        finding(source, turnstile),
         operating(source, access),
         keeping(source),
         travelling(source, turnstile),

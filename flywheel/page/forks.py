@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Annotated
 
 import msgspec
@@ -15,13 +15,14 @@ from flywheel.page import shapes
 from flywheel.page.operate import body_of
 from flywheel.page.routes import EpisodeId, answer
 from flywheel.page.source import Source
+from flywheel.page.turnstile import Turnstile
 from flywheel.records import Leaf
-from flywheel.task import spec_of
+from flywheel.task import Task, spec_of
 
-AT_ONCE = 2
-"""Forks that are run at once: the machine may be the one that serves."""
 MOST_TIMES = 200
 """Most pairs of runs of one request: some seconds on CartPole."""
+MOST_STEPS = 100_000
+"""Most steps that all pairs of one request may take, each of its two runs: so many as those of CartPole."""
 Value = float | bool | str | list[float]
 
 
@@ -35,25 +36,20 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
 
 
-def forking(source: Source, turnstile: asyncio.Semaphore) -> APIRouter:
+def forking(source: Source, turnstile: Turnstile) -> APIRouter:
     """Return the routes of forks; they change nothing, need no more than reading does, and wait at the turnstile."""
     router = APIRouter(prefix="/api/v1")
 
     @router.get("/fork")
-    def editable(id: EpisodeId, at: Annotated[int, Query(ge=0)] = 0) -> Response:
+    async def editable(request: Request, id: EpisodeId, at: Annotated[int, Query(ge=0)] = 0) -> Response:
         """Return what a fork of an episode at a step can change."""
-        task, episode = source.task(), source.episode(id)
-        if at >= episode.num_steps:
-            raise UsageError(f"Episode {id} has the steps 0 to {episode.num_steps - 1}: there is no step {at}.")
-        edits = shapes.editable(task, episode, at, source.policies(), source.world(id, at))
-        return answer({"id": id, "at": at, "edits": edits, "most_times": MOST_TIMES})
+        return await turnstile.run(request, lambda: _editable(source, id, at))
 
     @router.post("/fork")
     async def fork(request: Request) -> Response:
         """Run an episode's rest again from a step on, with edits."""
         asked = await body_of(request, Asked)
-        async with turnstile:
-            return await asyncio.to_thread(_forked, source, asked)
+        return await turnstile.run(request, lambda: _forked(source, asked))
 
     @router.get("/scenarios")
     def scenarios() -> Response:
@@ -63,43 +59,80 @@ def forking(source: Source, turnstile: asyncio.Semaphore) -> APIRouter:
     return router
 
 
-def finding(source: Source) -> APIRouter:
-    """Return the routes that say where and why courses part."""
+def finding(source: Source, turnstile: Turnstile) -> APIRouter:
+    """Return the routes that say where and why courses part; those that simulate wait at the turnstile."""
     router = APIRouter(prefix="/api/v1")
 
     @router.get("/diverges")
-    def diverges(id: EpisodeId) -> Response:
+    async def diverges(request: Request, id: EpisodeId) -> Response:
         """Return the first step where an episode isn't what it should have been, null where there is none."""
-        return answer({"difference": shapes.difference(source.diverges(id))})
+        found = await turnstile.run(request, lambda: source.diverges(id))
+        return answer({"difference": shapes.difference(found)})
 
     @router.get("/expected")
-    def expected(id: EpisodeId) -> Response:
+    async def expected(request: Request, id: EpisodeId) -> Response:
         """Return what the critic and the simulator expected of an episode's steps, null where they can't say."""
-        found = source.expected(id)
-        return answer(
-            {
-                "values": None if found.values is None else shapes.column(found.values),
-                "residuals": None if found.residuals is None else shapes.column(found.residuals),
-            }
-        )
+        return await turnstile.run(request, lambda: _expected(source, id))
 
     @router.get("/spans")
     def spans(
-        id: Annotated[str, Query(max_length=128)] = "", turn: Annotated[int | None, Query(ge=1)] = None
+        id: Annotated[str, Query(max_length=128)] = "", turn: Annotated[int | None, Query(ge=1, lt=2**31)] = None
     ) -> Response:
         """Return the spans of an episode, or of a turn."""
         return answer(shapes.spans(source.spans_of_episode(id) if turn is None else source.spans_of_turn(turn)))
 
     @router.get("/shift")
-    def shift() -> Response:
+    async def shift(request: Request) -> Response:
         """Return where the last shift of the world began to show, null where none was seen."""
-        found = source.shift()
+        found = await turnstile.run(request, source.shift)
         return answer(None if found is None else {"episode": found.episode, "step": found.step, "why": found.why})
 
     return router
 
 
+def _editable(source: Source, id_: str, at: int) -> Response:
+    task, episode = source.task(), source.episode(id_)
+    if at >= episode.num_steps:
+        raise UsageError(f"Episode {id_} has the steps 0 to {episode.num_steps - 1}: there is no step {at}.")
+    edits = shapes.editable(task, episode, at, source.policies(), source.world(id_, at))
+    return answer({"id": id_, "at": at, "edits": edits, "most_times": most_times(task, at)})
+
+
+def _expected(source: Source, id_: str) -> Response:
+    found = source.expected(id_)
+    return answer(
+        {
+            "values": None if found.values is None else shapes.column(found.values),
+            "residuals": None if found.residuals is None else shapes.column(found.residuals),
+        }
+    )
+
+
+def most_times(task: Task, at: int) -> int:
+    """Return how many pairs of runs from a step on one request may ask for."""
+    return max(1, min(MOST_TIMES, MOST_STEPS // _rest(task, at)))
+
+
+def check_times(task: Task, at: int, times: int) -> None:
+    """Raise UsageError where so many pairs of runs from a step on are more work than one request may ask for."""
+    most = most_times(task, at) if times > 1 else 1
+    if times > most:
+        raise UsageError(
+            f"A page runs an episode's rest again {most} times at most, not {times}: from step {at} on each pair of "
+            f"runs may go on for {_rest(task, at):,} steps, and the machine may be the one that serves. Ask for fewer, "
+            "or do it where the run directory is, with flywheel.connect(run_dir)."
+        )
+
+
+def _rest(task: Task, at: int) -> int:
+    """Return how many steps an episode can have from a step on, at least 1."""
+    with closing(task.make_env()) as env:
+        limit = None if env.spec is None else env.spec.max_episode_steps
+    return max(1, min(task.max_steps, limit or task.max_steps) - max(at, 0))
+
+
 def _forked(source: Source, asked: Asked) -> Response:
+    check_times(source.task(), asked.at, asked.times)
     result = source.fork(asked.id, asked.at, [*asked.edits.items()], asked.times, asked.seed)
     return answer(shapes.forked(result, leaves_of(source)))
 

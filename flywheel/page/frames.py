@@ -18,7 +18,11 @@ from PIL import Image
 from flywheel.errors import UsageError
 from flywheel.policy import to_env
 from flywheel.records import Episode, Parameters
+from flywheel.simulate.stop import go_on_or_stop
+from flywheel.spaces import flatten, leaves_of
+from flywheel.tapes import short
 from flywheel.task import Task, spec_of
+from flywheel.trace.snapshots import NotReproducible, Opening, opening_of
 
 ROW = 5
 """Pictures side by side in a sheet, and rows of them."""
@@ -27,6 +31,9 @@ WIDTH = 360
 """Most pixels a picture is wide."""
 KEPT = 48
 """Sheets that are kept: two episodes of 500 steps and some."""
+
+NEAR = 1e-4
+"""What a world may show otherwise than its record, of 1 and of a number itself: nobody sees that in a picture."""
 
 Picture = NDArray[np.uint8]
 
@@ -40,10 +47,17 @@ class Frames:
         self._sheets: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._camera: Camera | None = None
 
-    def sheet(self, task: Task, episode: Episode, number: int, before: Parameters | None = None) -> bytes:
-        """Return PNG of the steps from `number` · SHEET on, in rows of ROW; UsageError where nothing can be drawn.
+    def sheet(
+        self,
+        task: Task,
+        episode: Episode,
+        number: int,
+        before: Parameters | None = None,
+        opening: Opening | None = None,
+    ) -> bytes:
+        """Return PNG of the steps from `number` · SHEET on, in rows of ROW; raises as Camera does.
 
-        `before` are the world's parameters up to the step that a fork was made at.
+        `before` and `opening` are what Camera takes.
         """
         first = number * SHEET
         if not 0 <= first <= episode.num_steps:
@@ -52,29 +66,39 @@ class Frames:
             key = (episode.id, number)
             if key not in self._sheets:
                 steps = range(first, min(first + SHEET, episode.num_steps + 1))
-                self._sheets[key] = _png(self._at(task, episode, before).pictures(steps))
+                self._sheets[key] = _png(self._at(task, episode, before, opening).pictures(steps))
                 while len(self._sheets) > KEPT:
                     self._sheets.popitem(last=False)
             self._sheets.move_to_end(key)
             return self._sheets[key]
 
-    def _at(self, task: Task, episode: Episode, before: Parameters | None) -> Camera:
+    def _at(self, task: Task, episode: Episode, before: Parameters | None, opening: Opening | None) -> Camera:
         if self._camera is None or self._camera.episode.id != episode.id:
             if self._camera is not None:
                 self._camera.close()
-            self._camera = Camera(task, episode, before)
+            self._camera = Camera(task, episode, before, opening)
         return self._camera
 
 
 class Camera:
     """One environment that is put to an episode's steps and looked at."""
 
-    def __init__(self, task: Task, episode: Episode, before: Parameters | None = None) -> None:
-        """Make the environment; raises UsageError where it draws no pictures, or can't be put to a step."""
+    def __init__(
+        self,
+        task: Task,
+        episode: Episode,
+        before: Parameters | None = None,
+        opening: Opening | None = None,
+    ) -> None:
+        """Make the environment; raises UsageError where it draws no pictures, or can't be put to a step.
+
+        `before` are the world's parameters up to the step that a fork was made at, `opening` is how the world began
+        where the task doesn't know it. A picture raises NotReproducible where the world doesn't do what was recorded.
+        """
         self.episode = episode
         self._task = task
-        self._before = before if episode.parent else None
-        self._changed_at = episode.parent[1] if episode.parent else 0
+        self._opening = opening or opening_of(task, episode)
+        self._first, self._changes = _worlds(task, episode, before, self._opening)
         self._by_state = task.set_state is not None and task.observed_state is not None
         if not self._by_state and episode.seed is None:
             raise UsageError(
@@ -83,6 +107,7 @@ class Camera:
             )
         self._spec = spec_of(task)
         self._env = _drawing(task)
+        self._leaves = leaves_of(self._env.observation_space)
         self._t = -1
 
     def close(self) -> None:
@@ -94,6 +119,7 @@ class Camera:
         return [self._picture(t) for t in steps]
 
     def _picture(self, t: int) -> Picture:
+        go_on_or_stop()
         if self._by_state:
             self._begin_once()
             assert self._task.set_state is not None and self._task.observed_state is not None
@@ -107,12 +133,12 @@ class Camera:
             self._begin()
 
     def _begin(self) -> None:
-        task, episode = self._task, self.episode
-        self._set(episode.parameters if self._before is None else self._before)
-        self._env.reset(seed=episode.seed)
-        start = next((case.state for case in task.edge_cases if case.name == episode.scenario), None)
-        if start is not None and task.set_state is not None:
-            task.set_state(self._env, start)
+        self._set(self._first)
+        shown = self._env.reset(seed=self.episode.seed)[0]
+        if self._opening.state is not None and self._task.set_state is not None:
+            shown = self._task.set_state(self._env, self._opening.state)
+        if not self._by_state:
+            self._insist(0, shown)
         self._t = 0
 
     def _go_to(self, t: int) -> None:
@@ -120,14 +146,44 @@ class Camera:
         if self._t < 0 or t < self._t:
             self._begin()
         for action in to_env(self._spec, self.episode.raw_actions[self._t : t]):
-            if self._before is not None and self._t == self._changed_at:
-                self._set(self.episode.parameters)
-            self._env.step(action)
+            go_on_or_stop()
+            if self._t in self._changes:
+                self._set(self._changes[self._t])
+            self._insist(self._t + 1, self._env.step(action)[0])
             self._t += 1
+
+    def _insist(self, t: int, shown: Any) -> None:
+        """Raise unless the world shows what was observed at step t; it is begun anew after that."""
+        if np.allclose(flatten(self._leaves, shown), self.episode.observations[t], rtol=NEAR, atol=NEAR):
+            return
+        self._t = -1
+        raise NotReproducible(
+            f"Episode {short(self.episode.id)} can't be drawn: stepped again by its actions, its world leaves the "
+            f"record at step {t}, so that these would be pictures of another one. The environment draws from "
+            "somewhere else than its seed, or it, or a library below it, is another version."
+        )
 
     def _set(self, parameters: Parameters) -> None:
         if self._task.set_parameters is not None:
-            self._task.set_parameters(self._env, {**self._task.nominal, **parameters})
+            self._task.set_parameters(self._env, parameters)
+
+
+def _worlds(
+    task: Task, episode: Episode, before: Parameters | None, opening: Opening
+) -> tuple[Parameters, dict[int, Parameters]]:
+    """Return the parameters that an episode's world began with, and the later ones by the step that they begin with."""
+    last = {**task.nominal, **episode.parameters}
+    own = last if before is None else {**task.nominal, **before}
+    first, changes = own, dict[int, Parameters]()
+    if opening.num_before:
+        first, changes = {**task.nominal, **(opening.before or own)}, {opening.num_before: own}
+    if episode.parent is not None:
+        at = episode.parent[1]
+        edited = {name: value for name, value in last.items() if value != own[name]}
+        held = own if opening.num_before <= at else first
+        changes = {step: {**each, **edited} if step > at else each for step, each in changes.items()}
+        changes[at] = {**held, **edited}
+    return first, changes
 
 
 def _drawing(task: Task) -> gymnasium.Env[Any, Any]:

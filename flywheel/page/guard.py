@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -69,14 +70,15 @@ class Guard:
             return 421, "This page is for this machine alone: open it at 127.0.0.1 or localhost."
         if path.startswith(API) and path != SESSION and not role:
             return 401, "The page needs a token: paste the one in keys/page.token of the run directory."
-        if method in ("GET", "HEAD"):
-            return None
-        if not same_origin(headers):
+        reads = method in ("GET", "HEAD")
+        if not (same_origin(headers) or (reads and not path.startswith(API))):
             return 403, "Another page asked for this: only the page itself, or a program, may."
+        if reads:
+            return None
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "The body is no JSON: send it with Content-Type: application/json."
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._most(path):
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > self._most(path):
             return 413, _too_large(self._most(path))
         return None
 

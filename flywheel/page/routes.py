@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from flywheel.page.events import Streams
 from flywheel.page.frames import ROW, SHEET, Frames
 from flywheel.page.production import series
 from flywheel.page.source import By, How, Source
+from flywheel.page.turnstile import Turnstile
 from flywheel.records import Origin
 from flywheel.task import spec_of
 
@@ -31,13 +33,13 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def reading(source: Source, streams: Streams, frames: Frames) -> APIRouter:
-    """Return the routes that read."""
+def reading(source: Source, streams: Streams, frames: Frames, turnstile: Turnstile) -> APIRouter:
+    """Return the routes that read; those that simulate wait at the turnstile."""
     router = APIRouter(prefix="/api/v1")
     _now(router, source)
     _turns_and_policies(router, source)
-    _episodes(router, source)
-    _pictures(router, source, frames)
+    _episodes(router, source, turnstile)
+    _pictures(router, source, frames, turnstile)
 
     @router.get("/events")
     async def events(request: Request, begin: Annotated[int, Query(ge=0)] = 0) -> Response:
@@ -47,7 +49,7 @@ def reading(source: Source, streams: Streams, frames: Frames) -> APIRouter:
             refusal.headers["retry-after"] = "10"
             return refusal
         last = request.headers.get("last-event-id", "")
-        stream = streams.stream(int(last) if last.isdigit() else begin)
+        stream = streams.stream(int(last) if re.fullmatch("[0-9]{1,18}", last) else begin)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     return router
@@ -128,7 +130,7 @@ def _turns_and_policies(router: APIRouter, source: Source) -> None:
         return answer({**row, "verdicts": verdicts[::-1]})
 
 
-def _episodes(router: APIRouter, source: Source) -> None:
+def _episodes(router: APIRouter, source: Source, turnstile: Turnstile) -> None:
     @router.get("/episodes")
     def episodes(
         origin: Origin = "production",
@@ -153,21 +155,28 @@ def _episodes(router: APIRouter, source: Source) -> None:
         return answer({"episodes": [shapes.listed(each) for each in shown], "next": more})
 
     @router.get("/episode")
-    def episode(id: EpisodeId) -> Response:
+    async def episode(request: Request, id: EpisodeId) -> Response:
         """Return one episode, step by step."""
-        try:
-            leaves = spec_of(source.task()).observation_leaves
-        except UsageError:  # it can be looked at all the same
-            leaves = ()
-        return answer(shapes.episode(source.episode(id), leaves))
+        return await turnstile.run(request, lambda: _told(source, id))
 
 
-def _pictures(router: APIRouter, source: Source, frames: Frames) -> None:
-    @router.get("/frames")
-    def pictures(id: EpisodeId, sheet: Annotated[int, Query(ge=0)] = 0) -> Response:
-        """Return a PNG with the pictures of neighbouring steps of an episode."""
-        episode = source.episode(id)
+def _told(source: Source, id_: str) -> Response:
+    try:
+        leaves = spec_of(source.task()).observation_leaves
+    except UsageError:  # it can be looked at all the same
+        leaves = ()
+    return answer(shapes.episode(source.episode(id_), leaves))
+
+
+def _pictures(router: APIRouter, source: Source, frames: Frames, turnstile: Turnstile) -> None:
+    def drawn(id_: str, sheet: int) -> bytes:
+        episode = source.episode(id_)
         before = source.episode(episode.parent[0]).parameters if episode.parent else None
-        body = frames.sheet(source.task(), episode, sheet, before)
+        return frames.sheet(source.task(), episode, sheet, before, source.opening(id_))
+
+    @router.get("/frames")
+    async def pictures(request: Request, id: EpisodeId, sheet: Annotated[int, Query(ge=0)] = 0) -> Response:
+        """Return a PNG with the pictures of neighbouring steps of an episode."""
+        body = await turnstile.run(request, lambda: drawn(id, sheet))
         headers = {"x-flywheel-row": str(ROW), "x-flywheel-sheet": str(SHEET), "cache-control": "private, max-age=600"}
         return Response(body, media_type="image/png", headers=headers)

@@ -16,6 +16,7 @@ from flywheel.trace.contract import TimeTravel
 from flywheel.trace.result import Result
 from flywheel.trace.row import Row
 from flywheel.trace.shift import Shift
+from flywheel.trace.snapshots import Opening
 from flywheel.trace.spanstore import Stored
 
 By = Literal["started_at", "total", "num_steps"]
@@ -152,6 +153,9 @@ class Source(Protocol):
 
     def episode(self, id_: str) -> Episode:
         """Return a stored episode, or one of the gate's, played again; UsageError where there is none."""
+
+    def opening(self, id_: str) -> Opening:
+        """Return how the world of an episode began; a fork's began as its original's."""
 
     def task(self) -> Task:
         """Return the task; raises UsageError with the reason where it can't be loaded here."""

@@ -13,10 +13,11 @@ from fastapi.responses import Response
 
 from flywheel import __version__
 from flywheel.errors import UsageError
-from flywheel.page.forks import MOST_TIMES
+from flywheel.page.forks import check_times
 from flywheel.page.operate import body_of, check_may_operate
 from flywheel.page.routes import EpisodeId, answer
 from flywheel.page.source import Source
+from flywheel.page.turnstile import Turnstile
 from flywheel.records import Episode
 from flywheel.tapes import Scenario, chain, short
 from flywheel.trace.carry import FORM, MEDIA_TYPE, Stand, packed, replayed
@@ -45,12 +46,12 @@ class Again(Asked):
     seed: int = 0
 
 
-def travelling(source: Source, turnstile: asyncio.Semaphore) -> APIRouter:
-    """Return the routes that `flywheel.connect(url)` asks; forks wait at the turnstile."""
+def travelling(source: Source, turnstile: Turnstile) -> APIRouter:
+    """Return the routes that `flywheel.connect(url)` asks; those that simulate wait at the turnstile."""
     router = APIRouter(prefix="/api/v1/travel")
     _greeting(router, source)
-    _looking(router, source)
-    _comparing(router, source)
+    _looking(router, source, turnstile)
+    _comparing(router, source, turnstile)
     _forking(router, source, turnstile)
     return router
 
@@ -79,7 +80,7 @@ def _greeting(router: APIRouter, source: Source) -> None:
         return answer(TellAnswer(taken, len(asked.spans) - taken))
 
 
-def _looking(router: APIRouter, source: Source) -> None:
+def _looking(router: APIRouter, source: Source, turnstile: Turnstile) -> None:
     @router.get("/parameters")
     def parameters(digest: Part | None = None) -> Response:
         """Return the simulator's parameters as production showed them last, or those that a policy was judged for."""
@@ -92,9 +93,9 @@ def _looking(router: APIRouter, source: Source) -> None:
         return record(source.travel().episodes(where, limit=limit))
 
     @router.get("/episode")
-    def episode(id: EpisodeId) -> Response:
+    async def episode(request: Request, id: EpisodeId) -> Response:
         """Return an episode."""
-        return record(source.travel().episode(id))
+        return await turnstile.run(request, lambda: record(source.travel().episode(id)))
 
     @router.get("/signals")
     def signals() -> Response:
@@ -102,9 +103,9 @@ def _looking(router: APIRouter, source: Source) -> None:
         return record(source.travel().signals())
 
     @router.get("/shift")
-    def shift() -> Response:
+    async def shift(request: Request) -> Response:
         """Return where the last shift began to show."""
-        return record(source.shift())
+        return record(await turnstile.run(request, source.shift))
 
     @router.get("/scenarios")
     def scenarios() -> Response:
@@ -112,7 +113,7 @@ def _looking(router: APIRouter, source: Source) -> None:
         return record(source.travel().scenarios())
 
 
-def _comparing(router: APIRouter, source: Source) -> None:
+def _comparing(router: APIRouter, source: Source, turnstile: Turnstile) -> None:
     def insisted(id_: str, proof: str) -> Episode:
         episode = source.episode(id_)
         if chain(episode) != proof:
@@ -120,54 +121,60 @@ def _comparing(router: APIRouter, source: Source) -> None:
         return episode
 
     @router.get("/values")
-    def values(id: EpisodeId, chain: Part) -> Response:
+    async def values(request: Request, id: EpisodeId, chain: Part) -> Response:
         """Return what the critics expected of an episode."""
-        return record(source.travel().values(insisted(id, chain)))
+        return await turnstile.run(request, lambda: record(source.travel().values(insisted(id, chain))))
 
     @router.get("/residuals")
-    def residuals(id: EpisodeId, chain: Part) -> Response:
+    async def residuals(request: Request, id: EpisodeId, chain: Part) -> Response:
         """Return what the world of an episode did otherwise than the simulator."""
-        return record(source.travel().residuals(insisted(id, chain)))
+        return await turnstile.run(request, lambda: record(source.travel().residuals(insisted(id, chain))))
 
     @router.get("/diverge")
-    def diverge(
-        one: EpisodeId, other: Part = "", policy: Part = "", beyond: float | None = None, exact: bool = False
+    async def diverge(
+        request: Request,
+        one: EpisodeId,
+        other: Part = "",
+        policy: Part = "",
+        beyond: float | None = None,
+        exact: bool = False,
     ) -> Response:
         """Return where two episodes part, or where one isn't what it should have been."""
-        return record(source.travel().diverge(one, other, policy=policy, beyond=beyond, exact=exact))
+
+        def found() -> Response:
+            return record(source.travel().diverge(one, other, policy=policy, beyond=beyond, exact=exact))
+
+        return await turnstile.run(request, found)
 
 
-def _forking(router: APIRouter, source: Source, turnstile: asyncio.Semaphore) -> None:
+def _forking(router: APIRouter, source: Source, turnstile: Turnstile) -> None:
     @router.get("/fork")
-    def fork(id: EpisodeId, at: int = 0) -> Response:
+    async def fork(request: Request, id: EpisodeId, at: int = 0) -> Response:
         """Return an episode, and the world in which a fork of it goes on."""
-        return record(_forked(source, Asked(id, at), _stand))
+        return await turnstile.run(request, lambda: record(_forked(source, Asked(id, at), _stand)))
 
     @router.post("/edits")
     async def edits(request: Request) -> Response:
         """Return a fork's edits in words."""
         asked = await body_of(request, Asked)
-        return record(await asyncio.to_thread(_forked, source, asked, lambda fork: fork.edits))
+        return await turnstile.run(request, lambda: record(_forked(source, asked, lambda fork: fork.edits)))
 
     @router.post("/scenario")
     async def scenario(request: Request) -> Response:
         """Return what the gate could try every candidate in."""
         asked = await body_of(request, Asked)
-        async with turnstile:
-            return record(await asyncio.to_thread(_forked, source, asked, _scenario))
+        return await turnstile.run(request, lambda: record(_forked(source, asked, _scenario)))
 
     @router.post("/replay")
     async def replay(request: Request) -> Response:
         """Run an episode's rest again."""
         asked = await body_of(request, Again)
-        if asked.times > MOST_TIMES:
-            raise UsageError(
-                f"A page runs an episode's rest again {MOST_TIMES} times at most, not {asked.times}: do it where the "
-                "run directory is, with flywheel.connect(run_dir)."
-            )
-        async with turnstile:
-            found = await asyncio.to_thread(source.fork, asked.id, asked.at, asked.edits, asked.times, asked.seed)
-        return record(replayed(found))
+
+        def found() -> Response:
+            check_times(source.task(), asked.at, asked.times)
+            return record(replayed(source.fork(asked.id, asked.at, asked.edits, asked.times, asked.seed)))
+
+        return await turnstile.run(request, found)
 
 
 def _stand(fork: Forked) -> Stand:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flywheel.policy import to_env
 from flywheel.records import Array, Episode
+from flywheel.simulate.stop import go_on_or_stop
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task, spec_of
 
@@ -100,6 +101,7 @@ class Simulator:
 
     def successors(self, data: Transitions, parameters: Sequence[Mapping[str, float]]) -> Floats:
         """Return the predicted successors float64[M, N, S] of N transitions under each of M parameter sets."""
+        go_on_or_stop()
         if self._task.vector is None:
             one_by_one = np.stack([self._one_by_one(data, values) for values in parameters])
             return going_on(self._task, data.states, one_by_one)
@@ -127,6 +129,7 @@ class Simulator:
         assert self._task.set_state is not None
         rows = []
         for state, action in zip(data.states, data.actions, strict=True):
+            go_on_or_stop()
             self._env.reset(seed=0)
             if self._task.set_parameters is not None:
                 self._task.set_parameters(self._env, parameters)

@@ -13,6 +13,7 @@ from flywheel.errors import UsageError, unknown
 from flywheel.faults import said, sound
 from flywheel.records import Array, Parameters
 from flywheel.simulate.copies import put, take
+from flywheel.simulate.stop import go_on_or_stop
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 
@@ -139,6 +140,7 @@ class LockstepWorlds:
         self._num_steps, self.broken = 0, {}
         begun: list[Array | None] = []
         for i, world in enumerate(zip(seeds, complete, states or [None] * self.num_worlds, strict=True)):
+            go_on_or_stop()
             try:
                 _begin(self._task, self._single, *world)
                 begun.append(self._state(self._single))
@@ -164,6 +166,7 @@ class LockstepWorlds:
 
     def step(self, actions: Array, active: NDArray[np.bool_]) -> Stepped:
         """Step all worlds; those that aren't active go on unseen. When the form raises, all active ones broke."""
+        go_on_or_stop()
         try:
             seen, rewards, terminated, truncated, _ = self._env.step(actions)
             observations = np.asarray(flatten_batch(self._leaves, seen))
@@ -219,6 +222,7 @@ class EachWorlds:
         self._observations = _nothing(self._envs[0].observation_space, self.num_worlds)
         worlds = zip(self._envs, seeds, complete, states or [None] * self.num_worlds, strict=True)
         for i, world in enumerate(worlds):
+            go_on_or_stop()
             try:
                 self._observations[i] = _begin(self._task, *world)
             except UsageError:
@@ -239,6 +243,7 @@ class EachWorlds:
         terminated, truncated = np.zeros((2, self.num_worlds), dtype=np.bool_)
         self._num_steps += 1
         for i in np.flatnonzero(active):
+            go_on_or_stop()
             try:
                 observation, reward, terminated[i], truncated[i], _ = self._envs[i].step(actions[i])
                 sound(self._envs[i].observation_space, observation, reward)

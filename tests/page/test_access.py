@@ -102,6 +102,10 @@ async def test_no_other_page_can_ask_for_anything_to_be_done(strange: dict[str, 
         for path in ("fork", "rollback", "session"):
             response = await client.post(f"api/v1/{path}", json={}, headers=headers)
             assert response.status_code == 403 and "Another page" in response.json()["error"]
+        for path in ("shift", "now"):
+            response = await client.get(f"api/v1/{path}", headers=headers)
+            assert response.status_code == 403 and "Another page" in response.json()["error"]
+        assert (await client.get("", headers=headers)).status_code == 200  # a link elsewhere may lead to the page
 
 
 async def test_a_body_that_is_large_or_no_json_is_not_read(finished: Path) -> None:

@@ -180,6 +180,7 @@ def test_a_fork_is_run_again_and_its_pictures_can_be_seen(api: httpx.Client) -> 
         ("GET", "episode", {"id": "../../etc/passwd"}, 404, "There is no episode"),
         ("GET", "policy", {"digest": "../keys"}, 400, "digest"),
         ("GET", "policy", {"digest": "0" * 64}, 404, "knows no policy"),
+        ("GET", "spans", {"turn": "99999999999999999999"}, 400, "The request's turn is wrong"),
         ("GET", "nothing", {}, 404, "nothing at this address"),
         ("POST", "fork", {"id": "x", "at": 0, "edits": {}}, 400, "There is no episode"),
         ("POST", "fork", {"id": "x", "at": -1}, 400, "$.at"),

@@ -52,6 +52,18 @@ def test_what_is_told_arrives_once_and_a_new_stream_goes_on_where_the_last_one_e
         assert [each["data"]["text"] for each in told] == ["pass"]
 
 
+@pytest.mark.parametrize("last", ["²", "9" * 5000, "-1", "x"])
+def test_an_id_that_no_stream_gave_begins_where_the_page_asks(last: str, writer: Writer) -> None:
+    headers = {"last-event-id": last.encode("latin-1")}
+    with (
+        served(writer.run_dir) as url,
+        httpx.stream("GET", f"{url}api/v1/events", headers=headers, timeout=20) as response,
+    ):
+        assert response.status_code == 200
+        told = next(each for each in events(response.iter_lines()) if each["event"] == "told")
+    assert told["data"]["text"].startswith("Ray is up")
+
+
 def test_changes_of_the_run_are_told_by_name(writer: Writer) -> None:
     from tests.page.run_dirs import FIRST, SHORT_POLE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flywheel.errors import UsageError
+from flywheel.gate.trials import play_situations, suite_situations
 from flywheel.page.frames import ROW, WIDTH, Camera, Frames
 from flywheel.policy import Policy
 from flywheel.records import Episode
@@ -20,15 +22,21 @@ from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.lunarlander import lunarlander
 from flywheel.tasks.pendulum import pendulum
 from flywheel.testing import linear_policy
+from flywheel.trace.fork import Fork
+from flywheel.trace.snapshots import NotReproducible, Opening
 from tests.rooms import room
 
 
-def episode_of(task: Task, scenario: str = "nominal") -> Episode:
-    """Return a seeded episode of a policy that always gives the same chances."""
+def policy_of(task: Task) -> Policy:
+    """Return a policy that always gives the same chances."""
     spec = spec_of(task)
     gains = np.zeros((spec.num_outputs, int(np.prod(spec.observation_shape))))
-    policy = Policy(linear_policy(spec, gains)[0], spec)
-    return play(task, policy, seeds=[5], parameters=[{}], draw_keys=[5], scenarios=[scenario])[0]
+    return Policy(linear_policy(spec, gains)[0], spec, "c" * 64)
+
+
+def episode_of(task: Task, scenario: str = "nominal") -> Episode:
+    """Return a seeded episode of it."""
+    return play(task, policy_of(task), seeds=[5], parameters=[{}], draw_keys=[5], scenarios=[scenario])[0]
 
 
 def pictures(task: Task, episode: Episode, steps: range) -> list[NDArray[np.uint8]]:
@@ -58,16 +66,42 @@ def test_a_step_looks_the_same_however_one_gets_there() -> None:
 
 
 def test_a_fork_is_drawn_in_the_world_that_it_was_changed_to() -> None:
-    episode = episode_of(lunarlander)
-    at = min(5, episode.num_steps - 1)
-    wind = {parameter.name: parameter.high for parameter in lunarlander.parameters}
-    fork = dataclasses.replace(episode, parent=(episode.id, at), parameters=wind)
-    original, changed = Camera(lunarlander, episode), Camera(lunarlander, fork, before={})
+    task, policy, at = lunarlander, policy_of(lunarlander), 5
+    episode = episode_of(task)
+    wind = {parameter.name: parameter.high for parameter in task.parameters}
+    with closing(Fork(task, episode, at, {policy.digest: policy})) as stands:
+        for name, value in wind.items():
+            stands.edit_parameter(name, value)
+        fork = stands.replay().fork
+    original, changed = Camera(task, episode), Camera(task, fork, before=episode.parameters)
     assert (original.pictures(range(at, at + 1))[0] == changed.pictures(range(at, at + 1))[0]).all()
-    end = range(episode.num_steps, episode.num_steps + 1)
-    assert (original.pictures(end)[0] != changed.pictures(end)[0]).any()
+    end = min(episode.num_steps, fork.num_steps)
+    assert (original.pictures(range(end, end + 1))[0] != changed.pictures(range(end, end + 1))[0]).any()
     original.close()
     changed.close()
+
+
+@pytest.mark.parametrize("again", [None, 10, 50], ids=["the trial", "forked in its lead", "forked after it"])
+def test_a_trial_of_a_saved_scenario_is_drawn_in_its_own_world(again: int | None) -> None:
+    task, policy = lunarlander, policy_of(lunarlander)
+    policies = {policy.digest: policy}
+    with closing(Fork(task, episode_of(task), 40, policies)) as fork:
+        scenario = dataclasses.replace(fork.edit_parameter("wind_power", 19.0).scenario(), name="gust")
+    (situation,) = suite_situations([scenario], 3, "trials", 1, {})
+    (trial,) = play_situations(task, policy, [situation], lockstep=1, now=0.0)
+    opening = Opening(before=scenario.before, num_before=40, own=scenario.parameters)
+    before, drawn = None, trial
+    if again is not None:
+        with closing(Fork(task, trial, again, policies, opening=opening)) as fork:
+            before, drawn = trial.parameters, fork.edit_parameter("turbulence_power", 1.5).replay().fork
+    camera = Camera(task, drawn, before, opening)
+    assert len(camera.pictures(range(drawn.num_steps + 1))) == drawn.num_steps + 1  # each step is the record's
+    camera.close()
+    astray = Camera(task, drawn, before)
+    for _ in range(2):
+        with pytest.raises(NotReproducible, match=r"can't be drawn: .* leaves the record at step"):
+            astray.pictures(range(drawn.num_steps, drawn.num_steps + 1))
+    astray.close()
 
 
 def test_a_sheet_holds_neighbouring_steps_and_is_kept() -> None:
