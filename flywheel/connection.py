@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel import archive, foreign, owner
+from flywheel import archive, foreign, owner, sqlite
 from flywheel.deploy import registry as registries
 from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
@@ -176,7 +176,7 @@ class Connection(TimeTravel):
                 )  # fmt: skip
 
     def _trials(self) -> Iterator[tuple[Verdict, Trial]]:
-        if (self.run_dir / registries.FILE).exists():
+        if sqlite.is_made(self.run_dir / registries.FILE):
             yield from ((verdict, trial) for verdict in self.registry.verdicts() for trial in verdict.trials)
 
     def episode(self, id_: str) -> Episode:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import quote
@@ -50,13 +50,18 @@ def reading(file: Path) -> sqlite3.Connection:
     return _connected(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)
 
 
+def is_made(file: Path) -> bool:
+    """Say whether a file is there with its tables; its owner makes them a moment after the file."""
+    if not file.exists():
+        return False
+    with closing(reading(file)) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
+
+
 def reading_or_empty(file: Path, schema: str) -> sqlite3.Connection:
-    """Return a connection that reads a file, or empty tables where it isn't there, or its owner had not made them."""
-    if file.exists():
-        connection = reading(file)
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            return connection
-        connection.close()
+    """Return a connection that reads a file, or empty tables where `is_made` says no: those stay empty."""
+    if is_made(file):
+        return reading(file)
     connection = _connected(":memory:")
     connection.executescript(schema)
     return connection
