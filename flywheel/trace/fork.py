@@ -16,7 +16,7 @@ from flywheel.policy import Policy
 from flywheel.records import Array, Episode, Parameters
 from flywheel.tapes import Difference, Scenario, chain, short
 from flywheel.task import Task, span_of
-from flywheel.trace.contract import Forked
+from flywheel.trace.contract import Forked, whole
 from flywheel.trace.diverge import first_difference
 from flywheel.trace.edits import Edits, set_edit
 from flywheel.trace.effect import Effect, effect_of, effect_of_one
@@ -46,6 +46,7 @@ class Fork(Forked):
         where the episode has no seed (nominal by default), `opening` is how it began where the task doesn't know it.
         Raises UsageError for a step that the episode doesn't have, NotReproducible where nothing leads there again.
         """
+        at = whole("at", at)
         if not 0 <= at < episode.num_steps:
             last = episode.num_steps - 1
             raise UsageError(f"Episode {short(episode.id)} has the steps 0 to {last}, so it can't be forked at {at}.")
@@ -85,6 +86,7 @@ class Fork(Forked):
         each pair under draws of its own (of `seed`), which gives the edits' effect with an interval. What a seeded
         world draws by itself is the same in all of them. Where nothing is drawn, one pair is all of them.
         """
+        times, seed = whole("times", times), whole("seed", seed)
         if times < 1:
             raise UsageError(f"An episode's rest is run again once or more, not {times} times.")
         is_many = times > 1 and (self._acts_by_chance() or not self._course.is_seeded)
