@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -44,12 +44,12 @@ def opened(run_dir: Path, config: Config, task: str, digest: str) -> Iterator[No
     except OSError as error:
         raise UsageError(f"The run directory {run_dir} can't be used ({error}): give another --run-dir.") from error
     with open(run_dir / LOCK, "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"Another process turns the wheel in {run_dir}: end it first, or give another --run-dir."
-            ) from error
+        while not _took(lock, fcntl.LOCK_EX):
+            if not _took(lock, fcntl.LOCK_SH):
+                raise UsageError(
+                    f"Another process turns the wheel in {run_dir}: end it first, or give another --run-dir."
+                )
+            fcntl.flock(lock, fcntl.LOCK_UN)  # somebody only looked, in `is_held`, and is gone by now
         _write_whole(run_dir / CONFIG, _configuration(config, task, digest))
         yield
 
@@ -93,15 +93,20 @@ def write_living(run_dir: Path, address: str, name: str, route: str) -> None:
 
 
 def is_held(run_dir: Path) -> bool:
-    """Say whether a process turns the wheel in this run directory now."""
+    """Say whether a process turns the wheel in this run directory now; a look is in nobody's way."""
     if not (run_dir / LOCK).exists():
         return False
     with open(run_dir / LOCK, encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return not _took(lock, fcntl.LOCK_SH)
+
+
+def _took(lock: TextIO, how: int) -> bool:
+    """Take a lock at once, for itself alone (LOCK_EX, an owner) or shared (LOCK_SH, a look); False where it can't."""
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def forget_living(run_dir: Path) -> None:

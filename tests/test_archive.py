@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -101,6 +103,29 @@ def test_a_second_driver_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / archive.CONFIG).read_bytes() == before
     with archive.opened(tmp_path, Config(turns=9), "cartpole", "digest"):
         assert archive.read_config(tmp_path)["config"]["turns"] == 9
+
+
+def test_looks_see_no_owner_in_each_other_and_refuse_none_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with archive.opened(tmp_path, Config(), "cartpole", "digest"):
+        pass
+    take = fcntl.flock
+    with open(tmp_path / archive.LOCK) as look:
+        take(look, fcntl.LOCK_SH)
+        assert not archive.is_held(tmp_path)
+
+        def gone_once_it_was_in_the_way(lock: TextIO, how: int) -> None:
+            try:
+                take(lock, how)
+            except BlockingIOError:
+                look.close()
+                raise
+
+        monkeypatch.setattr(fcntl, "flock", gone_once_it_was_in_the_way)
+        with archive.opened(tmp_path, Config(), "cartpole", "digest"):
+            assert look.closed and archive.is_held(tmp_path)
+    assert not archive.is_held(tmp_path)
 
 
 def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
