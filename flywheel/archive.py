@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict, TypeVar
 
 import msgspec
 
 from flywheel.config import Config, canonical
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION, Told, Turn
 
 CONFIG = "config.json"
@@ -30,13 +30,23 @@ LIVING = "cluster.json"
 DRAFT = "turn.json"
 LEFT = "turns_left"
 """What a turn's evidence says of the start that took it: how many turns it still had to take, 0 where it was over."""
+T = TypeVar("T")
+
+
+class Start(TypedDict):
+    """What config.json says of the last start."""
+
+    task: str
+    task_digest: str
+    config: dict[str, Any]
 
 
 @contextmanager
 def opened(run_dir: Path, config: Config, task: str, digest: str) -> Iterator[None]:
     """Hold the run directory, made or gone on with, as the one driver that turns its wheel.
 
-    Raises UsageError, touching nothing, if it is another task's, another driver's, or can't be written.
+    Raises UsageError, touching nothing, if it is another task's, another driver's, or can't be written, and
+    FlywheelError if its configuration is damaged.
     """
     try:
         _begin(run_dir, config, task, digest)
@@ -62,7 +72,7 @@ def _configuration(config: Config, task: str, digest: str) -> str:
 def _begin(run_dir: Path, config: Config, task: str, digest: str) -> None:
     path = run_dir / CONFIG
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_config(run_dir)
         if found["task_digest"] != digest:
             changed = "an earlier form of task" if found["task"] == task else "task"
             raise UsageError(
@@ -85,6 +95,15 @@ def _write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _decoded(path: Path, data: bytes, kind: type[T], instead: str, line: int = 0) -> T:
+    """Return the record that a file, or a line of it, holds; FlywheelError names it and what to do where it is none."""
+    try:
+        return msgspec.convert(json.loads(data), kind)
+    except (ValueError, msgspec.ValidationError) as error:
+        place = f"Line {line} of {path}" if line else str(path)
+        raise FlywheelError(f"{place} is damaged ({error}): put a copy of it back, or {instead}.") from error
 
 
 def write_living(run_dir: Path, address: str, name: str, route: str) -> None:
@@ -115,18 +134,21 @@ def forget_living(run_dir: Path) -> None:
 
 
 def read_living(run_dir: Path) -> dict[str, str] | None:
-    """Return the note of `write_living`, None where there is none."""
+    """Return the note of `write_living`, None where there is none; FlywheelError where it is damaged."""
     path = run_dir / LIVING
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    instead = "end what this run has up by hand and delete it"
+    return _decoded(path, path.read_bytes(), dict[str, str], instead) if path.exists() else None
 
 
-def read_config(run_dir: Path) -> dict[str, Any]:
-    """Return config.json: the task's name and digest, and the configuration of the last start."""
+def read_config(run_dir: Path) -> Start:
+    """Return config.json: the task's name and digest, and the configuration of the last start.
+
+    Raises UsageError where there is none, FlywheelError where it is damaged.
+    """
     path = run_dir / CONFIG
     if not path.exists():
         raise UsageError(f"{run_dir} is no run directory: there is no {CONFIG} in it.")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return _decoded(path, path.read_bytes(), Start, "give another run directory")
 
 
 def keep_draft(run_dir: Path, turn: Turn) -> None:
@@ -135,12 +157,13 @@ def keep_draft(run_dir: Path, turn: Turn) -> None:
 
 
 def read_draft(run_dir: Path) -> Turn | None:
-    """Return the turn that was under way, None where there is none."""
+    """Return the turn that was under way, None where there is none; FlywheelError where it is damaged."""
+    path = run_dir / DRAFT
     try:
-        text = (run_dir / DRAFT).read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:  # also between two looks at it: the turn has just ended
         return None
-    return msgspec.convert(json.loads(text), Turn)
+    return _decoded(path, data, Turn, "delete it, so that its turn begins again")
 
 
 def _line(turn: Turn) -> str:
@@ -176,12 +199,16 @@ def to_come(turns: Sequence[Turn], config: Config) -> range:
 
 
 def read_turns(run_dir: Path) -> list[Turn]:
-    """Return the journal's turns in order; a last line that a crash cut off is not a turn."""
+    """Return the journal's turns in order; a last line that is being written, or that a crash cut off, is none yet.
+
+    Raises FlywheelError, with its number, where another line is damaged.
+    """
     path = run_dir / JOURNAL
     if not path.exists():
         return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [msgspec.convert(json.loads(line), Turn) for line in lines]
+    *lines, _ = path.read_bytes().split(b"\n")
+    instead = "delete that line, and its turn is forgotten"
+    return [_decoded(path, line, Turn, instead, number) for number, line in enumerate(lines, 1)]
 
 
 def tell(run_dir: Path, told: Told) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -11,7 +12,7 @@ import pytest
 
 from flywheel import archive
 from flywheel.config import Config
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Plan, Release, Signal, Turn
 
 SIGNAL = Signal(
@@ -77,6 +78,31 @@ def test_a_line_that_a_crash_cut_off_is_no_turn_and_is_in_nobodys_way(tmp_path: 
     assert archive.read_turns(tmp_path) == [TURN]
     archive.append_turn(tmp_path, dataclasses.replace(TURN, number=2))
     assert [turn.number for turn in archive.read_turns(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "said"),
+    [
+        (archive.CONFIG, archive.read_config, "give another run directory"),
+        (archive.LIVING, archive.read_living, "delete it"),
+        (archive.DRAFT, archive.read_draft, "begins again"),
+        (archive.JOURNAL, archive.read_turns, "Line 2 of"),
+    ],
+)
+@pytest.mark.parametrize("cut", ['{"task": "cart', "[1]", "\udcff"])
+def test_a_damaged_file_is_named_with_what_to_do(
+    name: str, read: Callable[[Path], object], said: str, cut: str, tmp_path: Path
+) -> None:
+    archive.append_turn(tmp_path, TURN)
+    with open(tmp_path / name, "a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(cut)
+        if name == archive.JOURNAL:
+            assert archive.read_turns(tmp_path) == [TURN], "it may be being written"
+        file.write("\n")
+        file.flush()
+        with pytest.raises(FlywheelError, match=f"{name} is damaged.*: put a copy of it back, or ") as error:
+            read(tmp_path)
+    assert said in str(error.value)
 
 
 def test_a_run_directory_of_another_task_is_refused_and_left_alone(tmp_path: Path) -> None:
