@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypedDict, TypeVar
 
 import msgspec
 
 from flywheel.config import Config, canonical
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION, Told, Turn
 
 CONFIG = "config.json"
@@ -30,13 +30,23 @@ LIVING = "cluster.json"
 DRAFT = "turn.json"
 LEFT = "turns_left"
 """What a turn's evidence says of the start that took it: how many turns it still had to take, 0 where it was over."""
+T = TypeVar("T")
+
+
+class Start(TypedDict):
+    """What config.json says of the last start."""
+
+    task: str
+    task_digest: str
+    config: dict[str, Any]
 
 
 @contextmanager
 def opened(run_dir: Path, config: Config, task: str, digest: str) -> Iterator[None]:
     """Hold the run directory, made or gone on with, as the one driver that turns its wheel.
 
-    Raises UsageError, touching nothing, if it is another task's, another driver's, or can't be written.
+    Raises UsageError, touching nothing, if it is another task's, another driver's, or can't be written, and
+    FlywheelError if its configuration is damaged.
     """
     try:
         _begin(run_dir, config, task, digest)
@@ -44,12 +54,12 @@ def opened(run_dir: Path, config: Config, task: str, digest: str) -> Iterator[No
     except OSError as error:
         raise UsageError(f"The run directory {run_dir} can't be used ({error}): give another --run-dir.") from error
     with open(run_dir / LOCK, "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"Another process turns the wheel in {run_dir}: end it first, or give another --run-dir."
-            ) from error
+        while not _took(lock, fcntl.LOCK_EX):
+            if not _took(lock, fcntl.LOCK_SH):
+                raise UsageError(
+                    f"Another process turns the wheel in {run_dir}: end it first, or give another --run-dir."
+                )
+            fcntl.flock(lock, fcntl.LOCK_UN)  # somebody only looked, in `is_held`, and is gone by now
         _write_whole(run_dir / CONFIG, _configuration(config, task, digest))
         yield
 
@@ -62,7 +72,7 @@ def _configuration(config: Config, task: str, digest: str) -> str:
 def _begin(run_dir: Path, config: Config, task: str, digest: str) -> None:
     path = run_dir / CONFIG
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_config(run_dir)
         if found["task_digest"] != digest:
             changed = "an earlier form of task" if found["task"] == task else "task"
             raise UsageError(
@@ -87,21 +97,35 @@ def _write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _decoded(path: Path, data: bytes, kind: type[T], instead: str, line: int = 0) -> T:
+    """Return the record that a file, or a line of it, holds; FlywheelError names it and what to do where it is none."""
+    try:
+        return msgspec.convert(json.loads(data), kind)
+    except (ValueError, msgspec.ValidationError) as error:
+        place = f"Line {line} of {path}" if line else str(path)
+        raise FlywheelError(f"{place} is damaged ({error}): put a copy of it back, or {instead}.") from error
+
+
 def write_living(run_dir: Path, address: str, name: str, route: str) -> None:
     """Note where this run directory's owners are up: Ray's address, the wheel's name and its path under Serve."""
     _write_whole(run_dir / LIVING, json.dumps({"address": address, "name": name, "route": route}))
 
 
 def is_held(run_dir: Path) -> bool:
-    """Say whether a process turns the wheel in this run directory now."""
+    """Say whether a process turns the wheel in this run directory now; a look is in nobody's way."""
     if not (run_dir / LOCK).exists():
         return False
     with open(run_dir / LOCK, encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return not _took(lock, fcntl.LOCK_SH)
+
+
+def _took(lock: TextIO, how: int) -> bool:
+    """Take a lock at once, for itself alone (LOCK_EX, an owner) or shared (LOCK_SH, a look); False where it can't."""
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def forget_living(run_dir: Path) -> None:
@@ -110,18 +134,21 @@ def forget_living(run_dir: Path) -> None:
 
 
 def read_living(run_dir: Path) -> dict[str, str] | None:
-    """Return the note of `write_living`, None where there is none."""
+    """Return the note of `write_living`, None where there is none; FlywheelError where it is damaged."""
     path = run_dir / LIVING
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    instead = "end what this run has up by hand and delete it"
+    return _decoded(path, path.read_bytes(), dict[str, str], instead) if path.exists() else None
 
 
-def read_config(run_dir: Path) -> dict[str, Any]:
-    """Return config.json: the task's name and digest, and the configuration of the last start."""
+def read_config(run_dir: Path) -> Start:
+    """Return config.json: the task's name and digest, and the configuration of the last start.
+
+    Raises UsageError where there is none, FlywheelError where it is damaged.
+    """
     path = run_dir / CONFIG
     if not path.exists():
         raise UsageError(f"{run_dir} is no run directory: there is no {CONFIG} in it.")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return _decoded(path, path.read_bytes(), Start, "give another run directory")
 
 
 def keep_draft(run_dir: Path, turn: Turn) -> None:
@@ -130,12 +157,13 @@ def keep_draft(run_dir: Path, turn: Turn) -> None:
 
 
 def read_draft(run_dir: Path) -> Turn | None:
-    """Return the turn that was under way, None where there is none."""
+    """Return the turn that was under way, None where there is none; FlywheelError where it is damaged."""
+    path = run_dir / DRAFT
     try:
-        text = (run_dir / DRAFT).read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:  # also between two looks at it: the turn has just ended
         return None
-    return msgspec.convert(json.loads(text), Turn)
+    return _decoded(path, data, Turn, "delete it, so that its turn begins again")
 
 
 def _line(turn: Turn) -> str:
@@ -171,12 +199,16 @@ def to_come(turns: Sequence[Turn], config: Config) -> range:
 
 
 def read_turns(run_dir: Path) -> list[Turn]:
-    """Return the journal's turns in order; a last line that a crash cut off is not a turn."""
+    """Return the journal's turns in order; a last line that is being written, or that a crash cut off, is none yet.
+
+    Raises FlywheelError, with its number, where another line is damaged.
+    """
     path = run_dir / JOURNAL
     if not path.exists():
         return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [msgspec.convert(json.loads(line), Turn) for line in lines]
+    *lines, _ = path.read_bytes().split(b"\n")
+    instead = "delete that line, and its turn is forgotten"
+    return [_decoded(path, line, Turn, instead, number) for number, line in enumerate(lines, 1)]
 
 
 def tell(run_dir: Path, told: Told) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel import archive, foreign, owner
+from flywheel import archive, foreign, owner, sqlite
 from flywheel.deploy import registry as registries
 from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
@@ -29,7 +30,7 @@ from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
 from flywheel.tasks import load as load_task
-from flywheel.trace.contract import Forked, Row, TimeTravel
+from flywheel.trace.contract import Forked, Row, TimeTravel, check_question, whole
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
@@ -158,7 +159,7 @@ class Connection(TimeTravel):
                 raise unknown("kind of episode", word, [*WORDS, "policy=DIGEST"])
         rows = [row for row in self._rows(words) if all(_fits(row, word) for word in words)]
         rows.sort(key=lambda row: (row.started_at, row.id), reverse=True)
-        return rows[:limit]
+        return rows[: None if limit is None else whole("limit", limit, least=0)]
 
     def _rows(self, words: Sequence[str] = ()) -> Iterator[Row]:
         if "gate" not in words and (self.run_dir / intake.FILE).exists():
@@ -176,7 +177,7 @@ class Connection(TimeTravel):
                 )  # fmt: skip
 
     def _trials(self) -> Iterator[tuple[Verdict, Trial]]:
-        if (self.run_dir / registries.FILE).exists():
+        if sqlite.is_made(self.run_dir / registries.FILE):
             yield from ((verdict, trial) for verdict in self.registry.verdicts() for trial in verdict.trials)
 
     def episode(self, id_: str) -> Episode:
@@ -296,6 +297,7 @@ class Connection(TimeTravel):
         them), and then its world is compared with the simulator, to the last bit from its seed, or transition by
         transition beyond the noise of the release's first episodes.
         """
+        check_question(other, policy, beyond, exact)
         episode, opening = self._opened(one)
         if other and beyond is not None:
             values = self._critic(episode.digests[0])
@@ -357,8 +359,8 @@ class Connection(TimeTravel):
         found = find(self.task, signal, before, since, self.parameters_of(signal.digest))
         if found.step is None:
             return found
-        link = f"flywheel fork {found.episode} --at {found.step} --run-dir {self.run_dir}"
-        return dataclasses.replace(found, link=link)
+        words = ["flywheel", "fork", found.episode, "--at", str(found.step), "--run-dir", str(self.run_dir)]
+        return dataclasses.replace(found, link=shlex.join(words))
 
     # The gate's suite
 

@@ -7,9 +7,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from flywheel.errors import FlywheelError, UsageError
@@ -39,31 +39,57 @@ def hold(file: Path, refusal: str, wait_s: float = 0.0) -> int:
 
 def writing(file: Path) -> sqlite3.Connection:
     """Return the writer's connection to a file, made where it is missing."""
-    connection = _connected(str(file))
+    connection = _connected(str(file), file)
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
 
 def reading(file: Path) -> sqlite3.Connection:
-    """Return a connection that can't change a file; its owner may write it, and each query sees what is committed."""
-    return _connected(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)
+    """Return a connection that can't change a file; its owner may write it, and each query sees what is committed.
+
+    FlywheelError names a file that turns out to be damaged, when it is asked.
+    """
+    return _connected(f"file:{quote(str(file.resolve()))}?mode=ro", file, uri=True)
+
+
+def is_made(file: Path) -> bool:
+    """Say whether a file is there with its tables; its owner makes them a moment after the file."""
+    if not file.exists():
+        return False
+    with closing(reading(file)) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
 
 
 def reading_or_empty(file: Path, schema: str) -> sqlite3.Connection:
-    """Return a connection that reads a file, or empty tables where it isn't there, or its owner had not made them."""
-    if file.exists():
-        connection = reading(file)
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            return connection
-        connection.close()
+    """Return a connection that reads a file, or empty tables where `is_made` says no: those stay empty."""
+    if is_made(file):
+        return reading(file)
     connection = _connected(":memory:")
     connection.executescript(schema)
     return connection
 
 
-def _connected(place: str, *, uri: bool = False) -> sqlite3.Connection:
-    return sqlite3.connect(place, uri=uri, isolation_level=None, check_same_thread=False)
+class _Connection(sqlite3.Connection):
+    """Names the file that is damaged, which SQLite's own words don't."""
+
+    file: Path | None = None
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*given)
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:  # a kind of it: locked, full, a constraint, a wrong query
+                raise
+            raise FlywheelError(
+                f"{self.file} is damaged ({error}): put a copy of it back, or give another run directory."
+            ) from error
+
+
+def _connected(place: str, file: Path | None = None, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(place, uri=uri, isolation_level=None, check_same_thread=False, factory=_Connection)
+    connection.file = file
+    return connection
 
 
 @contextmanager

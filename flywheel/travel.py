@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,11 +94,11 @@ def fork(
 
 
 def _edit(text: str) -> tuple[str, Any]:
-    """Return (name, value) of "name=value"; a number where it is one (a digest is none, whatever it looks like)."""
+    """Return (name, value) of "name=value"; a number where it is one, but of a digest or of yes and no."""
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise UsageError(f"--set takes name=value, such as exploration_rate=0.1, not {text!r}.")
-    if name == "policy":
+    if name in ("policy", "greedy"):
         return name, value
     try:
         return name, float(value)
@@ -138,6 +139,8 @@ def diverge(
 
     tp = connect(run_dir)
     if not one:
+        if policy or beyond is not None or exact:
+            raise UsageError("--policy, --beyond and --exact are asked of an episode: name it, or leave them away.")
         print(tp.shift() or "No monitor has seen a shift of the world.")
         return 0
     found = tp.diverge(one, other, policy=policy, beyond=beyond, exact=exact)
@@ -145,7 +148,8 @@ def diverge(
         print("They never part." if other else "It never parts: each step is what it should have been.")
         return 0
     print(f"step {found.step}: {found.note}")
-    print(f"  flywheel fork {one} --at {_before(found.step, found.kind)} --run-dir {run_dir}")
+    words = ["flywheel", "fork", one, "--at", str(_before(found.step, found.kind)), "--run-dir", str(run_dir)]
+    print(f"  {shlex.join(words)}")
     return 0
 
 

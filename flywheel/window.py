@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from flywheel import archive
+from flywheel import archive, sqlite
 from flywheel.config import TraceConfig
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
@@ -90,12 +90,12 @@ class Window:
             return dict(self._marks)
 
     def _opened_store(self) -> Reader | None:
-        if self._store is None and (self.run_dir / intake.FILE).exists():
+        if self._store is None and sqlite.is_made(self.run_dir / intake.FILE):
             self._store = intake.open_readonly(self.run_dir)
         return self._store
 
     def _opened_registry(self) -> Registry | None:
-        if self._registry is None and (self.run_dir / registries.FILE).exists():
+        if self._registry is None and sqlite.is_made(self.run_dir / registries.FILE):
             self._registry = registries.open_readonly(self.run_dir)
         return self._registry
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from flywheel import archive
 from flywheel.config import Config
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Plan, Release, Signal, Turn
 
 SIGNAL = Signal(
@@ -77,6 +80,31 @@ def test_a_line_that_a_crash_cut_off_is_no_turn_and_is_in_nobodys_way(tmp_path: 
     assert [turn.number for turn in archive.read_turns(tmp_path)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("name", "read", "said"),
+    [
+        (archive.CONFIG, archive.read_config, "give another run directory"),
+        (archive.LIVING, archive.read_living, "delete it"),
+        (archive.DRAFT, archive.read_draft, "begins again"),
+        (archive.JOURNAL, archive.read_turns, "Line 2 of"),
+    ],
+)
+@pytest.mark.parametrize("cut", ['{"task": "cart', "[1]", "\udcff"])
+def test_a_damaged_file_is_named_with_what_to_do(
+    name: str, read: Callable[[Path], object], said: str, cut: str, tmp_path: Path
+) -> None:
+    archive.append_turn(tmp_path, TURN)
+    with open(tmp_path / name, "a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(cut)
+        if name == archive.JOURNAL:
+            assert archive.read_turns(tmp_path) == [TURN], "it may be being written"
+        file.write("\n")
+        file.flush()
+        with pytest.raises(FlywheelError, match=f"{name} is damaged.*: put a copy of it back, or ") as error:
+            read(tmp_path)
+    assert said in str(error.value)
+
+
 def test_a_run_directory_of_another_task_is_refused_and_left_alone(tmp_path: Path) -> None:
     for _ in range(2):
         with archive.opened(tmp_path, Config(), "cartpole", "digest-1"):
@@ -101,6 +129,29 @@ def test_a_second_driver_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / archive.CONFIG).read_bytes() == before
     with archive.opened(tmp_path, Config(turns=9), "cartpole", "digest"):
         assert archive.read_config(tmp_path)["config"]["turns"] == 9
+
+
+def test_looks_see_no_owner_in_each_other_and_refuse_none_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with archive.opened(tmp_path, Config(), "cartpole", "digest"):
+        pass
+    take = fcntl.flock
+    with open(tmp_path / archive.LOCK) as look:
+        take(look, fcntl.LOCK_SH)
+        assert not archive.is_held(tmp_path)
+
+        def gone_once_it_was_in_the_way(lock: TextIO, how: int) -> None:
+            try:
+                take(lock, how)
+            except BlockingIOError:
+                look.close()
+                raise
+
+        monkeypatch.setattr(fcntl, "flock", gone_once_it_was_in_the_way)
+        with archive.opened(tmp_path, Config(), "cartpole", "digest"):
+            assert look.closed and archive.is_held(tmp_path)
+    assert not archive.is_held(tmp_path)
 
 
 def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +106,11 @@ def test_where_things_part(
         (["fork", "episode_0000", "--at", "3"], 2, "begins 10 episode names"),
         (["fork", "episode_00003"], 2, "--at"),
         (["diverge", "episode_00003", "--policy", "zzz"], 2, "no policy 'zzz'"),
+        (["diverge", "episode_00003", "episode_00004", "--policy", "zzz"], 2, "name no other one"),
+        (["diverge", "episode_00003", "--beyond", "1"], 2, "name the other one"),
+        (["diverge", "--exact"], 2, "asked of an episode"),
+        (["episodes", "--limit", "-1"], 2, "from 0 on"),
+        (["fork", "episode_00003", "--at", "20", "--set", "greedy=2"], 2, "greedy takes true or false, not '2'"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(
@@ -125,6 +131,27 @@ def test_a_run_directory_is_needed(
         assert "no run directory" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
     assert {"fork", "episodes", "diverge", "scenarios list", "scenarios drop"} < set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("word", ["1", "true"])
+def test_yes_has_two_words(
+    word: str, episodes: Sequence[Episode], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "fork", "episode_00003", "--at", "490", "--set", f"greedy={word}", *RUN) == 0
+    told = capsys.readouterr().out
+    assert "greedy false → true" in told
+    eval(told.splitlines()[-1].split(maxsplit=1)[1], {"flywheel": flywheel})
+
+
+def test_a_printed_command_can_be_called_as_it_stands(
+    episodes: Sequence[Episode], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("my run").exists():
+        Path("my run").symlink_to("run")
+    for words in ([], ["episode_00022"]):
+        assert call(monkeypatch, "diverge", *words, "--run-dir", "my run") == 0
+        command = next(line for line in capsys.readouterr().out.splitlines() if "flywheel fork" in line)
+        assert call(monkeypatch, *shlex.split(command)[1:]) == 0
 
 
 def test_a_trial_is_forked_exactly(

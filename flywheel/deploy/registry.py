@@ -324,10 +324,10 @@ class Registry:
 def open_readonly(run_dir: Path) -> Registry:
     """Return a run directory's registry for its reading methods only; its owner may be up and write.
 
-    Raises UsageError where there is no registry.
+    Raises UsageError where there is no registry, or its owner has not made the tables yet.
     """
     path = run_dir / FILE
-    if not path.exists():
+    if not sqlite.is_made(path):
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
     registry.run_dir, registry._lock = run_dir, None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 Role = Literal["", "read", "operate"]
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -67,12 +67,23 @@ class Access:
 
     def is_named(self, host: str) -> bool:
         """Say whether a Host header names this machine, where only it may be named."""
-        return not self.local or is_loopback(urlsplit(f"//{host}").hostname or "")
+        found = _split(f"//{host}")
+        return not self.local or (found is not None and is_loopback(found.hostname or ""))
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
     """Say whether a request comes from this page itself, or from no page at all."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host", "")
+    if "origin" not in headers:
+        return True
+    found = _split(headers["origin"])
+    return found is not None and found.netloc == headers.get("host", "")
+
+
+def _split(address: str) -> SplitResult | None:
+    """Return an address's parts, None where it is no address, as "http://["."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return None

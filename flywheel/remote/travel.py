@@ -15,7 +15,7 @@ from flywheel.records import Episode, Parameters, Signal
 from flywheel.remote.http import API, TRAVEL, Page
 from flywheel.tapes import Difference, Scenario, chain
 from flywheel.trace.carry import Replayed, Stand
-from flywheel.trace.contract import Forked, Row, TimeTravel
+from flywheel.trace.contract import Forked, Row, TimeTravel, whole
 from flywheel.trace.result import Result
 from flywheel.trace.shift import Shift
 from flywheel.trace.spans import Span, Tracer
@@ -101,7 +101,8 @@ class Remote(TimeTravel):
 
     def episodes(self, where: str = "", *, limit: int | None = 50) -> list[Row]:
         """As Connection.episodes."""
-        found: list[Row] = self._page.get(f"{TRAVEL}/episodes", list[Row], where=where, limit=limit)
+        most = None if limit is None else whole("limit", limit, least=0)
+        found: list[Row] = self._page.get(f"{TRAVEL}/episodes", list[Row], where=where, limit=most)
         return found
 
     def episode(self, id_: str) -> Episode:
@@ -146,6 +147,7 @@ class Remote(TimeTravel):
 
     def fork_episode(self, id_: str, at: int = 0) -> RemoteFork:
         """As Connection.fork_episode."""
+        at = whole("at", at)
         stand: Stand = self._page.get(f"{TRAVEL}/fork", Stand, id=id_, at=at)
         return RemoteFork(self._page, stand, at)
 
@@ -246,7 +248,7 @@ class RemoteFork(Forked):
 
     def replay(self, times: int = 1, seed: int = 0) -> Result:
         """As Fork.replay; a page runs at most 200 pairs at once."""
-        body = {**self.asked.body, "times": times, "seed": seed}
+        body = {**self.asked.body, "times": whole("times", times), "seed": whole("seed", seed)}
         found: Replayed = self._page.post(f"{TRAVEL}/replay", Replayed, body)
         return Result(
             task=found.task,

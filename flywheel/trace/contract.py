@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.errors import UsageError
 from flywheel.records import End, Episode, Origin, Parameters, Signal
 from flywheel.tapes import Difference, Scenario
 
@@ -15,6 +17,33 @@ if TYPE_CHECKING:
     from flywheel.trace.result import Result
     from flywheel.trace.shift import Shift
     from flywheel.trace.spans import Span
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """Return a whole number, of at least `least`; UsageError, with the name, for anything else, as 2.0 or True."""
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or (least is not None and found < least):
+        begins = "" if least is None else f" from {least} on"
+        raise UsageError(f"{name} takes a whole number{begins}, not {value!r}.")
+    return found
+
+
+def check_question(other: str, policy: str, beyond: float | None, exact: bool) -> None:
+    """Raise UsageError where what `diverge` is asked has no answer that heeds all of it."""
+    if other and policy:
+        raise UsageError(
+            "policy asks where it would have acted otherwise in one episode: name no other one, or no policy."
+        )
+    if beyond is not None and not other:
+        raise UsageError("beyond compares what the critic expects of two episodes: name the other one, or no beyond.")
+    if exact and (other or policy):
+        raise UsageError(
+            "exact is of one episode alone, whose own decisions are made again: name no other one and no policy, or "
+            "leave it away."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ class Rate:
     num_failed: int
     num: int
     interval: tuple[float, float]
+    """A point where nothing is drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class Effect:
     """Mean returns without and with the edit."""
     differences: tuple[float, ...]
     """Of each pair."""
+    is_drawn: bool = True
+    """False: neither policies nor world draw anything, so that every run is this one pair and each interval a point."""
 
 
 def effect_of(
@@ -66,6 +69,22 @@ def effect_of(
         edited=rate(sum(e.failed for e in edited), len(edited)),
         means=(float(one.mean()), float(other.mean())),
         differences=tuple(differences.tolist()),
+    )
+
+
+def effect_of_one(unedited: Episode, edited: Episode) -> Effect:
+    """Return the effect where nothing is drawn: every pair of runs is this one, which leaves no doubt."""
+    difference, failed = edited.total - unedited.total, [float(each.failed) for each in (unedited, edited)]
+    one, other = (Rate(num_failed=int(share), num=1, interval=(share, share)) for share in failed)
+    return Effect(
+        num_pairs=1,
+        mean=difference,
+        interval=(difference, difference),
+        unedited=one,
+        edited=other,
+        means=(unedited.total, edited.total),
+        differences=(difference,),
+        is_drawn=False,
     )
 
 

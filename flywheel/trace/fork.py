@@ -14,12 +14,12 @@ from flywheel.config import canonical
 from flywheel.errors import UsageError
 from flywheel.policy import Policy
 from flywheel.records import Array, Episode, Parameters
-from flywheel.tapes import Difference, Scenario, short
+from flywheel.tapes import Difference, Scenario, chain, short
 from flywheel.task import Task, span_of
-from flywheel.trace.contract import Forked
+from flywheel.trace.contract import Forked, whole
 from flywheel.trace.diverge import first_difference
 from flywheel.trace.edits import Edits, set_edit
-from flywheel.trace.effect import Effect, effect_of
+from flywheel.trace.effect import Effect, effect_of, effect_of_one
 from flywheel.trace.result import Result
 from flywheel.trace.snapshots import Course, NotReproducible, Opening, opening_of
 
@@ -46,6 +46,7 @@ class Fork(Forked):
         where the episode has no seed (nominal by default), `opening` is how it began where the task doesn't know it.
         Raises UsageError for a step that the episode doesn't have, NotReproducible where nothing leads there again.
         """
+        at = whole("at", at)
         if not 0 <= at < episode.num_steps:
             last = episode.num_steps - 1
             raise UsageError(f"Episode {short(episode.id)} has the steps 0 to {last}, so it can't be forked at {at}.")
@@ -83,11 +84,13 @@ class Fork(Forked):
 
         The draws are the original's. With `times` more than 1 the rest runs so many times without and with the edits,
         each pair under draws of its own (of `seed`), which gives the edits' effect with an interval. What a seeded
-        world draws by itself is the same in all of them.
+        world draws by itself is the same in all of them. Where nothing is drawn, one pair is all of them.
         """
+        times, seed = whole("times", times), whole("seed", seed)
         if times < 1:
             raise UsageError(f"An episode's rest is run again once or more, not {times} times.")
-        fresh = _keys(self.episode, self.at, seed, times) if times > 1 else []
+        is_many = times > 1 and (self._acts_by_chance() or not self._course.is_seeded)
+        fresh = _keys(self.episode, self.at, seed, times) if is_many else []
         keys = [self.episode.draw_key, *fresh]
         unedited, ones = self.episode, list[Episode]()
         if fresh or not self._course.is_seeded:
@@ -103,7 +106,7 @@ class Fork(Forked):
             world={} if self._course.is_seeded else self._course.parameters,
             rewarded=self._edits.is_of_reward,
             difference=self._parted(unedited, fork),
-            effect=self._effect(ones, others) if fresh else None,
+            effect=self._effect([unedited, *ones], [fork, *others]) if times > 1 else None,
             scenario=lambda: self._scenario(fork),
         )
 
@@ -155,12 +158,22 @@ class Fork(Forked):
         found = first_difference(unedited, fork, rewards=False) if self._edits.is_of_reward else None
         return found or first_difference(unedited, fork)
 
+    def _acts_by_chance(self) -> bool:
+        """Say whether a policy draws its actions from this step on, without the edits or with them."""
+        digests = set(self._digests[self.at :])
+        rules = [self._policies[digest].spec.rule for digest in digests]
+        rules += [self._edits.acting(self._policies[self._edits.policy or digest].spec.rule) for digest in digests]
+        return any(not rule.greedy or rule.exploration_rate > 0 for rule in rules)
+
     def _effect(self, ones: Sequence[Episode], others: Sequence[Episode]) -> Effect:
-        rules = [self._acting(t, Edits()).spec.rule for t in (self.at, self.episode.num_steps)]
-        rules.append(self._edits.acting(self._acting(self.at, self._edits).spec.rule))
-        is_drawn = bool(self.edits) and any(not rule.greedy or rule.exploration_rate > 0 for rule in rules)
+        """Return the effect over pairs, the first of which runs under the original's draws and is none of the many.
+
+        A world without a seed may draw by itself (each pair another seed): it doesn't where all are alike to the bit.
+        """
+        if not self._acts_by_chance() and all(len({chain(each) for each in some}) == 1 for some in (ones, others)):
+            return effect_of_one(ones[0], others[0])
         span = None if self._edits.is_of_reward else span_of(self.task)
-        return effect_of(ones, others, span, is_drawn)
+        return effect_of(ones[1:], others[1:], span, by_chance=bool(self.edits))
 
     def _given(self, t: int, edits: Edits) -> Array | None:
         """Return the raw action of step t where no policy decides it: an edited one, or one that led there."""

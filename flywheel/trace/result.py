@@ -89,6 +89,16 @@ def how(episode: Episode) -> str:
 def _effect(effect: Effect) -> list[tuple[str, str]]:
     low, high = effect.interval
     one, other = effect.means
+    if not effect.is_drawn:
+        fates = [("failed" if rate.num_failed else "did not fail") for rate in (effect.unedited, effect.edited)]
+        return [
+            (
+                "effect",
+                f"{effect.mean:+.4g} of return: {one:.6g} becomes {other:.6g}; nothing is drawn, so every run is this "
+                "one",
+            ),
+            ("failed", f"it {fates[0]} without the edits, and {fates[1]} with them"),
+        ]
     return [
         (
             "effect",

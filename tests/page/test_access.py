@@ -73,7 +73,7 @@ async def test_a_token_is_given_for_a_cookie_that_is_not_the_token(finished: Pat
         assert f'{name}=""' in left.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8700", "", "127.0.0.2", "[::2]:80"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8700", "", "127.0.0.2", "[::2]:80", "["])
 async def test_a_name_that_was_rebound_to_this_machine_is_not_answered(host: str, finished: Path) -> None:
     async with asgi(finished, access_to(finished, "127.0.0.1")) as client:
         response = await client.get("api/v1/now", headers={"host": host})
@@ -92,6 +92,7 @@ async def test_this_machine_is_answered_by_each_of_its_names(host: str, finished
         {"origin": "https://evil.example"},
         {"origin": "http://127.0.0.1:9999"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
     ],

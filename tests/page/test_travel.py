@@ -141,6 +141,16 @@ WRONG: dict[str, tuple[type[FlywheelError], str, Call]] = {
     "times": (UsageError, "once or more, not 0", lambda tp: edited(tp).replay(times=0)),
     "policy": (UsageError, "no policy 'zz'", lambda tp: tp.diverge(failed(tp), policy="zz")),
     "critic": (UsageError, "has no critic", lambda tp: tp.diverge(failed(tp), fine(tp), beyond=1.0)),
+    "half a step": (UsageError, "at takes a whole number, not 2.5", lambda tp: tp.fork_episode(failed(tp), at=2.5)),
+    "no step": (UsageError, "at takes a whole number, not True", lambda tp: tp.fork_episode(failed(tp), at=True)),
+    "no times": (UsageError, "times takes a whole", lambda tp: edited(tp).replay(times=float("nan"))),
+    "no seed": (UsageError, "seed takes a whole number", lambda tp: edited(tp).replay(seed=None)),
+    "limit": (UsageError, "limit takes a whole number from 0 on, not -1", lambda tp: tp.episodes(limit=-1)),
+    "no limit": (UsageError, "limit takes a whole number", lambda tp: tp.episodes(limit="5")),
+    "policy of two": (UsageError, "name no other one", lambda tp: tp.diverge(failed(tp), fine(tp), policy="zzzz")),
+    "beyond of one": (UsageError, "name the other one", lambda tp: tp.diverge(failed(tp), beyond=1.0)),
+    "exact of two": (UsageError, "of one episode alone", lambda tp: tp.diverge(failed(tp), fine(tp), exact=True)),
+    "exact of a policy": (UsageError, "alone", lambda tp: tp.diverge(failed(tp), policy="zz", exact=True)),
     "scenario": (UsageError, "no scenario 'x'", lambda tp: tp.drop_scenario("x")),
 }
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flywheel.trace.effect import effect_of, mean_interval, rate
-from tests.trace.test_fork import cartpole, played
+from flywheel.trace.carry import packed, unpacked
+from flywheel.trace.effect import Effect, effect_of, effect_of_one, mean_interval, rate
+from tests.trace.test_fork import SHORT, cartpole, played
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
@@ -55,6 +56,13 @@ def test_pairs_that_are_all_alike_leave_room_unless_nothing_is_drawn() -> None:
     assert (low, high) == pytest.approx((-57.85, 57.85), abs=0.1), "1 - 0.025 ** (1 / 30) of the range"
     assert effect_of(episodes, episodes, 500.0, by_chance=False).interval == (0.0, 0.0)
     assert effect_of(episodes, episodes, None).interval == (0.0, 0.0), "no other return was ever seen"
+
+
+def test_where_nothing_is_drawn_there_is_no_doubt_and_it_travels_so() -> None:
+    effect = effect_of_one(played(cartpole, 3), played(cartpole, 3, SHORT, length=2.0))
+    assert effect.interval == (effect.mean,) * 2 and effect.differences == (effect.mean,)
+    assert effect.unedited.interval == (0.0, 0.0) and effect.edited.interval == (1.0, 1.0)
+    assert unpacked(packed(effect), Effect) == effect and not effect.is_drawn
 
 
 def test_rates_have_exact_intervals() -> None:

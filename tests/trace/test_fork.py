@@ -18,11 +18,11 @@ from flywheel.policy import Policy
 from flywheel.records import Episode
 from flywheel.simulate import play
 from flywheel.tapes import chain
-from flywheel.task import Task
+from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.lunarlander import lunarlander
 from flywheel.tasks.pendulum import pendulum
-from flywheel.testing import SHORT_POLE, load_linear
+from flywheel.testing import SHORT_POLE, linear_policy, load_linear
 from flywheel.trace import Fork, NotReproducible
 from tests.rooms import room
 
@@ -315,6 +315,30 @@ def test_many_runs_share_their_draws_and_the_first_one_is_the_parents() -> None:
     assert effect.interval[0] < effect.mean < 0
     assert effect.mean == pytest.approx(effect.means[1] - effect.means[0])
     assert forked.replay(times=300, seed=5).effect == effect != forked.replay(times=300, seed=6).effect
+
+
+@pytest.mark.parametrize("is_seeded", [True, False])
+def test_where_nothing_is_drawn_one_pair_is_all_of_them(is_seeded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(cartpole)
+    greedy = dataclasses.replace(spec, rule=dataclasses.replace(spec.rule, greedy=True))
+    policy = Policy(linear_policy(spec, SHORT_POLE)[0], greedy, GOOD)
+    episode = play(cartpole, policy, seeds=[3], parameters=[{**cartpole.nominal, "length": 2.0}], draw_keys=[3])[0]
+    episode = episode if is_seeded else dataclasses.replace(episode, seed=None, parameters={})
+    ran: list[int] = []
+    run = Fork._run
+    monkeypatch.setattr(Fork, "_run", lambda self, keys, edits: ran.append(len(keys)) or run(self, keys, edits))
+    forked = Fork(cartpole, episode, 5, {GOOD: policy}, parameters={"length": 2.0}).edit_parameter("length", 0.5)
+    result = forked.replay(times=30)
+    effect = result.effect
+    assert ran == ([1] if is_seeded else [31, 31]), "only a seed says so before"
+    assert effect is not None and effect.num_pairs == 1 and not effect.is_drawn
+    assert effect.interval == (effect.mean,) * 2 and effect.mean == result.fork.total - result.unedited.total > 0
+    assert (effect.unedited.interval, effect.edited.interval) == ((1.0, 1.0), (0.0, 0.0))
+    told = str(result).splitlines()
+    assert "nothing is drawn, so every run is this one" in told[-2] and "95 %" not in "".join(told[-2:])
+    assert told[-1].endswith("it failed without the edits, and did not fail with them")
+    drawn = forked.edit_parameter("exploration_rate", 0.1).replay(times=30).effect
+    assert drawn is not None and drawn.is_drawn and drawn.num_pairs == 30 and drawn.interval[0] < drawn.interval[1]
 
 
 def test_a_result_is_worth_reading_and_looking_at(tmp_path: Any) -> None:
