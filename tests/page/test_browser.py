@@ -152,6 +152,25 @@ def test_the_whole_journey_to_a_fork(opened: Opened, url: str) -> None:
     expect(results.get_by_role("button", name="Save for the gate")).to_have_count(0)
 
 
+def test_the_forks_form_is_of_the_step_that_is_stood_at_and_keeps_what_was_entered(opened: Opened, url: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_role("link", name="Fork here").click()
+    length = page.get_by_role("textbox", name="length")
+    length.fill("0.5")
+    as_it_was = page.locator("select[name=action] option").first
+    action = page.locator(".step dt", has_text="action").locator("+ dd")
+    seen = set()
+    for step in range(12):
+        page.get_by_label("Step", exact=True).fill(str(step))
+        expect(page.locator(".scrubber .place")).to_contain_text(f"step {step} of")
+        seen.add(action.inner_text())
+        expect(as_it_was).to_have_text(f"as it was ({action.inner_text()})")
+    assert seen == {"0", "1"}
+    expect(length).to_have_value("0.5")
+    expect(page.get_by_role("button", name="Run again with 1 edit")).to_be_enabled()
+
+
 def test_what_is_said_beside_a_fork_does_the_same(opened: Opened, url: str, finished: Path) -> None:
     """The Python line that the page shows gives the result that the page shows."""
     page = opened.page

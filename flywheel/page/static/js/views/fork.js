@@ -42,6 +42,7 @@ async function forkOf(shared, to, signal) {
   const run = h("button", { class: "main", type: "button", onclick: replay }, "Run again");
   const times = h("select", { "aria-label": "Runs", onchange: (event) => { state.times = Number(event.target.value); tell(); } }, [["1", "once"], ["30", "30 pairs, with an interval"], ["100", "100 pairs, with an interval"]].map(([value, text]) => h("option", { value }, text)));
   let options = (await get("fork", { id: each.id, at: state.at }, signal)).edits;
+  let [optionsAt, asking] = [state.at, false];
   let asked = 0;
 
   async function stand(t) {
@@ -49,14 +50,46 @@ async function forkOf(shared, to, signal) {
     replace(step, atStep(shared, each, t));
     history.replaceState(null, "", `#/fork/${encodeURIComponent(each.id)}?t=${t}`);
     tell();
+    ask();
     if (!(await film.show(t)) && film.obstacle) replace(stage, h("p", { class: "small-note" }, film.obstacle));
+  }
+
+  /* One question at a time, however fast the steps go by: after its answer comes the step that is stood at by then. */
+  async function ask() {
+    if (asking || optionsAt === state.at) return;
+    asking = true;
+    form.setAttribute("aria-busy", "true");
+    try {
+      while (optionsAt !== state.at) {
+        const at = state.at;
+        options = (await get("fork", { id: each.id, at }, signal)).edits;
+        optionsAt = at;
+      }
+      drawForm();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      optionsAt = null;
+      replace(form, h("p", { class: "bad", role: "alert" }, error.message));
+    } finally {
+      asking = false;
+      form.removeAttribute("aria-busy");
+    }
   }
 
   const valueOf = (option, text) => (option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name) ? Number(text) : text);
 
   function drawForm() {
     const groups = Object.groupBy ? Object.groupBy(options, (option) => option.kind) : group(options);
+    const { name, selectionStart, selectionEnd } = form.contains(document.activeElement) ? document.activeElement : {};
+    for (const key of state.edits.keys()) {
+      const option = options.find((each) => each.name === key);
+      if (!option || (key === "policy" && option.now === state.edits.get(key))) state.edits.delete(key);
+    }
     replace(form, Object.entries(groups).map(([kind, some]) => h("fieldset", {}, h("legend", {}, LABELS[kind]), some.map(control))));
+    const again = name && form.querySelector(`[name="${CSS.escape(name)}"]`);
+    again?.focus();
+    if (again && selectionStart !== undefined) again.setSelectionRange(selectionStart, selectionEnd);
+    tell();
   }
 
   function control(option) {
