@@ -144,6 +144,8 @@ def test_the_whole_journey_to_a_fork(opened: Opened, url: str) -> None:
     page.get_by_role("button", name="Run again with 1 edit").click()
     results = page.locator(".results")
     expect(results.get_by_text("mean of 30 pairs")).to_be_visible()
+    world = results.get_by_text("went on in the simulator from what was observed at step 20")
+    expect(world).to_contain_text("length 2, ")  # the one of this world, not the task's own
     expect(results.get_by_text("at step 21, by observation")).to_be_visible()
     expect(drawn(page)).to_have_count(3)
     results.get_by_role("button", name="Go there").click()

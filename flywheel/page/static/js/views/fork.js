@@ -200,7 +200,7 @@ function results(shared, result, signal, asked) {
         effect && h("div", { class: "figure" }, h("b", {}, `${percent(effect.unedited.num_failed / effect.unedited.num, 0)} → ${percent(effect.edited.num_failed / effect.edited.num, 0)}`), h("span", {}, "failed"), h("small", {}, `95 %: ${interval(effect.unedited)} → ${interval(effect.edited)}`))),
       facts({
         "they part": difference ? [`at step ${difference.step}, by ${difference.kind}: `, h("span", { class: "muted" }, difference.note), " ", h("button", { type: "button", class: "small", onclick: () => scrubber.go(difference.step) }, "Go there")] : "nowhere: both are equal to the last bit",
-        world: result.exact ? "run again from its seed, bit for bit" : "went on from what was observed at the step, in the simulator as production showed it last",
+        world: worldOf(result),
       }), saving(shared, result, asked))),
     h("div", { class: "card duel" },
       h("div", { class: "films" },
@@ -234,6 +234,12 @@ function saving(shared, result, asked) {
       button.disabled = false;
     }
   } }, h("div", { class: "save" }, h("label", { class: "field" }, "Scenario of the gate", input), button, told), line);
+}
+
+function worldOf({ exact, at, world }) {
+  if (exact) return "stepped again from its seed, every observation equal to the last bit";
+  const values = Object.entries(world).map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  return `went on in the simulator from what was observed at step ${at}${values && ` (${values})`}`;
 }
 
 const interval = (rate) => `${percent(rate.interval[0], 0)}–${percent(rate.interval[1], 0)}`;
