@@ -289,6 +289,9 @@ def test_a_fork_is_saved_as_a_scenario_of_the_gate_and_dropped_again(opened: Ope
         page.get_by_role("textbox", name="length").fill("1.2")
         page.get_by_role("button", name="Run again with 1 edit").click()
         page.get_by_label("Scenario of the gate").fill("longer-pole")
+        page.get_by_role("textbox", name="length").fill("7")  # of the next fork, not of this one
+        expect(page.locator(".forking .command").first).to_contain_text("--set length=7")
+        page.get_by_label("Scenario of the gate").fill("longer-pole")
         expect(page.locator(".save-form .command")).to_contain_text("--set length=1.2 --save longer-pole")
         page.get_by_role("button", name="Save for the gate").click()
         expect(page.locator(".save-form [role=status]")).to_contain_text("longer-pole")

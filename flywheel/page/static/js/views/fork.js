@@ -125,13 +125,14 @@ async function forkOf(shared, to, signal) {
 
   async function replay() {
     const mine = ++asked;
+    const made = { id: each.id, at: state.at, edits: edits(), cli: cli() };
     run.disabled = true;
     out.setAttribute("aria-busy", "true");
     try {
-      const result = await post("fork", { id: each.id, at: state.at, edits: edits(), times: state.times }, signal);
+      const result = await post("fork", { id: made.id, at: made.at, edits: made.edits, times: state.times }, signal);
       if (mine !== asked) return;
       state.shown?.dispose();
-      state.shown = results(shared, result, signal, { id: each.id, at: state.at, edits: edits(), cli });
+      state.shown = results(shared, result, signal, made);
       replace(out, state.shown.node);
       state.shown.node.querySelector("h2")?.focus({ preventScroll: true });
       state.shown.node.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
@@ -219,7 +220,7 @@ function saving(shared, result, asked) {
   const button = h("button", { type: "submit" }, "Save for the gate");
   const told = h("p", { role: "status", class: "muted" }, "The gate then tries every candidate from this step on, in the edited world, and training begins there, too.");
   const line = h("div");
-  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli()} --save ${shell(input.value)}`])));
+  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli} --save ${shell(input.value)}`])));
   return h("form", { class: "save-form", onsubmit: async (event) => {
     event.preventDefault();
     button.disabled = true;
