@@ -82,7 +82,7 @@ class Window:
                 self._marks = {
                     "production": store.version() if store else 0,
                     "policies": registry.version() if registry else 0,
-                    "turns": hash((journal, draft)),
+                    "turns": hash((journal, draft, self._is_living())),
                     "story": hash(story),
                 }
                 self._looked = time.monotonic()
@@ -111,11 +111,6 @@ class Window:
 
     def about(self) -> About:
         """As Source.about."""
-        with self._lock:
-            looked, living = self._living
-            if time.monotonic() - looked >= 5 * LOOK_S:
-                living = archive.is_held(self.run_dir) or archive.read_living(self.run_dir) is not None
-                self._living = (time.monotonic(), living)
         obstacle, bounds = "", None
         try:
             bounds = self.task().return_range
@@ -126,10 +121,18 @@ class Window:
             reference=self._config["config"]["task"],
             run=self.run_dir.name,
             run_dir=self._name,
-            living=living,
+            living=self._is_living(),
             return_range=bounds,
             obstacle=obstacle,
         )
+
+    def _is_living(self) -> bool:
+        with self._lock:
+            looked, living = self._living
+            if time.monotonic() - looked >= 5 * LOOK_S:
+                living = archive.is_held(self.run_dir) or archive.read_living(self.run_dir) is not None
+                self._living = (time.monotonic(), living)
+            return living
 
     def task(self) -> Task:
         """As Source.task."""

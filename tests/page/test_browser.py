@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from flywheel import archive
 from flywheel.connection import connect
 from flywheel.deploy.registry import open_readonly
 from tests.page.conftest import Opened, operate_token
@@ -235,6 +236,21 @@ def test_a_living_wheel_is_followed_without_a_reload(opened: Opened, tmp_path: P
         expect(page.get_by_role("img", name=re.compile("Return of production's 20 last episodes"))).to_be_visible()
         expect(page.get_by_role("link", name="20 episodes")).to_be_visible()
     writer.close()
+
+
+@pytest.mark.parametrize("view", ["#/now", "#/episodes"])
+def test_the_badge_says_whether_a_process_is_up_without_a_reload(opened: Opened, own: Path, view: str) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    badge = page.locator("#live")
+    with opened.at(own) as url:
+        page.goto(url + view)
+        expect(badge).to_have_text("not running")
+        archive.write_living(own, "ray://x", "wheel", "/")
+        expect(badge).to_have_text("live")
+        archive.forget_living(own)
+        expect(badge).to_have_text("not running")
+        assert "not running" in badge.aria_snapshot()
 
 
 def sign_in(page: Page, token: str) -> None:

@@ -1,5 +1,5 @@
 /* The shell: which view is shown, the tabs, the stream, the token, the keyboard. */
-import { get, post, remove } from "./api.js";
+import { Failed, get, post, remove } from "./api.js";
 import { add, h, icon, replace } from "./dom.js";
 import { ago } from "./format.js";
 import { Live } from "./live.js";
@@ -16,13 +16,18 @@ const TABS = [["now", "Now"], ["turns", "Turns"], ["policies", "Policies"], ["ep
 const main = document.getElementById("main");
 
 /* What views share: who is asking, whose run this is, and the policies by digest. */
-const shared = { policies: new Map(), role: "", about: null, live: new Live(), signIn, go: (hash) => { location.hash = hash; } };
+const shared = { policies: new Map(), role: "", about: null, live: new Live(), signIn, heard, go: (hash) => { location.hash = hash; } };
 let shown = null;
 
 function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
   return { name: VIEWS[name] ? name : "now", rest: rest.map(decodeURIComponent), query: new URLSearchParams(query) };
+}
+
+function heard(about) {
+  shared.about = about;
+  connection();
 }
 
 async function learn() {
@@ -172,12 +177,14 @@ shared.live.addEventListener("told", (event) => {
   shared.toldAt = event.detail.at;
   shown?.view?.told?.(event.detail);
 });
-shared.live.addEventListener("changed", async (event) => {
-  if (event.detail.includes("policies")) {
-    const { policies: known } = await get("policies").catch(() => ({ policies: [...shared.policies.values()] }));
-    shared.policies = new Map(known.map((each) => [each.digest, each]));
+shared.live.addEventListener("changed", async ({ detail: what }) => {
+  try {
+    if (what.includes("turns")) heard((await get("now")).about);
+    if (what.includes("policies")) shared.policies = new Map((await get("policies")).policies.map((each) => [each.digest, each]));
+  } catch (error) {
+    if (!(error instanceof Failed)) throw error;  // where the server is away, the badge says so
   }
-  shown?.view?.changed?.(event.detail);
+  shown?.view?.changed?.(what);
 });
 window.addEventListener("hashchange", show);
 add(main, skeleton());
