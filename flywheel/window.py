@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
 from flywheel.errors import FlywheelError, UsageError, unknown
 from flywheel.observe.observer import SIGNALS
-from flywheel.page.source import About, Changes, Expected, Listed, Policies
+from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of, tried
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.store import intake
 from flywheel.store.intake import Reader, Wanted
@@ -217,7 +218,10 @@ class Window:
         return self._while("production", "outcomes", lambda: store.outcomes("production", MOST))
 
     def listed(self, **wanted: Any) -> Sequence[Listed]:
-        """As Source.listed."""
+        """As Source.listed; the gate's trials are the registry's, in its verdicts."""
+        if wanted.pop("origin", "production") == "gate":
+            verdicts = chain.from_iterable(self.policies().verdicts.values())
+            return page_of(self._while("policies", "trials", lambda: tried(verdicts)), **wanted)
         store = self._opened_store()
         return store.page(Wanted(**wanted)) if store else []
 

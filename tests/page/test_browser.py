@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,34 @@ def test_what_is_said_beside_a_fork_does_the_same(opened: Opened, url: str, fini
     assert flywheel.connect is connect
     result = eval(line, {"flywheel": flywheel})
     assert f"{result.fork.total:g}" == shown
+
+
+def test_a_failed_trial_of_the_gate_is_offered_and_forked(opened: Opened, url: str) -> None:
+    page = opened.page
+    page.goto(f"{url}#/fork")
+    page.get_by_role("link", name="all failed trials").click()
+    expect(page.get_by_label("From")).to_have_value("gate")
+    rows = page.locator("table.episodes tbody tr")
+    expect(rows.first).to_contain_text("failed")
+    rows.first.get_by_role("link", name="fork").click()
+    page.get_by_role("button", name="Run again as it was").click()
+    expect(page.locator(".results").get_by_text("every observation equal to the last bit")).to_be_visible()
+
+
+def test_what_cant_be_forked_says_why(opened: Opened, own: Path) -> None:
+    config = json.loads((own / archive.CONFIG).read_text())
+    (own / archive.CONFIG).write_text(json.dumps({**config, "task_digest": "0" * 64}))
+    page = opened.page
+    with opened.at(own) as url:
+        to_a_failed_episode(page, url)
+        expect(page.get_by_text("It can't be forked: Task")).to_contain_text("is not what it was")
+        link = page.get_by_text("Fork here")
+        expect(link).to_be_disabled()
+        expect(link).not_to_have_attribute("href", re.compile(""))
+        address = page.url.replace("#/episode/", "#/fork/")
+        page.goto(address)
+        expect(page.get_by_role("alert").get_by_role("heading")).to_have_text("Not reproducible")
+    opened.expects(409)
 
 
 def test_an_edit_that_cant_be_is_one_sentence(opened: Opened, url: str) -> None:

@@ -3,7 +3,7 @@ import { Failed, get, post, remove } from "./api.js";
 import { add, h, icon, replace } from "./dom.js";
 import { ago } from "./format.js";
 import { Live } from "./live.js";
-import { note, toast } from "./parts.js";
+import { failed, note, toast } from "./parts.js";
 import { now } from "./views/now.js";
 import { turns } from "./views/turns.js";
 import { policies } from "./views/policies.js";
@@ -70,12 +70,7 @@ const skeleton = () => h("div", { class: "skeleton", role: "status", "aria-label
 
 function failure(error) {
   if (!error.status && error.name !== "Failed" && !(error.message || "").startsWith("The page")) console.error(error);
-  const known = error.status === 404;
-  const element = note(known ? "Not here" : "That did not work", error.message,
-    h("button", { type: "button", onclick: show }, "Try again"), h("a", { class: "button", href: "#/now" }, "Go to Now"));
-  element.classList.add("error");
-  element.setAttribute("role", "alert");
-  return element;
+  return failed(error, h("button", { type: "button", onclick: show }, "Try again"), h("a", { class: "button", href: "#/now" }, "Go to Now"));
 }
 
 const locked = () =>

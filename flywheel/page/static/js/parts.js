@@ -71,11 +71,19 @@ export const outcome = (value) => {
 export const ended = (episode) => {
   if (episode.failed) return h("span", { class: "tag bad" }, "✗ failed");
   if (episode.end === "lost") return h("span", { class: "tag open" }, "? lost");
-  return h("span", { class: "tag" }, words(episode.end));
+  return h("span", { class: "tag" }, words(episode.end ?? "fine"));
 };
 
 export const note = (title, text, ...actions) =>
   h("div", { class: "note" }, h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("div", { class: "actions" }, actions));
+
+/* What did not work, with the server's own sentence; 409 is its word for what can't be run again. */
+export function failed(error, ...actions) {
+  const told = note({ 404: "Not here", 409: "Not reproducible" }[error.status] ?? "That did not work", error.message, ...actions);
+  told.classList.add("error");
+  told.setAttribute("role", "alert");
+  return told;
+}
 
 export const facts = (pairs) =>
   h("dl", { class: "facts" },

@@ -1,8 +1,8 @@
 /* Fork: choose the step, edit, run again; original and fork over each other, and beside each other as pictures. */
-import { Failed, get, post } from "../api.js";
+import { get, post } from "../api.js";
 import { add, h, replace } from "../dom.js";
 import { count, number, percent, plural, python, shell, short, shortId, words } from "../format.js";
-import { body, card, chip, commands, copy, ended, facts, head, id, note, time } from "../parts.js";
+import { body, card, chip, commands, copy, ended, facts, failed, head, id, note, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
 import { atStep, stripsOf } from "./episode.js";
@@ -14,7 +14,8 @@ export async function fork(shared, to, signal) {
 }
 
 async function choose(shared, signal) {
-  const [failed, last] = await Promise.all([get("episodes", { how: "failed", limit: 12 }, signal), get("episodes", { limit: 12 }, signal)]);
+  const ask = (asked) => get("episodes", { limit: 12, ...asked }, signal);
+  const [bad, last, tried] = await Promise.all([ask({ how: "failed" }), ask({}), ask({ how: "failed", origin: "gate" })]);
   const input = h("input", { type: "search", placeholder: "an episode's id", required: true, spellcheck: "false", autocomplete: "off", "aria-label": "An episode's id" });
   const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); shared.go(`#/fork/${encodeURIComponent(input.value.trim())}`); } }, h("label", { class: "field" }, "Episode", input), h("button", { type: "submit" }, "Open"));
   const list = (rows) => rows.length
@@ -24,7 +25,7 @@ async function choose(shared, signal) {
     title: "Fork",
     node: h("div", { class: "view" }, head("Fork", "What would have happened, had one thing been otherwise?"),
       h("p", { class: "lead-text" }, "Choose an episode, the step to stand at, and what to change from there. The steps before it stay as they were; the rest is run again, with the same draws."), form,
-      h("div", { class: "pair" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(failed.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)))),
+      h("div", { class: "pair" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(bad.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)), card("Failed at the gate last", h("a", { href: "#/episodes?origin=gate&how=failed" }, "all failed trials"), list(tried.episodes)))),
   };
 }
 
@@ -138,10 +139,7 @@ async function forkOf(shared, to, signal) {
       state.shown.node.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     } catch (error) {
       if (error.name === "AbortError") return;
-      const told = note(error instanceof Failed && error.status === 409 ? "Not reproducible" : "That did not work", error.message);
-      told.classList.add("error");
-      told.setAttribute("role", "alert");
-      replace(out, told);
+      replace(out, failed(error));
     } finally {
       out.removeAttribute("aria-busy");
       tell();
