@@ -219,6 +219,42 @@ def test_what_cant_be_forked_says_why(opened: Opened, own: Path) -> None:
     opened.expects(409)
 
 
+@pytest.mark.parametrize("text", ["0,5", "abc", "1e999"])
+def test_what_is_no_number_is_said_beside_its_field(opened: Opened, url: str, text: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_role("link", name="Fork here").click()
+    length = page.get_by_role("textbox", name="length")
+    length.fill(text)
+    expect(length).to_have_attribute("aria-invalid", "true")
+    expect(length).to_have_accessible_description(f"“{text}” is no number: write it as 0.5.")
+    expect(page.get_by_role("button", name="Run again")).to_be_disabled()
+    expect(page.locator(".forking")).not_to_contain_text("NaN")
+    page.get_by_label("Step", exact=True).fill("3")
+    expect(page.locator(".edits:not([aria-busy])")).to_be_visible()
+    expect(length).to_have_value(text)
+    expect(length).to_have_attribute("aria-invalid", "true")
+    length.fill("−0.5")  # with the sign that the page itself shows
+    expect(length).to_have_attribute("aria-invalid", "false")
+    expect(page.locator(".forking .command code").first).to_contain_text("--set length=-0.5")
+    expect(page.get_by_role("button", name="Run again with 1 edit")).to_be_enabled()
+
+
+def test_an_address_that_cant_be_read_is_said_and_a_step_that_isnt_there_is_the_nearest(
+    opened: Opened, url: str
+) -> None:
+    page = opened.page
+    page.goto(f"{url}#/episode/100%")
+    expect(page.get_by_role("alert")).to_contain_text("This address can't be read")
+    to_a_failed_episode(page, url)
+    address = page.url.replace("#/episode/", "#/fork/")
+    for asked, step in (("-5", "0"), ("2.5", "3"), ("abc", "0"), ("9999", r"[1-9]\d*")):
+        page.goto("about:blank")
+        page.goto(f"{address}?t={asked}")
+        expect(page.locator(".scrubber .place")).to_have_text(re.compile(rf"^step {step} of"))
+    expect(page.get_by_role("button", name="Run again as it was")).to_be_enabled()
+
+
 def test_an_edit_that_cant_be_is_one_sentence(opened: Opened, url: str) -> None:
     page = opened.page
     to_a_failed_episode(page, url)

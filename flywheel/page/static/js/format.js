@@ -71,6 +71,9 @@ export const words = (name) => name.replaceAll("_", " ");
 
 export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
 
+/* The step that an address asks for: the nearest of those there are. */
+export const stepOf = (query, last) => Math.max(0, Math.min(last, Math.round(Number(query.get("t"))) || 0));
+
 /* A word for a shell, in quotes where it needs them. */
 export const shell = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 

@@ -22,7 +22,7 @@ let shown = null;
 function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
-  return { name: VIEWS[name] ? name : "now", rest: rest.map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { name: VIEWS[name] ? name : "now", rest: rest.map(decoded), query: new URLSearchParams(query) };
 }
 
 function heard(about) {
@@ -41,14 +41,22 @@ async function learn() {
   return found;
 }
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch (error) {
+    throw new Failed(404, `This address can't be read: in ${part} a % begins no character.`);
+  }
+}
+
 async function show() {
-  const to = route();
   shown?.stop.abort();
   shown?.view?.dispose?.();
   const mine = (shown = { stop: new AbortController(), view: null });
-  tabs(to.name);
   const waiting = setTimeout(() => replace(main, skeleton()), 150);
   try {
+    const to = route();
+    tabs(to.name);
     if (!shared.about) shared.live.start((await learn()).offset);
     const view = await VIEWS[to.name](shared, to, mine.stop.signal);
     if (shown !== mine) { view.dispose?.(); return; }

@@ -1,7 +1,7 @@
 /* One episode, step by step: what was seen, done and gained, with its pictures; where it parts from its replay. */
 import { get } from "../api.js";
 import { h, replace } from "../dom.js";
-import { count, number, plural, seconds, shell, shortId, words } from "../format.js";
+import { count, number, plural, seconds, shell, shortId, stepOf, words } from "../format.js";
 import { body, card, chip, commands, copy, ended, head, strip, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
@@ -83,8 +83,7 @@ export async function episode(shared, to, signal) {
     node.querySelector(".head").after(why);
   });
   check(each, verdict, lines, strips, scrubber, signal);
-  const first = Math.min(num, Number(to.query.get("t")) || 0);
-  scrubber.go(first);
+  scrubber.go(stepOf(to.query, num));
   return {
     title: `Episode ${shortId(each.id)}`, node,
     key: (event) => { if (event.key.toLowerCase() === "f" && !refused) shared.go(link.getAttribute("href")); else scrubber.key(event); },

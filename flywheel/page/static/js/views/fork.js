@@ -1,7 +1,7 @@
 /* Fork: choose the step, edit, run again; original and fork over each other, and beside each other as pictures. */
 import { get, post } from "../api.js";
 import { add, h, replace } from "../dom.js";
-import { count, number, percent, plural, python, shell, short, shortId, words } from "../format.js";
+import { count, number, percent, plural, python, shell, short, shortId, stepOf, words } from "../format.js";
 import { body, card, chip, commands, copy, ended, facts, failed, head, id, note, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
@@ -31,7 +31,7 @@ async function choose(shared, signal) {
 
 async function forkOf(shared, to, signal) {
   const each = await get("episode", { id: to.rest[0] }, signal);
-  const state = { at: Math.min(Number(to.query.get("t")) || 0, each.num_steps - 1), edits: new Map(), times: 1, result: null };
+  const state = { at: stepOf(to.query, each.num_steps - 1), edits: new Map(), times: 1, result: null };
   const num = each.num_steps;
   const film = new Film(each.id, num, signal);
   const stage = h("div", { class: "stage" }, film.canvas);
@@ -65,8 +65,8 @@ async function forkOf(shared, to, signal) {
         const at = state.at;
         options = (await get("fork", { id: each.id, at }, signal)).edits;
         optionsAt = at;
+        drawForm();
       }
-      drawForm();
     } catch (error) {
       if (error.name === "AbortError") return;
       optionsAt = null;
@@ -77,13 +77,14 @@ async function forkOf(shared, to, signal) {
     }
   }
 
-  const valueOf = (option, text) => (option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name) ? Number(text) : text);
+  const optionOf = (name) => options.find((option) => option.name === name);
+  const valueOf = (name, text) => (isNumber(optionOf(name)) ? Number(text) : text);
 
   function drawForm() {
     const groups = Object.groupBy ? Object.groupBy(options, (option) => option.kind) : group(options);
     const { name, selectionStart, selectionEnd } = form.contains(document.activeElement) ? document.activeElement : {};
     for (const key of state.edits.keys()) {
-      const option = options.find((each) => each.name === key);
+      const option = optionOf(key);
       if (!option || (key === "policy" && option.now === state.edits.get(key))) state.edits.delete(key);
     }
     replace(form, Object.entries(groups).map(([kind, some]) => h("fieldset", {}, h("legend", {}, LABELS[kind]), some.map(control))));
@@ -96,29 +97,38 @@ async function forkOf(shared, to, signal) {
   function control(option) {
     const kept = state.edits.get(option.name);
     const changed = (event) => {
-      const text = event.target.value.trim();
+      const text = event.target.value.trim().replaceAll("−", "-");
       if (text === "" || (option.kind === "policy" && text === option.now)) state.edits.delete(option.name);
-      else state.edits.set(option.name, valueOf(option, text));
-      event.target.closest("label").classList.toggle("edited", state.edits.has(option.name));
+      else state.edits.set(option.name, text);
+      label.classList.toggle("edited", state.edits.has(option.name));
+      judge(event.target);
       tell();
+    };
+    const why = h("p", { class: "wrong", id: `wrong-${option.name}`, role: "status" });
+    const judge = (field) => {
+      why.textContent = wrongOf(option, state.edits.get(option.name));
+      field.setAttribute("aria-invalid", String(why.textContent !== ""));
     };
     const label = h("label", { class: kept === undefined ? "edit" : "edit edited" }, h("span", {}, words(option.name)));
     const asIs = option.name === "policy" ? "as it was" : `as it was (${nowOf(option)})`;
     if (option.choices?.length) {
       return add(label, h("select", { name: option.name, onchange: changed }, h("option", { value: "" }, asIs), option.choices.filter((choice) => option.name !== "policy" || choice !== option.now).map((choice) => h("option", { value: choice, selected: String(kept) === choice }, option.name === "policy" ? `v${shared.policies.get(choice)?.version ?? "?"} ${short(choice)}` : choice))));
     }
-    return add(label, h("input", { name: option.name, inputmode: "decimal", autocomplete: "off", placeholder: nowOf(option), value: kept ?? "", oninput: changed, "aria-describedby": null, title: option.low !== null && option.low !== undefined ? `${number(option.low)}${option.high !== null ? ` to ${number(option.high)}` : " or more"}` : "" }));
+    const span = typeof option.low === "number" ? `${number(option.low)}${option.high === null ? " or more" : ` to ${number(option.high)}`}` : "";
+    const input = h("input", { name: option.name, inputmode: "decimal", autocomplete: "off", placeholder: nowOf(option), value: kept ?? "", oninput: changed, "aria-describedby": why.id, title: span });
+    judge(input);
+    return [add(label, input), why];
   }
 
-  const edits = () => Object.fromEntries(state.edits);
+  const edits = () => Object.fromEntries([...state.edits].map(([name, text]) => [name, valueOf(name, text)]));
 
   function tell() {
-    const pairs = [...state.edits];
+    const pairs = Object.entries(edits());
+    const wrong = [...state.edits].some(([name, text]) => wrongOf(optionOf(name), text));
     const line = `flywheel fork ${shell(each.id)} --run-dir ${shell(shared.about.run_dir)} --at ${state.at}${pairs.map(([name, value]) => ` --set ${shell(`${name}=${brief(name, value)}`)}`).join("")}${state.times > 1 ? ` --times ${state.times}` : ""}`;
     const code = `flywheel.connect(${python(shared.about.run_dir)}).fork_episode(${python(each.id)}, at=${state.at})${pairs.map(([name, value]) => `.edit_parameter(${python(name)}, ${typeof value === "number" ? value : python(brief(name, value))})`).join("")}.replay(${state.times > 1 ? `times=${state.times}` : ""})`;
-    replace(lines, commands(["CLI", line], ["Python", code]));
-    const wrong = pairs.find(([, value]) => Number.isNaN(value));
-    run.disabled = Boolean(wrong);
+    replace(lines, wrong ? h("p", { class: "small-note" }, "Mend what is marked, and the line for a terminal is here again.") : commands(["CLI", line], ["Python", code]));
+    run.disabled = wrong;
     run.textContent = pairs.length ? `Run again with ${plural(pairs.length, "edit")}` : "Run again as it was";
   }
 
@@ -160,6 +170,16 @@ async function forkOf(shared, to, signal) {
     key: (event) => (state.shown && state.shown.has(event.target) ? state.shown : scrubber).key(event),
     dispose: () => { scrubber.pause(); state.shown?.dispose(); },
   };
+}
+
+const isNumber = (option) => option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name);
+
+/* What is wrong with the text of an edit, "" where nothing is; what only the simulator can know, the server says. */
+function wrongOf(option, text) {
+  if (text === undefined || option.choices?.length) return "";
+  const [parts, num] = isNumber(option) ? [[text], 1] : [text.split(","), option.now.length];
+  if (parts.length === num && parts.every((part) => part.trim() && Number.isFinite(Number(part)))) return "";
+  return num === 1 ? `“${text}” is no number: write it as 0.5.` : `“${text}” is not ${num} numbers: write them as ${option.now.map(() => "0.5").join(",")}.`;
 }
 
 const group = (options) => options.reduce((found, option) => ({ ...found, [option.kind]: [...(found[option.kind] ?? []), option] }), {});
