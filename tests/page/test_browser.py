@@ -303,6 +303,43 @@ def test_a_living_wheel_is_followed_without_a_reload(opened: Opened, tmp_path: P
     writer.close()
 
 
+def hide(page: Page, hidden: bool) -> None:
+    """Let a page be behind another tab, or in front again."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def test_any_number_of_tabs_may_be_open_and_one_that_comes_to_the_front_is_up_to_date(
+    opened: Opened, tmp_path: Path
+) -> None:
+    from tests.page.run_dirs import FIRST, SHORT_POLE
+
+    writer = Writer(tmp_path / "run")
+    first = opened.page
+    with opened.at(tmp_path / "run") as url:
+        tabs = [first, *(first.context.new_page() for _ in range(6))]
+        for page in tabs:
+            page.goto(url)
+            expect(page.get_by_text("No policy is in service")).to_be_visible()
+            hide(page, True)
+        writer.turn(FIRST, SHORT_POLE)
+        last = tabs[-1]
+        hide(last, False)
+        expect(last.locator(".champion")).to_contain_text("v1")
+        expect(first.get_by_text("No policy is in service")).to_be_visible()
+        hide(first, False)
+        expect(first.locator(".champion")).to_contain_text("v1")
+        expect(first.locator(".story li").first).to_contain_text("answers at")
+        for page in tabs[1:]:
+            page.close()
+    writer.close()
+
+
 @pytest.mark.parametrize("view", ["#/now", "#/episodes"])
 def test_the_badge_says_whether_a_process_is_up_without_a_reload(opened: Opened, own: Path, view: str) -> None:
     page = opened.page
