@@ -150,6 +150,9 @@ def test_the_whole_journey_to_a_fork(opened: Opened, url: str) -> None:
     expect(world).to_contain_text("length 2, ")  # the one of this world, not the task's own
     expect(results.get_by_text("at step 21, by observation")).to_be_visible()
     expect(drawn(page)).to_have_count(3)
+    assert results.locator("xpath=ancestor-or-self::*[@aria-live]").count() == results.locator("output").count() == 0
+    said = page.locator(".forking [role=status]").filter(has_text="as it was")
+    expect(said).to_have_text(re.compile(r"^Return \d+ as it was, \d+ with the edits; .+ in the mean of 30 pairs\.$"))
     results.get_by_role("button", name="Go there").click()
     expect(results.locator("canvas.film").nth(1)).to_have_attribute("data-step", "21")
     expect(results.locator(".strip")).to_have_count(7)

@@ -39,7 +39,8 @@ async function forkOf(shared, to, signal) {
   const scrubber = new Scrubber({ num: num - 1, onstep: stand });
   const form = h("div", { class: "edits" });
   const lines = h("div");
-  const out = h("div", { class: "stack", "aria-live": "polite" });
+  const out = h("div", { class: "stack" });
+  const summary = h("p", { class: "unseen", role: "status" });
   const run = h("button", { class: "main", type: "button", onclick: replay }, "Run again");
   const times = h("select", { "aria-label": "Runs", onchange: (event) => { state.times = Number(event.target.value); tell(); } }, [["1", "once"], ["30", "30 pairs, with an interval"], ["100", "100 pairs, with an interval"]].map(([value, text]) => h("option", { value }, text)));
   let options = (await get("fork", { id: each.id, at: state.at }, signal)).edits;
@@ -145,6 +146,7 @@ async function forkOf(shared, to, signal) {
       state.shown?.dispose();
       state.shown = results(shared, result, signal, made);
       replace(out, state.shown.node);
+      summary.textContent = inShort(result);
       state.shown.node.querySelector("h2")?.focus({ preventScroll: true });
       state.shown.node.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     } catch (error) {
@@ -161,7 +163,7 @@ async function forkOf(shared, to, signal) {
     head("Fork", h("span", { class: "id" }, h("span", {}, "of\u00a0"), h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.id)}`, title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), h("span", { class: "muted" }, `return ${number(each.total)} in ${plural(num, "step")}, by `), chip(shared.policies, each.digests[0])),
     h("div", { class: "forking" },
       card("Stand at a step", null, stage, scrubber.node, h("div", { class: "body" }, step)),
-      card("and change", null, form, h("div", { class: "go" }, h("label", { class: "field" }, "Run", times), run), h("div", { class: "body" }, lines))),
+      card("and change", null, summary, form, h("div", { class: "go" }, h("label", { class: "field" }, "Run", times), run), h("div", { class: "body" }, lines))),
     out);
   scrubber.go(state.at);
   if (shared.about.obstacle) replace(out, note("Nothing can be run again here", shared.about.obstacle));
@@ -254,6 +256,9 @@ function saving(shared, result, asked) {
     }
   } }, h("div", { class: "save" }, h("label", { class: "field" }, "Scenario of the gate", input), button, told), line);
 }
+
+const inShort = ({ unedited, original, fork: other, effect }) =>
+  `Return ${number((unedited ?? original).total)} as it was, ${number(other.total)} with the edits${effect ? `; ${number(effect.mean)} in the mean of ${count(effect.num_pairs)} pairs` : ""}.`;
 
 function worldOf({ exact, at, world }) {
   if (exact) return "stepped again from its seed, every observation equal to the last bit";
