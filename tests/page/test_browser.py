@@ -62,6 +62,7 @@ def test_a_point_of_the_chart_is_read_and_opened_by_keyboard(opened: Opened, url
 def test_a_turn_leads_to_a_failing_trial_and_its_replay(opened: Opened, url: str) -> None:
     page = opened.page
     page.goto(f"{url}#/turns")
+    expect(page.locator("dt", has_text="instead of")).to_be_visible()
     page.get_by_role("link", name=re.compile("Turn 2")).click()
     expect(page.get_by_role("img", name=re.compile("Training of turn 2"))).to_be_visible()
     expect(page.get_by_text("of 120 simulations failed")).to_be_visible()
@@ -204,6 +205,31 @@ def test_a_failed_trial_of_the_gate_is_offered_and_forked(opened: Opened, url: s
     rows.first.get_by_role("link", name="fork").click()
     page.get_by_role("button", name="Run again as it was").click()
     expect(page.locator(".results").get_by_text("every observation equal to the last bit")).to_be_visible()
+
+
+def test_numbers_have_the_digits_that_were_asked_for_and_one_kind_of_minus(opened: Opened, url: str) -> None:
+    opened.page.goto(url)
+    asked = [[0.00012345678, 4], [-0.00012345678, 2], [0.0001, 4], [-20000, 4], [-3, 4], [-1.23456, 3], [0, 4]]
+    found = opened.page.evaluate(
+        """async asked => {
+            const { number } = await import(new URL("static/js/format.js", document.baseURI));
+            return asked.map(each => number(...each));
+        }""",
+        asked,
+    )
+    assert found == ["1.235e−4", "−1.2e−4", "1e−4", "−20,000", "−3", "−1.23", "0"]
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1920])
+def test_no_name_of_a_field_is_cut(opened: Opened, url: str, width: int) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": width, "height": 900})
+    to_a_failed_episode(page, url)
+    page.get_by_role("link", name="Fork here").click()
+    names = page.locator("label.edit > span")
+    names.first.evaluate("each => { each.textContent = 'turbulence power of_an_even_longer_name'; }")
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth || getComputedStyle(e).overflow !== 'visible').length"
+    assert names.evaluate_all(cut) == 0 and page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_what_cant_be_forked_says_why(opened: Opened, own: Path) -> None:

@@ -64,7 +64,7 @@ async function show() {
     clearTimeout(waiting);
     replace(main, view.node);
     document.title = `${view.title} · ${shared.about.run} · Flywheel`;
-    if (mine.moved !== false && show.moved) main.querySelector("h1")?.focus({ preventScroll: true });
+    if (show.moved) main.querySelector("h1")?.focus({ preventScroll: true });
     if (show.moved) window.scrollTo(0, 0);
     show.moved = true;
   } catch (error) {

@@ -102,14 +102,13 @@ export const figure = (value, label, detail) =>
 export function segments(label, options, chosen, choose) {
   const group = h("div", { class: "segments", role: "group", "aria-label": label });
   for (const [value, text] of options) {
-    add(group, h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => {
-      for (const each of group.children) each.setAttribute("aria-pressed", String(each === event_target(each, value)));
+    add(group, h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: (event) => {
+      for (const each of group.children) each.setAttribute("aria-pressed", String(each === event.currentTarget));
       choose(value);
     }, data: { value } }, text));
   }
   return group;
 }
-const event_target = (each, value) => (each.dataset.value === String(value) ? each : null);
 
 export const head = (title, about, ...end) =>
   h("div", { class: "head" }, h("h1", { tabindex: "-1" }, title), about && h("p", {}, about),

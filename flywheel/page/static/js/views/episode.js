@@ -1,7 +1,7 @@
 /* One episode, step by step: what was seen, done and gained, with its pictures; where it parts from its replay. */
 import { get } from "../api.js";
 import { h, replace } from "../dom.js";
-import { count, number, plural, seconds, shell, shortId, stepOf, words } from "../format.js";
+import { count, number, seconds, shell, shortId, stepOf, words } from "../format.js";
 import { body, card, chip, commands, copy, ended, head, strip, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
@@ -137,5 +137,3 @@ function nearby(each, t) {
     each.observations.map((column) => h("td", { class: "num" }, number(column[i]))), each.actions.map((column) => h("td", { class: "num" }, i < column.length ? number(column[i]) : "–")),
     h("td", { class: "num" }, number(each.probabilities[i])), h("td", { class: "num" }, number(each.rewards[i]))));
 }
-
-export { plural };
