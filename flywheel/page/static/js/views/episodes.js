@@ -64,7 +64,7 @@ export async function episodes(shared, to, signal) {
     ["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).episodes(${JSON.stringify([asked.origin, asked.how, asked.digest && `policy=${asked.digest.slice(0, 8)}`].filter(Boolean).join(" "))})`]);
   const lines = h("div", {}, lineOf());
   const total = [...shared.policies.values()].reduce((sum, each) => sum + each.episodes, 0);
-  const node = h("div", { class: "view" }, head("Episodes", `${plural(total, "episode")} of production`),
+  const node = h("div", { class: "view" }, head("Episodes", `${plural(total, "episode")} of production, and the gate's trials`),
     h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() }, field("From", where), field("Outcome", how), field("Policy", who), field("Id", begins)), place,
     h("div", { class: "card after" }, body(h("h2", { class: "tight" }, "The same in Python"), lines)));
   await load();

@@ -25,7 +25,7 @@ async function choose(shared, signal) {
     title: "Fork",
     node: h("div", { class: "view" }, head("Fork", "What would have happened, had one thing been otherwise?"),
       h("p", { class: "lead-text" }, "Choose an episode, the step to stand at, and what to change from there. The steps before it stay as they were; the rest is run again, with the same draws."), form,
-      h("div", { class: "pair" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(bad.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)), card("Failed at the gate last", h("a", { href: "#/episodes?origin=gate&how=failed" }, "all failed trials"), list(tried.episodes)))),
+      h("div", { class: "trio" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(bad.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)), card("Failed at the gate last", h("a", { href: "#/episodes?origin=gate&how=failed" }, "all failed trials"), list(tried.episodes)))),
   };
 }
 
