@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
 from flywheel.errors import FlywheelError, UsageError, unknown
 from flywheel.observe.observer import SIGNALS
-from flywheel.page.source import About, Changes, Expected, Listed, Policies
+from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of, tried
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.store import intake
 from flywheel.store.intake import Reader, Wanted
@@ -83,7 +84,7 @@ class Window:
                 self._marks = {
                     "production": store.version() if store else 0,
                     "policies": registry.version() if registry else 0,
-                    "turns": hash((journal, draft)),
+                    "turns": hash((journal, draft, self._is_living())),
                     "story": hash(story),
                 }
                 self._looked = time.monotonic()
@@ -112,11 +113,6 @@ class Window:
 
     def about(self) -> About:
         """As Source.about."""
-        with self._lock:
-            looked, living = self._living
-            if time.monotonic() - looked >= 5 * LOOK_S:
-                living = archive.is_held(self.run_dir) or archive.read_living(self.run_dir) is not None
-                self._living = (time.monotonic(), living)
         obstacle, bounds = "", None
         try:
             bounds = self.task().return_range
@@ -127,10 +123,18 @@ class Window:
             reference=self._config["config"]["task"],
             run=self.run_dir.name,
             run_dir=self._name,
-            living=living,
+            living=self._is_living(),
             return_range=bounds,
             obstacle=obstacle,
         )
+
+    def _is_living(self) -> bool:
+        with self._lock:
+            looked, living = self._living
+            if time.monotonic() - looked >= 5 * LOOK_S:
+                living = archive.is_held(self.run_dir) or archive.read_living(self.run_dir) is not None
+                self._living = (time.monotonic(), living)
+            return living
 
     def task(self) -> Task:
         """As Source.task."""
@@ -215,7 +219,10 @@ class Window:
         return self._while("production", "outcomes", lambda: store.outcomes("production", MOST))
 
     def listed(self, **wanted: Any) -> Sequence[Listed]:
-        """As Source.listed."""
+        """As Source.listed; the gate's trials are the registry's, in its verdicts."""
+        if wanted.pop("origin", "production") == "gate":
+            verdicts = chain.from_iterable(self.policies().verdicts.values())
+            return page_of(self._while("policies", "trials", lambda: tried(verdicts)), **wanted)
         store = self._opened_store()
         return store.page(Wanted(**wanted)) if store else []
 

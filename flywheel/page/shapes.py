@@ -271,6 +271,7 @@ def forked(each: Result, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
         "at": each.at,
         "edits": list(each.edits),
         "exact": each.exact,
+        "world": plain(each.world),
         "original": episode(each.original, leaves),
         "unedited": None if each.exact else episode(each.unedited, leaves),
         "fork": episode(each.fork, leaves),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -47,8 +47,8 @@ class Listed(Protocol):
         """Policy that gave its first action."""
 
     @property
-    def end(self) -> End:
-        """How it ended."""
+    def end(self) -> End | None:
+        """How it ended; None for a trial of the gate, of which it isn't kept."""
 
     @property
     def failed(self) -> bool:
@@ -61,6 +61,61 @@ class Listed(Protocol):
     @property
     def num_steps(self) -> int:
         """Number of its actions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """A trial of the gate, as Listed."""
+
+    id: str
+    digest: str
+    failed: bool
+    total: float
+    num_steps: int
+    started_at: float
+    """When its verdict was given."""
+    origin: Origin = "gate"
+    end: End | None = None
+
+    @property
+    def ended_at(self) -> float:
+        """When its verdict was given."""
+        return self.started_at
+
+
+def tried(verdicts: Iterable[Verdict]) -> list[Tried]:
+    """Return the trials of verdicts."""
+    return [
+        Tried(
+            id=trial.episode, digest=verdict.digest, failed=trial.failed, total=trial.total,
+            num_steps=trial.length, started_at=verdict.judged_at,
+        )
+        for verdict in verdicts
+        for trial in verdict.trials
+    ]  # fmt: skip
+
+
+def page_of(
+    rows: Iterable[Tried], *, digest: str = "", how: How = "", begins: str = "", since: float | None = None,
+    until: float | None = None, by: By = "started_at", descending: bool = True,
+    after: tuple[float, str] | None = None, limit: int = 100,
+) -> list[Tried]:  # fmt: skip
+    """Return a page of the list of trials, as the store does of its episodes."""
+
+    def place(row: Tried) -> tuple[float, str]:
+        return getattr(row, by), row.id
+
+    found = [
+        row
+        for row in rows
+        if row.id.startswith(begins)
+        and digest in ("", row.digest)
+        and how in ("", "failed" if row.failed else "fine")
+        and (since is None or row.started_at >= since)
+        and (until is None or row.started_at < until)
+        and (after is None or (place(row) < after if descending else place(row) > after))
+    ]
+    return sorted(found, key=place, reverse=descending)[:limit]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from flywheel import archive
+from flywheel.connection import connect
 from flywheel.page.app import STATIC
 from flywheel.page.frames import ROW, SHEET
 from flywheel.store.intake import open_readonly
@@ -144,6 +145,27 @@ def test_a_failing_trial_of_the_gate_is_played_again(api: httpx.Client) -> None:
     trial = got(api, "policy", digest=refused["digest"])["verdicts"][0]["trials"][0]
     episode = got(api, "episode", id=trial["episode"])
     assert episode["origin"] == "gate" and episode["failed"] and episode["total"] == trial["total"]
+
+
+def test_the_gates_trials_are_listed_as_the_verdicts_have_them_a_page_at_a_time(
+    api: httpx.Client, finished: Path
+) -> None:
+    with connect(finished) as run:
+        rows = run.episodes("gate", limit=None)
+        failed = [row.id for row in run.episodes("gate failed", limit=None)]
+    asked: dict[str, Any] = {"origin": "gate", "limit": 200}
+    found, more = [], asked
+    while more:
+        page = got(api, "episodes", **more)
+        found += page["episodes"]
+        more = page["next"] and {**asked, **page["next"]}
+    assert [each["id"] for each in found] == [row.id for row in rows] and len(found) > 200
+    assert {each["origin"] for each in found} == {"gate"} and {each["end"] for each in found} == {None}
+    assert [each["id"] for each in got(api, "episodes", **asked, how="failed")["episodes"]] == failed[:200]
+    assert got(api, "episodes", **asked, how="lost")["episodes"] == []
+    least = got(api, "episodes", **asked, by="total", descending=False, digest=rows[0].digest, begins=rows[0].id[:1])
+    totals = [row.total for row in rows if row.digest == rows[0].digest and row.id[0] == rows[0].id[0]]
+    assert [each["total"] for each in least["episodes"]] == sorted(totals)
 
 
 def test_pictures_come_in_sheets_and_differ_from_step_to_step(api: httpx.Client) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from flywheel.connection import connect
+from flywheel import archive
 from flywheel.deploy.registry import open_readonly
 from tests.page.conftest import Opened, operate_token
 from tests.page.run_dirs import Writer
@@ -60,6 +60,7 @@ def test_a_point_of_the_chart_is_read_and_opened_by_keyboard(opened: Opened, url
 def test_a_turn_leads_to_a_failing_trial_and_its_replay(opened: Opened, url: str) -> None:
     page = opened.page
     page.goto(f"{url}#/turns")
+    expect(page.locator("dt", has_text="instead of")).to_be_visible()
     page.get_by_role("link", name=re.compile("Turn 2")).click()
     expect(page.get_by_role("img", name=re.compile("Training of turn 2"))).to_be_visible()
     expect(page.get_by_text("of 120 simulations failed")).to_be_visible()
@@ -130,52 +131,32 @@ def test_an_episode_is_stepped_through_with_its_pictures(opened: Opened, url: st
     expect(page.locator("tr[aria-current=step]")).to_have_count(1)
 
 
-def test_the_whole_journey_to_a_fork(opened: Opened, url: str) -> None:
+def test_numbers_have_the_digits_that_were_asked_for_and_one_kind_of_minus(opened: Opened, url: str) -> None:
+    opened.page.goto(url)
+    asked = [[0.00012345678, 4], [-0.00012345678, 2], [0.0001, 4], [-20000, 4], [-3, 4], [-1.23456, 3], [0, 4]]
+    found = opened.page.evaluate(
+        """async asked => {
+            const { number } = await import(new URL("static/js/format.js", document.baseURI));
+            return asked.map(each => number(...each));
+        }""",
+        asked,
+    )
+    assert found == ["1.235e−4", "−1.2e−4", "1e−4", "−20,000", "−3", "−1.23", "0"]
+
+
+def test_an_address_that_cant_be_read_is_said_and_a_step_that_isnt_there_is_the_nearest(
+    opened: Opened, url: str
+) -> None:
     page = opened.page
+    page.goto(f"{url}#/episode/100%")
+    expect(page.get_by_role("alert")).to_contain_text("This address can't be read")
     to_a_failed_episode(page, url)
-    page.get_by_label("Step", exact=True).fill("20")
-    page.get_by_role("link", name="Fork here").click()
-    expect(page.get_by_role("heading", name="Fork", exact=True)).to_be_visible()
-    page.get_by_role("textbox", name="length").fill("0.5")
-    page.get_by_label("Runs").select_option("30")
-    lines = page.locator(".forking .command code")
-    expect(lines.first).to_contain_text("--at 20 --set length=0.5 --times 30")
-    expect(lines.nth(1)).to_contain_text('.edit_parameter("length", 0.5).replay(times=30)')
-    page.get_by_role("button", name="Run again with 1 edit").click()
-    results = page.locator(".results")
-    expect(results.get_by_text("mean of 30 pairs")).to_be_visible()
-    expect(results.get_by_text("at step 21, by observation")).to_be_visible()
-    expect(drawn(page)).to_have_count(3)
-    results.get_by_role("button", name="Go there").click()
-    expect(results.locator("canvas.film").nth(1)).to_have_attribute("data-step", "21")
-    expect(results.locator(".strip")).to_have_count(7)
-    expect(results.get_by_role("button", name="Save for the gate")).to_have_count(0)
-
-
-def test_what_is_said_beside_a_fork_does_the_same(opened: Opened, url: str, finished: Path) -> None:
-    """The Python line that the page shows gives the result that the page shows."""
-    page = opened.page
-    to_a_failed_episode(page, url)
-    page.get_by_role("link", name="Fork here").click()
-    page.get_by_label("policy").select_option(index=2)
-    page.get_by_role("button", name="Run again with 1 edit").click()
-    shown = page.locator(".results .figure").nth(1).locator("b").inner_text()
-    line = page.locator(".forking .command code").nth(1).inner_text()
-    import flywheel
-
-    assert flywheel.connect is connect
-    result = eval(line, {"flywheel": flywheel})
-    assert f"{result.fork.total:g}" == shown
-
-
-def test_an_edit_that_cant_be_is_one_sentence(opened: Opened, url: str) -> None:
-    page = opened.page
-    to_a_failed_episode(page, url)
-    page.get_by_role("link", name="Fork here").click()
-    page.get_by_role("textbox", name="exploration rate").fill("7")
-    page.get_by_role("button", name="Run again with 1 edit").click()
-    expect(page.get_by_role("alert")).to_contain_text("a share from 0 to 1")
-    opened.expects(400)
+    address = page.url.replace("#/episode/", "#/fork/")
+    for asked, step in (("-5", "0"), ("2.5", "3"), ("abc", "0"), ("9999", r"[1-9]\d*")):
+        page.goto("about:blank")
+        page.goto(f"{address}?t={asked}")
+        expect(page.locator(".scrubber .place")).to_have_text(re.compile(rf"^step {step} of"))
+    expect(page.get_by_role("button", name="Run again as it was")).to_be_enabled()
 
 
 def test_nothing_is_there_yet_and_that_is_said(opened: Opened, tmp_path: Path) -> None:
@@ -214,6 +195,58 @@ def test_a_living_wheel_is_followed_without_a_reload(opened: Opened, tmp_path: P
         expect(page.get_by_role("img", name=re.compile("Return of production's 20 last episodes"))).to_be_visible()
         expect(page.get_by_role("link", name="20 episodes")).to_be_visible()
     writer.close()
+
+
+def hide(page: Page, hidden: bool) -> None:
+    """Let a page be behind another tab, or in front again."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def test_any_number_of_tabs_may_be_open_and_one_that_comes_to_the_front_is_up_to_date(
+    opened: Opened, tmp_path: Path
+) -> None:
+    from tests.page.run_dirs import FIRST, SHORT_POLE
+
+    writer = Writer(tmp_path / "run")
+    first = opened.page
+    with opened.at(tmp_path / "run") as url:
+        tabs = [first, *(first.context.new_page() for _ in range(6))]
+        for page in tabs:
+            page.goto(url)
+            expect(page.get_by_text("No policy is in service")).to_be_visible()
+            hide(page, True)
+        writer.turn(FIRST, SHORT_POLE)
+        last = tabs[-1]
+        hide(last, False)
+        expect(last.locator(".champion")).to_contain_text("v1")
+        expect(first.get_by_text("No policy is in service")).to_be_visible()
+        hide(first, False)
+        expect(first.locator(".champion")).to_contain_text("v1")
+        expect(first.locator(".story li").first).to_contain_text("answers at")
+        for page in tabs[1:]:
+            page.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("view", ["#/now", "#/episodes"])
+def test_the_badge_says_whether_a_process_is_up_without_a_reload(opened: Opened, own: Path, view: str) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    badge = page.locator("#live")
+    with opened.at(own) as url:
+        page.goto(url + view)
+        expect(badge).to_have_text("not running")
+        archive.write_living(own, "ray://x", "wheel", "/")
+        expect(badge).to_have_text("live")
+        archive.forget_living(own)
+        expect(badge).to_have_text("not running")
+        assert "not running" in badge.aria_snapshot()
 
 
 def sign_in(page: Page, token: str) -> None:
@@ -256,28 +289,6 @@ def open_readonly_closed(run_dir: Path) -> Any:
     import contextlib
 
     return contextlib.closing(open_readonly(run_dir))
-
-
-def test_a_fork_is_saved_as_a_scenario_of_the_gate_and_dropped_again(opened: Opened, own: Path) -> None:
-    page = opened.page
-    with opened.at(own) as url:
-        page.goto(url)
-        sign_in(page, operate_token(own))
-        to_a_failed_episode(page, url)
-        page.get_by_role("link", name="Fork here").click()
-        page.get_by_role("textbox", name="length").fill("1.2")
-        page.get_by_role("button", name="Run again with 1 edit").click()
-        page.get_by_label("Scenario of the gate").fill("longer-pole")
-        expect(page.locator(".save-form .command")).to_contain_text("--set length=1.2 --save longer-pole")
-        page.get_by_role("button", name="Save for the gate").click()
-        expect(page.locator(".save-form [role=status]")).to_contain_text("longer-pole")
-        assert [scenario.name for scenario in connect(own).scenarios()] == ["longer-pole"]
-        page.get_by_role("link", name="Policies").click()
-        expect(page.get_by_role("rowheader", name="longer-pole")).to_be_visible()
-        page.get_by_role("button", name="Drop …").click()
-        page.get_by_role("button", name="Drop", exact=True).click()
-        expect(page.get_by_text("No fork was saved yet")).to_be_visible()
-        assert connect(own).scenarios() == ()
 
 
 def test_a_page_that_is_reached_over_a_network_shows_nothing_without_a_token(

@@ -1,23 +1,24 @@
 /* Numbers, times and ids as a person reads them. */
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-export const count = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+const signed = (text) => text.replaceAll("-", "−");
+
+export const count = (value) => (value === null || value === undefined ? "–" : signed(whole.format(value)));
 
 export function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size >= 10000 || Number.isInteger(value)) return whole.format(value);
-  if (size < 0.001) return value.toExponential(1).replace("-", "−");
-  const shown = value.toLocaleString("en", { maximumSignificantDigits: digits });
-  return shown.replace("-", "−");
+  if (size >= 10000 || Number.isInteger(value)) return count(value);
+  if (size < 0.001) return signed(Number(value.toPrecision(digits)).toExponential());
+  return signed(value.toLocaleString("en", { maximumSignificantDigits: digits }));
 }
 
 /* One number of digits for a whole column, so that its points stand under each other. */
 export function fixed(value, places) {
   if (value === null || value === undefined) return "–";
   const text = value.toFixed(places);
-  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
+  return Number(text) === 0 ? text.replace("-", "") : signed(text);
 }
 
 export const percent = (share, places = 1) =>
@@ -70,6 +71,9 @@ export function ago(at, now = Date.now() / 1000) {
 export const words = (name) => name.replaceAll("_", " ");
 
 export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
+
+/* The step that an address asks for: the nearest of those there are. */
+export const stepOf = (query, last) => Math.max(0, Math.min(last, Math.round(Number(query.get("t"))) || 0));
 
 /* A word for a shell, in quotes where it needs them. */
 export const shell = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);

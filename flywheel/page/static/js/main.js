@@ -1,9 +1,9 @@
 /* The shell: which view is shown, the tabs, the stream, the token, the keyboard. */
-import { get, post, remove } from "./api.js";
+import { Failed, get, post, remove } from "./api.js";
 import { add, h, icon, replace } from "./dom.js";
 import { ago } from "./format.js";
 import { Live } from "./live.js";
-import { note, toast } from "./parts.js";
+import { failed, note, toast } from "./parts.js";
 import { now } from "./views/now.js";
 import { turns } from "./views/turns.js";
 import { policies } from "./views/policies.js";
@@ -16,13 +16,18 @@ const TABS = [["now", "Now"], ["turns", "Turns"], ["policies", "Policies"], ["ep
 const main = document.getElementById("main");
 
 /* What views share: who is asking, whose run this is, and the policies by digest. */
-const shared = { policies: new Map(), role: "", about: null, live: new Live(), signIn, go: (hash) => { location.hash = hash; } };
+const shared = { policies: new Map(), role: "", about: null, live: new Live(), signIn, heard, go: (hash) => { location.hash = hash; } };
 let shown = null;
 
 function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
-  return { name: VIEWS[name] ? name : "now", rest: rest.map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { name: VIEWS[name] ? name : "now", rest: rest.map(decoded), query: new URLSearchParams(query) };
+}
+
+function heard(about) {
+  shared.about = about;
+  connection();
 }
 
 async function learn() {
@@ -36,14 +41,22 @@ async function learn() {
   return found;
 }
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch (error) {
+    throw new Failed(404, `This address can't be read: in ${part} a % begins no character.`);
+  }
+}
+
 async function show() {
-  const to = route();
   shown?.stop.abort();
   shown?.view?.dispose?.();
   const mine = (shown = { stop: new AbortController(), view: null });
-  tabs(to.name);
   const waiting = setTimeout(() => replace(main, skeleton()), 150);
   try {
+    const to = route();
+    tabs(to.name);
     if (!shared.about) shared.live.start((await learn()).offset);
     const view = await VIEWS[to.name](shared, to, mine.stop.signal);
     if (shown !== mine) { view.dispose?.(); return; }
@@ -51,7 +64,7 @@ async function show() {
     clearTimeout(waiting);
     replace(main, view.node);
     document.title = `${view.title} · ${shared.about.run} · Flywheel`;
-    if (mine.moved !== false && show.moved) main.querySelector("h1")?.focus({ preventScroll: true });
+    if (show.moved) main.querySelector("h1")?.focus({ preventScroll: true });
     if (show.moved) window.scrollTo(0, 0);
     show.moved = true;
   } catch (error) {
@@ -65,12 +78,7 @@ const skeleton = () => h("div", { class: "skeleton", role: "status", "aria-label
 
 function failure(error) {
   if (!error.status && error.name !== "Failed" && !(error.message || "").startsWith("The page")) console.error(error);
-  const known = error.status === 404;
-  const element = note(known ? "Not here" : "That did not work", error.message,
-    h("button", { type: "button", onclick: show }, "Try again"), h("a", { class: "button", href: "#/now" }, "Go to Now"));
-  element.classList.add("error");
-  element.setAttribute("role", "alert");
-  return element;
+  return failed(error, h("button", { type: "button", onclick: show }, "Try again"), h("a", { class: "button", href: "#/now" }, "Go to Now"));
 }
 
 const locked = () =>
@@ -172,12 +180,14 @@ shared.live.addEventListener("told", (event) => {
   shared.toldAt = event.detail.at;
   shown?.view?.told?.(event.detail);
 });
-shared.live.addEventListener("changed", async (event) => {
-  if (event.detail.includes("policies")) {
-    const { policies: known } = await get("policies").catch(() => ({ policies: [...shared.policies.values()] }));
-    shared.policies = new Map(known.map((each) => [each.digest, each]));
+shared.live.addEventListener("changed", async ({ detail: what }) => {
+  try {
+    if (what.includes("turns")) heard((await get("now")).about);
+    if (what.includes("policies")) shared.policies = new Map((await get("policies")).policies.map((each) => [each.digest, each]));
+  } catch (error) {
+    if (!(error instanceof Failed)) throw error;  // where the server is away, the badge says so
   }
-  shown?.view?.changed?.(event.detail);
+  shown?.view?.changed?.(what);
 });
 window.addEventListener("hashchange", show);
 add(main, skeleton());

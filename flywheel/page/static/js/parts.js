@@ -71,11 +71,19 @@ export const outcome = (value) => {
 export const ended = (episode) => {
   if (episode.failed) return h("span", { class: "tag bad" }, "✗ failed");
   if (episode.end === "lost") return h("span", { class: "tag open" }, "? lost");
-  return h("span", { class: "tag" }, words(episode.end));
+  return h("span", { class: "tag" }, words(episode.end ?? "fine"));
 };
 
 export const note = (title, text, ...actions) =>
   h("div", { class: "note" }, h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("div", { class: "actions" }, actions));
+
+/* What did not work, with the server's own sentence; 409 is its word for what can't be run again. */
+export function failed(error, ...actions) {
+  const told = note({ 404: "Not here", 409: "Not reproducible" }[error.status] ?? "That did not work", error.message, ...actions);
+  told.classList.add("error");
+  told.setAttribute("role", "alert");
+  return told;
+}
 
 export const facts = (pairs) =>
   h("dl", { class: "facts" },
@@ -94,14 +102,13 @@ export const figure = (value, label, detail) =>
 export function segments(label, options, chosen, choose) {
   const group = h("div", { class: "segments", role: "group", "aria-label": label });
   for (const [value, text] of options) {
-    add(group, h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => {
-      for (const each of group.children) each.setAttribute("aria-pressed", String(each === event_target(each, value)));
+    add(group, h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: (event) => {
+      for (const each of group.children) each.setAttribute("aria-pressed", String(each === event.currentTarget));
       choose(value);
     }, data: { value } }, text));
   }
   return group;
 }
-const event_target = (each, value) => (each.dataset.value === String(value) ? each : null);
 
 export const head = (title, about, ...end) =>
   h("div", { class: "head" }, h("h1", { tabindex: "-1" }, title), about && h("p", {}, about),

@@ -62,7 +62,7 @@ export class Scrubber {
     this.frames_s = frames_s;
     this.range = h("input", { type: "range", min: 0, max: num, step: 1, value: 0, "aria-label": "Step", oninput: () => this.go(Number(this.range.value)) });
     this.button = h("button", { type: "button", class: "play", "aria-label": "Play", onclick: () => this.toggle() }, icon("play"));
-    this.place = h("output", { class: "place" });
+    this.place = h("span", { class: "place" });
     this.speed = h("select", { "aria-label": "Speed", title: "Speed" }, SPEEDS.map(([value, text]) => h("option", { value, selected: value === "1" }, text)));
     const nudge = (by, name, label) => h("button", { type: "button", class: "nudge", "aria-label": label, onclick: () => this.go(this.step + by) }, icon(name));
     this.node = h("div", { class: "scrubber" }, nudge(-1, "back", "One step back"), this.button, nudge(1, "next", "One step on"), this.range, this.place, this.speed);

@@ -12,7 +12,7 @@ export class Strips {
     this.lines = lines;
     this.sync = uPlot.sync(`strips-${Math.random()}`);
     this.charts = strips.map((strip) => this.#chart(strip, num, hues, onpick));
-    this.values = strips.map(() => h("output", {}));
+    this.values = strips.map(() => h("span", { class: "value" }));
     this.strips = strips;
     this.node = h("div", { class: "strips" }, strips.map((strip, i) =>
       h("figure", { class: "strip" }, h("figcaption", {}, h("span", {}, strip.name), this.values[i]), this.charts[i].node)));

@@ -1,7 +1,7 @@
 /* One episode, step by step: what was seen, done and gained, with its pictures; where it parts from its replay. */
 import { get } from "../api.js";
 import { h, replace } from "../dom.js";
-import { count, number, plural, seconds, shell, shortId, words } from "../format.js";
+import { count, number, seconds, shell, shortId, stepOf, words } from "../format.js";
 import { body, card, chip, commands, copy, ended, head, strip, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
@@ -34,13 +34,14 @@ export async function episode(shared, to, signal) {
   const step = h("div", { class: "step" });
   const stage = h("div", { class: "stage" }, film.canvas);
   const link = h("a", { class: "button main", href: "" }, "Fork here");
+  let refused = "";
   const around = h("tbody");
   const scrubber = new Scrubber({ num, onstep: show });
 
   async function show(t) {
     strips.set(t);
     replace(step, atStep(shared, each, t));
-    link.href = `#/fork/${encodeURIComponent(each.id)}?t=${Math.min(t, num - 1)}`;
+    if (!refused) link.href = `#/fork/${encodeURIComponent(each.id)}?t=${Math.min(t, num - 1)}`;
     replace(around, nearby(each, t));
     if (!(await film.show(t)) && film.obstacle) replace(stage, h("p", { class: "small-note" }, film.obstacle));
   }
@@ -70,14 +71,34 @@ export async function episode(shared, to, signal) {
       ["CLI", `flywheel fork ${shell(each.id)} --run-dir ${run} --at 0`],
       ["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).episode(${JSON.stringify(each.id)})`]))));
   spansInto(spans, { id: each.id }, signal).catch(() => {});  // a view: the episode is all there without them
+  const why = h("p", { class: "muted", id: "no-fork" });
+  refusal(each, signal).then((reason) => {
+    if (!reason) return;
+    refused = reason;
+    link.setAttribute("role", "link");
+    link.removeAttribute("href");
+    link.setAttribute("aria-disabled", "true");
+    link.setAttribute("aria-describedby", why.id);
+    replace(why, `It can't be forked: ${reason}`);
+    node.querySelector(".head").after(why);
+  });
   check(each, verdict, lines, strips, scrubber, signal);
-  const first = Math.min(num, Number(to.query.get("t")) || 0);
-  scrubber.go(first);
+  scrubber.go(stepOf(to.query, num));
   return {
     title: `Episode ${shortId(each.id)}`, node,
-    key: (event) => { if (event.key.toLowerCase() === "f") shared.go(link.getAttribute("href")); else scrubber.key(event); },
+    key: (event) => { if (event.key.toLowerCase() === "f" && !refused) shared.go(link.getAttribute("href")); else scrubber.key(event); },
     dispose: () => { scrubber.pause(); strips.dispose(); },
   };
+}
+
+/* Why an episode can't be forked, "" where it can: a task that can't be put into a state forks what has a seed only. */
+async function refusal(each, signal) {
+  try {
+    await get("fork", { id: each.id, at: 0 }, signal);
+    return "";
+  } catch (error) {
+    return error.name === "AbortError" ? "" : error.message;
+  }
 }
 
 async function check(each, place, lines, strips, scrubber, signal) {
@@ -116,5 +137,3 @@ function nearby(each, t) {
     each.observations.map((column) => h("td", { class: "num" }, number(column[i]))), each.actions.map((column) => h("td", { class: "num" }, i < column.length ? number(column[i]) : "–")),
     h("td", { class: "num" }, number(each.probabilities[i])), h("td", { class: "num" }, number(each.rewards[i]))));
 }
-
-export { plural };

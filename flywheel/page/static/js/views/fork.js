@@ -1,8 +1,8 @@
 /* Fork: choose the step, edit, run again; original and fork over each other, and beside each other as pictures. */
-import { Failed, get, post } from "../api.js";
+import { get, post } from "../api.js";
 import { add, h, replace } from "../dom.js";
-import { count, number, percent, plural, python, shell, short, shortId, words } from "../format.js";
-import { body, card, chip, commands, copy, ended, facts, head, id, note, time } from "../parts.js";
+import { count, number, percent, plural, python, shell, short, shortId, stepOf, words } from "../format.js";
+import { body, card, chip, commands, copy, ended, facts, failed, head, id, note, time } from "../parts.js";
 import { Film, Scrubber } from "../player.js";
 import { Strips } from "../strips.js";
 import { atStep, stripsOf } from "./episode.js";
@@ -14,7 +14,8 @@ export async function fork(shared, to, signal) {
 }
 
 async function choose(shared, signal) {
-  const [failed, last] = await Promise.all([get("episodes", { how: "failed", limit: 12 }, signal), get("episodes", { limit: 12 }, signal)]);
+  const ask = (asked) => get("episodes", { limit: 12, ...asked }, signal);
+  const [bad, last, tried] = await Promise.all([ask({ how: "failed" }), ask({}), ask({ how: "failed", origin: "gate" })]);
   const input = h("input", { type: "search", placeholder: "an episode's id", required: true, spellcheck: "false", autocomplete: "off", "aria-label": "An episode's id" });
   const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); shared.go(`#/fork/${encodeURIComponent(input.value.trim())}`); } }, h("label", { class: "field" }, "Episode", input), h("button", { type: "submit" }, "Open"));
   const list = (rows) => rows.length
@@ -24,13 +25,13 @@ async function choose(shared, signal) {
     title: "Fork",
     node: h("div", { class: "view" }, head("Fork", "What would have happened, had one thing been otherwise?"),
       h("p", { class: "lead-text" }, "Choose an episode, the step to stand at, and what to change from there. The steps before it stay as they were; the rest is run again, with the same draws."), form,
-      h("div", { class: "pair" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(failed.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)))),
+      h("div", { class: "trio" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(bad.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)), card("Failed at the gate last", h("a", { href: "#/episodes?origin=gate&how=failed" }, "all failed trials"), list(tried.episodes)))),
   };
 }
 
 async function forkOf(shared, to, signal) {
   const each = await get("episode", { id: to.rest[0] }, signal);
-  const state = { at: Math.min(Number(to.query.get("t")) || 0, each.num_steps - 1), edits: new Map(), times: 1, result: null };
+  const state = { at: stepOf(to.query, each.num_steps - 1), edits: new Map(), times: 1, result: null };
   const num = each.num_steps;
   const film = new Film(each.id, num, signal);
   const stage = h("div", { class: "stage" }, film.canvas);
@@ -38,10 +39,12 @@ async function forkOf(shared, to, signal) {
   const scrubber = new Scrubber({ num: num - 1, onstep: stand });
   const form = h("div", { class: "edits" });
   const lines = h("div");
-  const out = h("div", { class: "stack", "aria-live": "polite" });
+  const out = h("div", { class: "stack" });
+  const summary = h("p", { class: "unseen", role: "status" });
   const run = h("button", { class: "main", type: "button", onclick: replay }, "Run again");
   const times = h("select", { "aria-label": "Runs", onchange: (event) => { state.times = Number(event.target.value); tell(); } }, [["1", "once"], ["30", "30 pairs, with an interval"], ["100", "100 pairs, with an interval"]].map(([value, text]) => h("option", { value }, text)));
   let options = (await get("fork", { id: each.id, at: state.at }, signal)).edits;
+  let [optionsAt, asking] = [state.at, false];
   let asked = 0;
 
   async function stand(t) {
@@ -49,42 +52,84 @@ async function forkOf(shared, to, signal) {
     replace(step, atStep(shared, each, t));
     history.replaceState(null, "", `#/fork/${encodeURIComponent(each.id)}?t=${t}`);
     tell();
+    ask();
     if (!(await film.show(t)) && film.obstacle) replace(stage, h("p", { class: "small-note" }, film.obstacle));
   }
 
-  const valueOf = (option, text) => (option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name) ? Number(text) : text);
+  /* One question at a time, however fast the steps go by: after its answer comes the step that is stood at by then. */
+  async function ask() {
+    if (asking || optionsAt === state.at) return;
+    asking = true;
+    form.setAttribute("aria-busy", "true");
+    try {
+      while (optionsAt !== state.at) {
+        const at = state.at;
+        options = (await get("fork", { id: each.id, at }, signal)).edits;
+        optionsAt = at;
+        drawForm();
+      }
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      optionsAt = null;
+      replace(form, h("p", { class: "bad", role: "alert" }, error.message));
+    } finally {
+      asking = false;
+      form.removeAttribute("aria-busy");
+    }
+  }
+
+  const optionOf = (name) => options.find((option) => option.name === name);
+  const valueOf = (name, text) => (isNumber(optionOf(name)) ? Number(text) : text);
 
   function drawForm() {
     const groups = Object.groupBy ? Object.groupBy(options, (option) => option.kind) : group(options);
+    const { name, selectionStart, selectionEnd } = form.contains(document.activeElement) ? document.activeElement : {};
+    for (const key of state.edits.keys()) {
+      const option = optionOf(key);
+      if (!option || (key === "policy" && option.now === state.edits.get(key))) state.edits.delete(key);
+    }
     replace(form, Object.entries(groups).map(([kind, some]) => h("fieldset", {}, h("legend", {}, LABELS[kind]), some.map(control))));
+    const again = name && form.querySelector(`[name="${CSS.escape(name)}"]`);
+    again?.focus();
+    if (again && selectionStart !== undefined) again.setSelectionRange(selectionStart, selectionEnd);
+    tell();
   }
 
   function control(option) {
     const kept = state.edits.get(option.name);
     const changed = (event) => {
-      const text = event.target.value.trim();
+      const text = event.target.value.trim().replaceAll("−", "-");
       if (text === "" || (option.kind === "policy" && text === option.now)) state.edits.delete(option.name);
-      else state.edits.set(option.name, valueOf(option, text));
-      event.target.closest("label").classList.toggle("edited", state.edits.has(option.name));
+      else state.edits.set(option.name, text);
+      label.classList.toggle("edited", state.edits.has(option.name));
+      judge(event.target);
       tell();
+    };
+    const why = h("p", { class: "wrong", id: `wrong-${option.name}`, role: "status" });
+    const judge = (field) => {
+      why.textContent = wrongOf(option, state.edits.get(option.name));
+      field.setAttribute("aria-invalid", String(why.textContent !== ""));
     };
     const label = h("label", { class: kept === undefined ? "edit" : "edit edited" }, h("span", {}, words(option.name)));
     const asIs = option.name === "policy" ? "as it was" : `as it was (${nowOf(option)})`;
     if (option.choices?.length) {
       return add(label, h("select", { name: option.name, onchange: changed }, h("option", { value: "" }, asIs), option.choices.filter((choice) => option.name !== "policy" || choice !== option.now).map((choice) => h("option", { value: choice, selected: String(kept) === choice }, option.name === "policy" ? `v${shared.policies.get(choice)?.version ?? "?"} ${short(choice)}` : choice))));
     }
-    return add(label, h("input", { name: option.name, inputmode: "decimal", autocomplete: "off", placeholder: nowOf(option), value: kept ?? "", oninput: changed, "aria-describedby": null, title: option.low !== null && option.low !== undefined ? `${number(option.low)}${option.high !== null ? ` to ${number(option.high)}` : " or more"}` : "" }));
+    const span = typeof option.low === "number" ? `${number(option.low)}${option.high === null ? " or more" : ` to ${number(option.high)}`}` : "";
+    const input = h("input", { name: option.name, inputmode: "decimal", autocomplete: "off", placeholder: nowOf(option), value: kept ?? "", oninput: changed, "aria-describedby": why.id, title: span });
+    judge(input);
+    return [add(label, input), why];
   }
 
-  const edits = () => Object.fromEntries(state.edits);
+  const edits = () => Object.fromEntries([...state.edits].map(([name, text]) => [name, valueOf(name, text)]));
 
   function tell() {
-    const pairs = [...state.edits];
+    const pairs = Object.entries(edits());
+    const wrong = [...state.edits].some(([name, text]) => wrongOf(optionOf(name), text));
     const line = `flywheel fork ${shell(each.id)} --run-dir ${shell(shared.about.run_dir)} --at ${state.at}${pairs.map(([name, value]) => ` --set ${shell(`${name}=${brief(name, value)}`)}`).join("")}${state.times > 1 ? ` --times ${state.times}` : ""}`;
     const code = `flywheel.connect(${python(shared.about.run_dir)}).fork_episode(${python(each.id)}, at=${state.at})${pairs.map(([name, value]) => `.edit_parameter(${python(name)}, ${typeof value === "number" ? value : python(brief(name, value))})`).join("")}.replay(${state.times > 1 ? `times=${state.times}` : ""})`;
-    replace(lines, commands(["CLI", line], ["Python", code]));
-    const wrong = pairs.find(([, value]) => Number.isNaN(value));
-    run.disabled = Boolean(wrong);
+    replace(lines, wrong ? h("p", { class: "small-note" }, "Mend what is marked, and the line for a terminal is here again.") : commands(["CLI", line], ["Python", code]));
+    run.disabled = wrong;
     run.textContent = pairs.length ? `Run again with ${plural(pairs.length, "edit")}` : "Run again as it was";
   }
 
@@ -92,22 +137,21 @@ async function forkOf(shared, to, signal) {
 
   async function replay() {
     const mine = ++asked;
+    const made = { id: each.id, at: state.at, edits: edits(), cli: cli() };
     run.disabled = true;
     out.setAttribute("aria-busy", "true");
     try {
-      const result = await post("fork", { id: each.id, at: state.at, edits: edits(), times: state.times }, signal);
+      const result = await post("fork", { id: made.id, at: made.at, edits: made.edits, times: state.times }, signal);
       if (mine !== asked) return;
       state.shown?.dispose();
-      state.shown = results(shared, result, signal, { id: each.id, at: state.at, edits: edits(), cli });
+      state.shown = results(shared, result, signal, made);
       replace(out, state.shown.node);
+      summary.textContent = inShort(result);
       state.shown.node.querySelector("h2")?.focus({ preventScroll: true });
       state.shown.node.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     } catch (error) {
       if (error.name === "AbortError") return;
-      const told = note(error instanceof Failed && error.status === 409 ? "Not reproducible" : "That did not work", error.message);
-      told.classList.add("error");
-      told.setAttribute("role", "alert");
-      replace(out, told);
+      replace(out, failed(error));
     } finally {
       out.removeAttribute("aria-busy");
       tell();
@@ -119,7 +163,7 @@ async function forkOf(shared, to, signal) {
     head("Fork", h("span", { class: "id" }, h("span", {}, "of\u00a0"), h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.id)}`, title: each.id }, shortId(each.id)), copy(each.id, "episode's id")), ended(each), h("span", { class: "muted" }, `return ${number(each.total)} in ${plural(num, "step")}, by `), chip(shared.policies, each.digests[0])),
     h("div", { class: "forking" },
       card("Stand at a step", null, stage, scrubber.node, h("div", { class: "body" }, step)),
-      card("and change", null, form, h("div", { class: "go" }, h("label", { class: "field" }, "Run", times), run), h("div", { class: "body" }, lines))),
+      card("and change", null, summary, form, h("div", { class: "go" }, h("label", { class: "field" }, "Run", times), run), h("div", { class: "body" }, lines))),
     out);
   scrubber.go(state.at);
   if (shared.about.obstacle) replace(out, note("Nothing can be run again here", shared.about.obstacle));
@@ -128,6 +172,16 @@ async function forkOf(shared, to, signal) {
     key: (event) => (state.shown && state.shown.has(event.target) ? state.shown : scrubber).key(event),
     dispose: () => { scrubber.pause(); state.shown?.dispose(); },
   };
+}
+
+const isNumber = (option) => option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name);
+
+/* What is wrong with the text of an edit, "" where nothing is; what only the simulator can know, the server says. */
+function wrongOf(option, text) {
+  if (text === undefined || option.choices?.length) return "";
+  const [parts, num] = isNumber(option) ? [[text], 1] : [text.split(","), option.now.length];
+  if (parts.length === num && parts.every((part) => part.trim() && Number.isFinite(Number(part)))) return "";
+  return num === 1 ? `“${text}” is no number: write it as 0.5.` : `“${text}” is not ${num} numbers: write them as ${option.now.map(() => "0.5").join(",")}.`;
 }
 
 const group = (options) => options.reduce((found, option) => ({ ...found, [option.kind]: [...(found[option.kind] ?? []), option] }), {});
@@ -167,7 +221,7 @@ function results(shared, result, signal, asked) {
         effect && h("div", { class: "figure" }, h("b", {}, `${percent(effect.unedited.num_failed / effect.unedited.num, 0)} → ${percent(effect.edited.num_failed / effect.edited.num, 0)}`), h("span", {}, "failed"), h("small", {}, `95 %: ${interval(effect.unedited)} → ${interval(effect.edited)}`))),
       facts({
         "they part": difference ? [`at step ${difference.step}, by ${difference.kind}: `, h("span", { class: "muted" }, difference.note), " ", h("button", { type: "button", class: "small", onclick: () => scrubber.go(difference.step) }, "Go there")] : "nowhere: both are equal to the last bit",
-        world: result.exact ? "run again from its seed, bit for bit" : "went on from what was observed at the step, in the simulator as production showed it last",
+        world: worldOf(result),
       }), saving(shared, result, asked))),
     h("div", { class: "card duel" },
       h("div", { class: "films" },
@@ -186,7 +240,7 @@ function saving(shared, result, asked) {
   const button = h("button", { type: "submit" }, "Save for the gate");
   const told = h("p", { role: "status", class: "muted" }, "The gate then tries every candidate from this step on, in the edited world, and training begins there, too.");
   const line = h("div");
-  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli()} --save ${shell(input.value)}`])));
+  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli} --save ${shell(input.value)}`])));
   return h("form", { class: "save-form", onsubmit: async (event) => {
     event.preventDefault();
     button.disabled = true;
@@ -201,6 +255,15 @@ function saving(shared, result, asked) {
       button.disabled = false;
     }
   } }, h("div", { class: "save" }, h("label", { class: "field" }, "Scenario of the gate", input), button, told), line);
+}
+
+const inShort = ({ unedited, original, fork: other, effect }) =>
+  `Return ${number((unedited ?? original).total)} as it was, ${number(other.total)} with the edits${effect ? `; ${number(effect.mean)} in the mean of ${count(effect.num_pairs)} pairs` : ""}.`;
+
+function worldOf({ exact, at, world }) {
+  if (exact) return "stepped again from its seed, every observation equal to the last bit";
+  const values = Object.entries(world).map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  return `went on in the simulator from what was observed at step ${at}${values && ` (${values})`}`;
 }
 
 const interval = (rate) => `${percent(rate.interval[0], 0)}–${percent(rate.interval[1], 0)}`;

@@ -27,7 +27,7 @@ export async function now(shared, to, signal) {
 
   async function refresh() {
     found = await get("now", {}, signal);
-    shared.about = found.about;
+    shared.heard(found.about);
     draw();
     await point();
   }

@@ -1,7 +1,7 @@
 /* Turns: each with its plan, training, verdict, release, and what production said after. */
 import { get } from "../api.js";
 import { Chart, axis, color, xAxis } from "../charts.js";
-import { add, h, replace } from "../dom.js";
+import { h, replace } from "../dom.js";
 import { clock, count, number, percent, plural, seconds, utc, words } from "../format.js";
 import { body, card, chip, facts, head, note, outcome, time } from "../parts.js";
 import { spansInto } from "./spans.js";
@@ -76,7 +76,7 @@ function whole(shared, turn, charts) {
     h("div", { class: "pair" },
       card("Release and what production said after", null, body(facts({
         released: turn.release ? [chip(shared.policies, turn.release.digest), " at ", time(turn.release.released_at)] : turn.over ? "nothing: the policy in service stayed" : "not yet",
-        instead_of: turn.release?.previous ? chip(shared.policies, turn.release.previous) : null,
+        "instead of": turn.release?.previous ? chip(shared.policies, turn.release.previous) : null,
         episodes: turn.over ? count(turn.episodes) : "being watched",
         "mean return": turn.over ? [number(turn.mean_return), evidence.before ? ` (before the change ${number(evidence.before)})` : ""] : null,
         recovered: turn.over ? (turn.recovered ? h("span", { class: "good" }, "yes: production is as good as before the change") : evidence.before ? "no: the change is not cured" : "nothing to recover from") : null,
