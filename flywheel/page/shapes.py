@@ -280,6 +280,7 @@ def forked(each: Result, leaves: Sequence[Leaf] = ()) -> dict[str, Any]:
         if effect is None
         else {
             "num_pairs": effect.num_pairs,
+            "is_drawn": effect.is_drawn,
             "mean": plain(effect.mean),
             "interval": plain(effect.interval),
             "means": plain(effect.means),

@@ -212,16 +212,18 @@ function results(shared, result, signal, asked) {
   const shown = [over(one), over(other)];
   const captions = shown.map(([, update]) => update);
   const gained = other.total - one.total;
+  const many = effect?.is_drawn ? effect : null;
   const node = h("section", { class: "stack results" },
     h("div", { class: "card" }, h("header", {}, h("h2", { tabindex: "-1" }, "What became of it"), h("div", { class: "end" }, result.edits.length ? result.edits.join("; ") : "nothing was changed")), body(
       h("div", { class: "figures" },
         outcomeOf("as it was", one, result.unedited ? "run on in the simulator" : "as recorded"), outcomeOf("with the edits", other),
         h("div", { class: "figure" }, h("b", { class: gained < 0 ? "bad" : "" }, `${gained > 0 ? "+" : ""}${number(gained)}`), h("span", {}, "return, this once")),
-        effect && h("div", { class: "figure" }, h("b", { class: effect.mean < 0 ? "bad" : "" }, `${effect.mean > 0 ? "+" : ""}${number(effect.mean)}`), h("span", {}, `mean of ${count(effect.num_pairs)} pairs`), h("small", {}, `95 %: ${number(effect.interval[0])} to ${number(effect.interval[1])}`)),
-        effect && h("div", { class: "figure" }, h("b", {}, `${percent(effect.unedited.num_failed / effect.unedited.num, 0)} → ${percent(effect.edited.num_failed / effect.edited.num, 0)}`), h("span", {}, "failed"), h("small", {}, `95 %: ${interval(effect.unedited)} → ${interval(effect.edited)}`))),
+        many && h("div", { class: "figure" }, h("b", { class: effect.mean < 0 ? "bad" : "" }, `${effect.mean > 0 ? "+" : ""}${number(effect.mean)}`), h("span", {}, `mean of ${count(effect.num_pairs)} pairs`), h("small", {}, `95 %: ${number(effect.interval[0])} to ${number(effect.interval[1])}`)),
+        many && h("div", { class: "figure" }, h("b", {}, `${percent(effect.unedited.num_failed / effect.unedited.num, 0)} → ${percent(effect.edited.num_failed / effect.edited.num, 0)}`), h("span", {}, "failed"), h("small", {}, `95 %: ${interval(effect.unedited)} → ${interval(effect.edited)}`))),
       facts({
         "they part": difference ? [`at step ${difference.step}, by ${difference.kind}: `, h("span", { class: "muted" }, difference.note), " ", h("button", { type: "button", class: "small", onclick: () => scrubber.go(difference.step) }, "Go there")] : "nowhere: both are equal to the last bit",
         world: worldOf(result),
+        ...(effect && !many ? { "by chance": "nothing is drawn, so every run is this one" } : {}),
       }), saving(shared, result, asked))),
     h("div", { class: "card duel" },
       h("div", { class: "films" },
@@ -258,7 +260,7 @@ function saving(shared, result, asked) {
 }
 
 const inShort = ({ unedited, original, fork: other, effect }) =>
-  `Return ${number((unedited ?? original).total)} as it was, ${number(other.total)} with the edits${effect ? `; ${number(effect.mean)} in the mean of ${count(effect.num_pairs)} pairs` : ""}.`;
+  `Return ${number((unedited ?? original).total)} as it was, ${number(other.total)} with the edits${effect?.is_drawn ? `; ${number(effect.mean)} in the mean of ${count(effect.num_pairs)} pairs` : ""}.`;
 
 function worldOf({ exact, at, world }) {
   if (exact) return "stepped again from its seed, every observation equal to the last bit";
