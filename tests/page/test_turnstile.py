@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -56,29 +58,38 @@ def page(run_dir: Path) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1/api/v1/")
 
 
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a thread of its own: the browser of other tests keeps a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result(timeout=60.0)
+
+
 @pytest.mark.parametrize("path", SIMULATING)
-async def test_what_simulates_leaves_the_page_to_everybody_else(
+def test_what_simulates_leaves_the_page_to_everybody_else(
     path: str, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_go, began, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+    let_go, began = threading.Event(), threading.Event()
 
     def held(*_: Any) -> None:
-        loop.call_soon_threadsafe(began.set)
+        began.set()
         let_go.wait()
         raise UsageError("It was let go.")
 
     monkeypatch.setattr(Connection, "_opened", held)
     monkeypatch.setattr(Connection, "shift", held)
-    async with page(finished) as client:
-        asked = [asyncio.create_task(client.get(path, params=SIMULATING[path])) for _ in range(MANY)]
-        try:
-            async with asyncio.timeout(20):
-                await began.wait()
+
+    async def ask() -> None:
+        async with page(finished) as client:
+            asked = [asyncio.create_task(client.get(path, params=SIMULATING[path])) for _ in range(MANY)]
+            try:
+                assert await asyncio.to_thread(began.wait, 20)
                 now = await client.get("now")
-        finally:
-            let_go.set()
-        assert now.status_code == 200
-        assert {response.json()["error"] for response in await asyncio.gather(*asked)} == {"It was let go."}
+            finally:
+                let_go.set()
+            assert now.status_code == 200
+            assert {response.json()["error"] for response in await asyncio.gather(*asked)} == {"It was let go."}
+
+    run(ask())
 
 
 @pytest.mark.parametrize("task", [cartpole, lunarlander], ids=lambda task: task.name)
@@ -104,17 +115,20 @@ def test_a_run_that_was_walked_away_from_gives_its_place_back(
         assert "There is no episode" in api.post("fork", json={"id": "x", "at": 0}).json()["error"]
 
 
-async def test_one_that_left_while_it_waited_is_not_run() -> None:
-    turnstile, ran = Turnstile(), list[str]()
-    let_go = threading.Event()
-    first = [asyncio.create_task(turnstile.run(_request(leaves=False), let_go.wait)) for _ in range(AT_ONCE)]
-    second = asyncio.create_task(turnstile.run(_request(leaves=True), lambda: ran.append("it ran")))
-    await asyncio.sleep(0)  # all three ask for a place before it is given back
-    let_go.set()
-    assert await asyncio.gather(*first) == [True] * AT_ONCE
-    with pytest.raises(Stopped, match="Nobody waits"):
-        await second
-    assert not ran
+def test_one_that_left_while_it_waited_is_not_run() -> None:
+    async def ask() -> None:
+        turnstile, ran = Turnstile(), list[str]()
+        let_go = threading.Event()
+        first = [asyncio.create_task(turnstile.run(_request(leaves=False), let_go.wait)) for _ in range(AT_ONCE)]
+        second = asyncio.create_task(turnstile.run(_request(leaves=True), lambda: ran.append("it ran")))
+        await asyncio.sleep(0)  # all three ask for a place before it is given back
+        let_go.set()
+        assert await asyncio.gather(*first) == [True] * AT_ONCE
+        with pytest.raises(Stopped, match="Nobody waits"):
+            await second
+        assert not ran
+
+    run(ask())
 
 
 def _request(leaves: bool) -> Request:
