@@ -175,10 +175,10 @@ def test_two_wheels_turn_apart_and_serve_without_their_loops(cluster: Cluster, t
         cluster.job("stop", "first")
         without = len(player.served)
         cluster.wait_for("second", lambda: len(player.served) > without + 20)
-        (turn,) = archive.read_turns(first)
+        *_, turn = archive.read_turns(first)  # a gate on a busy machine may have refused an earlier one for its latency
         assert turn.release is not None and turn.evidence["stopped"]
         cluster.submit("first-again", first, *long, "--observe.wait-s", "0.05", "--deploy.max-batch", "512")
-        cluster.wait_for("first-again", lambda: "turn 2 is " in cluster.job("logs", "first-again"))
+        cluster.wait_for("first-again", lambda: f"turn {turn.number + 1} is " in cluster.job("logs", "first-again"))
         cluster.wait_for("first-again", lambda: "flywheel down" in cluster.job("logs", "first-again"))
         told = " ".join(cluster.job("logs", "first-again").split())
         assert "keeps its settings: observe.wait_s 0.04 (not 0.05), deploy.max_batch 1024 (not 512);" in told
