@@ -13,7 +13,7 @@ import msgspec
 from flywheel.deploy.nested import wire_type
 from flywheel.errors import FlywheelError
 from flywheel.spaces import Leaves
-from flywheel.trace.row import MAX_BODY, MAX_SPAN, TELL, TellRequest
+from flywheel.trace.row import MAX_BODY, MAX_SPAN, TELL, TellRequest, is_heavy
 
 EpisodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -151,7 +151,7 @@ def parse_spans(body: bytes) -> TellRequest:
         raise _named(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError(400, f"The body is not JSON: {error}.") from error
-    if len(body) > MAX_SPAN * max(1, len(request.spans)):
+    if is_heavy(len(body), len(request.spans)):
         raise RejectedError(413, f"spans: Expected at most {MAX_SPAN} bytes a span in the mean.", "spans")
     return request
 

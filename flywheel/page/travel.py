@@ -22,7 +22,7 @@ from flywheel.records import Episode
 from flywheel.tapes import Scenario, chain, short
 from flywheel.trace.carry import FORM, MEDIA_TYPE, Stand, packed, replayed
 from flywheel.trace.contract import Forked
-from flywheel.trace.row import MAX_SPAN, TellAnswer, TellRequest, told
+from flywheel.trace.row import MAX_SPAN, TellAnswer, TellRequest, is_heavy, told
 
 T = TypeVar("T")
 Edit = tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=128)], Annotated[str, msgspec.Meta(max_length=2**15)]]
@@ -74,7 +74,7 @@ def _greeting(router: APIRouter, source: Source) -> None:
         """Keep a program's spans beside the run, as the policy's door does."""
         check_may_operate(request)
         asked = await body_of(request, TellRequest)
-        if len(await request.body()) > MAX_SPAN * max(1, len(asked.spans)):
+        if is_heavy(len(await request.body()), len(asked.spans)):
             raise UsageError(f"These spans take more than {MAX_SPAN} bytes each in the mean: log less in one.")
         taken = await asyncio.to_thread(source.tell, told(asked))
         return answer(TellAnswer(taken, len(asked.spans) - taken))

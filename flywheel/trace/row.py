@@ -138,6 +138,11 @@ TELL = msgspec.json.Decoder(TellRequest)
 """Reads the body of POST /v1/spans; strict, as every door is."""
 
 
+def is_heavy(num_bytes: int, num_spans: int) -> bool:
+    """Say whether spans take more than MAX_SPAN bytes each in the mean."""
+    return num_bytes > MAX_SPAN * max(1, num_spans)
+
+
 def told(request: TellRequest) -> list[Row]:
     """Return the rows of a program's request; it can't say where they came from, or that they are to be kept."""
     return [

@@ -45,7 +45,7 @@ def to_url(http: httpx.Client, path: str) -> Sink:
 
     def send(rows: Sequence[Row]) -> int:
         body = row.body(rows)
-        if len(body) > row.MAX_BODY or len(body) > row.MAX_SPAN * len(rows):
+        if len(body) > row.MAX_BODY or row.is_heavy(len(body), len(rows)):
             if len(rows) == 1:
                 return 0
             half = len(rows) // 2
