@@ -54,7 +54,7 @@ class Limits:
     max_regression: float = 0.05
     """mean extra loss against the policy in service (failed counts 1, else the shortfall of return)"""
     max_latency_s: float = 0.005
-    """seconds of one decision, 99th percentile, on the runtime that serves"""
+    """seconds that one decision computes (CPU time of its thread), 99th percentile, on the runtime that serves"""
     max_bytes: int = 50 * 2**20
     """bytes of the served network"""
 

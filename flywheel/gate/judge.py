@@ -33,22 +33,31 @@ from flywheel.task import Task, spec_of, task_digest
 
 LOOKS = 4
 """Episodes of a probe's next look are so many times those before: hopeless candidates cost little, good ones too."""
-_TIMINGS = 3  # rounds of timing: another process can make a round slow, none can make it fast
+_TIMINGS = 3  # rounds of timing: cold caches and a host's stolen time can make a round slow, nothing can make it fast
 
 
 class SafetyGate:
     """Judges policies of one task; useful alone: `SafetyGate(task).judge("policy.onnx")`."""
 
     def __init__(
-        self, task: Task, config: GateConfig | None = None, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        task: Task,
+        config: GateConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """Keep the task and its limits; `clock` gives seconds and is read for costs only.
+        """Keep the task and its limits; the clocks give seconds and are read for costs only.
+
+        A verdict's cost is read from `clock`. A decision's is read from `cpu_clock`, which stands still while the
+        machine does something else: a gate beside six busy processes found a p99 of 12.4 ms instead of 0.3 ms by the
+        wall, and refused for it.
 
         Raises UsageError when a limit is one that no policy keeps, or that `max_sims` simulations can't prove.
         """
         self._task = task
         self._config = config or GateConfig()
-        self._clock = clock
+        self._clock, self._cpu_clock = clock, cpu_clock
         _check_limits(task, self._config)
 
     def judge(
@@ -207,7 +216,7 @@ class SafetyGate:
     def _time(self, policy: Policy, observations: Array) -> NDArray[np.float64]:
         """Return the seconds of single decisions, of the first round that keeps the limit or else of the last one."""
         for _ in range(_TIMINGS):
-            seconds = checks.time_decisions(policy, observations, self._config.latency_calls, self._clock)
+            seconds = checks.time_decisions(policy, observations, self._config.latency_calls, self._cpu_clock)
             if np.quantile(seconds, 0.99) <= self._task.limits.max_latency_s:
                 break
         return seconds

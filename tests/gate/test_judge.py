@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +159,22 @@ def test_a_slow_policy_fails_and_a_slow_moment_does_not() -> None:
             now += 0.1 if calls < slow_calls else 0.001
             return now
 
-        return SafetyGate(tight, CONFIG, clock=clock).judge(load_linear(tight), seed=1, now=0.0)
+        return SafetyGate(tight, CONFIG, cpu_clock=clock).judge(load_linear(tight), seed=1, now=0.0)
 
     assert verdict(slow_calls=100).outcome == "pass"
     assert [c.name for c in verdict(slow_calls=10_000).checks if c.passed is False] == ["cost"]
+
+
+def test_a_busy_machine_does_not_make_a_policy_slow() -> None:
+    spin = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        found = SafetyGate(cartpole, GateConfig()).judge(load_linear(cartpole), seed=1, now=0.0)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert found.outcome == "pass", check(found, "cost").note
 
 
 def test_every_trial_can_be_run_again_alone() -> None:
