@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypedDict, TypeVar
+from typing import TextIO, TypedDict, TypeVar
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Start(TypedDict):
 
     task: str
     task_digest: str
-    config: dict[str, Any]
+    config: Config
 
 
 @contextmanager

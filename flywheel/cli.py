@@ -178,7 +178,7 @@ def rollback(run_dir: Path, task: str = "") -> int:
     from flywheel import archive, owner
     from flywheel.tasks import load
 
-    reference = task or archive.read_config(run_dir)["config"]["task"]
+    reference = task or archive.read_config(run_dir)["config"].task
     with owner.opened(load(reference), reference, run_dir) as writer:
         release = writer.rollback()
     print(f"policy {release.digest[:8]} is back in service.")

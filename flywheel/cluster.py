@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import threading
 import time
@@ -174,7 +175,7 @@ def _check_living(run_dir: Path, config: Config, name: str) -> None:
         return
     raise UsageError(
         f"The owners of {run_dir} may be up on the cluster at {living['address']} as wheel {living['name']}: go on "
-        f"with that --address and --name, or end them first by `flywheel down --run-dir {run_dir}`."
+        f"with that --address and --name, or end them first by `flywheel down --run-dir {shlex.quote(str(run_dir))}`."
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel import archive, foreign, owner, sqlite
+from flywheel.config import Config
 from flywheel.deploy import registry as registries
 from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
@@ -30,7 +31,7 @@ from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
 from flywheel.tasks import load as load_task
-from flywheel.trace.contract import Forked, Row, TimeTravel, check_question, whole
+from flywheel.trace.contract import Forked, Row, TimeTravel, check_question, trial_row, whole
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
@@ -102,8 +103,8 @@ class Connection(TimeTravel):
         """Open it; registry and store are opened when they are first asked for."""
         self.run_dir = run_dir
         found = archive.read_config(run_dir)
-        self.config: Mapping[str, Any] = found["config"]
-        self.task: Task = load_task(self.config["task"])
+        self.config: Config = found["config"]
+        self.task: Task = load_task(self.config.task)
         self._is_as_it_was = found["task_digest"] == task_digest(self.task)
         self._played: dict[str, Episode] = {}
 
@@ -168,13 +169,11 @@ class Connection(TimeTravel):
                     yield Row(
                         id=o.id, origin="production", digest=o.digest, scenario="", total=o.total,
                         num_steps=o.num_steps, failed=o.failed, end=o.end, started_at=o.started_at,
+                        ended_at=o.ended_at,
                     )  # fmt: skip
         if "production" not in words and "lost" not in words:
             for verdict, trial in self._trials():
-                yield Row(
-                    id=trial.episode, origin="gate", digest=verdict.digest, scenario=trial.scenario, total=trial.total,
-                    num_steps=trial.length, failed=trial.failed, end=None, started_at=verdict.judged_at,
-                )  # fmt: skip
+                yield trial_row(verdict, trial)
 
     def _trials(self) -> Iterator[tuple[Verdict, Trial]]:
         if sqlite.is_made(self.run_dir / registries.FILE):
@@ -375,13 +374,13 @@ class Connection(TimeTravel):
         lock. Raises UsageError when the name is taken, or a process holds the directory that can't be talked to.
         """
         scenario = dataclasses.replace(of.scenario(), name=name, saved_at=time.time())
-        with owner.opened(self.task, self.config["task"], self.run_dir) as writer:
+        with owner.opened(self.task, self.config.task, self.run_dir) as writer:
             saved: Scenario = writer.registry.save_scenario(scenario)
         return saved
 
     def drop_scenario(self, name: str) -> None:
         """Take a scenario out of the gate's suite; UsageError, with the nearest name, when there is none."""
-        with owner.opened(self.task, self.config["task"], self.run_dir) as writer:
+        with owner.opened(self.task, self.config.task, self.run_dir) as writer:
             writer.registry.drop_scenario(name)
 
 

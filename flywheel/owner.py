@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
 from flywheel import archive, foreign
 from flywheel.config import Config
 from flywheel.deploy.registry import Registry
@@ -121,7 +119,7 @@ def configuration(run_dir: Path, reference: str, fresh: Config | None = None) ->
     """
     if not (run_dir / archive.CONFIG).exists():
         return dataclasses.replace(fresh or Config(), task=reference, run_dir=str(run_dir))
-    return msgspec.convert(archive.read_config(run_dir)["config"], Config)
+    return archive.read_config(run_dir)["config"]
 
 
 def submit(

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,11 +18,33 @@ from flywheel.records import SCHEMA_VERSION
 _LOOK_S = 0.02
 
 
-def hold(file: Path, refusal: str, wait_s: float = 0.0) -> int:
-    """Return the open lock of a file's one writer; UsageError with `refusal` when it has one for `wait_s` seconds yet.
+def owned(
+    file: Path, make: Callable[[sqlite3.Connection], object], refusal: str, wait_s: float = 0.0
+) -> sqlite3.Connection:
+    """Return the connection of a file's one writer, after `make` has made in it what is missing.
 
-    SQLite before 3.51.3 can damage a WAL file that two connections write, hence the lock.
+    Its `close` lets another process write. Raises UsageError with `refusal` when somebody writes the file for `wait_s`
+    seconds yet, and leaves nothing open when that or `make` raises.
     """
+    lock = _hold(file, refusal, wait_s)
+    try:
+        connection = _connected(str(file), file)
+    except BaseException:
+        os.close(lock)
+        raise
+    connection.lock = lock
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        make(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _hold(file: Path, refusal: str, wait_s: float) -> int:
+    """Return the open lock; SQLite before 3.51.3 can damage a WAL file that two connections write, hence the lock."""
     lock = os.open(file.with_name(f"{file.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
     until = time.monotonic() + wait_s
     while True:
@@ -35,14 +57,6 @@ def hold(file: Path, refusal: str, wait_s: float = 0.0) -> int:
             os.close(lock)
             raise UsageError(refusal) from error
         return lock
-
-
-def writing(file: Path) -> sqlite3.Connection:
-    """Return the writer's connection to a file, made where it is missing."""
-    connection = _connected(str(file), file)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
 
 
 def reading(file: Path) -> sqlite3.Connection:
@@ -71,13 +85,29 @@ def reading_or_empty(file: Path, schema: str) -> sqlite3.Connection:
 
 
 class _Connection(sqlite3.Connection):
-    """Names the file that is damaged, which SQLite's own words don't."""
+    """Names the file that is damaged, which SQLite's words don't, and holds its writer's lock until it is closed."""
 
     file: Path | None = None
+    lock: int | None = None
 
     def execute(self, *given: Any) -> sqlite3.Cursor:
-        try:
+        with self._naming():
             return super().execute(*given)
+
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        with self._naming():
+            return super().executescript(*given)
+
+    def close(self) -> None:
+        super().close()
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            os.close(lock)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:  # a kind of it: locked, full, a constraint, a wrong query
                 raise
@@ -86,7 +116,7 @@ class _Connection(sqlite3.Connection):
             ) from error
 
 
-def _connected(place: str, file: Path | None = None, *, uri: bool = False) -> sqlite3.Connection:
+def _connected(place: str, file: Path | None = None, *, uri: bool = False) -> _Connection:
     connection = sqlite3.connect(place, uri=uri, isolation_level=None, check_same_thread=False, factory=_Connection)
     connection.file = file
     return connection
@@ -115,6 +145,7 @@ class Reader:
         self._connection = connection
         (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
         if version > SCHEMA_VERSION:
+            connection.close()
             raise FlywheelError(
                 f"{self.what} written in format {version}, and this version reads up to {SCHEMA_VERSION}: "
                 "update flywheel."

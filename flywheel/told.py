@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:
         return ""
     return (
         f"what was up already keeps its settings: {', '.join(kept)}; to change them, end it by "
-        f"`flywheel down --run-dir {run_dir}`, then start again"
+        f"`flywheel down --run-dir {shlex.quote(str(run_dir))}`, then start again"
     )
 
 

@@ -23,7 +23,8 @@ from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import Registry
 from flywheel.errors import FlywheelError, UsageError, unknown
 from flywheel.observe.observer import SIGNALS
-from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of, tried
+from flywheel.page.events import WATCHED
+from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.store import intake
 from flywheel.store.intake import Reader, Wanted
@@ -32,6 +33,7 @@ from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
 from flywheel.trace import sinks, spanstore
+from flywheel.trace.contract import trial_row
 from flywheel.trace.result import Result
 from flywheel.trace.row import Row
 from flywheel.trace.shift import Shift
@@ -59,7 +61,7 @@ class Window:
         self._store: Reader | None = None
         self._registry: Registry | None = None
         self._kept: dict[str, tuple[int, Any]] = {}
-        self._looked, self._marks = -LOOK_S, dict.fromkeys(("production", "policies", "turns", "story"), 0)
+        self._looked, self._marks = -LOOK_S, dict.fromkeys((*WATCHED, "story"), 0)
         self._living: tuple[float, bool] = (-LOOK_S, False)
         self._story: list[tuple[int, Told]] = []
         self._forks: dict[str, Episode] = {}
@@ -84,8 +86,9 @@ class Window:
                 self._marks = {
                     "production": store.version() if store else 0,
                     "policies": registry.version() if registry else 0,
-                    "turns": hash((journal, draft, self._is_living())),
+                    "turns": hash((journal, draft)),
                     "story": hash(story),
+                    "living": int(self._is_living()),
                 }
                 self._looked = time.monotonic()
             return dict(self._marks)
@@ -120,7 +123,7 @@ class Window:
             obstacle = str(error)
         return About(
             task=self._config["task"],
-            reference=self._config["config"]["task"],
+            reference=self._config["config"].task,
             run=self.run_dir.name,
             run_dir=self._name,
             living=self._is_living(),
@@ -142,7 +145,7 @@ class Window:
 
     @functools.cached_property
     def _task(self) -> Task:
-        return load(self._config["config"]["task"])
+        return load(self._config["config"].task)
 
     def told(self, begin: int) -> Sequence[tuple[int, Told]]:
         """As Source.told; the story grows at its end only, so that what was read stays read."""
@@ -221,10 +224,13 @@ class Window:
     def listed(self, **wanted: Any) -> Sequence[Listed]:
         """As Source.listed; the gate's trials are the registry's, in its verdicts."""
         if wanted.pop("origin", "production") == "gate":
-            verdicts = chain.from_iterable(self.policies().verdicts.values())
-            return page_of(self._while("policies", "trials", lambda: tried(verdicts)), **wanted)
+            return page_of(self._while("policies", "trials", self._read_trials), **wanted)
         store = self._opened_store()
         return store.page(Wanted(**wanted)) if store else []
+
+    def _read_trials(self) -> Sequence[Listed]:
+        verdicts = chain.from_iterable(self.policies().verdicts.values())
+        return [trial_row(verdict, trial) for verdict in verdicts for trial in verdict.trials]
 
     def episode(self, id_: str) -> Episode:
         """As Source.episode; the last one asked for is at hand."""

@@ -128,7 +128,7 @@ def test_a_second_driver_is_refused_and_changes_nothing(tmp_path: Path) -> None:
             raise AssertionError("it was opened twice")
         assert (tmp_path / archive.CONFIG).read_bytes() == before
     with archive.opened(tmp_path, Config(turns=9), "cartpole", "digest"):
-        assert archive.read_config(tmp_path)["config"]["turns"] == 9
+        assert archive.read_config(tmp_path)["config"].turns == 9
 
 
 def test_looks_see_no_owner_in_each_other_and_refuse_none_its_start(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import pytest
@@ -19,9 +20,18 @@ from flywheel.store import intake
 from flywheel.store.intake import Intake
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
+from flywheel.trace import spanstore
+from flywheel.trace.spanstore import SpanStore
 from flywheel.window import Window
 from tests.page.conftest import served
 from tests.store.test_intake import episode
+
+
+class Closing(Protocol):
+    """What owns a file until it is closed."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 @pytest.fixture
@@ -65,9 +75,24 @@ def test_so_do_commands(name: str, begun: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("name", "owner"), [(intake.FILE, Intake), (registries.FILE, lambda run_dir: registries.Registry(run_dir, ""))]
+    ("name", "owner"),
+    [
+        (intake.FILE, Intake),
+        (registries.FILE, lambda run_dir: registries.Registry(run_dir, task_digest(cartpole))),
+        (spanstore.FILE, lambda run_dir: SpanStore(run_dir, 10)),
+    ],
 )
-def test_so_do_owners(name: str, owner: Callable[[Path], object], begun: Path) -> None:
+def test_so_do_owners_and_let_go_of_it(name: str, owner: Callable[[Path], Closing], begun: Path) -> None:
     (begun / name).write_text("no database\n" * 100)
     with pytest.raises(FlywheelError, match=f"{name} is damaged"):
         owner(begun)
+    (begun / name).unlink()
+    with closing(owner(begun)):
+        pass
+
+
+def test_a_setting_that_none_can_be_is_damage_too(begun: Path) -> None:
+    text = (begun / archive.CONFIG).read_text()
+    (begun / archive.CONFIG).write_text(text.replace('"turns": 4', '"turns": "many"'))
+    with pytest.raises(FlywheelError, match=r"config\.json is damaged \(Expected `int`, got `str`"):
+        Window(begun)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import sqlite3
 from pathlib import Path
@@ -42,45 +41,27 @@ class Registry:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.run_dir = run_dir
         self.task = task
-        self._lock: int | None = sqlite.hold(
-            run_dir / FILE,
+        refusal = (
             f"The registry in {run_dir} has a writer already: talk to the wheel that is up there, or end it first "
-            "(Ctrl-C; on a cluster `flywheel down`).",
+            "(Ctrl-C; on a cluster `flywheel down`)."
         )
-        self.keys: Keys = open_keys(run_dir)
-        self._db = sqlite.writing(run_dir / FILE)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        self.keys: Keys
+        self._db = sqlite.owned(run_dir / FILE, self._make, refusal)
 
-    def _open(self) -> None:
-        with sqlite.transaction(self._db):
-            schema.migrate(self._db, self.task)
-        task = self._check_version()
+    def _make(self, db: sqlite3.Connection) -> None:
+        with sqlite.transaction(db):
+            schema.migrate(db, self.task)
+        task = _check_version(db, self.run_dir)
         if task != self.task:
             raise UsageError(
                 f"The registry in {self.run_dir} belongs to another task (digest {task[:12]}, not {self.task[:12]}): "
                 "its verdicts mean nothing here. Give another --run-dir."
             )
-
-    def _check_version(self) -> str:
-        """Return the digest of the task whose registry this is; raise UsageError for one of a newer version."""
-        version, task = self._db.execute("SELECT schema_version, task FROM meta").fetchone()
-        if version > schema.VERSION:
-            raise UsageError(
-                f"{self.run_dir / FILE} has schema version {version}, this Flywheel reads up to {schema.VERSION}: "
-                "install a newer one."
-            )
-        return str(task)
+        self.keys = open_keys(self.run_dir)
 
     def close(self) -> None:
         """Close the file; every change was durable already."""
         self._db.close()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
 
     # Artifacts and verdicts
 
@@ -330,7 +311,17 @@ def open_readonly(run_dir: Path) -> Registry:
     if not sqlite.is_made(path):
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
-    registry.run_dir, registry._lock = run_dir, None
-    registry._db = sqlite.reading(path)
-    registry._check_version()
+    registry.run_dir, registry._db = run_dir, sqlite.reading(path)
+    _check_version(registry._db, run_dir)
     return registry
+
+
+def _check_version(db: sqlite3.Connection, run_dir: Path) -> str:
+    """Return the digest of the task whose registry this is; raise UsageError for one of a newer version."""
+    version, task = db.execute("SELECT schema_version, task FROM meta").fetchone()
+    if version > schema.VERSION:
+        raise UsageError(
+            f"{run_dir / FILE} has schema version {version}, this Flywheel reads up to {schema.VERSION}: "
+            "install a newer one."
+        )
+    return str(task)

@@ -42,7 +42,7 @@ def build(source: Source, access: Access, config: PageConfig) -> Guard:
         forking(source, turnstile),
         finding(source, turnstile),
         operating(source, access),
-        keeping(source),
+        keeping(source, turnstile),
         travelling(source, turnstile),
     ):
         app.include_router(router)

@@ -13,7 +13,8 @@ from flywheel.config import PageConfig
 from flywheel.page import shapes
 from flywheel.page.source import Source
 
-WATCHED = ("production", "policies", "turns")
+WATCHED = ("production", "policies", "turns", "living")
+"""Marks of a Source that readers are told of."""
 
 
 class Streams:
@@ -35,7 +36,7 @@ class Streams:
         self._is_leaving = True
 
     async def stream(self, begin: int) -> AsyncIterator[bytes]:
-        """Yield what is told from byte `begin` of the story on, and which of production, policies and turns changed."""
+        """Yield what is told from byte `begin` of the story on, and which of the marks changed."""
         if self.is_full:  # others that were let in at the same moment began before
             yield b"retry: 10000\n\n"
             return

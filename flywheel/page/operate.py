@@ -13,6 +13,7 @@ from flywheel.errors import Refused, UsageError
 from flywheel.page.access import Access
 from flywheel.page.routes import answer
 from flywheel.page.source import Source
+from flywheel.page.turnstile import Turnstile
 
 Body = TypeVar("Body")
 Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -97,8 +98,8 @@ def operating(source: Source, access: Access) -> APIRouter:
     return router
 
 
-def keeping(source: Source) -> APIRouter:
-    """Return the routes that change the gate's suite of scenarios."""
+def keeping(source: Source, turnstile: Turnstile) -> APIRouter:
+    """Return the routes that change the gate's suite of scenarios; a fork that is to be one is run first."""
     router = APIRouter(prefix="/api/v1")
 
     @router.post("/scenarios")
@@ -106,7 +107,11 @@ def keeping(source: Source) -> APIRouter:
         """Make a fork a scenario of the gate's suite."""
         check_may_operate(request)
         asked = await body_of(request, Saved)
-        return answer({"done": await asyncio.to_thread(source.save, asked.id, asked.at, asked.edits, asked.name)})
+
+        def done() -> str:
+            return source.save(asked.id, asked.at, asked.edits, asked.name)
+
+        return answer({"done": await turnstile.run(request, done)})
 
     @router.delete("/scenarios")
     async def drop(request: Request) -> Response:

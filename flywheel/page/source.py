@@ -63,46 +63,14 @@ class Listed(Protocol):
         """Number of its actions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """A trial of the gate, as Listed."""
-
-    id: str
-    digest: str
-    failed: bool
-    total: float
-    num_steps: int
-    started_at: float
-    """When its verdict was given."""
-    origin: Origin = "gate"
-    end: End | None = None
-
-    @property
-    def ended_at(self) -> float:
-        """When its verdict was given."""
-        return self.started_at
-
-
-def tried(verdicts: Iterable[Verdict]) -> list[Tried]:
-    """Return the trials of verdicts."""
-    return [
-        Tried(
-            id=trial.episode, digest=verdict.digest, failed=trial.failed, total=trial.total,
-            num_steps=trial.length, started_at=verdict.judged_at,
-        )
-        for verdict in verdicts
-        for trial in verdict.trials
-    ]  # fmt: skip
-
-
 def page_of(
-    rows: Iterable[Tried], *, digest: str = "", how: How = "", begins: str = "", since: float | None = None,
+    rows: Iterable[Listed], *, digest: str = "", how: How = "", begins: str = "", since: float | None = None,
     until: float | None = None, by: By = "started_at", descending: bool = True,
     after: tuple[float, str] | None = None, limit: int = 100,
-) -> list[Tried]:  # fmt: skip
-    """Return a page of the list of trials, as the store does of its episodes."""
+) -> list[Listed]:  # fmt: skip
+    """Return a page of a list of trials, as the store does of its episodes."""
 
-    def place(row: Tried) -> tuple[float, str]:
+    def place(row: Listed) -> tuple[float, str]:
         return getattr(row, by), row.id
 
     found = [
@@ -177,7 +145,7 @@ class Source(Protocol):
         """Return whose run this is."""
 
     def marks(self) -> Mapping[str, int]:
-        """Return a number each for `production`, `policies`, `turns` and `story`, which changes when they do."""
+        """Return numbers for `production`, `policies`, `turns`, `living` and `story`, which change when those do."""
 
     def told(self, begin: int) -> Sequence[tuple[int, Told]]:
         """Return the story's sentences from a byte on, each with the byte where a reader goes on."""

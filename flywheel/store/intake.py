@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,19 +212,9 @@ class Intake(Reader):
         """Open (or make) the store; UsageError when another process writes it."""
         directory = Path(run_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = sqlite.hold(
-            directory / FILE,
-            f"The store in {directory} has a writer already: end that run first, or open it with open_readonly.",
-        )
         self._files = (directory / FILE, directory / f"{FILE}-wal")
-        connection = sqlite.writing(directory / FILE)
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        super().__init__(connection)
-
-    def close(self) -> None:
-        """Close the file and let another process write it."""
-        super().close()
-        os.close(self._lock)
+        refusal = f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
+        super().__init__(sqlite.owned(directory / FILE, _make, refusal))
 
     @property
     def num_bytes(self) -> int:
@@ -268,6 +258,10 @@ class Intake(Reader):
              episode.total, episode.started_at, episode.ended_at, body),
         )  # fmt: skip
         return "stored"
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.errors import UsageError
-from flywheel.records import End, Episode, Origin, Parameters, Signal
+from flywheel.records import End, Episode, Origin, Parameters, Signal, Trial, Verdict
 from flywheel.tapes import Difference, Scenario
 
 if TYPE_CHECKING:
@@ -64,6 +64,17 @@ class Row:
     """None for a trial, of which it isn't kept."""
     started_at: float
     """When the episode began, or the verdict was given."""
+    ended_at: float
+    """When the episode ended, or the verdict was given."""
+
+
+def trial_row(verdict: Verdict, trial: Trial) -> Row:
+    """Return a trial of a verdict as a row."""
+    return Row(
+        id=trial.episode, origin="gate", digest=verdict.digest, scenario=trial.scenario, total=trial.total,
+        num_steps=trial.length, failed=trial.failed, end=None, started_at=verdict.judged_at,
+        ended_at=verdict.judged_at,
+    )  # fmt: skip
 
 
 class Forked(Protocol):

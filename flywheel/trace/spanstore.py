@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,21 +170,10 @@ class SpanStore(SpanReader):
         """
         self._run_dir, self._max_spans = Path(run_dir), max_spans
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = sqlite.hold(
-            self._run_dir / FILE,
-            f"The spans in {self._run_dir} have a writer already: end that run first, or open them with open_readonly.",
-            wait_s,
-        )
-        connection = sqlite.writing(self._run_dir / FILE)
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        super().__init__(connection)
+        refusal = f"The spans in {run_dir} have a writer already: end that run first, or open them with open_readonly."
+        super().__init__(sqlite.owned(self._run_dir / FILE, _make, refusal, wait_s))
         self._num_spans = super().count()
         self.collect()
-
-    def close(self) -> None:
-        """Close the file and let another process write it."""
-        super().close()
-        os.close(self._lock)
 
     def count(self) -> int:
         """As SpanReader, without looking."""
@@ -246,6 +235,10 @@ class SpanStore(SpanReader):
         if gone:
             self._connection.execute("DELETE FROM kept WHERE trace NOT IN (SELECT trace FROM spans)")
         return gone
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
 def leave(run_dir: Path, rows: Sequence[Row], name: str) -> None:

@@ -30,7 +30,7 @@ from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.lunarlander import lunarlander
 from flywheel.watch import access_to
 from flywheel.window import Window
-from tests.page.conftest import served
+from tests.page.conftest import operate_token, served
 from tests.rooms import room
 
 EPISODE = {"id": "x"}
@@ -88,6 +88,34 @@ def test_what_simulates_leaves_the_page_to_everybody_else(
                 let_go.set()
             assert now.status_code == 200
             assert {response.json()["error"] for response in await asyncio.gather(*asked)} == {"It was let go."}
+
+    run(ask())
+
+
+def test_a_fork_that_is_saved_waits_as_one_that_is_looked_at(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, saving = threading.Event(), list[int]()
+
+    def held(*_: Any) -> str:
+        saving.append(1)
+        let_go.wait()
+        return "saved"
+
+    monkeypatch.setattr(Window, "save", held)
+    access = access_to(finished, "127.0.0.1")
+    headers = {"authorization": f"Bearer {operate_token(finished)}"}
+
+    async def ask() -> None:
+        app = build(Window(finished), access, PageConfig())
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1/api/v1/", headers=headers
+        )
+        async with client:
+            body = {"id": "x", "at": 0, "name": "one"}
+            asked = [asyncio.create_task(client.post("scenarios", json=body)) for _ in range(MANY)]
+            now = await client.get("now")
+            let_go.set()
+            assert now.status_code == 200 and len(saving) <= AT_ONCE
+            assert {response.json()["done"] for response in await asyncio.gather(*asked)} == {"saved"}
 
     run(ask())
 

@@ -182,7 +182,7 @@ shared.live.addEventListener("told", (event) => {
 });
 shared.live.addEventListener("changed", async ({ detail: what }) => {
   try {
-    if (what.includes("turns")) heard((await get("now")).about);
+    if (what.includes("living")) heard((await get("now")).about);
     if (what.includes("policies")) shared.policies = new Map((await get("policies")).policies.map((each) => [each.digest, each]));
   } catch (error) {
     if (!(error instanceof Failed)) throw error;  // where the server is away, the badge says so

@@ -17,6 +17,7 @@ export async function now(shared, to, signal) {
   let last = null;
   let shift = null;
   let series = await get("production", {}, signal);
+  const pace = h("div", { class: "end" });
   const charts = chartsOf(shared, () => series, (value) => { last = value; refreshSeries(); });
 
   async function refreshSeries() {
@@ -38,6 +39,7 @@ export async function now(shared, to, signal) {
     replace(parts.production, ...producing(shared, found, series));
     replace(parts.alarms, ...alarms(shared, found, shift));
     replace(parts.events, ...happened(shared, series));
+    replace(pace, found.about.living ? "as it happens" : "to the end");
   }
 
   const lines = found.story.slice(-MOST_LINES);
@@ -45,7 +47,7 @@ export async function now(shared, to, signal) {
   const tell = () => replace(list, lines.length
     ? lines.slice().reverse().map(sentence)
     : h("li", { class: "muted" }, "The wheel has said nothing yet."));
-  add(parts.story, [h("header", {}, h("h2", {}, "What it says"), h("div", { class: "end" }, found.about.living ? "as it happens" : "to the end")), list]);
+  add(parts.story, [h("header", {}, h("h2", {}, "What it says"), pace), list]);
   tell();
   draw();
   add(node, [

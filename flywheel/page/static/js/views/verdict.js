@@ -1,7 +1,7 @@
 /* A verdict: its questions with their answers, and its trials, each failing one a click from its replay. */
 import { h, replace } from "../dom.js";
 import { count, fixed, number, percent, plural, words } from "../format.js";
-import { body, id, outcome } from "../parts.js";
+import { body, id } from "../parts.js";
 
 const ANSWERS = { true: ["good", "✓ passed"], false: ["bad", "✗ failed"], null: ["open", "? open"] };
 
@@ -42,4 +42,3 @@ export function trialsOf(verdict, shared) {
     more && h("div", { class: "more-rows" }, more));
 }
 
-export { outcome };
