@@ -116,9 +116,10 @@ class Window:
 
     def about(self) -> About:
         """As Source.about."""
-        obstacle, bounds = "", None
+        obstacle, bounds, forks = "", None, False
         try:
-            bounds = self.task().return_range
+            task = self.task()
+            bounds, forks = task.return_range, task.set_state is not None and task.observed_state is not None
         except FlywheelError as error:
             obstacle = str(error)
         return About(
@@ -128,6 +129,7 @@ class Window:
             run_dir=self._name,
             living=self._is_living(),
             return_range=bounds,
+            forks_production=forks,
             obstacle=obstacle,
         )
 

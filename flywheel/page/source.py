@@ -100,6 +100,8 @@ class About:
     living: bool
     """Whether a process turns the wheel, or serves, now."""
     return_range: tuple[float, float] | None
+    forks_production: bool = False
+    """Whether an episode of production can be gone on with: the task puts its simulator into what was observed."""
     obstacle: str = ""
     """Why the task can't be loaded here, "" if it can: without it nothing is played again or drawn."""
 

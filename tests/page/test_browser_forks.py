@@ -171,3 +171,35 @@ def test_a_fork_is_saved_as_a_scenario_of_the_gate_and_dropped_again(opened: Ope
         page.get_by_role("button", name="Drop", exact=True).click()
         expect(page.get_by_text("No fork was saved yet")).to_be_visible()
         assert connect(own).scenarios() == ()
+
+
+def test_a_task_without_a_state_to_be_put_into_offers_forks_of_what_has_a_seed(opened: Opened, own: Path) -> None:
+    config = json.loads((own / archive.CONFIG).read_text())
+    (own / archive.CONFIG).write_text(json.dumps({**config, "config": {**config["config"], "task": "lunarlander"}}))
+    page = opened.page
+    with opened.at(own) as url:
+        page.goto(f"{url}#/fork")
+        expect(page.get_by_text("Episodes of production can't be gone on with here")).to_be_visible()
+        expect(page.locator(".trio h2")).to_have_text(["Tried at the gate last", "Failed at the gate last"])
+        page.goto(f"{url}#/episodes")
+        rows = page.locator("table.episodes tbody tr")
+        expect(rows.first).to_be_visible()
+        expect(rows.get_by_role("link", name="fork")).to_have_count(0)
+        page.get_by_label("From").select_option("gate")
+        expect(rows.first.get_by_role("link", name="fork")).to_be_visible()
+
+
+def test_no_more_pairs_are_offered_than_are_run(opened: Opened, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flywheel.page.forks.MOST_STEPS", 25_000)
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_label("Step", exact=True).fill("0")
+    page.get_by_role("link", name="Fork here").click()
+    runs = page.get_by_label("Runs")
+    expect(runs.locator("option")).to_have_text(["once", *(f"{num} pairs, with an interval" for num in (30, 50))])
+    runs.select_option("50")
+    page.get_by_label("Step", exact=True).fill("20")
+    expect(runs.locator("option").last).to_have_text("52 pairs, with an interval")
+    expect(runs).to_have_value("52")
+    page.get_by_role("button", name="Run again as it was").click()
+    expect(page.locator(".results").get_by_text("mean of 52 pairs")).to_be_visible()

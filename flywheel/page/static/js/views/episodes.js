@@ -32,7 +32,7 @@ export async function episodes(shared, to, signal) {
     replace(table, rows.map((each) => h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/episode/${encodeURIComponent(each.id)}`); } },
       h("td", {}, id(each.id, `#/episode/${encodeURIComponent(each.id)}`)), h("td", {}, chip(shared.policies, each.digest)), h("td", {}, ended(each)),
       h("td", { class: "num" }, time(each.started_at)), h("td", { class: "num" }, places ? fixed(each.total, places) : number(each.total)), h("td", { class: "num" }, count(each.num_steps)), h("td", { class: "num" }, each.ended_at > each.started_at ? seconds(each.ended_at - each.started_at) : "–"),
-      h("td", { class: "num" }, h("a", { href: `#/fork/${encodeURIComponent(each.id)}` }, "fork")))));
+      h("td", { class: "num" }, (each.origin === "gate" || shared.about.forks_production) && h("a", { href: `#/fork/${encodeURIComponent(each.id)}` }, "fork")))));
     replace(more, next && h("button", { type: "button", onclick: () => load(next) }, "Show more"), h("span", { class: "muted" }, `${count(rows.length)} shown${next ? "" : ", that is all"}`));
     replace(place, rows.length ? h("div", { class: "card" }, h("div", { class: "scroll" }, h("table", { class: "episodes" }, h("caption", { class: "unseen" }, asked.origin === "gate" ? "Trials of the gate" : "Episodes of production"), h("thead", {}, heads), table)), more) : empty());
   }

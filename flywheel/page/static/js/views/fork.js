@@ -15,7 +15,13 @@ export async function fork(shared, to, signal) {
 
 async function choose(shared, signal) {
   const ask = (asked) => get("episodes", { limit: 12, ...asked }, signal);
-  const [bad, last, tried] = await Promise.all([ask({ how: "failed" }), ask({}), ask({ how: "failed", origin: "gate" })]);
+  const link = (query, text) => h("a", { href: `#/episodes${query}` }, text);
+  const production = shared.about.forks_production;
+  const shown = production
+    ? [["Failed last", { how: "failed" }, link("?how=failed", "all failed ones")], ["Ended last", {}, link("", "all")]]
+    : [["Tried at the gate last", { origin: "gate" }, link("?origin=gate", "all trials")]];
+  shown.push(["Failed at the gate last", { how: "failed", origin: "gate" }, link("?origin=gate&how=failed", "all failed trials")]);
+  const found = await Promise.all(shown.map(([, asked]) => ask(asked)));
   const input = h("input", { type: "search", placeholder: "an episode's id", required: true, spellcheck: "false", autocomplete: "off", "aria-label": "An episode's id" });
   const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); shared.go(`#/fork/${encodeURIComponent(input.value.trim())}`); } }, h("label", { class: "field" }, "Episode", input), h("button", { type: "submit" }, "Open"));
   const list = (rows) => rows.length
@@ -25,7 +31,8 @@ async function choose(shared, signal) {
     title: "Fork",
     node: h("div", { class: "view" }, head("Fork", "What would have happened, had one thing been otherwise?"),
       h("p", { class: "lead-text" }, "Choose an episode, the step to stand at, and what to change from there. The steps before it stay as they were; the rest is run again, with the same draws."), form,
-      h("div", { class: "trio" }, card("Failed last", h("a", { href: "#/episodes?how=failed" }, "all failed ones"), list(bad.episodes)), card("Ended last", h("a", { href: "#/episodes" }, "all"), list(last.episodes)), card("Failed at the gate last", h("a", { href: "#/episodes?origin=gate&how=failed" }, "all failed trials"), list(tried.episodes)))),
+      !production && !shared.about.obstacle && h("p", { class: "lead-text muted" }, "Episodes of production can't be gone on with here: the task can't put its simulator into what was observed (it has no set_state, or no observed_state). The gate's trials can: they have a seed."),
+      h("div", { class: "trio" }, shown.map(([name, , end], i) => card(name, end, list(found[i].episodes))))),
   };
 }
 
@@ -42,8 +49,8 @@ async function forkOf(shared, to, signal) {
   const out = h("div", { class: "stack" });
   const summary = h("p", { class: "unseen", role: "status" });
   const run = h("button", { class: "main", type: "button", onclick: replay }, "Run again");
-  const times = h("select", { "aria-label": "Runs", onchange: (event) => { state.times = Number(event.target.value); tell(); } }, [["1", "once"], ["30", "30 pairs, with an interval"], ["100", "100 pairs, with an interval"]].map(([value, text]) => h("option", { value }, text)));
-  let options = (await get("fork", { id: each.id, at: state.at }, signal)).edits;
+  const times = h("select", { "aria-label": "Runs", onchange: (event) => { state.times = Number(event.target.value); tell(); } });
+  let { edits: options, most_times: most } = await get("fork", { id: each.id, at: state.at }, signal);
   let [optionsAt, asking] = [state.at, false];
   let asked = 0;
 
@@ -64,7 +71,7 @@ async function forkOf(shared, to, signal) {
     try {
       while (optionsAt !== state.at) {
         const at = state.at;
-        options = (await get("fork", { id: each.id, at }, signal)).edits;
+        ({ edits: options, most_times: most } = await get("fork", { id: each.id, at }, signal));
         optionsAt = at;
         drawForm();
       }
@@ -88,6 +95,9 @@ async function forkOf(shared, to, signal) {
       const option = optionOf(key);
       if (!option || (key === "policy" && option.now === state.edits.get(key))) state.edits.delete(key);
     }
+    const offered = [...new Set([1, 30, 100].map((value) => Math.min(value, most)))];
+    state.times = offered.find((value) => value >= state.times) ?? offered.at(-1);
+    replace(times, offered.map((value) => h("option", { value, selected: value === state.times }, value === 1 ? "once" : `${value} pairs, with an interval`)));
     replace(form, Object.entries(groups).map(([kind, some]) => h("fieldset", {}, h("legend", {}, LABELS[kind]), some.map(control))));
     const again = name && form.querySelector(`[name="${CSS.escape(name)}"]`);
     again?.focus();
