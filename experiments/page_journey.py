@@ -94,5 +94,5 @@ def go(page: Page, url: str) -> None:
     page.get_by_role("textbox", name="length").fill("0.5")
     page.get_by_label("Runs").select_option("30")
     page.get_by_role("button", name="Run again with 1 edit").click()
-    page.get_by_text("mean of 30 pairs").wait_for()
+    page.locator(".results").get_by_text("mean of 30 pairs").wait_for()
     page.locator(".results canvas.film[data-step]").nth(1).wait_for()
