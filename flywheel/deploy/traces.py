@@ -55,7 +55,7 @@ TOLD = 2048
 class Traces:
     """Makes the spans of requests that were answered, and takes those that programs tell."""
 
-    def __init__(self, share: float, outlet: Outlet, told: Outlet) -> None:
+    def __init__(self, share: float, outlet: Outlet[Row], told: Outlet[Row]) -> None:
         """Trace a share of all episodes.
 
         Programs' spans have an outlet of their own, so that a flood of them costs no span of a request.

@@ -37,7 +37,8 @@ class TraceActor:
         """Open the file; spans go to OpenTelemetry's collector, too, where the environment names one."""
         self._meters = Recorder(wheel)
         self._store, self._lock = SpanStore(run_dir, config.max_spans, _WAIT_S), threading.Lock()
-        self._collector = sinks.collector(config)
+        to_collector = sinks.to_collector()
+        self._collector = None if to_collector is None else _outlet(to_collector, config)
         threading.Thread(target=self._collect, daemon=True, name="collect").start()
 
     def __repr__(self) -> str:
@@ -102,6 +103,10 @@ def hand_over(serving: Future[Any]) -> None:
         log.warning("Some of the last spans may be missing: %r", error)
 
 
-def outlet(config: TraceConfig, namespace: str | None) -> Outlet:
+def outlet(config: TraceConfig, namespace: str | None) -> Outlet[Row]:
     """Return the outlet of a process of the wheel; None is the namespace of the process."""
-    return Outlet(to_actor(namespace), max_waiting=config.max_waiting, flush_s=config.flush_s)
+    return _outlet(to_actor(namespace), config)
+
+
+def _outlet(sink: Sink, config: TraceConfig) -> Outlet[Row]:
+    return Outlet(sink, max_waiting=config.max_waiting, flush_s=config.flush_s)

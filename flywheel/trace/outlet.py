@@ -6,9 +6,11 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from flywheel.trace.row import MAX_ROWS, AwayError, Row
 
+T = TypeVar("T")
 Sink = Callable[[Sequence[Row]], int]
 """Hands over at most MAX_ROWS spans and returns how many of them were taken; raises AwayError, having taken none."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
@@ -25,10 +27,10 @@ class Counts:
     waiting: int
 
 
-class Outlet:
-    """Hands spans to a sink from a thread of its own, which begins with the first span."""
+class Outlet(Generic[T]):
+    """Hands spans, in any form, to a sink from a thread of its own, which begins with the first span."""
 
-    def __init__(self, sink: Sink, *, max_waiting: int, flush_s: float, name: str = "spans") -> None:
+    def __init__(self, sink: Callable[[Sequence[T]], int], *, max_waiting: int, flush_s: float, name: str = "spans") -> None:
         """Begin empty.
 
         Args:
@@ -38,14 +40,14 @@ class Outlet:
             name: of the thread.
         """
         self._sink, self._max_waiting, self._flush_s, self._name = sink, max_waiting, flush_s, name
-        self._rows: list[Row] = []
+        self._rows: list[T] = []
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._accepted = self._refused = self._sent = self._dropped = 0
         self._hurried = self._closed = False
 
-    def put(self, rows: Sequence[Row]) -> int:
+    def put(self, rows: Sequence[T]) -> int:
         """Take spans over at once, without waiting for anything, and return how many there was room for."""
         with self._lock:
             waiting = self._accepted - self._sent - self._dropped
@@ -98,7 +100,7 @@ class Outlet:
             for start in range(0, len(rows), MAX_ROWS):
                 self._hand_over(rows[start : start + MAX_ROWS])
 
-    def _hand_over(self, rows: Sequence[Row]) -> None:
+    def _hand_over(self, rows: Sequence[T]) -> None:
         """Try until it is done, or the outlet is closed."""
         pause, taken = _FIRST_PAUSE_S, 0
         while not self._closed:

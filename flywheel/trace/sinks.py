@@ -13,7 +13,7 @@ import httpx
 from flywheel.config import TraceConfig
 from flywheel.errors import UsageError
 from flywheel.trace import row
-from flywheel.trace.outlet import Outlet, Sink
+from flywheel.trace.outlet import Sink
 from flywheel.trace.row import AwayError, Row
 from flywheel.trace.spanstore import SpanStore, leave
 
@@ -63,15 +63,13 @@ def to_url(http: httpx.Client, path: str) -> Sink:
     return send
 
 
-def collector(config: TraceConfig) -> Outlet | None:
-    """Return an outlet to the OpenTelemetry collector that the environment names, None when it names none."""
+def to_collector() -> Sink | None:
+    """Return a sink that exports spans by OTLP over HTTP, as OpenTelemetry's environment variables say.
+
+    None where they name no collector.
+    """
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return None
-    return Outlet(_to_collector(), max_waiting=config.max_waiting, flush_s=config.flush_s, name="otlp")
-
-
-def _to_collector() -> Sink:
-    """Return a sink that exports spans by OTLP over HTTP, as OpenTelemetry's environment variables say."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult
 

@@ -10,7 +10,7 @@ A span that begins inside another is under it; one that begins inside an episode
 from __future__ import annotations
 
 import atexit
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +31,7 @@ from flywheel.trace.outlet import Counts, Outlet, Sink
 from flywheel.trace.row import Row, Source
 
 _METRIC = "metric"
+_PLAIN = frozenset({str, bool, int, float})  # what OpenTelemetry takes as it is; `row_of` cuts it to a row's limits
 _LIMITS = SpanLimits(
     max_span_attributes=row.MAX_ATTRIBUTES,
     max_events=row.MAX_METRICS,  # OpenTelemetry keeps 128, and drops the others without a word
@@ -48,7 +49,9 @@ class Span:
         self._span: trace.Span = trace.INVALID_SPAN
 
     def __enter__(self) -> Span:
-        given = row.attributes({**about(), **self._attributes})
+        given = {**about(), **self._attributes}
+        if not _PLAIN.issuperset(map(type, given.values())):
+            given = row.attributes(given)
         self._span = self._tracer.start_span(self._name, attributes=given)
         self._token = otel.attach(trace.set_span_in_context(self._span))
         return self
@@ -83,15 +86,17 @@ class Tracer:
 
     def __init__(self, sink: Sink, config: TraceConfig | None = None, *, source: Source = "client") -> None:
         """Send spans to a sink, and to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, if it does."""
-        given = config or TraceConfig()
-        self._outlets = [Outlet(sink, max_waiting=given.max_waiting, flush_s=given.flush_s)]
-        if collector := sinks.collector(given):
-            self._outlets.append(collector)
+        given, collector = config or TraceConfig(), sinks.to_collector()
+        self._outlets = [
+            Outlet(_of_spans(to, source), max_waiting=given.max_waiting, flush_s=given.flush_s)
+            for to in (sink, collector)
+            if to is not None
+        ]
         self.provider = TracerProvider(
             ALWAYS_ON, Resource({"service.name": f"flywheel-{source}"}), shutdown_on_exit=False, span_limits=_LIMITS
         )
         """OpenTelemetry's own, for libraries that are instrumented with it: their spans go the same way."""
-        self.provider.add_span_processor(_Processor(self._outlets, source))
+        self.provider.add_span_processor(_Processor(self._outlets))
         self._tracer = self.provider.get_tracer("flywheel")
         self._http: httpx.Client | None = None
         _OPEN.add(self)
@@ -163,14 +168,18 @@ def _close_all() -> None:
 class _Processor(SpanProcessor):
     """Takes spans that are over to the outlets; unlike OpenTelemetry's own it counts what it loses."""
 
-    def __init__(self, outlets: Sequence[Outlet], source: Source) -> None:
-        self._outlets, self._source = outlets, source
+    def __init__(self, outlets: Sequence[Outlet[ReadableSpan]]) -> None:
+        self._outlets = outlets
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Put the span into the outlets."""
-        made = [row_of(span, self._source)]
+        """Put the span into the outlets, whose threads make a row of it."""
         for outlet in self._outlets:
-            outlet.put(made)
+            outlet.put((span,))
+
+
+def _of_spans(sink: Sink, source: Source) -> Callable[[Sequence[ReadableSpan]], int]:
+    """Return a sink of OpenTelemetry's spans."""
+    return lambda spans: sink([row_of(span, source) for span in spans])
 
 
 def row_of(span: ReadableSpan, source: Source) -> Row:

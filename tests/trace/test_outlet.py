@@ -38,7 +38,7 @@ class Sink:
 
 
 @contextmanager
-def opened(sink: Sink, max_waiting: int = 10_000, flush_s: float = 0.0) -> Iterator[Outlet]:
+def opened(sink: Sink, max_waiting: int = 10_000, flush_s: float = 0.0) -> Iterator[Outlet[Row]]:
     outlet = Outlet(sink, max_waiting=max_waiting, flush_s=flush_s)
     yield outlet
     sink.open.set()
