@@ -42,7 +42,7 @@ what a clock on the wall shows."""
 STEPS = 50
 """Requests of one episode."""
 PER_S = 400.0
-"""Requests a second, at random moments: few enough that one rarely waits for another, so that the p99 is of decisions."""
+"""Requests a second, at random moments: so few that one rarely waits for another, and the p99 is of decisions."""
 SEED = 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -185,6 +186,33 @@ def rollback(run_dir: Path, task: str = "") -> int:
     return 0
 
 
+def budget(run_dir: Path, refill: str = "", task: str = "") -> int:
+    """Show what is left of the gate's error budget, or fill it for a reason, which is kept.
+
+    Each candidate that is judged spends some, so that trying often can't wear the gate down. Production fills it by
+    itself when it confirms a release.
+
+    Args:
+        run_dir: directory of the run
+        refill: why it may be filled now; left away, it is only shown
+        task: a built-in task, or module:attribute of your own; the run directory's own by default
+    """
+    from flywheel import archive, owner, told
+    from flywheel.deploy.registry import open_readonly
+    from flywheel.gate import SafetyGate
+    from flywheel.tasks import load
+
+    config = archive.read_config(run_dir)["config"]
+    reference = task or config.task
+    if refill:
+        with owner.opened(load(reference), reference, run_dir) as writer:
+            writer.refill(refill)
+    with contextlib.closing(open_readonly(run_dir)) as registry:
+        gate, tries = SafetyGate(load(reference), config.gate), registry.tries()
+        print(told.budget(registry.budget(), tries, gate.allowance(tries), gate.is_spent(tries)))
+    return 0
+
+
 def check(task: str, /) -> int:
     """Try a task of your own: whether seeds reproduce, parameters and states do what they say, spaces survive.
 
@@ -214,6 +242,7 @@ def down(run_dir: Path) -> int:
 
 
 COMMANDS: Mapping[str, Callable[..., int | Serve | Page]] = {
+    "budget": budget,
     "check": check,
     "diverge": travel.diverge,
     "down": down,

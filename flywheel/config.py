@@ -85,8 +85,12 @@ class GateConfig:
     """simulations of each further look while a question is open"""
     max_sims: int = 1000
     """simulations after which an open question stays open: inconclusive"""
+    budget: float = 0.1
+    """error budget: bounds the probability that any policy at a limit passes, of all that are judged until production
+    confirms a release; half of it is the first one's, a sixth the second one's, 1 / ((n + 1) (n + 2)) the n-th one's
+    after it"""
     error: float = 0.05
-    """error of each statistical check: probability of passing a policy that is at the limit"""
+    """error of intervals, and of refusals: a policy that keeps 0.4 of a limit's odds is refused at most so often"""
     edge_trials: int = 4
     """simulations of each named edge case"""
     edge_max_failed: int = 0
@@ -345,6 +349,7 @@ def check(config: Config) -> None:
             "gate.probe_edge_max_failed must be less than probe_edge_trials",
         ),
         (config.gate.error < 1, "gate.error is a probability, less than 1"),
+        (config.gate.budget < 1, "gate.budget is a probability, less than 1"),
         (config.gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
         (config.deploy.port < 65536, "deploy.port must be less than 65536"),
         (config.page.port < 65536, "page.port must be less than 65536"),

@@ -35,6 +35,12 @@ class Owner(Protocol):
     def rollback(self) -> Release:
         """Condemn the digest in service and put the one before it back; raises Refused where there is none."""
 
+    def spend(self, digest: str) -> int:
+        """Note that a candidate is about to be judged; return how many were since the gate's budget was filled."""
+
+    def refill(self, reason: str) -> None:
+        """Fill the gate's error budget, for a reason that is kept."""
+
 
 class Here:
     """This process, which holds the run directory's lock."""
@@ -50,6 +56,14 @@ class Here:
     def rollback(self) -> Release:
         """As Owner.rollback."""
         return self.registry.rollback(time.time())
+
+    def spend(self, digest: str) -> int:
+        """As Owner.spend."""
+        return self.registry.spend(digest, time.time())
+
+    def refill(self, reason: str) -> None:
+        """As Owner.refill."""
+        self.registry.refill(reason, time.time())
 
 
 class Living:
@@ -67,6 +81,14 @@ class Living:
     def rollback(self) -> Release:
         """As Owner.rollback; watched and followed as a promotion is."""
         return self._watched(self.registry.rollback())
+
+    def spend(self, digest: str) -> int:
+        """As Owner.spend."""
+        return int(self.registry.spend(digest))
+
+    def refill(self, reason: str) -> None:
+        """As Owner.refill."""
+        self.registry.refill(reason)
 
     def _watched(self, release: Release) -> Release:
         if self._observer is not None:
@@ -147,7 +169,10 @@ def submit(
     gate = SafetyGate(task, owner.config.gate)
     candidate = registry.bundle(artifact.digest)
     suite = registry.scenarios()
-    verdict = gate.judge(candidate, baseline=baseline, parameters=foreign.middle(ranges), suite=suite, seed=seed)
+    verdict = gate.judge(
+        candidate, baseline=baseline, parameters=foreign.middle(ranges), suite=suite, seed=seed,
+        tries=owner.spend(artifact.digest),
+    )  # fmt: skip
     return artifact, registry.record(verdict)
 
 

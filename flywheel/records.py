@@ -173,6 +173,9 @@ class Verdict:
     cost_s: float
     judged_at: float
     valid_until: float
+    tries: int = 0
+    """Candidates that were judged before it since production last confirmed a release: what they spent of the gate's
+    error budget it had no more."""
     signature: str = ""
     """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
 

@@ -17,11 +17,12 @@ import numpy as np
 from flywheel import archive, foreign, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
-from flywheel.analyze.strategy import decide, startable
+from flywheel.analyze.strategy import affordable, decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config, check_cpus
 from flywheel.console import Say
 from flywheel.errors import FlywheelError, LostError
+from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
@@ -113,6 +114,7 @@ class OnRay:
                 served=self._served(champion),
                 obstacle=diagnosis.obstacle,
             )
+            plan = affordable(plan, ask(self._rooms.gate.is_spent, ask(self._rooms.registry.tries)))
             start = plan.warm_start and ask(self._rooms.registry.artifact, plan.warm_start)
             plan = startable(plan, start or None)
         self._say("analyze", f"turn {self.numbers()[0]} is {plan.strategy}: {'; '.join(plan.reasons)}")
@@ -241,10 +243,9 @@ class OnRay:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
-            suite = ask(registry.scenarios)
-            verdict = ask(
-                self._rooms.gate.judge, candidate, baseline, foreign.middle(plan.parameters), self._seed(), suite
-            )
+            suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
+            worlds = foreign.middle(plan.parameters)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries)
             signed: Verdict = ask(registry.record, verdict)
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))
@@ -290,6 +291,8 @@ class OnRay:
             with self._timed("observe"):
                 if champion is not None:
                     evidence |= self._watch(champion, before, plan.signals if plan.strategy == "hold" else ())
+                    if not evidence.get("signals"):
+                        self._confirm()
         except KeyboardInterrupt:  # what the turn did is done: it belongs into the journal before the run ends
             evidence["stopped"] = True
         seconds = {stage: round(value, 3) for stage, value in self._seconds.items()}
@@ -320,6 +323,19 @@ class OnRay:
             self._say("observe", f"{num_read - begun} episodes on policy {champion[:8]}", passing=True)
             self._rooms.production.check()
             ask(observer.wait, signals=len(raised), timeout_s=LOOK_S)
+
+    def _confirm(self) -> None:
+        """Fill the gate's error budget again where production shows that the policy in service keeps the limit."""
+        registry, champion = self._rooms.registry, self._champion()
+        if not ask(registry.tries):
+            return
+        shown = ask(self._rooms.serving.store.summary).get(champion, {"failed": 0, "episodes": 0, "lost": 0})
+        num_failed, num = int(shown["failed"]), int(shown["episodes"] - shown["lost"])
+        bound = bounds(num_failed, num, self._config.gate.error)[1]
+        if bound < self._task.limits.max_failure_rate:
+            rate = f"{num_failed} of {num:,} episodes failed, so less than {bound:.1%} do"
+            ask(registry.refill, f"production confirms policy {str(champion)[:8]}: {rate}")
+            self._say("observe", f"production confirms policy {str(champion)[:8]}, which fills the gate's error budget")
 
     def record(self, turn: Turn) -> None:
         """Write the turn to the journal, durably."""

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shlex
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ def checks(verdict: Verdict, name: str, width: int) -> str:
         text = f"{check.name.replace('_', ' '):<13} {answer:<7} {check.note}"
         lines.append(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
     return "\n".join(lines)
+
+
+def budget(history: Sequence[tuple[float, str | None, str | None]], tries: int, error: float, is_spent: bool) -> str:
+    """Return what became of the gate's error budget: who spent of it and why it was filled, and what is left.
+
+    `history` has (epoch seconds, digest of a candidate or None, reason or None), oldest first.
+    """
+    lines = []
+    for at, digest, reason in history:
+        what = f"policy {digest[:8]} was judged" if digest else f"filled: {reason}"
+        lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC  {what}")
+    since = f"{tries} candidate{'' if tries == 1 else 's'} judged since it was filled"
+    left = "it is spent: no candidate can pass" if is_spent else f"the next one may pass with an error of {error:.2g}"
+    return "\n".join([*lines, f"{since}; {left}."])
 
 
 def signal(signal: Signal) -> str:

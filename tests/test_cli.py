@@ -84,7 +84,7 @@ def test_no_words_are_a_wrong_call_and_a_version_is_told(
     assert call(monkeypatch) == 2
     assert "usage" in capsys.readouterr().out
     assert call(monkeypatch, "--version") == 0
-    with pytest.raises(UsageError, match="Known: check, diverge, down"):
+    with pytest.raises(UsageError, match="Known: budget, check, diverge, down"):
         cli.find(["--task", "cartpole"])
 
 

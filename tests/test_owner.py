@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel import archive, foreign, owner
+from flywheel import archive, cli, foreign, owner
 from flywheel.config import Config, GateConfig, TrainConfig
 from flywheel.deploy import registry as registries
 from flywheel.deploy import verdicts as signed
@@ -53,6 +53,22 @@ def test_a_good_policy_is_put_into_service_and_its_verdict_signed(tmp_path: Path
     verdict = registry.verdict(digest)
     assert verdict is not None and verdict.outcome == "pass" and verdict.signature
     registry.close()
+
+
+def test_each_candidate_spends_of_the_budget_until_it_is_filled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit(tmp_path)
+    with owner.opened(TASK, "cartpole", tmp_path) as writer:
+        _, second = owner.submit(writer, TASK, policy(tuple(2 * gain for gain in GOOD)), tmp_path, seed=1)
+    assert second.tries == 1
+    assert cli.call(["budget", f"--run-dir={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("was judged") == 2
+    assert "2 candidates judged since it was filled; the next one may pass with an error of 0.0083." in told
+    assert cli.call(["budget", f"--run-dir={tmp_path}", "--refill", "a week without a failure"]) == 0
+    told = capsys.readouterr().out
+    assert "filled: a week without a failure" in told and "0 candidates judged since it was filled" in told
 
 
 def test_a_rollback_condemns_the_policy_in_service_for_good(tmp_path: Path) -> None:

@@ -49,3 +49,21 @@ def test_a_start_goes_on_counting_where_the_last_one_was_cut_off(
 def test_a_start_without_end_leaves_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turn(opened(tmp_path, Config(forever=True), monkeypatch))
     assert list(opened(tmp_path, Config(turns=2), monkeypatch).numbers()) == [2, 3]
+
+
+@pytest.mark.parametrize(("num_failed", "num", "confirmed"), [(0, 60, False), (0, 100, True), (9, 100, False)])
+def test_production_that_keeps_the_limit_fills_the_budget(
+    num_failed: int, num: int, confirmed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    shown = {
+        "champion": {"failed": num_failed, "episodes": num + 3, "lost": 3},
+        "other": {"failed": 0, "episodes": 999},
+    }
+    filled: list[str] = []
+    start._rooms.registry = SimpleNamespace(champion=lambda: "champion", tries=lambda: 2, refill=filled.append)
+    start._rooms.serving = SimpleNamespace(store=SimpleNamespace(summary=lambda: shown))  # type: ignore[misc]
+    start._confirm()
+    assert bool(filled) == confirmed
+    if confirmed:
+        assert filled == ["production confirms policy champion: 0 of 100 episodes failed, so less than 4.8% do"]

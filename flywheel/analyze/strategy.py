@@ -87,6 +87,14 @@ def startable(plan: Plan, start: Artifact | None) -> Plan:
     return dataclasses.replace(plan, warm_start=None, reasons=(*plan.reasons, why))
 
 
+def affordable(plan: Plan, is_spent: bool) -> Plan:
+    """Return the plan, as one that holds where the gate's error budget is spent: no candidate could pass."""
+    if not is_spent or plan.strategy in ("hold", "rollback_and_retrain"):  # a rollback needs no verdict
+        return plan
+    why = "the gate's error budget is spent, so no candidate could pass: fill it by `flywheel budget --refill REASON`"
+    return dataclasses.replace(plan, strategy="hold", sampling="none", reasons=(*plan.reasons, why))
+
+
 def _key(signal: Signal) -> tuple[str, str, str]:
     return signal.monitor, signal.digest, signal.at_episode
 

@@ -82,6 +82,18 @@ class RegistryActor:
         """Sign and keep a verdict; return the signed one."""
         return self._registry.record(verdict)
 
+    def spend(self, digest: str) -> int:
+        """Note that a candidate is about to be judged; return how many were since the budget was last filled."""
+        return self._registry.spend(digest, time.time())
+
+    def refill(self, reason: str) -> None:
+        """Fill the gate's error budget, for a reason that is kept."""
+        self._registry.refill(reason, time.time())
+
+    def tries(self) -> int:
+        """Return how many candidates were judged since the budget was last filled."""
+        return self._registry.tries()
+
     def scenarios(self) -> tuple[Scenario, ...]:
         """Return the gate's suite."""
         return self._registry.scenarios()

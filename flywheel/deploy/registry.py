@@ -140,6 +140,37 @@ class Registry:
         rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ifnull(?, digest) ORDER BY id", (digest,))
         return [verdicts.decode(text) for (text,) in rows]
 
+    # The gate's error budget
+
+    def spend(self, digest: str, now: float) -> int:
+        """Note that a candidate is about to be judged; return how many were since the budget was last filled."""
+        with sqlite.transaction(self._db):
+            tries = self.tries()
+            self._db.execute("INSERT INTO budget (at, digest) VALUES (?, ?)", (now, digest))
+        return tries
+
+    def refill(self, reason: str, now: float) -> None:
+        """Fill the budget, for a reason that is kept; UsageError without one."""
+        if not reason.strip():
+            raise UsageError("The gate's budget is filled for a reason, which is kept: give one.")
+        self._db.execute("INSERT INTO budget (at, reason) VALUES (?, ?)", (now, reason))
+
+    def budget(self) -> list[tuple[float, str | None, str | None]]:
+        """Return when a candidate spent of the budget (its digest), or it was filled (the reason), oldest first."""
+        if not self._has_budget():
+            return []
+        return list(self._db.execute("SELECT at, digest, reason FROM budget ORDER BY id"))
+
+    def tries(self) -> int:
+        """Return how many candidates were judged since the budget was last filled; 0 in a file from before it."""
+        if not self._has_budget():
+            return 0
+        last = "(SELECT ifnull(max(id), 0) FROM budget WHERE digest IS NULL)"
+        return int(self._db.execute(f"SELECT count(*) FROM budget WHERE id > {last}").fetchone()[0])
+
+    def _has_budget(self) -> bool:
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'budget'").fetchone() is not None
+
     # The gate's suite
 
     def save_scenario(self, scenario: Scenario) -> Scenario:

@@ -24,7 +24,10 @@ BEGIN SELECT RAISE(ABORT, 'no passing verdict'); END;
 _SCENARIOS = """
 CREATE TABLE scenarios (name TEXT PRIMARY KEY, saved_at REAL NOT NULL, record TEXT NOT NULL);
 """
-STEPS = (_FIRST, _SCENARIOS)
+_BUDGET = """
+CREATE TABLE budget (id INTEGER PRIMARY KEY, at REAL NOT NULL, digest TEXT, reason TEXT);
+"""
+STEPS = (_FIRST, _SCENARIOS, _BUDGET)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

@@ -17,9 +17,12 @@ from flywheel.records import Verdict
 def encode(verdict: Verdict) -> str:
     """Return the verdict as canonical JSON; NaN and infinity as Python's json spells them.
 
-    A trial without a chain is written without the word, so that signatures from before there were chains stay valid.
+    A trial without a chain, and a verdict without tries, are written without the word, so that signatures from before
+    there were any stay valid.
     """
     plain = dataclasses.asdict(verdict)
+    if not plain["tries"]:
+        del plain["tries"]
     for trial in plain["trials"]:
         if not trial["chain"]:
             del trial["chain"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.draws import draws
-from flywheel.gate.sequential import bounds, evidence, mean_bounds, mean_evidence
+from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidence, mean_bounds
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
 from flywheel.tapes import SUITE, Scenario
@@ -18,27 +18,34 @@ from flywheel.task import EdgeCase, Limits, Task
 _WARM_UP = 20  # calls before the clock runs: the first ones load caches
 
 
-def _settled(below: float, above: float, error: float) -> bool | None:
-    """Return True, False or None for the e-values that a quantity lies below, or above, its limit."""
-    if below >= 1.0 / error:
-        return True
-    return False if above >= 1.0 / error else None
+def _settled(good: NDArray[np.float64], bad: float, error: float, refusal: float) -> tuple[bool | None, int]:
+    """Return the answer, and after how many simulations it was there.
+
+    `good` are logs of the evidence that passes, float64[N], after each simulation: enough of it at any time
+    passes, with `error`. `bad` is the log of the evidence that refuses, after all N: it counts between batches only.
+    """
+    passed = good >= -np.log(error)
+    if passed.any():
+        return True, int(np.argmax(passed)) + 1
+    return (False if bad >= -np.log(refusal) else None), len(good)
 
 
-def failure_rate(trials: Sequence[Trial], limits: Limits, error: float) -> Check:
+def failure_rate(trials: Sequence[Trial], limits: Limits, error: float, refusal: float) -> Check:
     """Ask whether the policy fails in less than `max_failure_rate` of its episodes.
 
-    A policy at the limit passes with probability at most `error`, however often this is asked.
+    A policy at the limit passes with probability at most `error`, one that keeps its `aim` is refused with at most
+    `refusal`, however often this is asked.
     """
-    k, n, limit = sum(trial.failed for trial in trials), len(trials), limits.max_failure_rate
-    return Check(
-        name="failure_rate",
-        value=k / n,
-        interval=bounds(k, n, error),
-        bound=limit,
-        passed=_settled(evidence(k, n, limit, "below"), evidence(k, n, limit, "above"), error),
-        note=f"{k} of {n} simulations failed",
-    )
+    failed = np.cumsum([trial.failed for trial in trials])
+    k, n, limit = int(failed[-1]), len(trials), limits.max_failure_rate
+    good = log_evidence(failed, np.arange(1, n + 1), limit, "below")
+    passed, at = _settled(good, float(log_evidence(k, n, aim(limit), "above")), error, refusal)
+    note = f"{k} of {n:,} simulations failed"
+    if at < n:
+        note += f", settled after {at:,}"
+    if passed is False:
+        note += f": more than the {aim(limit):.1%} of a good policy"
+    return Check(name="failure_rate", value=k / n, interval=bounds(k, n, error), bound=limit, passed=passed, note=note)
 
 
 def loss(task: Task, trial: Trial) -> float:
@@ -51,7 +58,9 @@ def loss(task: Task, trial: Trial) -> float:
     return float(np.clip((high - trial.total) / (high - low), 0.0, 1.0))
 
 
-def regression(task: Task, trials: Sequence[Trial], baseline: Sequence[Trial] | None, error: float) -> Check:
+def regression(
+    task: Task, trials: Sequence[Trial], baseline: Sequence[Trial] | None, error: float, refusal: float
+) -> Check:
     """Ask whether the mean extra loss against the policy in service, on the same worlds and draws, stays in bounds."""
     limit = task.limits.max_regression
     if baseline is None:
@@ -59,12 +68,14 @@ def regression(task: Task, trials: Sequence[Trial], baseline: Sequence[Trial] | 
             name="regression", value=0.0, interval=(0.0, 0.0), bound=limit, passed=True, note="no policy in service"
         )
     extra = np.array([loss(task, new) - loss(task, old) for new, old in zip(trials, baseline, strict=True)])
+    good, bad = (log_mean_evidence(extra, limit, side) for side in ("below", "above"))
+    passed, _ = _settled(good, float(bad[-1]), error, refusal)
     return Check(
         name="regression",
         value=float(extra.mean()),
         interval=mean_bounds(extra, error),
         bound=limit,
-        passed=_settled(mean_evidence(extra, limit, "below"), mean_evidence(extra, limit, "above"), error),
+        passed=passed,
         note=f"the policy in service failed {sum(trial.failed for trial in baseline)} of the same {len(extra)} worlds",
     )
 

@@ -17,7 +17,7 @@ from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
-from flywheel.gate.sequential import bounds, evidence
+from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.trials import (
     edge_situations,
     nominal_situations,
@@ -70,6 +70,7 @@ class SafetyGate:
         suite: Sequence[Scenario] = (),
         seed: int | None = None,
         now: float | None = None,
+        tries: int = 0,
     ) -> Verdict:
         """Return the Verdict on a policy in worlds at `parameters` (None or missing ones: nominal), not signed yet.
 
@@ -81,20 +82,26 @@ class SafetyGate:
         otherwise for it than the task says, as `foreign.load` takes it. Only for these something is raised, before
         anything is simulated: UsageError or Refused, with shapes found and expected. The seed is a fresh one and `now`
         the present time unless they are given.
+
+        `tries` other candidates were judged since production last confirmed a release. What is left of the error
+        budget is all that this one can have; where that is too little, nothing is simulated.
         """
         begun = self._clock()
         policy, baseline = self._opened(policy, spec), None if baseline is None else self._opened(baseline, spec)
         seed = secrets.randbelow(2**31) if seed is None else seed
         now = time.time() if now is None else now
         values = {**self._task.nominal, **(parameters or {})}
+        trials: tuple[Trial, ...] = ()
         try:
-            rival = None if baseline is None else _ready(baseline)
-            found, trials = self._ask(_ready(policy), rival, values, suite, seed, now)
+            if self.is_spent(tries):
+                found: tuple[Check, ...] = (self._spent(tries),)
+            else:
+                rival = None if baseline is None else _ready(baseline)
+                found, trials = self._ask(_ready(policy), rival, values, suite, seed, now, self.allowance(tries))
         except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
             note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
             nan = math.nan
             found = (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),)
-            trials = ()
         return Verdict(
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
@@ -108,7 +115,31 @@ class SafetyGate:
             cost_s=self._clock() - begun,
             judged_at=now,
             valid_until=now + self._config.valid_s,
+            tries=tries,
         )
+
+    def allowance(self, tries: int) -> float:
+        """Return the error that a candidate may be passed with, after so many others: it sums to the whole budget."""
+        return self._config.budget / ((tries + 1) * (tries + 2))
+
+    def is_spent(self, tries: int) -> bool:
+        """Say whether so little is left that `max_sims` simulations can't tell a good policy from one at the limit.
+
+        A whole budget is never spent: it allows a first candidate whatever it can prove.
+        """
+        limit = self._task.limits.max_failure_rate
+        good = aim(limit)
+        per_sim = good * math.log(good / limit) + (1 - good) * math.log((1 - good) / (1 - limit))
+        return tries > 0 and -math.log(self.allowance(tries)) > per_sim * self._config.max_sims
+
+    def _spent(self, tries: int) -> Check:
+        left = self.allowance(tries)
+        note = (
+            f"the gate's error budget is spent: {tries} candidates were judged since production last confirmed a "
+            f"release, and with an error of {left:.2g} gate.max_sims = {self._config.max_sims:,} simulations can't "
+            "tell a good policy from a bad one. Fill it for a reason (flywheel budget --refill), or allow more of them"
+        )
+        return Check(name="budget", value=left, interval=(left, left), bound=left, passed=None, note=note)
 
     def _opened(
         self, policy: Policy | Artifact | Bundle | str | Path | bytes, spec: Mapping[str, Any] | None
@@ -181,6 +212,7 @@ class SafetyGate:
         suite: Sequence[Scenario],
         seed: int,
         now: float,
+        error: float,
     ) -> tuple[tuple[Check, ...], tuple[Trial, ...]]:
         """Return the answers and the candidate's trials: the first look, then batches while a question is open."""
         task, config = self._task, self._config
@@ -205,8 +237,8 @@ class SafetyGate:
                 seconds = self._time(policy, played[0].observations)
                 settled.append(checks.cost(seconds, policy.num_bytes, task.limits))
             found = (
-                checks.failure_rate(new, task.limits, config.error),
-                checks.regression(task, new, old, config.error),
+                checks.failure_rate(new, task.limits, error, config.error),
+                checks.regression(task, new, old, error, config.error),
                 *settled,
             )
             if _outcome(found) != "inconclusive" or len(new) >= config.max_sims:
@@ -232,10 +264,10 @@ def _check_limits(task: Task, config: GateConfig) -> None:
                 "between 0 and 1, such as 0.01."
             )
     enough, limit = config.max_sims, limits.max_failure_rate
-    while evidence(0, enough, limit, "below") < 1.0 / config.error:
+    while evidence(0, enough, limit, "below") < 2.0 / config.budget:
         enough = math.ceil(1.1 * enough)
     if enough > config.max_sims:
-        least = bounds(0, config.max_sims, config.error)[1]
+        least = bounds(0, config.max_sims, config.budget / 2.0)[1]
         raise UsageError(
             f"Task {task.name} has max_failure_rate {limit:g}, which gate.max_sims = {config.max_sims:,} simulations "
             f"can't prove even if none fails: give more than {least:.3g}, or set gate.max_sims to {enough:,}."

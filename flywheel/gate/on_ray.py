@@ -33,13 +33,18 @@ class GateActor:
         parameters: Parameters | None,
         seed: int,
         suite: Sequence[Scenario] = (),
+        tries: int = 0,
     ) -> Verdict:
-        """Return the Verdict on a policy, not signed yet."""
+        """Return the Verdict on a policy, not signed yet; `tries` others were judged since a release was confirmed."""
         verdict = self._gate.judge(
-            policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time()
+            policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time(), tries=tries
         )
         self._meters.record(readings.of_verdict(verdict))
         return verdict
+
+    def is_spent(self, tries: int) -> bool:
+        """As SafetyGate.is_spent."""
+        return self._gate.is_spent(tries)
 
     def probe(
         self,

@@ -3,10 +3,11 @@
 All of them are e-processes: under the hypothesis to be rejected their expectation is at most 1 at any stopping time,
 so by Ville's inequality the probability that one of them ever reaches 1 / error is at most `error`.
 
-Failure rate: mixture likelihood ratio against the limit (Robbins 1970, "Statistical methods related to the law of the
-iterated logarithm"; Ramdas, Grünwald, Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid
-inference", section 3). Each ratio (q/p0)^x ((1-q)/(1-p0))^(1-x) with q < p0 has expectation at most 1 for all p >= p0,
-so its mixture over a Beta prior truncated to [0, p0] tests p >= p0; the one truncated to [p0, 1] tests p <= p0.
+Failure rate: mixture likelihood ratios (Robbins 1970, "Statistical methods related to the law of the iterated
+logarithm"; Ramdas, Grünwald, Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference",
+section 3). Each ratio (q/p0)^x ((1-q)/(1-p0))^(1-x) with q < p0 has expectation at most 1 for all p >= p0, so a
+mixture of them tests p >= p0: here of three shares of p0's odds, most of it where policies are that are meant to pass.
+With q > p0 they test p <= p0: here over a Beta prior truncated to [p0, 1].
 
 Mean of bounded differences: capital of a bettor on 1 + lambda (m - d), mixed over lambda (Waudby-Smith and Ramdas
 2024, "Estimating means of bounded random variables by betting", section 4 and appendix on grid-Kelly).
@@ -19,27 +20,43 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, betaincc, betaln
+from scipy.special import betaincc, betaln
 
 Side = Literal["below", "above"]
 """What the evidence is for: that the truth lies below the limit, or above it."""
 
-_PRIOR_BELOW = (1.0, 1.0)  # uniform on [0, limit]: no rate below the limit is favoured
+_AIM = 0.4
+_SHARES = np.array([0.2, _AIM, 0.6])  # of the limit's odds: where the alternatives below it lie, and
+_WEIGHTS = np.array([0.1, 0.8, 0.1])  # how much each counts
 _PRIOR_ABOVE = (0.05, 1.0)  # nearly uniform in log p on [limit, 1], so that small limits get mass near them
 _FRACTIONS = (np.arange(20) + 0.5) / 20  # bets as shares of the largest that can't ruin: uniform on (0, 1)
 _LARGEST = 700.0  # exp(710) overflows
 _HALVINGS = 50
 
 
+def aim(limit: float) -> float:
+    """Return the failure rate that a good policy keeps, 0.4 of the limit's odds: 2 % for 5 %.
+
+    The gate passes such a policy with a probability of at least 1 - error, and refuses what is surely worse: what lies
+    between aim and limit may go either way. It is what makes a refusal as quick as an approval.
+    """
+    odds = _AIM * limit / (1.0 - limit)
+    return odds / (1.0 + odds)
+
+
 def log_evidence(num_failed: ArrayLike, num: ArrayLike, limit: float, side: Side) -> NDArray[np.float64]:
     """Return the log of the e-process on a failure rate after `num_failed` of `num`, elementwise; 0 < limit < 1."""
     k = np.asarray(num_failed, dtype=np.float64)
     n = np.asarray(num, dtype=np.float64)
-    a, b = _PRIOR_BELOW if side == "below" else _PRIOR_ABOVE
-    part = betainc if side == "below" else betaincc
+    if side == "below":
+        odds = limit / (1.0 - limit)
+        each = np.log1p(odds) - np.log1p(_SHARES * odds)
+        ratios = np.log(_WEIGHTS) + k[..., None] * np.log(_SHARES) + n[..., None] * each
+        return np.asarray(np.logaddexp.reduce(ratios, axis=-1))
+    a, b = _PRIOR_ABOVE
     with np.errstate(divide="ignore"):  # no mass left on that side: log 0 = -inf, evidence 0
-        mixture = betaln(k + a, n - k + b) + np.log(part(k + a, n - k + b, limit))
-    prior = betaln(a, b) + np.log(part(a, b, limit))
+        mixture = betaln(k + a, n - k + b) + np.log(betaincc(k + a, n - k + b, limit))
+    prior = betaln(a, b) + np.log(betaincc(a, b, limit))
     return np.asarray(mixture - prior - k * np.log(limit) - (n - k) * np.log1p(-limit))
 
 
@@ -64,17 +81,25 @@ def bounds(num_failed: int, num: int, error: float) -> tuple[float, float]:
     return (lower, upper) if num else (0.0, 1.0)
 
 
-def log_mean_evidence(differences: ArrayLike, limit: float, side: Side) -> float:
-    """Return the log of the e-process on the mean of differences float64[N] in [-1, 1]; -1 < limit < 1."""
-    d = np.asarray(differences, dtype=np.float64)
-    gain = (limit - d) / (1.0 - limit) if side == "below" else (d - limit) / (1.0 + limit)
-    capital = np.log1p(gain[:, None] * _FRACTIONS).sum(axis=0)
-    return float(np.logaddexp.reduce(capital) - np.log(len(_FRACTIONS)))
+def log_mean_evidence(differences: ArrayLike, limit: float, side: Side) -> NDArray[np.float64]:
+    """Return the log of the e-process on the mean of differences float64[N] in [-1, 1], after each; -1 < limit < 1."""
+    return _log_wealth(_bets(differences, limit, side).cumsum(axis=0))
 
 
 def mean_evidence(differences: ArrayLike, limit: float, side: Side) -> float:
     """Return the e-value that the mean of differences in [-1, 1] lies on `side` of `limit`."""
-    return float(np.exp(min(log_mean_evidence(differences, limit, side), _LARGEST)))
+    return float(np.exp(min(float(_log_wealth(_bets(differences, limit, side).sum(axis=0))), _LARGEST)))
+
+
+def _bets(differences: ArrayLike, limit: float, side: Side) -> NDArray[np.float64]:
+    """Return what each bet gains on each difference, as logs float64[N, bets]."""
+    d = np.asarray(differences, dtype=np.float64)
+    gain = (limit - d) / (1.0 - limit) if side == "below" else (d - limit) / (1.0 + limit)
+    return np.log1p(gain[:, None] * _FRACTIONS)
+
+
+def _log_wealth(capital: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.logaddexp.reduce(capital, axis=-1) - np.log(len(_FRACTIONS)))
 
 
 def mean_bounds(differences: ArrayLike, error: float) -> tuple[float, float]:
@@ -82,10 +107,10 @@ def mean_bounds(differences: ArrayLike, error: float) -> tuple[float, float]:
     d = np.asarray(differences, dtype=np.float64)
     if not len(d):
         return -1.0, 1.0
-    mean, enough = float(d.mean()), -np.log(error)
+    mean, enough = float(d.mean()), 1.0 / error
     return (
-        _crossing(lambda limit: log_mean_evidence(d, limit, "above") < enough, mean, -1.0),
-        _crossing(lambda limit: log_mean_evidence(d, limit, "below") < enough, mean, 1.0),
+        _crossing(lambda limit: mean_evidence(d, limit, "above") < enough, mean, -1.0),
+        _crossing(lambda limit: mean_evidence(d, limit, "below") < enough, mean, 1.0),
     )
 
 

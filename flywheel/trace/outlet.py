@@ -30,7 +30,9 @@ class Counts:
 class Outlet(Generic[T]):
     """Hands spans, in any form, to a sink from a thread of its own, which begins with the first span."""
 
-    def __init__(self, sink: Callable[[Sequence[T]], int], *, max_waiting: int, flush_s: float, name: str = "spans") -> None:
+    def __init__(
+        self, sink: Callable[[Sequence[T]], int], *, max_waiting: int, flush_s: float, name: str = "spans"
+    ) -> None:
         """Begin empty.
 
         Args:

@@ -79,7 +79,7 @@ def carried(value: Any) -> Value:
     NumPy's numbers and arrays are numbers and lists.
     """
     kind = type(value)
-    if kind is str and len(value) <= MAX_TEXT or kind is bool or kind is float and math.isfinite(value):
+    if (kind is str and len(value) <= MAX_TEXT) or kind is bool or (kind is float and math.isfinite(value)):
         return value  # type: ignore[no-any-return]  # as nearly all are
     if hasattr(value, "tolist"):
         value = value.tolist()

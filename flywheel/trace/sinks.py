@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from flywheel.config import TraceConfig
 from flywheel.errors import UsageError
 from flywheel.trace import row
 from flywheel.trace.outlet import Sink

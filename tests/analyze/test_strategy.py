@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.analyze.strategy import QUIET, decide, startable, training_ranges
+from flywheel.analyze.strategy import QUIET, affordable, decide, startable, training_ranges
 from flywheel.config import AnalyzeConfig
 from flywheel.records import ELSEWHERE, Calibration, Check, Outcome, Plan, Release, Signal, SignalKind, Turn, Verdict
 from flywheel.tasks.cartpole import cartpole
@@ -268,3 +268,12 @@ def test_a_policy_that_was_trained_elsewhere_is_no_start_for_training(tmp_path: 
     afresh = startable(dataclasses.replace(plan, warm_start=theirs.digest), theirs)
     assert afresh.warm_start is None and "has no weights to train on, so training starts afresh" in afresh.reasons[-1]
     assert dataclasses.replace(afresh, reasons=QUIET.reasons) == QUIET
+
+
+def test_without_a_budget_nothing_is_trained_and_a_rollback_goes_on() -> None:
+    back = dataclasses.replace(QUIET, strategy="rollback_and_retrain")
+    for plan in (QUIET, back, dataclasses.replace(QUIET, strategy="hold")):
+        assert affordable(plan, False) == plan
+    held = affordable(QUIET, True)
+    assert held.strategy == "hold" and held.reasons[:-1] == QUIET.reasons and "--refill" in held.reasons[-1]
+    assert affordable(back, True) == back

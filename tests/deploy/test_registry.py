@@ -226,9 +226,11 @@ def test_a_file_from_before_there_were_scenarios_is_read_and_made_a_present_one(
     world.registry.close()
     with closing(sqlite3.connect(world.run_dir / FILE)) as db, db:
         db.execute("DROP TABLE scenarios")
+        db.execute("DROP TABLE budget")
         db.execute("UPDATE meta SET schema_version = 1")
     old = open_readonly(world.run_dir)
     assert old.scenarios() == () and old.champion() == artifact.digest
+    assert old.tries() == 0 and old.budget() == []
     old.close()
     world.registry = Registry(world.run_dir, task_digest(cartpole))
     world.registry.save_scenario(saved())
@@ -240,15 +242,33 @@ def test_a_verdict_from_before_there_were_chains_keeps_its_signature(world: Worl
     plain = dataclasses.asdict(verdict_on(artifact))
     for trial in plain["trials"]:
         del trial["chain"]
+    del plain["tries"]
     plain["cost_s"] = float(plain["cost_s"])
     message = canonical(plain).encode()
     signature = Ed25519PrivateKey.from_private_bytes(world.registry.keys.signing).sign(message).hex()
     old = decode(canonical({**plain, "signature": signature}))
     assert old.trials[0].chain == ""
     verify(old, world.registry.keys.public)
+    with pytest.raises(Refused, match="does not fit"):
+        verify(dataclasses.replace(old, tries=1), world.registry.keys.public)
     chained = dataclasses.replace(old, trials=(dataclasses.replace(old.trials[0], chain="c"),))
     with pytest.raises(Refused, match="does not fit"):
         verify(chained, world.registry.keys.public)
     signed = world.registry.record(chained)
     verify(signed, world.registry.keys.public)
     assert world.registry.verdict(artifact.digest) == signed and signed.trials[0].chain == "c"
+
+
+def test_the_gates_budget_counts_candidates_until_it_is_filled(world: World) -> None:
+    one, other = world.artifact(1.0), world.artifact(2.0)
+    assert [world.registry.spend(each.digest, NOW + i) for i, each in enumerate([one, other, one])] == [0, 1, 2]
+    with pytest.raises(UsageError, match="for a reason, which is kept"):
+        world.registry.refill(" ", NOW)
+    world.registry.close()
+    world.registry = Registry(world.run_dir, task_digest(cartpole))
+    assert world.registry.tries() == 3, "it outlives its owner"
+    world.registry.refill("production confirms it", NOW + 3)
+    assert world.registry.tries() == 0 and world.registry.spend(one.digest, NOW + 4) == 0
+    with closing(open_readonly(world.run_dir)) as reader:
+        assert reader.tries() == 1
+        assert reader.budget()[-2:] == [(NOW + 3, None, "production confirms it"), (NOW + 4, one.digest, None)]

@@ -36,18 +36,33 @@ def trials(num: int, num_failed: int = 0, *, total: float = 500.0, scenario: str
 
 @pytest.mark.parametrize(
     ("num", "num_failed", "passed"),
-    [(100, 0, True), (100, 2, None), (100, 5, None), (100, 20, False), (350, 7, True), (1000, 50, None)],
+    [(50, 0, None), (100, 0, True), (200, 0, True), (60, 20, False), (60, 1, None), (100, 2, None)],
 )
 def test_failure_rate(num: int, num_failed: int, passed: bool | None) -> None:
-    check = checks.failure_rate(trials(num, num_failed), LIMITS, 0.05)
+    check = checks.failure_rate(trials(num, num_failed), LIMITS, 0.05, 0.05)
     assert check.passed is passed and check.value == num_failed / num
     assert (check.interval[1] < check.bound) == (passed is True)
-    assert (check.interval[0] > check.bound) == (passed is False)
-    assert check.note == f"{num_failed} of {num} simulations failed"
+
+
+def test_what_comes_after_an_answer_does_not_change_it() -> None:
+    first = [*trials(200), *trials(300, 300)]
+    check = checks.failure_rate(first, LIMITS, 0.05, 0.05)
+    assert check.passed and check.value == 0.6
+    at = int(check.note.removeprefix("300 of 500 simulations failed, settled after "))
+    assert checks.failure_rate(first[: at - 1], LIMITS, 0.05, 0.05).passed is None
+    refused = checks.failure_rate(trials(100, 10), LIMITS, 0.05, 0.05)
+    assert refused.passed is False and refused.note.endswith(": more than the 2.1% of a good policy")
+
+
+def test_less_error_takes_more_simulations() -> None:
+    def needed(error: float) -> int:
+        return next(n for n in range(1, 2000) if checks.failure_rate(trials(n), LIMITS, error, 0.05).passed)
+
+    assert needed(0.05) < needed(0.01) < needed(1e-4) < 400
 
 
 def test_regression_without_a_policy_in_service_passes_and_says_so() -> None:
-    check = checks.regression(cartpole, trials(100, 50), None, 0.05)
+    check = checks.regression(cartpole, trials(100, 50), None, 0.05, 0.05)
     assert check.passed and check.note == "no policy in service"
 
 
@@ -63,7 +78,7 @@ def test_regression_without_a_policy_in_service_passes_and_says_so() -> None:
     ],
 )
 def test_regression(new: list[Trial], old: list[Trial], passed: bool | None) -> None:
-    check = checks.regression(cartpole, new, old, 0.05)
+    check = checks.regression(cartpole, new, old, 0.05, 0.05)
     assert check.passed is passed
     assert check.interval[0] <= check.value <= check.interval[1]
 

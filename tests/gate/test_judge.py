@@ -108,18 +108,18 @@ def fell(episode: Episode) -> bool:
 CHANCE = Task(name="chance", env=Chance, failed=fell, limits=Limits(max_latency_s=60.0))
 
 
-def judge_chance(rate: float, monkeypatch: pytest.MonkeyPatch, seed: int = 1) -> Verdict:
+def judge_chance(rate: float, monkeypatch: pytest.MonkeyPatch, seed: int = 1, max_sims: int = 1000) -> Verdict:
     monkeypatch.setattr(Chance, "rate", rate)
     policy = load_linear(CHANCE, [1.0])
-    return SafetyGate(CHANCE, CONFIG).judge(policy, seed=seed, now=0.0)
+    return SafetyGate(CHANCE, dataclasses.replace(CONFIG, max_sims=max_sims)).judge(policy, seed=seed, now=0.0)
 
 
 def test_an_open_question_takes_more_simulations_up_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(judge_chance(0.0, monkeypatch).trials) == 100
     fair = judge_chance(0.02, monkeypatch)
     assert fair.outcome == "pass" and 100 < len(fair.trials) < 1000 and len(fair.trials) % 50 == 0
-    edge = judge_chance(0.045, monkeypatch, seed=2)
-    assert edge.outcome == "inconclusive" and len(edge.trials) == 1000
+    edge = judge_chance(0.031, monkeypatch, seed=6, max_sims=250)
+    assert edge.outcome == "inconclusive" and len(edge.trials) == 250
     assert check(edge, "failure_rate").passed is None
 
 
@@ -256,7 +256,7 @@ def test_edge_cases_may_fail_as_often_as_the_configuration_says(monkeypatch: pyt
     [
         (Limits(max_failure_rate=0.0), "no number of simulations can prove"),
         (Limits(max_regression=1.0), "no number of simulations can prove"),
-        (Limits(max_failure_rate=0.001), r"1,000 simulations can't prove even if none fails: give more than 0\.0045"),
+        (Limits(max_failure_rate=0.001), r"1,000 simulations can't prove even if none fails: give more than 0\.0048"),
         (Limits(max_latency_s=0.0), "which no policy keeps: give more than 0"),
         (Limits(max_bytes=0), "which no policy keeps: give more than 0"),
     ],
