@@ -58,9 +58,10 @@ def test_a_good_policy_is_put_into_service_and_its_verdict_signed(tmp_path: Path
 def test_each_candidate_spends_of_the_budget_until_it_is_filled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    submit(tmp_path)
-    with owner.opened(TASK, "cartpole", tmp_path) as writer:
-        _, second = owner.submit(writer, TASK, policy(tuple(2 * gain for gain in GOOD)), tmp_path, seed=1)
+    with owner.opened(cartpole, "cartpole", tmp_path) as writer:
+        for factor in (1, 2):
+            gains = tuple(factor * gain for gain in GOOD)
+            _, second = owner.submit(writer, cartpole, policy(gains), tmp_path, seed=1)
     assert second.tries == 1
     assert cli.call(["budget", f"--run-dir={tmp_path}"]) == 0
     told = capsys.readouterr().out
