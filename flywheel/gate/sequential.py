@@ -6,8 +6,8 @@ so by Ville's inequality the probability that one of them ever reaches 1 / error
 Failure rate: mixture likelihood ratios (Robbins 1970, "Statistical methods related to the law of the iterated
 logarithm"; Ramdas, Grünwald, Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference",
 section 3). Each ratio (q/p0)^x ((1-q)/(1-p0))^(1-x) with q < p0 has expectation at most 1 for all p >= p0, so a
-mixture of them tests p >= p0: here of three shares of p0's odds, most of it where policies are that are meant to pass.
-With q > p0 they test p <= p0: here over a Beta prior truncated to [p0, 1].
+mixture of them tests p >= p0; with q > p0 they test p <= p0. Here q has a few multiples of p0's odds, most of the
+weight where decisions are made: a policy at the aim is to pass the limit, one at the limit to be refused at the aim.
 
 Mean of bounded differences: capital of a bettor on 1 + lambda (m - d), mixed over lambda (Waudby-Smith and Ramdas
 2024, "Estimating means of bounded random variables by betting", section 4 and appendix on grid-Kelly).
@@ -20,15 +20,16 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincc, betaln
 
 Side = Literal["below", "above"]
 """What the evidence is for: that the truth lies below the limit, or above it."""
 
 _AIM = 0.4
-_SHARES = np.array([0.2, _AIM, 0.6])  # of the limit's odds: where the alternatives below it lie, and
-_WEIGHTS = np.array([0.1, 0.8, 0.1])  # how much each counts
-_PRIOR_ABOVE = (0.05, 1.0)  # nearly uniform in log p on [limit, 1], so that small limits get mass near them
+_MIXTURES = {
+    "below": (np.array([0.2, _AIM, 0.6]), np.array([0.1, 0.8, 0.1])),
+    "above": (np.array([1.25, 1.5, 1.0 / _AIM, 5.0, 15.0]), np.array([0.05, 0.1, 0.55, 0.15, 0.15])),
+}
+"""Shares of the limit's odds where the alternatives lie, and how much each counts."""
 _FRACTIONS = (np.arange(20) + 0.5) / 20  # bets as shares of the largest that can't ruin: uniform on (0, 1)
 _LARGEST = 700.0  # exp(710) overflows
 _HALVINGS = 50
@@ -48,16 +49,11 @@ def log_evidence(num_failed: ArrayLike, num: ArrayLike, limit: float, side: Side
     """Return the log of the e-process on a failure rate after `num_failed` of `num`, elementwise; 0 < limit < 1."""
     k = np.asarray(num_failed, dtype=np.float64)
     n = np.asarray(num, dtype=np.float64)
-    if side == "below":
-        odds = limit / (1.0 - limit)
-        each = np.log1p(odds) - np.log1p(_SHARES * odds)
-        ratios = np.log(_WEIGHTS) + k[..., None] * np.log(_SHARES) + n[..., None] * each
-        return np.asarray(np.logaddexp.reduce(ratios, axis=-1))
-    a, b = _PRIOR_ABOVE
-    with np.errstate(divide="ignore"):  # no mass left on that side: log 0 = -inf, evidence 0
-        mixture = betaln(k + a, n - k + b) + np.log(betaincc(k + a, n - k + b, limit))
-    prior = betaln(a, b) + np.log(betaincc(a, b, limit))
-    return np.asarray(mixture - prior - k * np.log(limit) - (n - k) * np.log1p(-limit))
+    shares, weights = _MIXTURES[side]
+    odds = limit / (1.0 - limit)
+    each = np.log1p(odds) - np.log1p(shares * odds)
+    ratios = np.log(weights) + k[..., None] * np.log(shares) + n[..., None] * each
+    return np.asarray(np.logaddexp.reduce(ratios, axis=-1))
 
 
 def evidence(num_failed: int, num: int, limit: float, side: Side) -> float:
@@ -69,7 +65,7 @@ def bounds(num_failed: int, num: int, error: float) -> tuple[float, float]:
     """Return the lower and upper bound of a failure rate; each is wrong, ever, with probability at most `error`.
 
     A limit lies above the upper bound exactly when `evidence(..., limit, "below")` has reached 1 / error, and so
-    for the lower one: with these priors the evidence is monotone in the limit wherever it exceeds 1 / error.
+    for the lower one: the evidence is monotone in the limit.
     """
     rate = num_failed / num if num else 0.5
     enough = -np.log(error)
