@@ -11,8 +11,8 @@ DQ2  P(deploy) of good ones, and the simulations that the failure rate takes; th
 DQ4  a loop that tries 30 candidates at 5 %, or 100 at 8 %, and then 20 at 1 %, while production confirms nothing
 REAL whether real verdicts of SafetyGate, on a simulator with that probability, say the same of the same simulations
 
-Prints a table, writes results/gate_power.json and exits with 1 when a row falls short. What regression, coverage and the
-suite do (DQ3, DQ5) is not measured yet.
+Prints a table, writes results/gate_power.json and exits with 1 when a row falls short. Regression, coverage and
+suite (DQ3, DQ5) are not measured yet.
 """
 
 from __future__ import annotations
@@ -131,17 +131,17 @@ def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float, most: bool,
     low, high = (float(beta.ppf(q, k + (q > 0.5), n - k + (q < 0.5))) if 0 < k < n else k / n for q in (0.025, 0.975))
     bound = float(beta.ppf(0.95, k + 1, n - k)) if most else float(beta.ppf(0.05, k, n - k + 1))
     bound = 1.0 if most and k == n else bound
+    passed = bool(bound <= goal if most else bound >= goal)
     return {
         "id": id_, "case": case, "value": k / n, "interval": [round(low, 5), round(high, 5)],
-        "goal": f"{'<=' if most else '>='} {goal:g}", "passed": bound <= goal if most else bound >= goal, "runs": n,
-        "seed": seed,
+        "goal": f"{'<=' if most else '>='} {goal:g}", "passed": passed, "runs": n, "seed": seed,
     }  # fmt: skip
 
 
 def mean(id_: str, case: str, values: NDArray[np.int64], goal: float | None, seed: int) -> dict[str, Any]:
     """Return a row on a mean, with its normal interval; without a goal it is for information."""
     value, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
-    passed = goal is None or value + half * 1.645 / 1.96 <= goal
+    passed = goal is None or bool(value + half * 1.645 / 1.96 <= goal)
     return {
         "id": id_, "case": case, "value": round(value, 1), "interval": [round(value - half, 1), round(value + half, 1)],
         "goal": "for information" if goal is None else f"<= {goal:g}", "passed": passed, "runs": len(values),
@@ -170,8 +170,8 @@ def one_candidate(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
 def whole_loop(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of DQ4: bad candidates one after another, then good ones, on one budget that nobody fills."""
     num, rng = 100 if quick else 2_000, np.random.default_rng([seed, 4])
-    for rate, num_bad in ((0.05, 30), (0.08, 100)):
-        bad = [candidates(rate, num, rng, CONFIG, GATE.allowance(tries)).passed for tries in range(num_bad)]
+    for rate, num_bad, loops in ((0.05, 30, 10 * num), (0.08, 100, num)):
+        bad = [candidates(rate, loops, rng, CONFIG, GATE.allowance(tries)).passed for tries in range(num_bad)]
         good = [candidates(0.01, num, rng, CONFIG, GATE.allowance(num_bad + i)) for i in range(20)]
         what = f"{num_bad} candidates at {rate:.0%}"
         yield share("DQ4", f"{what}: any is deployed", np.any(bad, axis=0), 0.1, True, seed)
@@ -192,8 +192,8 @@ def real(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         failed = np.zeros((1, CONFIG.max_sims), dtype=np.bool_)
         failed[0, : len(verdict.trials)] = [trial.failed for trial in verdict.trials]
         mine = decide(failed, CONFIG, GATE.allowance(tries))
-        agrees = bool(mine.passed[0]) == (verdict.outcome == "pass") and mine.simulated[0] == len(verdict.trials)
-        same.append(agrees)
+        agrees = mine.passed[0] == (verdict.outcome == "pass") and mine.simulated[0] == len(verdict.trials)
+        same.append(bool(agrees))
     value = sum(same) / len(same)
     yield {
         "id": "REAL", "case": "real verdicts say the same", "value": value, "interval": None, "goal": ">= 1",
