@@ -182,6 +182,7 @@ class Window:
             releases=registry.releases(),
             condemned=registry.reasons(),
             previous=registry.previous(),
+            tries=registry.tries(),
         )
 
     # Production

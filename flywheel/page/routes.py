@@ -117,7 +117,8 @@ def _turns_and_policies(router: APIRouter, source: Source) -> None:
     def policies() -> Response:
         """Return every policy, newest first."""
         known = source.policies()
-        return answer({"policies": shapes.policies(known, source.tally()), "previous": known.previous})
+        rows = shapes.policies(known, source.tally())
+        return answer({"policies": rows, "previous": known.previous, "tries": known.tries})
 
     @router.get("/policy")
     def policy(digest: Digest) -> Response:

@@ -118,6 +118,8 @@ class Policies:
     """By digest: why and when."""
     previous: str | None = None
     """What a rollback would put into service."""
+    tries: int = 0
+    """Candidates that were judged since the gate's error budget was filled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from flywheel import archive
-from flywheel.deploy.registry import open_readonly
+from flywheel.deploy.registry import Registry, open_readonly
+from flywheel.task import task_digest
+from flywheel.tasks.cartpole import cartpole
 from tests.page.conftest import Opened, operate_token
 from tests.page.run_dirs import Writer
 
@@ -362,3 +365,16 @@ def test_no_view_is_wider_than_its_screen_and_everything_has_a_name(browser: Bro
         assert nameless == [], view
         assert page.locator("h1").count() == 1, view
     context.close()
+
+
+def test_the_gates_error_budget_is_shown(opened: Opened, own: Path) -> None:
+    page = opened.page
+    with opened.at(own) as url:
+        page.goto(f"{url}#/policies")
+        budget = page.locator(".card").filter(has=page.get_by_role("heading", name="The gate's error budget"))
+        expect(budget).to_contain_text("It is whole")
+        with closing(Registry(own, task_digest(cartpole))) as registry:
+            for _ in range(2):
+                registry.spend(registry.artifacts()[0].digest, 0.0)
+        expect(budget).to_contain_text("2 candidates since it was filled")
+        expect(budget).to_contain_text("needs more simulations than the last one did")

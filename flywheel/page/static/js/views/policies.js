@@ -22,7 +22,10 @@ async function all(shared, signal) {
   const node = h("div", { class: "view" }, head("Policies", plural(found.policies.length, "policy", "policies"), rollback(shared, found)),
     found.policies.length ? [lineage(shared, found.policies), table] : note("No policy yet", "The first candidate that training brings forth is here as soon as it is exported, and stays, whatever the gate says of it."),
     suite(shared, scenarios, run),
-    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel scenarios list ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
+    card("The gate's error budget", `${plural(found.tries, "candidate")} since it was filled`, body(h("p", { class: "small-note" }, found.tries
+      ? "The next candidate needs more simulations than the last one did, so that trying often doesn't wear the gate down. Production fills the budget when it confirms a release; a person can, for a reason."
+      : "It is whole: the next candidate needs as few simulations as any."))),
+    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel scenarios list ${run}`], ["CLI", `flywheel budget ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
   node.lastChild.classList.add("after");
   return { title: "Policies", node, changed: (what) => { if (what.includes("policies") || what.includes("production")) refresh(shared, node, signal); } };
 }
