@@ -198,5 +198,5 @@ def test_a_policy_of_stable_baselines_passes_the_gate() -> None:
 
 def test_a_seed_is_fresh_unless_it_is_given() -> None:
     lenient = dataclasses.replace(TASK, edge_cases=(), limits=Limits(max_failure_rate=0.99))
-    gate = SafetyGate(lenient, GateConfig(num_sims=1, max_sims=1, latency_calls=20))
+    gate = SafetyGate(lenient, GateConfig(num_sims=3, max_sims=3, latency_calls=20))
     assert gate.judge(str(SB3)).seed != gate.judge(SB3.read_bytes()).seed

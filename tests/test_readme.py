@@ -53,7 +53,9 @@ def test_the_gate_works_alone_as_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policy.onnx").write_bytes(linear_policy(spec_of(load("cartpole")), GOOD)[0])
-    monkeypatch.setattr("flywheel.gate.checks.time_decisions", lambda *_: np.full(20, 1e-4))  # the machine may be busy
+    monkeypatch.setattr(
+        "flywheel.gate.checks.time_decisions", lambda *_, **__: np.full((1, 20), 1e-4)
+    )  # the machine may be busy
     run("SafetyGate")
     assert capsys.readouterr().out.startswith("pass [")
 

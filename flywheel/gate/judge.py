@@ -31,6 +31,7 @@ from flywheel.records import Array, Artifact, Check, Episode, Outcome, Parameter
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
 
+Seconds = NDArray[np.float64]
 LOOKS = 4
 """Episodes of a probe's next look are so many times those before: hopeless candidates cost little, good ones too."""
 _TIMINGS = 3  # rounds of timing: cold caches and a host's stolen time can make a round slow, nothing can make it fast
@@ -91,17 +92,7 @@ class SafetyGate:
         seed = secrets.randbelow(2**31) if seed is None else seed
         now = time.time() if now is None else now
         values = {**self._task.nominal, **(parameters or {})}
-        trials: tuple[Trial, ...] = ()
-        try:
-            if self.is_spent(tries):
-                found: tuple[Check, ...] = (self._spent(tries),)
-            else:
-                rival = None if baseline is None else _ready(baseline)
-                found, trials = self._ask(_ready(policy), rival, values, suite, seed, now, self.allowance(tries))
-        except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
-            note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
-            nan = math.nan
-            found = (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),)
+        found, trials = self._answered(policy, baseline, values, suite, seed, now, tries)
         return Verdict(
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
@@ -117,6 +108,27 @@ class SafetyGate:
             valid_until=now + self._config.valid_s,
             tries=tries,
         )
+
+    def _answered(
+        self,
+        policy: Policy | Artifact | Bundle,
+        baseline: Policy | Artifact | Bundle | None,
+        values: Parameters,
+        suite: Sequence[Scenario],
+        seed: int,
+        now: float,
+        tries: int,
+    ) -> tuple[tuple[Check, ...], tuple[Trial, ...]]:
+        """Return the answers and the candidate's trials, whatever breaks; with a spent budget nothing is asked."""
+        if self.is_spent(tries):
+            return (self._spent(tries),), ()
+        try:
+            rival = None if baseline is None else _ready(baseline)
+            return self._ask(_ready(policy), rival, values, suite, seed, now, self.allowance(tries))
+        except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
+            note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
+            nan = math.nan
+            return (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),), ()
 
     def allowance(self, tries: int) -> float:
         """Return the error that a candidate may be passed with, after so many others: it sums to the whole budget."""
@@ -225,7 +237,7 @@ class SafetyGate:
         stop = config.num_sims
         settled = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
         settled += [checks.scenarios(edges, suite, config.edge_max_failed)] if suite else []
-        seconds: NDArray[np.float64] | None = None
+        seconds: tuple[Seconds, Seconds] | None = None
         while True:
             worlds = nominal_situations(seed, "judge", len(new), stop, values)
             played = play_situations(task, policy, worlds, lockstep=config.lockstep, now=now)
@@ -234,8 +246,8 @@ class SafetyGate:
                 rivals = play_situations(task, baseline, worlds, lockstep=config.lockstep, now=now)
                 old += [trial_of(task, episode) for episode in rivals]
             if seconds is None:
-                seconds = self._time(policy, played[0].observations)
-                settled.append(checks.cost(seconds, policy.num_bytes, task.limits))
+                seconds = self._time(policy, baseline, played[0].observations)
+                settled.append(checks.cost(*seconds, policy.num_bytes, task.limits))
             found = (
                 checks.failure_rate(new, task.limits, error, config.error),
                 checks.regression(task, new, old, error, config.error),
@@ -245,13 +257,17 @@ class SafetyGate:
                 return found, (*new, *edges)
             stop = min(len(new) + config.batch, config.max_sims)
 
-    def _time(self, policy: Policy, observations: Array) -> NDArray[np.float64]:
-        """Return the seconds of single decisions, of the first round that keeps the limit or else of the last one."""
+    def _time(self, policy: Policy, baseline: Policy | None, observations: Array) -> tuple[Seconds, Seconds]:
+        """Return the seconds of single decisions (first round that keeps the limit, or the last) and of many at once.
+
+        Both are of the candidate, and of the policy in service where there is one.
+        """
+        policies, num, clock = [policy, baseline] if baseline else [policy], self._config.latency_calls, self._cpu_clock
         for _ in range(_TIMINGS):
-            seconds = checks.time_decisions(policy, observations, self._config.latency_calls, self._cpu_clock)
-            if np.quantile(seconds, 0.99) <= self._task.limits.max_latency_s:
+            one = checks.time_decisions(policies, observations, num, clock)
+            if np.quantile(one[0], 0.99) <= self._task.limits.max_latency_s:
                 break
-        return seconds
+        return one, checks.time_decisions(policies, observations, max(1, num // 10), clock, batch=checks.MANY)
 
 
 def _check_limits(task: Task, config: GateConfig) -> None:

@@ -105,14 +105,21 @@ def test_edge_cases_must_all_be_tried_and_mastered() -> None:
 
 
 def test_cost_reads_the_99th_percentile_and_the_size() -> None:
-    seconds = np.full(500, 0.001)
-    assert checks.cost(seconds, 1000, LIMITS).passed
-    seconds[:4] = 1.0
-    assert checks.cost(seconds, 1000, LIMITS).passed
-    seconds[:10] = 1.0
-    slow = checks.cost(seconds, 1000, LIMITS)
+    seconds, many = np.full((1, 500), 0.001), np.full((1, 50), 0.003)
+    assert checks.cost(seconds, many, 1000, LIMITS).passed
+    seconds[0, :4] = 1.0
+    assert checks.cost(seconds, many, 1000, LIMITS).passed
+    seconds[0, :10] = 1.0
+    slow = checks.cost(seconds, many, 1000, LIMITS)
     assert slow.passed is False and slow.value == 1.0 and "median 1000 µs" in slow.note
-    assert checks.cost(np.full(500, 0.001), LIMITS.max_bytes + 1, LIMITS).passed is False
+    assert "64 at once 3000 µs; 1,000 of" in slow.note
+    assert checks.cost(np.full((1, 500), 0.001), many, LIMITS.max_bytes + 1, LIMITS).passed is False
+
+
+def test_the_policy_in_service_is_timed_beside_the_candidate_and_held_to_no_limit() -> None:
+    both = np.array([np.full(500, 0.001), np.full(500, 0.1)])
+    check = checks.cost(both, both, 1000, LIMITS)
+    assert check.passed and ", 0.01 times the policy in service;" in check.note
 
 
 def test_decisions_are_timed_one_by_one() -> None:
@@ -124,5 +131,7 @@ def test_decisions_are_timed_one_by_one() -> None:
 
     ticking = ticks()
     observations = np.zeros((3, 4), np.float32)
-    seconds = checks.time_decisions(load_linear(cartpole), observations, 7, lambda: next(ticking))
-    assert seconds.tolist() == [0.25] * 7
+    policies = [load_linear(cartpole), load_linear(cartpole)]
+    for batch in (1, 64):
+        seconds = checks.time_decisions(policies, observations, 7, lambda: next(ticking), batch)
+        assert seconds.tolist() == [[0.25] * 7] * 2
