@@ -31,7 +31,7 @@ from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
 from flywheel.tasks import load as load_task
-from flywheel.trace.contract import Forked, Row, TimeTravel, check_question, trial_row, whole
+from flywheel.trace.contract import Forked, Row, TimeTravel, check_question, checked_id, trial_row, whole
 from flywheel.trace.diverge import against_policy, first_difference, recheck, values_part
 from flywheel.trace.edits import matching
 from flywheel.trace.fork import Fork
@@ -190,7 +190,7 @@ class Connection(TimeTravel):
     def _opened(self, id_: str) -> tuple[Episode, Opening]:
         """Return an episode and how its world began."""
         with contextlib.ExitStack() as stack:
-            store = None
+            id_, store = checked_id(id_), None
             if (self.run_dir / intake.FILE).exists():
                 store = stack.enter_context(intake.open_readonly(self.run_dir))
                 if store.holds(id_):  # the whole id needs no look at all the others

@@ -122,6 +122,8 @@ class Camera:
         go_on_or_stop()
         if self._by_state:
             self._begin_once()
+            begun = [step for step in self._changes if step <= t]
+            self._set(self._changes[max(begun)] if begun else self._first)
             assert self._task.set_state is not None and self._task.observed_state is not None
             self._task.set_state(self._env, self._task.observed_state(self.episode.observations[t]))
         else:

@@ -16,7 +16,7 @@ from flywheel.page.frames import ROW, SHEET, Frames
 from flywheel.page.production import series
 from flywheel.page.source import By, How, Source
 from flywheel.page.turnstile import Turnstile
-from flywheel.records import Origin
+from flywheel.records import Origin, Parameters
 from flywheel.task import spec_of
 
 EpisodeId = Annotated[str, Query(min_length=1, max_length=128)]
@@ -172,7 +172,11 @@ def _told(source: Source, id_: str) -> Response:
 def _pictures(router: APIRouter, source: Source, frames: Frames, turnstile: Turnstile) -> None:
     def drawn(id_: str, sheet: int) -> bytes:
         episode = source.episode(id_)
-        before = source.episode(episode.parent[0]).parameters if episode.parent else None
+        root, at = episode.parent or (id_, 0)
+        if episode.seed is None and source.about().forks_production:  # in the world that production showed
+            before: Parameters | None = source.world(root, at)
+        else:
+            before = source.episode(root).parameters if episode.parent else None
         return frames.sheet(source.task(), episode, sheet, before, source.opening(id_))
 
     @router.get("/frames")

@@ -15,7 +15,7 @@ from flywheel.records import Episode, Parameters, Signal
 from flywheel.remote.http import API, TRAVEL, Page
 from flywheel.tapes import Difference, Scenario, chain
 from flywheel.trace.carry import Replayed, Stand
-from flywheel.trace.contract import Forked, Row, TimeTravel, whole
+from flywheel.trace.contract import Forked, Row, TimeTravel, checked_id, whole
 from flywheel.trace.result import Result
 from flywheel.trace.shift import Shift
 from flywheel.trace.spans import Span, Tracer
@@ -148,7 +148,7 @@ class Remote(TimeTravel):
     def fork_episode(self, id_: str, at: int = 0) -> RemoteFork:
         """As Connection.fork_episode."""
         at = whole("at", at)
-        stand: Stand = self._page.get(f"{TRAVEL}/fork", Stand, id=id_, at=at)
+        stand: Stand = self._page.get(f"{TRAVEL}/fork", Stand, id=checked_id(id_), at=at)
         return RemoteFork(self._page, stand, at)
 
     def diverge(

@@ -31,6 +31,16 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     return found
 
 
+def checked_id(id_: Any) -> str:
+    """Return the id of an episode; UsageError for anything else, such as the episode of a fork."""
+    if not isinstance(id_, str):
+        raise UsageError(
+            f"An episode is asked for by its id, not by {type(id_).__name__}. A fork is kept nowhere: make all edits "
+            "in one fork of the original."
+        )
+    return id_
+
+
 def check_question(other: str, policy: str, beyond: float | None, exact: bool) -> None:
     """Raise UsageError where what `diverge` is asked has no answer that heeds all of it."""
     if other and policy:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flywheel.errors import UsageError, unknown
 from flywheel.records import Array, Rule, Spec
-from flywheel.task import Task
+from flywheel.task import Parameter, Task
 
 Reward = Callable[[Array, Array, Array, float], float]
 """(observation, raw action, observation after it, the world's reward) -> the reward that counts instead."""
@@ -57,7 +57,7 @@ def set_edit(
     `values` are the world's parameters as they were, `policies` the digests that there are, `spec` is the policy's.
     """
     if name in task.nominal:
-        edits.world[name] = number(name, value)
+        edits.world[name] = _in_range(next(each for each in task.parameters if each.name == name), number(name, value))
         edits.told[name] = f"{name} {values[name]:g} → {edits.world[name]:g}"
     elif name in RULE:
         edits.rule[name] = _rule(spec.rule, name, value)
@@ -84,6 +84,15 @@ def set_edit(
         edits.told[name] = f"action → {', '.join(f'{v:g}' for v in np.ravel(edits.action))}"
     else:
         raise unknown("parameter to edit:", name, [*task.nominal, *NAMES])
+
+
+def _in_range(parameter: Parameter, value: float) -> float:
+    if not parameter.low <= value <= parameter.high:
+        raise UsageError(
+            f"{parameter.name} takes {parameter.low:g} to {parameter.high:g}, not {value:g}: the task gives that range "
+            "for what its simulator can be set to."
+        )
+    return value
 
 
 def _word(value: Any) -> str:
@@ -127,6 +136,11 @@ def matching(what: str, prefix: str, names: Iterable[str]) -> str:
         return found[0]
     if found:
         raise UsageError(f"{prefix!r} begins {len(found)} {what} names: give more of it, as {found[0][:12]}.")
+    if what == "episode":
+        raise UsageError(
+            f"There is no episode {prefix!r} among {len(known):,} of production and the gate: flywheel episodes lists "
+            "them. A fork is kept nowhere: make all edits in one fork of the original."
+        )
     raise unknown(what, prefix, [name[:12] for name in known[:20]])
 
 

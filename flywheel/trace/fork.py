@@ -58,6 +58,9 @@ class Fork(Forked):
         self._edits = Edits()
         self._digests = _deciding(episode.digests)
 
+    def __repr__(self) -> str:
+        return f"<fork of episode {short(self.episode.id)} at step {self.at}: {'; '.join(self.edits) or 'no edits'}>"
+
     @property
     def parameters(self) -> Parameters:
         """The world's parameters from this step on, as they are without edits."""

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from flywheel.records import Episode
@@ -63,6 +64,7 @@ def _actions(panel: Any, episode: Episode, aside: float, style: dict[str, Any]) 
     if episode.raw_actions.dtype.kind == "f":
         panel.step(steps, acted, where="post", **style)
     else:
+        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
         panel.plot(steps, acted + aside, **{**style, "linewidth": 0}, marker=".", markersize=2.5)
 
 
@@ -84,7 +86,10 @@ def _most_apart(result: Result) -> list[int]:
     one, other = (_flat(e.observations) for e in (result.unedited, result.fork))
     num = min(len(one), len(other))
     spread = np.concatenate([one, other]).std(axis=0)
-    apart = np.abs(one[:num] - other[:num]).mean(axis=0) / np.where(spread > 0, spread, np.inf)
+    each = np.abs(one[:num] - other[:num]) / np.where(spread > 0, spread, np.inf)
+    apart = each.mean(axis=0)
+    if result.difference is not None and result.difference.kind == "observation":
+        apart[each[result.difference.step].argmax()] = np.inf  # where they part is always among them
     return sorted(np.argsort(-apart, kind="stable")[:MOST].tolist())
 
 

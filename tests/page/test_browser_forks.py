@@ -132,9 +132,14 @@ def test_what_is_no_number_is_said_beside_its_field(opened: Opened, url: str, te
     expect(page.locator(".edits:not([aria-busy])")).to_be_visible()
     expect(length).to_have_value(text)
     expect(length).to_have_attribute("aria-invalid", "true")
-    length.fill("−0.5")  # with the sign that the page itself shows
-    expect(length).to_have_attribute("aria-invalid", "false")
-    expect(page.locator(".forking .command code").first).to_contain_text("--set length=-0.5")
+    length.fill("-0.5")
+    expect(length).to_have_accessible_description("It takes 0.1 to 4, not -0.5.")
+    expect(page.get_by_role("button", name="Run again")).to_be_disabled()
+    length.fill("")
+    offset = page.get_by_role("textbox", name="reward offset")
+    offset.fill("−0.5")  # with the sign that the page itself shows
+    expect(offset).to_have_attribute("aria-invalid", "false")
+    expect(page.locator(".forking .command code").first).to_contain_text("--set reward_offset=-0.5")
     expect(page.get_by_role("button", name="Run again with 1 edit")).to_be_enabled()
 
 
@@ -142,9 +147,9 @@ def test_an_edit_that_cant_be_is_one_sentence(opened: Opened, url: str) -> None:
     page = opened.page
     to_a_failed_episode(page, url)
     page.get_by_role("link", name="Fork here").click()
-    page.get_by_role("textbox", name="exploration rate").fill("7")
+    page.get_by_role("textbox", name="temperature").fill("0")
     page.get_by_role("button", name="Run again with 1 edit").click()
-    expect(page.get_by_role("alert")).to_contain_text("a share from 0 to 1")
+    expect(page.get_by_role("alert")).to_contain_text("temperature is more than 0")
     opened.expects(400)
 
 
@@ -158,8 +163,8 @@ def test_a_fork_is_saved_as_a_scenario_of_the_gate_and_dropped_again(opened: Ope
         page.get_by_role("textbox", name="length").fill("1.2")
         page.get_by_role("button", name="Run again with 1 edit").click()
         page.get_by_label("Scenario of the gate").fill("longer-pole")
-        page.get_by_role("textbox", name="length").fill("7")  # of the next fork, not of this one
-        expect(page.locator(".forking .command").first).to_contain_text("--set length=7")
+        page.get_by_role("textbox", name="length").fill("3")  # of the next fork, not of this one
+        expect(page.locator(".forking .command").first).to_contain_text("--set length=3")
         page.get_by_label("Scenario of the gate").fill("longer-pole")
         expect(page.locator(".save-form .command")).to_contain_text("--set length=1.2 --save longer-pole")
         page.get_by_role("button", name="Save for the gate").click()
@@ -203,3 +208,47 @@ def test_no_more_pairs_are_offered_than_are_run(opened: Opened, url: str, monkey
     expect(runs).to_have_value("52")
     page.get_by_role("button", name="Run again as it was").click()
     expect(page.locator(".results").get_by_text("mean of 52 pairs")).to_be_visible()
+
+
+def test_a_result_is_marked_when_the_form_says_something_else(opened: Opened, url: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_role("link", name="Fork here").click()
+    length = page.get_by_role("textbox", name="length")
+    length.fill("0.5")
+    length.press("Enter")
+    results = page.locator(".results")
+    expect(results.get_by_text("length 2 → 0.5")).to_be_visible()
+    stale = page.get_by_text("The form above says something else by now")
+    expect(stale).to_be_hidden()
+    length.fill("1")
+    expect(stale).to_be_visible()
+    length.fill("0.5")
+    expect(stale).to_be_hidden()
+    page.get_by_label("Step", exact=True).first.fill("7")
+    expect(stale).to_be_visible()
+
+
+def test_a_token_that_is_handed_in_leaves_the_fork_as_it_is(opened: Opened, own: Path) -> None:
+    page = opened.page
+    with opened.at(own) as url:
+        to_a_failed_episode(page, url)
+        page.get_by_role("link", name="Fork here").click()
+        page.get_by_role("textbox", name="length").fill("0.5")
+        page.get_by_role("button", name="Run again with 1 edit").click()
+        page.get_by_role("button", name="Enter a token to save it for the gate").click()
+        page.get_by_label("Token", exact=True).fill(operate_token(own))
+        page.get_by_role("button", name="Enter", exact=True).click()
+        expect(page.get_by_role("button", name="Save for the gate")).to_be_visible()
+        expect(page.locator(".results").get_by_text("length 2 → 0.5")).to_be_visible()
+        expect(page.get_by_role("textbox", name="length")).to_have_value("0.5")
+
+
+def test_an_episodes_address_is_of_the_step_that_is_shown(opened: Opened, url: str) -> None:
+    page = opened.page
+    to_a_failed_episode(page, url)
+    page.get_by_label("Step", exact=True).fill("5")
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile(r"#/episode/[^?]+\?t=6$"))
+    page.reload()
+    expect(page.get_by_label("Step", exact=True)).to_have_value("6")

@@ -81,6 +81,22 @@ def test_a_fork_is_drawn_in_the_world_that_it_was_changed_to() -> None:
     changed.close()
 
 
+@pytest.mark.parametrize("seed", [5, None], ids=["the gate's", "production's"])
+def test_a_fork_is_drawn_in_its_world_where_states_are_set(seed: int | None) -> None:
+    task, policy, at = cartpole, policy_of(cartpole), 5
+    episode = play(task, policy, seeds=[5], parameters=[{"length": 2.0}], draw_keys=[5])[0]
+    if seed is None:
+        episode = dataclasses.replace(episode, seed=None, origin="production", parameters={})
+    world = {**task.nominal, "length": 2.0}
+    with closing(Fork(task, episode, at, {policy.digest: policy}, parameters=world)) as stands:
+        fork = stands.edit_parameter("length", 0.5).replay().fork
+    camera = Camera(task, fork, before=world)
+    before, after = camera.pictures(range(at - 1, at + 1))
+    camera.close()
+    wide = [np.unique(np.nonzero(np.ptp(each, axis=2) > 40)[0]).size for each in (before, after)]  # rows with the pole
+    assert wide[0] > 2 * wide[1]
+
+
 @pytest.mark.parametrize("again", [None, 10, 50], ids=["the trial", "forked in its lead", "forked after it"])
 def test_a_trial_of_a_saved_scenario_is_drawn_in_its_own_world(again: int | None) -> None:
     task, policy = lunarlander, policy_of(lunarlander)

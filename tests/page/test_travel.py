@@ -127,6 +127,7 @@ def twice(tp: TimeTravel) -> Any:
 WRONG: dict[str, tuple[type[FlywheelError], str, Call]] = {
     "word": (UsageError, "Did you mean 'failed'", lambda tp: tp.episodes("faild")),
     "episode": (UsageError, "no episode 'nothing'", lambda tp: tp.episode("nothing")),
+    "a fork": (UsageError, "A fork is kept nowhere", lambda tp: tp.fork_episode(edited(tp).replay().fork)),  # type: ignore[arg-type]
     "prefix": (UsageError, "give more of it", lambda tp: tp.episode("0")),
     "digest": (Refused, "knows no policy ffff", lambda tp: tp.parameters_of("f" * 64)),
     "no digest": (Refused, "knows no policy", lambda tp: tp.parameters_of("")),

@@ -207,6 +207,7 @@ def test_the_wind_gets_up_in_the_middle_of_a_landing() -> None:
         ("lenth", 1.0, "Did you mean 'length'"),
         ("exploration", 1.0, "Did you mean 'exploration_rate'"),
         ("length", "long", "takes a number"),
+        ("length", -1.0, "length takes 0.1 to 4, not -1"),
         ("exploration_rate", 1.5, "from 0 to 1"),
         ("temperature", 0, "more than 0"),
         ("greedy", "maybe", "true or false"),
@@ -241,9 +242,10 @@ def test_a_step_that_is_not_there_and_no_runs_at_all() -> None:
 
 
 def test_a_world_that_breaks_in_the_fork_is_told() -> None:
-    episode = played(cartpole, 7)
+    anything = tuple(dataclasses.replace(parameter, low=0.0) for parameter in cartpole.parameters)
+    task = dataclasses.replace(cartpole, parameters=anything)
     with pytest.raises(FlywheelError, match=r"world of the fork .* at step"):
-        fork(episode, 3).edit_parameter("length", 1e-300).replay()
+        fork(played(task, 7), 3, task).edit_parameter("length", 1e-300).replay()
 
 
 # Production
@@ -352,3 +354,14 @@ def test_a_result_is_worth_reading_and_looking_at(tmp_path: Any) -> None:
     assert (tmp_path / "fork.png").read_bytes().startswith(b"\x89PNG")
     labels = [axes.get_ylabel() for axes in picture.axes]
     assert labels[-2:] == ["action", "return so far"] and len(labels) == 5
+    difference = result.difference
+    assert difference is not None and difference.kind == "observation"
+    step = abs(result.unedited.observations[difference.step] - result.fork.observations[difference.step])
+    spread = np.concatenate([result.unedited.observations, result.fork.observations]).std(axis=0)
+    assert f"observation[{int((step / spread).argmax())}]" in labels
+
+
+def test_a_fork_says_what_it_is() -> None:
+    forked = fork(played(cartpole, 7), 3)
+    assert repr(forked).endswith("at step 3: no edits>")
+    assert repr(forked.edit_parameter("length", 2.0)).endswith("at step 3: length 0.5 → 2>")

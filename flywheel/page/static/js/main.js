@@ -132,6 +132,12 @@ function signIn(why = "") {
         const { role } = await post("session", { token: input.value });
         toast(role === "operate" ? "You may operate now." : "You may read now.");
         dialog.close("done");
+        if (shown?.view?.operates) {  // what was entered there stays
+          shared.role = role;
+          bar();
+          shown.view.operates();
+          return;
+        }
         shared.about = null;
         show.moved = false;
         await show();

@@ -41,6 +41,7 @@ export async function episode(shared, to, signal) {
   async function show(t) {
     strips.set(t);
     replace(step, atStep(shared, each, t));
+    history.replaceState(null, "", `#/episode/${encodeURIComponent(each.id)}?t=${t}`);
     if (!refused) link.href = `#/fork/${encodeURIComponent(each.id)}?t=${Math.min(t, num - 1)}`;
     replace(around, nearby(each, t));
     if (!(await film.show(t)) && film.obstacle) replace(stage, h("p", { class: "small-note" }, film.obstacle));

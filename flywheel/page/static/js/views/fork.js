@@ -44,7 +44,7 @@ async function forkOf(shared, to, signal) {
   const stage = h("div", { class: "stage" }, film.canvas);
   const step = h("div", { class: "step" });
   const scrubber = new Scrubber({ num: num - 1, onstep: stand });
-  const form = h("div", { class: "edits" });
+  const form = h("div", { class: "edits", onkeydown: (event) => { if (event.key === "Enter" && event.target.tagName === "INPUT" && !run.disabled) replay(); } });
   const lines = h("div");
   const out = h("div", { class: "stack" });
   const summary = h("p", { class: "unseen", role: "status" });
@@ -125,7 +125,7 @@ async function forkOf(shared, to, signal) {
     if (option.choices?.length) {
       return add(label, h("select", { name: option.name, onchange: changed }, h("option", { value: "" }, asIs), option.choices.filter((choice) => option.name !== "policy" || choice !== option.now).map((choice) => h("option", { value: choice, selected: String(kept) === choice }, option.name === "policy" ? `v${shared.policies.get(choice)?.version ?? "?"} ${short(choice)}` : choice))));
     }
-    const span = typeof option.low === "number" ? `${number(option.low)}${option.high === null ? " or more" : ` to ${number(option.high)}`}` : "";
+    const span = spanOf(option);
     const input = h("input", { name: option.name, inputmode: "decimal", autocomplete: "off", placeholder: nowOf(option), value: kept ?? "", oninput: changed, "aria-describedby": why.id, title: span });
     judge(input);
     return [add(label, input), why];
@@ -140,6 +140,7 @@ async function forkOf(shared, to, signal) {
     const code = `flywheel.connect(${python(shared.about.run_dir)}).fork_episode(${python(each.id)}, at=${state.at})${pairs.map(([name, value]) => `.edit_parameter(${python(name)}, ${typeof value === "number" ? value : python(brief(name, value))})`).join("")}.replay(${state.times > 1 ? `times=${state.times}` : ""})`;
     replace(lines, wrong ? h("p", { class: "small-note" }, "Mend what is marked, and the line for a terminal is here again.") : commands(["CLI", line], ["Python", code]));
     run.disabled = wrong;
+    state.shown?.isOf(state.at, edits());
     run.textContent = pairs.length ? `Run again with ${plural(pairs.length, "edit")}` : "Run again as it was";
   }
 
@@ -180,17 +181,22 @@ async function forkOf(shared, to, signal) {
   return {
     title: `Fork of ${shortId(each.id)}`, node,
     key: (event) => (state.shown && state.shown.has(event.target) ? state.shown : scrubber).key(event),
+    operates: () => state.shown?.operates(),
     dispose: () => { scrubber.pause(); state.shown?.dispose(); },
   };
 }
 
+const spanOf = ({ low, high }) => (typeof low === "number" ? `${number(low)}${high === null ? " or more" : ` to ${number(high)}`}` : "");
 const isNumber = (option) => option.kind === "world" || option.kind === "reward" || ["exploration_rate", "temperature"].includes(option.name);
 
 /* What is wrong with the text of an edit, "" where nothing is; what only the simulator can know, the server says. */
 function wrongOf(option, text) {
   if (text === undefined || option.choices?.length) return "";
   const [parts, num] = isNumber(option) ? [[text], 1] : [text.split(","), option.now.length];
-  if (parts.length === num && parts.every((part) => part.trim() && Number.isFinite(Number(part)))) return "";
+  const [low, high] = [option.low ?? -Infinity, option.high ?? Infinity];
+  if (parts.length === num && parts.every((part) => part.trim() && Number.isFinite(Number(part)))) {
+    return isNumber(option) && (Number(text) < low || Number(text) > high) ? `It takes ${spanOf(option)}, not ${text}.` : "";
+  }
   return num === 1 ? `“${text}” is no number: write it as 0.5.` : `“${text}” is not ${num} numbers: write them as ${option.now.map(() => "0.5").join(",")}.`;
 }
 
@@ -223,7 +229,10 @@ function results(shared, result, signal, asked) {
   const captions = shown.map(([, update]) => update);
   const gained = other.total - one.total;
   const many = effect?.is_drawn ? effect : null;
+  const save = h("div", {}, saving(shared, result, asked));
+  const stale = h("p", { class: "small-note bad", hidden: true }, "The form above says something else by now: this is what became of the edits that are named here.");
   const node = h("section", { class: "stack results" },
+    stale,
     h("div", { class: "card" }, h("header", {}, h("h2", { tabindex: "-1" }, "What became of it"), h("div", { class: "end" }, result.edits.length ? result.edits.join("; ") : "nothing was changed")), body(
       h("div", { class: "figures" },
         outcomeOf("as it was", one, result.unedited ? "run on in the simulator" : "as recorded"), outcomeOf("with the edits", other),
@@ -234,25 +243,27 @@ function results(shared, result, signal, asked) {
         "they part": difference ? [`at step ${difference.step}, by ${difference.kind}: `, h("span", { class: "muted" }, difference.note), " ", h("button", { type: "button", class: "small", onclick: () => scrubber.go(difference.step) }, "Go there")] : "nowhere: both are equal to the last bit",
         world: worldOf(result),
         ...(effect && !many ? { "by chance": "nothing is drawn, so every run is this one" } : {}),
-      }), saving(shared, result, asked))),
+      }), save)),
     h("div", { class: "card duel" },
       h("div", { class: "films" },
-        h("figure", {}, h("figcaption", {}, h("i", { class: "swatch one" }), h("b", {}, result.unedited ? "Run on without the edits" : "Original"), " ", shown[0][0]), stages[0]),
+        h("figure", {}, h("figcaption", {}, h("i", { class: "swatch one" }), h("b", {}, result.unedited ? "Without the edits" : "Original"), " ", shown[0][0]), stages[0]),
         h("figure", {}, h("figcaption", {}, h("i", { class: "swatch other" }), h("b", {}, "Fork"), " ", shown[1][0]), stages[1])),
       scrubber.node),
     card("Over each other", h("span", { class: "legend" }, h("i", { class: "swatch one" }), result.unedited ? "without the edits" : "original", h("i", { class: "swatch other" }), "fork"), body(strips.node)));
   scrubber.go(at);
-  return { node, has: (target) => node.contains(target), key: (event) => scrubber.key(event), dispose: () => { scrubber.pause(); strips.dispose(); } };
+  const isOf = (t, edits) => { stale.hidden = t === asked.at && JSON.stringify(edits) === JSON.stringify(asked.edits); };
+  const operates = () => replace(save, saving(shared, result, asked));
+  return { node, isOf, operates, has: (target) => node.contains(target), key: (event) => scrubber.key(event), dispose: () => { scrubber.pause(); strips.dispose(); } };
 }
 
 /* A fork becomes a scenario that every candidate from now on must master. */
 function saving(shared, result, asked) {
   if (shared.role !== "operate") return h("p", { class: "links" }, h("button", { type: "button", class: "small", onclick: () => shared.signIn("To save it as a scenario of the gate takes the operate token.") }, "Enter a token to save it for the gate"));
-  const input = h("input", { name: "scenario", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", placeholder: "a name, in one word", spellcheck: "false", autocomplete: "off" });
+  const input = h("input", { name: "scenario", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", placeholder: "a name, in one word", title: "Letters, digits and . _ - without a space, at most 64", spellcheck: "false", autocomplete: "off" });
   const button = h("button", { type: "submit" }, "Save for the gate");
   const told = h("p", { role: "status", class: "muted" }, "The gate then tries every candidate from this step on, in the edited world, and training begins there, too.");
   const line = h("div");
-  input.addEventListener("input", () => replace(line, input.value && commands(["CLI", `${asked.cli} --save ${shell(input.value)}`])));
+  input.addEventListener("input", () => replace(line, input.value && input.checkValidity() && commands(["CLI", `${asked.cli} --save ${shell(input.value)}`])));
   return h("form", { class: "save-form", onsubmit: async (event) => {
     event.preventDefault();
     button.disabled = true;

@@ -1,5 +1,5 @@
 /* Policies: their lineage, their verdicts, where and when each served; and rolling back. */
-import { get, post, remove } from "../api.js";
+import { Failed, get, post, remove } from "../api.js";
 import { h } from "../dom.js";
 import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
 import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
@@ -23,7 +23,7 @@ async function all(shared, signal) {
     found.policies.length ? [lineage(shared, found.policies), table] : note("No policy yet", "The first candidate that training brings forth is here as soon as it is exported, and stays, whatever the gate says of it."),
     suite(shared, scenarios, run),
     card("The gate's error budget", `${plural(found.tries, "candidate")} since it was filled`, body(h("p", { class: "small-note" }, found.tries
-      ? "The next candidate needs more simulations than the last one did, so that trying often doesn't wear the gate down. Production fills the budget when it confirms a release; a person can, for a reason."
+      ? "The next candidate needs more simulations than the last one did, so that trying often doesn't wear the gate down. Production fills the budget when it confirms a release (at a limit of 5 %: 100 episodes of which none failed, and no alarm); a person can, for a reason."
       : "It is whole: the next candidate needs as few simulations as any."))),
     card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel scenarios list ${run}`], ["CLI", `flywheel budget ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
   node.lastChild.classList.add("after");
@@ -55,6 +55,7 @@ function suite(shared, scenarios, run) {
   const drop = (each) => h("button", { type: "button", class: "small", onclick: async () => {
     const sure = await confirm({ title: `Drop ${each.name}?`, text: "No candidate from now on is asked to master it.", verb: "Drop", lines: [["CLI", `flywheel scenarios drop ${shell(each.name)} ${run}`]] });
     if (!sure) return;
+    toast("Dropping …");
     try {
       toast((await remove("scenarios", { name: each.name })).done);
       window.dispatchEvent(new HashChangeEvent("hashchange"));
@@ -110,6 +111,7 @@ function rollback(shared, found) {
 }
 
 async function one(shared, digest, signal) {
+  if (!/^[0-9a-f]{64}$/.test(digest)) throw new Failed(404, `There is no policy ${digest}.`);
   const each = await get("policy", { digest }, signal);
   const run = shell(shared.about.run_dir);
   const rate = each.episodes ? each.failed / Math.max(1, each.episodes - each.lost) : null;
