@@ -9,18 +9,16 @@ import dataclasses
 import re
 import secrets
 import shlex
-import signal
 import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tyro
 
-from flywheel import __version__, told
+from flywheel import __version__, interrupt, told
 from flywheel.config import Config, check, layered
 from flywheel.console import Narrator, Say, silent
 from flywheel.errors import FlywheelError, UsageError
@@ -147,6 +145,7 @@ def turn_the_wheel(config: Config, say: Narrator) -> int:
         for turn in flywheel:
             stopped = turn.evidence["stopped"]
     except KeyboardInterrupt:
+        interrupt.handled()
         stopped = True
     except UsageError:
         raise
@@ -191,13 +190,9 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def exit_code(call: Callable[[], int]) -> int:
     """Return what a command's call returned, or 2: wrong call, 1: failed (both said on stderr), 130: stopped."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.arm()
     try:
         code = call()
     except UsageError as error:
@@ -207,6 +202,7 @@ def exit_code(call: Callable[[], int]) -> int:
         print(f"flywheel: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
+        interrupt.handled()
         code = 130
     sys.stdout.flush()
     return code

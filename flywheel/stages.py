@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, foreign, told
+from flywheel import archive, foreign, interrupt, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
@@ -294,6 +294,7 @@ class OnRay:
                     if not evidence.get("signals"):
                         self._confirm()
         except KeyboardInterrupt:  # what the turn did is done: it belongs into the journal before the run ends
+            interrupt.handled()
             evidence["stopped"] = True
         seconds = {stage: round(value, 3) for stage, value in self._seconds.items()}
         self._seconds.clear()
