@@ -157,19 +157,20 @@ class Registry:
 
     def budget(self) -> list[tuple[float, str | None, str | None]]:
         """Return when a candidate spent of the budget (its digest), or it was filled (the reason), oldest first."""
-        if not self._has_budget():
+        if not self._has("budget"):
             return []
         return list(self._db.execute("SELECT at, digest, reason FROM budget ORDER BY id"))
 
     def tries(self) -> int:
         """Return how many candidates were judged since the budget was last filled; 0 in a file from before it."""
-        if not self._has_budget():
+        if not self._has("budget"):
             return 0
         last = "(SELECT ifnull(max(id), 0) FROM budget WHERE digest IS NULL)"
         return int(self._db.execute(f"SELECT count(*) FROM budget WHERE id > {last}").fetchone()[0])
 
-    def _has_budget(self) -> bool:
-        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'budget'").fetchone() is not None
+    def _has(self, table: str) -> bool:
+        """Say whether the file has a table: one of an earlier version that is only read lacks the later ones."""
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
 
     # The gate's suite
 
@@ -195,7 +196,7 @@ class Registry:
 
     def scenarios(self) -> tuple[Scenario, ...]:
         """Return the suite, oldest first; () in a file from before there was one."""
-        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'scenarios'").fetchone():
+        if not self._has("scenarios"):
             return ()
         rows = self._db.execute("SELECT record FROM scenarios ORDER BY saved_at, name")
         return tuple(msgspec.convert(json.loads(text), Scenario) for (text,) in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +213,7 @@ class Intake(Reader):
         directory.mkdir(parents=True, exist_ok=True)
         self._files = (directory / FILE, directory / f"{FILE}-wal")
         refusal = f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
-        super().__init__(sqlite.owned(directory / FILE, _make, refusal))
+        super().__init__(sqlite.owned(directory / FILE, sqlite.tables(_SCHEMA), refusal))
 
     @property
     def num_bytes(self) -> int:
@@ -258,10 +257,6 @@ class Intake(Reader):
              episode.total, episode.started_at, episode.ended_at, body),
         )  # fmt: skip
         return "stored"
-
-
-def _make(connection: sqlite3.Connection) -> None:
-    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +170,7 @@ class SpanStore(SpanReader):
         self._run_dir, self._max_spans = Path(run_dir), max_spans
         self._run_dir.mkdir(parents=True, exist_ok=True)
         refusal = f"The spans in {run_dir} have a writer already: end that run first, or open them with open_readonly."
-        super().__init__(sqlite.owned(self._run_dir / FILE, _make, refusal, wait_s))
+        super().__init__(sqlite.owned(self._run_dir / FILE, sqlite.tables(_SCHEMA), refusal, wait_s))
         self._num_spans = super().count()
         self.collect()
 
@@ -235,10 +234,6 @@ class SpanStore(SpanReader):
         if gone:
             self._connection.execute("DELETE FROM kept WHERE trace NOT IN (SELECT trace FROM spans)")
         return gone
-
-
-def _make(connection: sqlite3.Connection) -> None:
-    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
 def leave(run_dir: Path, rows: Sequence[Row], name: str) -> None:
