@@ -30,18 +30,15 @@ class Counts:
 class Outlet(Generic[T]):
     """Hands spans, in any form, to a sink from a thread of its own, which begins with the first span."""
 
-    def __init__(
-        self, sink: Callable[[Sequence[T]], int], *, max_waiting: int, flush_s: float, name: str = "spans"
-    ) -> None:
+    def __init__(self, sink: Callable[[Sequence[T]], int], *, max_waiting: int, flush_s: float) -> None:
         """Begin empty.
 
         Args:
             sink: where they go.
             max_waiting: spans that wait at most; further ones are lost.
             flush_s: seconds over which spans share one message.
-            name: of the thread.
         """
-        self._sink, self._max_waiting, self._flush_s, self._name = sink, max_waiting, flush_s, name
+        self._sink, self._max_waiting, self._flush_s = sink, max_waiting, flush_s
         self._rows: list[T] = []
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -87,7 +84,7 @@ class Outlet(Generic[T]):
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True, name=self._name)
+            self._thread = threading.Thread(target=self._run, daemon=True, name="spans")
             self._thread.start()
         self._changed.notify_all()
 
