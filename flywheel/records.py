@@ -176,6 +176,8 @@ class Verdict:
     tries: int = 0
     """Candidates that were judged before it since production last confirmed a release: what they spent of the gate's
     error budget it had no more."""
+    rivals: tuple[Trial, ...] = ()
+    """The baseline in the same worlds, where it played them: a pair has one scenario, one seed and one parameters."""
     signature: str = ""
     """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
 

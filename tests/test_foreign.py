@@ -91,7 +91,7 @@ def network(
 def test_what_does_not_fit_is_refused_by_name_before_anything_is_played(
     made: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flywheel.gate.judge.play_situations", None)
+    monkeypatch.setattr("flywheel.gate.trials.play_situations", None)
     with pytest.raises(Refused) as refused:
         SafetyGate(TASK).judge(network(**{"num_in": 4, "num_out": 2, **made}))
     assert said in str(refused.value)

@@ -17,12 +17,13 @@ from flywheel.records import Verdict
 def encode(verdict: Verdict) -> str:
     """Return the verdict as canonical JSON; NaN and infinity as Python's json spells them.
 
-    A trial without a chain, and a verdict without tries, are written without the word, so that signatures from before
-    there were any stay valid.
+    A trial without a chain, and a verdict without tries or rivals, are written without the word, so that signatures
+    from before there were any stay valid.
     """
     plain = dataclasses.asdict(verdict)
-    if not plain["tries"]:
-        del plain["tries"]
+    for name in ("tries", "rivals"):
+        if not plain[name]:
+            del plain[name]
     for trial in plain["trials"]:
         if not trial["chain"]:
             del trial["chain"]

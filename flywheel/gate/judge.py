@@ -19,15 +19,15 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
 from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.trials import (
+    Alone,
+    Crew,
     edge_situations,
     nominal_situations,
-    play_situations,
     situation_of,
     suite_situations,
-    trial_of,
 )
 from flywheel.policy import Bundle, Policy, load
-from flywheel.records import Array, Artifact, Check, Episode, Outcome, Parameters, Probe, Trial, Verdict
+from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
 
@@ -45,10 +45,13 @@ class SafetyGate:
         task: Task,
         config: GateConfig | None = None,
         *,
+        crew: Crew | None = None,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """Keep the task and its limits; the clocks give seconds and are read for costs only.
+        """Keep the task and its limits; `crew` plays the simulations (None: this process does).
+
+        The clocks give seconds and are read for costs only.
 
         A verdict's cost is read from `clock`. A decision's is read from `cpu_clock`, which stands still while the
         machine does something else: a gate beside six busy processes found a p99 of 12.4 ms instead of 0.3 ms by the
@@ -58,6 +61,7 @@ class SafetyGate:
         """
         self._task = task
         self._config = config or GateConfig()
+        self._crew = crew or Alone(task, self._config.lockstep)
         self._clock, self._cpu_clock = clock, cpu_clock
         _check_limits(task, self._config)
 
@@ -182,14 +186,14 @@ class SafetyGate:
         edges = edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
         edges += suite_situations(suite, seed, "probe", config.probe_edge_trials, values)
         names = dict.fromkeys(edge.scenario for edge in edges)
-        played: list[Episode] = []
+        played: list[Trial] = []
         failed: Counter[str] = Counter()
         for first, stop in _looks(episodes, episodes if max_failed is None else config.probe_first):
             shares = [number % config.probe_edge_trials * episodes for number in range(len(edges))]
             begin, end = (config.probe_edge_trials * number for number in (first, stop))
             some = [edge for edge, share in zip(edges, shares, strict=True) if begin <= share < end]
             try:
-                found = play_situations(task, policy, every[first:stop] + some, lockstep=config.lockstep, now=0.0)
+                found = self._crew.play(policy, every[first:stop] + some, 0.0).trials
             except Exception as error:
                 return Probe(
                     num_failed=episodes,
@@ -199,22 +203,21 @@ class SafetyGate:
                     note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
                 )
             played += found[: stop - first]
-            failed.update(episode.scenario for episode in found[stop - first :] if episode.failed)
+            failed.update(trial.scenario for trial in found[stop - first :] if trial.failed)
             edge_failed = {name for name, num in failed.items() if num > config.probe_edge_max_failed}
-            num_failed = sum(episode.failed for episode in played)
+            num_failed = sum(trial.failed for trial in played)
             if edge_failed or (max_failed is not None and num_failed > max_failed):
                 break
         return Probe(
             num_failed=num_failed,
             num_episodes=len(played),
-            mean_return=float(np.mean([episode.total for episode in played])),
+            mean_return=float(np.mean([trial.total for trial in played])),
             edge_failed=tuple(name for name in names if name in edge_failed),
         )
 
     def rerun(self, trial: Trial, policy: Policy, suite: Sequence[Scenario] = ()) -> Trial:
         """Return a recorded trial run again, alone: equal to the record when the policy is the one it was made with."""
-        situation = situation_of(self._task, trial, suite)
-        return trial_of(self._task, play_situations(self._task, policy, [situation], lockstep=1, now=0.0)[0])
+        return Alone(self._task, 1).play(policy, [situation_of(self._task, trial, suite)], 0.0).trials[0]
 
     def _ask(
         self,
@@ -230,8 +233,7 @@ class SafetyGate:
         task, config = self._task, self._config
         edge_worlds = edge_situations(task.edge_cases, seed, "judge", config.edge_trials, values)
         edge_worlds += suite_situations(suite, seed, "judge", config.edge_trials, values)
-        played = play_situations(task, policy, edge_worlds, lockstep=config.lockstep, now=now)
-        edges = [trial_of(task, episode) for episode in played]
+        edges = self._crew.play(policy, edge_worlds, now).trials if edge_worlds else ()
         new: list[Trial] = []
         old: list[Trial] | None = None if baseline is None else []
         stop = config.num_sims
@@ -240,13 +242,12 @@ class SafetyGate:
         seconds: tuple[Seconds, Seconds] | None = None
         while True:
             worlds = nominal_situations(seed, "judge", len(new), stop, values)
-            played = play_situations(task, policy, worlds, lockstep=config.lockstep, now=now)
-            new += [trial_of(task, episode) for episode in played]
+            played = self._crew.play(policy, worlds, now)
+            new += played.trials
             if baseline is not None and old is not None:
-                rivals = play_situations(task, baseline, worlds, lockstep=config.lockstep, now=now)
-                old += [trial_of(task, episode) for episode in rivals]
+                old += self._crew.play(baseline, worlds, now).trials
             if seconds is None:
-                seconds = self._time(policy, baseline, played[0].observations)
+                seconds = self._time(policy, baseline, played.observations)
                 settled.append(checks.cost(*seconds, policy.num_bytes, task.limits))
             found = (
                 checks.failure_rate(new, task.limits, error, config.error),

@@ -7,12 +7,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from flywheel.errors import unknown
 from flywheel.policy import Policy
-from flywheel.records import Episode, Parameters, Trial
+from flywheel.records import Array, Episode, Parameters, Trial
 from flywheel.simulate import play
 from flywheel.simulate.play import Lead
 from flywheel.tapes import SUITE, Scenario, chain
@@ -33,6 +34,36 @@ class Situation:
     key: int | None = None
     """What draws the actions; None: the seed."""
     lead: Lead | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tried:
+    """What became of situations, one Trial each in their order."""
+
+    trials: tuple[Trial, ...]
+    observations: Array
+    """dtype[T + 1, *o] of the first one's episode: what a policy is timed on."""
+
+
+class Crew(Protocol):
+    """Whoever plays situations; how many there are of them changes nothing but the time."""
+
+    def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
+        """Return one Trial a situation; whatever a policy or a simulator raises comes out of here."""
+        ...
+
+
+class Alone:
+    """Plays them in this process, `lockstep` at once."""
+
+    def __init__(self, task: Task, lockstep: int) -> None:
+        """Keep the task."""
+        self._task, self._lockstep = task, lockstep
+
+    def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
+        """Return one Trial a situation."""
+        played = play_situations(self._task, policy, situations, lockstep=self._lockstep, now=now)
+        return Tried(trials=tuple(trial_of(self._task, each) for each in played), observations=played[0].observations)
 
 
 def world_seed(root: int, stream: str, index: int) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from flywheel.config import GateConfig
 from flywheel.errors import UsageError
 from flywheel.gate import SafetyGate
-from flywheel.gate import judge as judging
 from flywheel.gate.sequential import evidence
-from flywheel.gate.trials import edge_situations, play_situations
+from flywheel.gate.trials import Alone, Situation, Tried, edge_situations, play_situations
+from flywheel.policy import Policy
 from flywheel.records import Check, Episode, Verdict
 from flywheel.task import EdgeCase, Limits, Task, task_digest
 from flywheel.tasks.cartpole import cartpole
@@ -211,20 +212,20 @@ def test_a_hopeless_probe_is_broken_off_and_a_good_one_is_the_same_in_looks(monk
     assert gate.probe(policy, seed=1, episodes=7, max_failed=7).num_episodes == 7
 
 
-def test_a_probe_in_looks_plays_every_edge_case_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_in_looks_plays_every_edge_case_as_often() -> None:
     scenarios: list[str] = []
 
-    def counted(task: Task, policy: Any, situations: Any, **more: Any) -> list[Episode]:
-        scenarios.extend(f"{situation.scenario} {situation.seed}" for situation in situations)
-        return play_situations(task, policy, situations, **more)
+    class Counting(Alone):
+        def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
+            scenarios.extend(f"{situation.scenario} {situation.seed}" for situation in situations)
+            return super().play(policy, situations, now)
 
-    monkeypatch.setattr(judging, "play_situations", counted)
-    policy = load_linear(TASK)
-    whole = GATE.probe(policy, seed=3)
+    policy, gate = load_linear(TASK), SafetyGate(TASK, CONFIG, crew=Counting(TASK, 256))
+    whole = gate.probe(policy, seed=3)
     at_once, scenarios[:] = sorted(scenarios), []
     assert len(set(at_once)) == 200 + 40 * len(TASK.edge_cases)
-    assert GATE.probe(policy, seed=3, max_failed=1) == whole and sorted(scenarios) == at_once
-    first = GATE.probe(load_linear(TASK, (0.0, 0.0, 60.0, 24.0)), seed=3, max_failed=200)
+    assert gate.probe(policy, seed=3, max_failed=1) == whole and sorted(scenarios) == at_once
+    first = gate.probe(load_linear(TASK, (0.0, 0.0, 60.0, 24.0)), seed=3, max_failed=200)
     assert first.edge_failed and first.num_episodes < 200, "an edge case that failed ends it, too"
 
 
