@@ -85,6 +85,8 @@ class GateConfig:
     """simulations of each further look while a question is open"""
     max_sims: int = 1000
     """simulations after which an open question stays open: inconclusive"""
+    timeout_s: float = 600.0
+    """seconds after which a verdict that is not there yet is inconclusive"""
     budget: float = 0.1
     """error budget: bounds the probability that any policy at a limit passes, of all that are judged until production
     confirms a release; half of it is the first one's, a sixth the second one's, 1 / ((n + 1) (n + 2)) the n-th one's

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.trials import (
     Alone,
     Crew,
+    Whole,
     edge_situations,
     nominal_situations,
     situation_of,
@@ -27,6 +30,7 @@ from flywheel.gate.trials import (
 )
 from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Artifact, Check, Parameters, Probe, Trial, Verdict
+from flywheel.simulate.stop import Stopped, stopped_by
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
 
@@ -58,7 +62,7 @@ class SafetyGate:
         """
         self._task = task
         self._config = config or GateConfig()
-        self._crew = crew or Alone(task, self._config.lockstep)
+        self._crew = Whole(task, crew or Alone(task, self._config.lockstep))
         self._clock, self._cpu_clock = clock, cpu_clock
         _check_limits(task, self._config)
 
@@ -93,13 +97,14 @@ class SafetyGate:
         seed = secrets.randbelow(2**31) if seed is None else seed
         now = time.time() if now is None else now
         values = {**self._task.nominal, **(parameters or {})}
+        config, simulator = terms(self._task, self._config, values)
         heard = self._heard(policy, baseline, values, suite, seed, now, tries)
         return Verdict(
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
             task=task_digest(self._task),
-            config=digest(self._config),
-            simulator=digest(values),
+            config=config,
+            simulator=simulator,
             outcome=outcome_of(heard.checks),
             checks=heard.checks,
             trials=heard.trials,
@@ -134,7 +139,8 @@ class SafetyGate:
                 now=now,
                 error=self.allowance(tries),
             )
-            return Hearing(self._task, self._config, self._crew, case, self._cpu_clock).run()
+            with _at_most(self._config.timeout_s):
+                return Hearing(self._task, self._config, self._crew, case, self._cpu_clock).run()
         except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
             note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
             nan = math.nan
@@ -227,6 +233,11 @@ class SafetyGate:
         return Alone(self._task, 1).play(policy, [situation_of(self._task, trial, suite)], 0.0).trials[0]
 
 
+def terms(task: Task, config: GateConfig, parameters: Parameters) -> tuple[str, str]:
+    """Return what a verdict is made by, as digests: the gate's configuration, and the simulator at `parameters`."""
+    return digest(config), digest({**task.nominal, **parameters})
+
+
 def _check_limits(task: Task, config: GateConfig) -> None:
     limits = task.limits
     for name in ("max_failure_rate", "max_regression"):
@@ -257,6 +268,27 @@ def _looks(num: int, first: int) -> Iterator[tuple[int, int]]:
     while begin < num:
         yield begin, end
         begin, end = end, min(LOOKS * end, num)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Let whatever is simulated in the block end after so many seconds. Raises FlywheelError then."""
+    over = threading.Event()
+    timer = threading.Timer(seconds, over.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        with stopped_by(over):
+            yield
+    except Stopped as error:
+        if not over.is_set():
+            raise
+        raise FlywheelError(
+            f"there was no answer after gate.timeout_s = {seconds:g} s, so there is none: allow more seconds, or fewer "
+            "simulations (gate.max_sims, gate.stress_sims, gate.search_sims)"
+        ) from error
+    finally:
+        timer.cancel()
 
 
 def _ready(policy: Policy | Artifact | Bundle) -> Policy:
