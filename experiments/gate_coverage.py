@@ -74,9 +74,7 @@ PARAMETERS = tuple(Parameter(name, 0.5, 0.0, 1.0) for name in NAMES)
 
 def trap(margin: Any) -> Task:
     """Return the task with a margin."""
-    return Task(
-        name="trap", env=Trap, failed=fell, margin=margin, parameters=PARAMETERS, set_parameters=set_parameters
-    )
+    return Task(name="trap", env=Trap, failed=fell, margin=margin, parameters=PARAMETERS, set_parameters=set_parameters)
 
 
 def set_trap(rng: np.random.Generator, noise: float) -> None:
@@ -107,4 +105,3 @@ def rows(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
             check, _ = search(one, Alone(one, 256), policy, one.nominal, num=NUM_SIMS, seed=seed + i, now=0.0)
             found.append(check.value < 1.0)
         yield share("DQ5", f"failure of 3e-3 found in {NUM_SIMS}: {case}", np.array(found), goal, False, seed)
-

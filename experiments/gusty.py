@@ -6,6 +6,7 @@ each number that is seen. Both are drawn from (the world's key, t) alone, and so
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +68,8 @@ class Gusty(VectorEnv[Any, Any, Any]):
         turned = given["gravity"] * sine - cosine * pushed + wind * cosine
         turn = turned / (given["length"] * (4.0 / 3.0 - given["masspole"] * np.square(cosine) / mass))
         moved = pushed - arm * turn * cosine / mass
-        self.state = np.stack([x + _DT * v, v + _DT * moved, angle + _DT * spin, spin + _DT * turn, wind, key, t + 1], 1)
+        new = [x + _DT * v, v + _DT * moved, angle + _DT * spin, spin + _DT * turn, wind, key, t + 1]
+        self.state = np.stack(new, axis=1)
         fell = (np.abs(self.state[:, [0, 2]]) > _LIMITS).any(axis=1)
         return self.observe(), np.ones(self.num_envs), fell, self.state[:, 6] >= NUM_STEPS, {}
 
@@ -150,8 +152,7 @@ GUSTY = Task(
 
 def policy(gains: tuple[float, ...], bias: float = 0.0, **rule: Any) -> Policy:
     """Return a linear policy, whose rule is the task's but for what is given."""
-    import dataclasses
-
     spec = spec_of(GUSTY)
     network = linear_policy(spec, gains, [-bias / 2, bias / 2])[0]
-    return Policy(network, dataclasses.replace(spec, rule=dataclasses.replace(spec.rule, **rule)), f"{gains}{bias}{rule}")
+    own = dataclasses.replace(spec, rule=dataclasses.replace(spec.rule, **rule))
+    return Policy(network, own, f"{gains}{bias}{rule}")

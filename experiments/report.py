@@ -48,7 +48,8 @@ def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float | None, most
     passed = goal is None or bool(bound <= goal if most else bound >= goal)
     return {
         "id": id_, "case": case, "value": k / n, "interval": [round(low, 5), round(high, 5)],
-        "goal": "for information" if goal is None else f"{'<=' if most else '>='} {goal:g}", "passed": passed, "runs": n, "seed": seed,
+        "goal": "for information" if goal is None else f"{'<=' if most else '>='} {goal:g}",
+        "passed": passed, "runs": n, "seed": seed,
     }  # fmt: skip
 
 

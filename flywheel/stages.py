@@ -162,6 +162,7 @@ class OnRay:
 
     def _begin_round(self, plan: Plan) -> None:
         ask(self._rooms.registry.set_terms, *self._terms(plan))
+        self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, ask(self._rooms.registry.scenarios))
 
@@ -170,7 +171,7 @@ class OnRay:
         num_lost = 0
         while True:
             try:
-                progress: Progress = ask(self._rooms.trainer.advance)
+                progress: Progress = ask(self._rooms.trainer.advance, self._hard)
             except LostError as error:
                 num_lost += 1
                 if num_lost > LOST:
@@ -189,6 +190,7 @@ class OnRay:
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
+        self._hard = probe.edge_failed
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
         return progress, probe

@@ -12,7 +12,6 @@ from flywheel.gate import checks
 from flywheel.gate.search import search
 from flywheel.gate.stress import CELLS, STRESS, Gauge, cell_situations, gauge, stress_situations
 from flywheel.gate.trials import (
-    NOMINAL,
     Crew,
     Situation,
     Tried,
@@ -22,7 +21,7 @@ from flywheel.gate.trials import (
 )
 from flywheel.policy import Policy
 from flywheel.records import Array, Check, Outcome, Parameters, Trial
-from flywheel.tapes import Scenario
+from flywheel.tapes import NOMINAL, Scenario
 from flywheel.task import Task
 
 _STREAM = "judge"  # of seeds: a probe's worlds are others

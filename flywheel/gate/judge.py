@@ -92,7 +92,7 @@ class SafetyGate:
         `tries` other candidates were judged since production last confirmed a release. What is left of the error
         budget is all that this one can have; where that is too little, nothing is simulated.
         """
-        begun = self._clock()
+        begun, played = self._clock(), self._crew.num_played
         policy, baseline = self._opened(policy, spec), None if baseline is None else self._opened(baseline, spec)
         seed = secrets.randbelow(2**31) if seed is None else seed
         now = time.time() if now is None else now
@@ -109,6 +109,7 @@ class SafetyGate:
             checks=heard.checks,
             trials=heard.trials,
             rivals=heard.rivals,
+            num_played=self._crew.num_played - played,
             seed=seed,
             cost_s=self._clock() - begun,
             judged_at=now,

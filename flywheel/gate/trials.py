@@ -17,11 +17,8 @@ from flywheel.records import Array, Episode, Parameters, Trial
 from flywheel.simulate import play
 from flywheel.simulate.play import Lead
 from flywheel.simulate.stop import go_on_or_stop
-from flywheel.tapes import SUITE, Scenario, chain
+from flywheel.tapes import NOMINAL, SUITE, Scenario, chain
 from flywheel.task import EdgeCase, Task
-
-NOMINAL = "nominal"
-"""Scenario of the worlds that begin as the task does, at the parameters that were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +70,7 @@ class Whole:
     def __init__(self, task: Task, crew: Crew) -> None:
         """Watch a crew."""
         self._task, self._crew = task, crew
+        self.num_played = 0
 
     def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
         """Return one Trial a situation. Raises FlywheelError where the crew brings back anything else."""
@@ -90,6 +88,7 @@ class Whole:
                     f"The world of {_name(trial.seed, trial.scenario)} has the return {trial.total} and the margin "
                     f"{trial.margin}, which compare with nothing: let the task's margin (and rewards) be numbers."
                 )
+        self.num_played += len(situations)
         return tried
 
 
