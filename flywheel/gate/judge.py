@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import secrets
 import time
@@ -17,6 +18,7 @@ from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
+from flywheel.gate.crew import local_crew
 from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.trials import (
     Alone,
@@ -49,7 +51,7 @@ class SafetyGate:
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """Keep the task and its limits; `crew` plays the simulations (None: this process does).
+        """Keep the task and its limits; `crew` plays the simulations (None: as `gate.workers` says).
 
         The clocks give seconds and are read for costs only.
 
@@ -61,7 +63,7 @@ class SafetyGate:
         """
         self._task = task
         self._config = config or GateConfig()
-        self._crew = crew or Alone(task, self._config.lockstep)
+        self._crew = crew or local_crew(task, self._config)
         self._clock, self._cpu_clock = clock, cpu_clock
         _check_limits(task, self._config)
 
@@ -101,7 +103,7 @@ class SafetyGate:
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
             task=task_digest(self._task),
-            config=digest(self._config),
+            config=digest(dataclasses.replace(self._config, workers=0)),  # who played is no part of what was asked
             simulator=digest(values),
             outcome=_outcome(found),
             checks=found,

@@ -94,7 +94,7 @@ def _tracks(
 ) -> list[Any]:
     """Return the courses of worlds that are stepped together; one that breaks has a second try by itself."""
     tracks, broken = _together(task, policy, given, rule, lead)
-    for i, (t, fault) in broken.items():
+    for i, (t, fault) in sorted(broken.items()):
         (tracks[i],), again = _together(task, policy, [given[i]], rule, lead)
         if again:
             t, fault = again[0]
