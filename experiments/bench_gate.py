@@ -37,10 +37,11 @@ from scipy.stats import t as student
 from experiments.hand_policies import cartpole_policy, hopper_policy, lander_policy
 from experiments.report import report, write
 from flywheel.config import GateConfig
+from flywheel.draws import draws
 from flywheel.gate import SafetyGate
 from flywheel.gate.crew import Processes, local_crew, num_cpus
 from flywheel.gate.trials import Alone, Crew, Situation, Tried, nominal_situations
-from flywheel.policy import Policy, bundle, pack, write_files
+from flywheel.policy import Policy, bundle, pack, to_env, write_files
 from flywheel.records import Episode
 from flywheel.task import Limits, Task
 from flywheel.tasks.cartpole import cartpole
@@ -98,6 +99,21 @@ def plain_loop(task: Task, policy: Policy, situations: Sequence[Situation]) -> i
     return steps
 
 
+def loop_of_decisions(task: Task, policy: Policy, situations: Sequence[Situation]) -> list[tuple[int, float]]:
+    """Play one after another by the rule and the draws that the gate acts by; return steps and returns, the gate's own."""
+    env, found = task.make_env(), []
+    for situation in situations:
+        observation, _ = env.reset(seed=situation.seed)
+        total, over, t = 0.0, False, 0
+        while not over:
+            raw, _ = policy.act(observation[None], draws(situation.seed, t, policy.spec.num_draws))
+            observation, reward, terminated, truncated, _ = env.step(to_env(policy.spec, raw)[0])
+            total, over, t = total + float(reward), terminated or truncated, t + 1
+        found.append((t, total))
+    env.close()  # type: ignore[no-untyped-call]
+    return found
+
+
 def timed(play: Callable[..., Any], *given: Any) -> tuple[float, Any]:
     """Return the seconds that a call takes, and what it gives."""
     began = time.perf_counter()
@@ -135,15 +151,21 @@ def cartpoles(quick: bool) -> Iterator[Row]:
     worlds = nominal_situations(SEED, "bench", 0, 100, cartpole.nominal)
     policy, crew, pairs, whole = cartpole_policy(cartpole), local_crew(cartpole, CONFIG), [], []
     crew.play(policy, worlds[:2], 0.0)
+    decisions = []
     for _ in range(3 if quick else 10):
         theirs, steps = timed(plain_loop, cartpole, policy, worlds)
         mine, tried = timed(crew.play, policy, worlds, 0.0)
         verdict = SafetyGate(cartpole, CONFIG).judge(policy, seed=SEED, now=0.0)
         assert steps == sum(trial.length for trial in tried.trials) == 50_000 and verdict.outcome == "pass"
+        slower, same = timed(loop_of_decisions, cartpole, policy, worlds)
+        assert same == [(trial.length, trial.total) for trial in tried.trials]
         pairs.append((theirs, mine))
+        decisions.append((slower, mine))
         whole.append((theirs, verdict.cost_s))
     case = f"plain loop / gate, 100 simulations of 500 steps ({_medians(pairs)})"
     yield ratio("G1", case, pairs, ">= 40")
+    case = f"the same by Flywheel's own decisions, world for world equal / gate ({_medians(decisions)})"
+    yield ratio("G1", case, decisions, ">= 40")
     yield ratio("G1", f"plain loop / the whole verdict of 120 ({_medians(whole)})", whole, INFO)
 
 
