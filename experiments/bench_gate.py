@@ -88,10 +88,8 @@ def plain_loop(task: Task, policy: Policy, situations: Sequence[Situation]) -> i
             elif task.greedy:
                 action = outputs.argmax()
             else:
-                chances = np.exp(outputs - outputs.max())
-                action = int(rng.random() > chances[0] / chances.sum()) if len(chances) == 2 else rng.choice(
-                    len(chances), p=chances / chances.sum()
-                )  # fmt: skip
+                chances = np.exp(outputs - outputs.max()).cumsum()
+                action = np.searchsorted(chances, rng.random() * chances[-1])
             observation, reward, terminated, truncated, _ = env.step(action)
             total, over, steps = total + float(reward), terminated or truncated, steps + 1
         returns.append(total)
@@ -100,7 +98,7 @@ def plain_loop(task: Task, policy: Policy, situations: Sequence[Situation]) -> i
 
 
 def loop_of_decisions(task: Task, policy: Policy, situations: Sequence[Situation]) -> list[tuple[int, float]]:
-    """Play one after another by the rule and the draws that the gate acts by; return steps and returns, the gate's own."""
+    """Play one after another by the rule and the draws that the gate acts by; return the same steps and returns."""
     env, found = task.make_env(), []
     for situation in situations:
         observation, _ = env.reset(seed=situation.seed)
