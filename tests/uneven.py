@@ -64,6 +64,15 @@ class Changed(Uneven):
         return self._look(), {}
 
 
+class Fragile(Uneven):
+    """One of which many break."""
+
+    def step(self, action: Any) -> Seen:
+        if self.length > 20 and self.length % 2 and self.length - self.left == 11:
+            raise OSError("torn")
+        return super().step(action)
+
+
 class StrangeError(Exception):
     """One that can't be unpickled."""
 

@@ -30,7 +30,7 @@ from flywheel.records import Episode, Verdict
 from flywheel.task import Limits, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import load_linear
-from tests.uneven import BACK, MORTAL, SUITE, UNEVEN, Changed, Uneven, choosy, failed
+from tests.uneven import BACK, MORTAL, SUITE, UNEVEN, Changed, Fragile, Uneven, choosy, failed
 
 CONFIG = GateConfig(num_sims=30, batch=20, max_sims=200, latency_calls=20, edge_max_failed=3)
 POLICY = load_linear(UNEVEN, BACK, digest="back")
@@ -161,10 +161,13 @@ def test_what_is_raised_in_a_worker_is_raised_here(two: Processes) -> None:
         two.play(nan, worlds(10), 0.0)
 
 
-def test_a_verdict_on_what_breaks_is_the_same_too() -> None:
-    task = dataclasses.replace(UNEVEN, failed=choosy)
-    with Processes(task, 8, 2) as crew, pytest.raises(FlywheelError, match="broke with StrangeError: no, thanks"):
-        crew.play(POLICY, worlds(12), 0.0)
+@pytest.mark.parametrize("what", [{"failed": choosy}, {"env": Fragile}])
+def test_a_verdict_on_what_breaks_is_the_same_too(what: dict[str, Any]) -> None:
+    task = dataclasses.replace(UNEVEN, **what, edge_cases=())
+    alone, each = judge(Alone(task, 256), task), judge(Alone(task, 4), task)
+    with Processes(task, 8, 2) as crew:
+        assert note(judge(crew, task)) == note(alone) == note(each)
+    assert "broke with StrangeError: no, thanks" in note(alone) or "raised OSError('torn') at step 12" in note(alone)
 
 
 def holding() -> Task:
