@@ -31,6 +31,7 @@ from flywheel.policy import Policy
 from flywheel.task import Task
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_END_S = 10.0  # seconds in which a process that has closed its pipe should have ended
 _SIZE = struct.Struct("<Q")
 _INSTEAD = "put that right, or set gate.workers to 1, so that the gate plays by itself"
 
@@ -151,10 +152,13 @@ class _Worker:
         return found
 
     def _dead(self) -> FlywheelError:
-        code = self._process.wait()
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        try:
+            code = self._process.wait(_END_S)
+            how = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "closed its pipe"
         return FlywheelError(
-            f"A process that played for the gate ended {how}, and its simulations with it, so none of them counts: an "
+            f"A process that played for the gate {how}, and its simulations with it, so none of them counts: an "
             f"environment crashed, or memory ran out. Judge again with fewer gate.workers, or {_INSTEAD}."
         )
 
