@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ class Changed(Uneven):
         super().reset(**given)
         self.x = Changed.start
         return self._look(), {}
+
+
+class Stuck(Uneven):
+    """One that never answers, but in the process that SPARED names."""
+
+    def step(self, action: Any) -> Seen:
+        if os.getpid() != int(os.environ["SPARED"]):
+            threading.Event().wait()
+        return super().step(action)
 
 
 class Fragile(Uneven):

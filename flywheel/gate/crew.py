@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import queue
+import select
 import signal
 import struct
 import subprocess
@@ -28,9 +29,11 @@ from flywheel.errors import FlywheelError
 from flywheel.gate.spread import NoTravel, Part, Player, crew_of, cut, joined
 from flywheel.gate.trials import Alone, Crew, Situation, Tried
 from flywheel.policy import Policy
+from flywheel.simulate.stop import go_on_or_stop
 from flywheel.task import Task
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_LOOK_S = 0.1  # seconds between two looks whether anybody still waits
 _END_S = 10.0  # seconds in which a process that has closed its pipe should have ended
 _SIZE = struct.Struct("<Q")
 _INSTEAD = "put that right, or set gate.workers to 1, so that the gate plays by itself"
@@ -93,7 +96,7 @@ class Processes:
             except BaseException:
                 self.close()  # what is still being played belongs to nobody
                 raise
-        return joined(parts, answers)
+        return joined(answers)
 
     def close(self) -> None:
         """End the processes; the next play starts others."""
@@ -140,8 +143,10 @@ class _Worker:
             raise self._dead() from None
 
     def answer(self) -> Tried:
-        """Return the answer to the next part, or raise what was raised there."""
+        """Return the answer to the next part, or raise what was raised there; Stopped when nobody waits any more."""
         assert self._process.stdout is not None
+        while not select.select([self._process.stdout], [], [], _LOOK_S)[0]:
+            go_on_or_stop()
         message = _read(self._process.stdout)
         if message is None:
             raise self._dead()

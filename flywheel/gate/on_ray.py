@@ -15,11 +15,13 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
 from flywheel.records import Parameters, Probe, Spec, Verdict
+from flywheel.simulate.stop import go_on_or_stop
 from flywheel.tapes import Scenario
 from flywheel.task import Task
 
 TRIES = 3
 """How often a part is played again whose worker died, by itself or with its node."""
+_LOOK_S = 1.0  # seconds between two looks whether anybody still waits
 
 
 class GateActor:
@@ -96,7 +98,7 @@ class Actors:
             self._workers = [self._worker() for _ in range(self._num)]
         asked = [worker.play.remote(part) for worker, part in zip(self._workers, parts, strict=False)]
         try:
-            return joined(parts, [ray.get(part) for part in asked])
+            return joined([_answer(part) for part in asked])
         except BaseException as error:
             self.close()  # what is still being played belongs to nobody
             if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
@@ -122,6 +124,16 @@ class Actors:
         options = {"max_restarts": -1, "max_task_retries": TRIES, "scheduling_strategy": "SPREAD"}
         actor = ray.remote(Player).options(num_cpus=0, resources=self._claims, **options)
         return actor.remote(*self._made_of)
+
+
+def _answer(part: Any) -> Tried:
+    """Return the answer to a part; raise Stopped when nobody waits for it any more."""
+    import ray
+
+    while not ray.wait([part], timeout=_LOOK_S)[0]:
+        go_on_or_stop()
+    found: Tried = ray.get(part)
+    return found
 
 
 def _num_cpus(claims: Mapping[str, float]) -> int:

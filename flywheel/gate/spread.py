@@ -14,7 +14,7 @@ from flywheel.config import GateConfig
 from flywheel.errors import FlywheelError
 from flywheel.gate.trials import Alone, Crew, Situation, Tried
 from flywheel.policy import Policy
-from flywheel.records import Spec, Trial
+from flywheel.records import Spec
 from flywheel.task import Task
 
 _TASTE = (1, 3)
@@ -69,24 +69,10 @@ def cut(policy: Policy, situations: Sequence[Situation], now: float, num: int) -
     ]
 
 
-def joined(parts: Sequence[Part], answers: Sequence[Tried]) -> Tried:
-    """Return the answers to parts as one; FlywheelError unless they are one Trial of each situation, in order."""
+def joined(answers: Sequence[Tried]) -> Tried:
+    """Return the answers to parts, in their order, as one; whether they are whole is seen by `trials.Whole`."""
     trials = tuple(trial for answer in answers for trial in answer.trials)
-    asked = [situation for part in parts for situation in part.situations]
-    if [_world(trial) for trial in trials] != [_asked(situation) for situation in asked]:
-        raise FlywheelError(
-            f"{len(asked)} simulations were asked for, and the workers gave {len(trials)} or other ones: none of them "
-            "counts. Judge again; if that doesn't help, set gate.workers to 1, so that the gate plays them itself."
-        )
     return Tried(trials=trials, observations=answers[0].observations)
-
-
-def _world(trial: Trial) -> tuple[int, str]:
-    return trial.seed, trial.scenario
-
-
-def _asked(situation: Situation) -> tuple[int, str]:
-    return situation.seed if situation.key is None else situation.key, situation.scenario
 
 
 class AsNeeded:

@@ -19,20 +19,24 @@ import pytest
 
 from flywheel.config import GateConfig
 from flywheel.draws import draws
-from flywheel.errors import FlywheelError, Refused
+from flywheel.errors import Refused
 from flywheel.gate import SafetyGate
 from flywheel.gate import crew as crews
 from flywheel.gate.crew import Processes, local_crew
-from flywheel.gate.spread import AsNeeded, Player, cut, joined
+from flywheel.gate.spread import AsNeeded, Player, cut
 from flywheel.gate.trials import Alone, Crew, Situation, Tried, nominal_situations, suite_situations
 from flywheel.policy import Policy
 from flywheel.records import Episode, Verdict
 from flywheel.task import Limits, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import load_linear
-from tests.uneven import BACK, MORTAL, SUITE, UNEVEN, Changed, Fragile, Uneven, choosy, failed
+from tests.uneven import BACK, MORTAL, SUITE, UNEVEN, Changed, Fragile, Stuck, Uneven, choosy, failed
 
-CONFIG = GateConfig(num_sims=30, batch=20, max_sims=200, latency_calls=20, edge_max_failed=3)
+CONFIG = GateConfig(
+    num_sims=30, batch=20, max_sims=60, latency_calls=10, edge_max_failed=3, stress_sims=10, search_sims=20
+)
+BARE = dataclasses.replace(UNEVEN, edge_cases=(), parameters=(), set_parameters=None)
+"""The same with nominal worlds alone."""
 POLICY = load_linear(UNEVEN, BACK, digest="back")
 
 
@@ -66,22 +70,20 @@ def test_the_verdict_is_the_same_for_every_spread(num: int, two: Processes) -> N
     more: dict[str, Any] = {"suite": SUITE, "parameters": {"wind": 0.01}}
     more["baseline"] = load_linear(UNEVEN, np.zeros((2, 2)), digest="anywhere")
     expected = judge(Alone(UNEVEN, 256), **more)
-    assert expected.outcome != "inconclusive" and len(expected.trials) > 30 + 16
-    assert len({trial.scenario for trial in expected.trials}) == 5
+    assert expected.checks[0].name == "failure_rate" and min(len(expected.trials), len(expected.rivals)) > 60
+    assert {"nominal", "windier", "suite:led", "suite:led too"} <= {trial.scenario for trial in expected.trials}
     with Processes(UNEVEN, 64, num) as crew:
         assert judge(two if num == 2 else crew, **more) == expected
 
 
 def test_the_number_of_workers_is_no_part_of_a_verdict() -> None:
-    alone, several = (judge(config=dataclasses.replace(CONFIG, workers=workers)) for workers in (1, 2))
+    alone, several = (judge(task=BARE, config=dataclasses.replace(CONFIG, workers=workers)) for workers in (1, 2))
     assert alone == several
-    with pytest.raises(AssertionError):
-        assert alone == judge(config=dataclasses.replace(CONFIG, edge_trials=5, workers=1))
 
 
 def test_no_bias_towards_short_episodes(two: Processes) -> None:
     found: list[tuple[int, bool]] = []
-    situations, env = worlds(150), Uneven()
+    situations, env = worlds(80), Uneven()
     for situation in situations:  # one after another, as one would write it
         observation, over, t = env.reset(seed=situation.seed)[0], False, 0
         while not over:
@@ -90,7 +92,7 @@ def test_no_bias_towards_short_episodes(two: Processes) -> None:
             over, t = terminated or truncated, t + 1
         found.append((t, terminated))
     lengths, bad = np.array(found).T
-    assert lengths.max() >= 9.5 * lengths.min() and np.corrcoef(lengths, bad)[0, 1] < -0.1 and bad.sum() > 5
+    assert lengths.max() >= 9.5 * lengths.min() and np.corrcoef(lengths, bad)[0, 1] < -0.1 and bad.sum() > 3
     for crew in (Alone(UNEVEN, 1), Alone(UNEVEN, 64), two):
         trials = crew.play(POLICY, situations, 0.0).trials
         assert [(trial.length, trial.failed) for trial in trials] == found
@@ -125,17 +127,8 @@ def test_99_of_100_results_are_none(two: Processes, monkeypatch: pytest.MonkeyPa
 
     assert same_play(two, worlds(1))
     monkeypatch.setattr(crews._Worker, "answer", one_less)
-    verdict = judge(two, dataclasses.replace(UNEVEN, edge_cases=()), dataclasses.replace(CONFIG, num_sims=100))
-    assert note(verdict).startswith("100 simulations were asked for, and the workers gave 99")
-
-
-def test_trials_of_other_worlds_are_none() -> None:
-    parts = cut(POLICY, worlds(4), 0.0, 2)
-    answers = [Alone(UNEVEN, 8).play(POLICY, part.situations, 0.0) for part in parts]
-    assert joined(parts, answers).trials == Alone(UNEVEN, 8).play(POLICY, worlds(4), 0.0).trials
-    for wrong in (answers[::-1], [answers[0], answers[0]], [*answers, answers[0]]):
-        with pytest.raises(FlywheelError, match=r"4 simulations were asked for, and the workers gave [46] or other"):
-            joined(parts, wrong)
+    verdict = judge(two, BARE, dataclasses.replace(CONFIG, num_sims=100, max_sims=100))
+    assert note(verdict).startswith("99 results came back of 100 simulations")
 
 
 def test_a_process_that_dies_is_a_sentence_and_the_next_play_starts_others(two: Processes) -> None:
@@ -163,11 +156,19 @@ def test_what_is_raised_in_a_worker_is_raised_here(two: Processes) -> None:
 
 @pytest.mark.parametrize("what", [{"failed": choosy}, {"env": Fragile}])
 def test_a_verdict_on_what_breaks_is_the_same_too(what: dict[str, Any]) -> None:
-    task = dataclasses.replace(UNEVEN, **what, edge_cases=())
+    task = dataclasses.replace(BARE, **what)
     alone, each = judge(Alone(task, 256), task), judge(Alone(task, 4), task)
     with Processes(task, 8, 2) as crew:
         assert note(judge(crew, task)) == note(alone) == note(each)
     assert "broke with StrangeError: no, thanks" in note(alone) or "raised OSError('torn') at step 12" in note(alone)
+
+
+def test_a_verdict_ends_in_time_whatever_its_processes_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARED", str(os.getpid()))
+    task = dataclasses.replace(MORTAL, env=Stuck)
+    with Processes(task, 8, 2) as crew:
+        told = note(judge(crew, task, dataclasses.replace(CONFIG, timeout_s=0.2)))
+        assert "no answer after gate.timeout_s = 0.2 s" in told and crew.pids == []
 
 
 def holding() -> Task:
@@ -178,7 +179,7 @@ def holding() -> Task:
         with lock:
             return failed(episode)
 
-    return dataclasses.replace(UNEVEN, failed=guarded)
+    return dataclasses.replace(BARE, failed=guarded)
 
 
 def test_a_task_that_can_t_be_sent_is_a_sentence_where_workers_are_asked_for() -> None:
@@ -187,7 +188,7 @@ def test_a_task_that_can_t_be_sent_is_a_sentence_where_workers_are_asked_for() -
     assert told.startswith("Task uneven can't be sent to other processes") and "set gate.workers to 1" in told
     ticks = itertools.count()  # of seconds: every play is one that is worth workers
     crew = AsNeeded(Alone(task, 8), lambda: Processes(task, 8, 2), lambda: 60.0 * next(ticks))
-    assert judge(crew, task).trials == judge(Alone(task, 8), task).trials
+    assert judge(crew, task).trials == judge(Alone(task, 8), task).trials != ()
 
 
 def test_worlds_that_a_process_would_make_otherwise_are_not_spread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +264,7 @@ def test_processes_end_with_the_one_that_started_them(end: str, code: int) -> No
 def test_processes_end_with_their_gate_and_have_one_thread_each() -> None:
     gate = SafetyGate(UNEVEN, dataclasses.replace(CONFIG, workers=2))
     assert gate.probe(POLICY, seed=1, episodes=4).note == ""
-    crew: Any = gate._crew
+    crew: Any = gate._crew._crew
     pids = crew.pids
     assert len(pids) == 2
     for pid in pids:

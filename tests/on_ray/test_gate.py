@@ -18,7 +18,9 @@ from flywheel.task import Task
 from flywheel.testing import write_linear_artifact
 from tests.uneven import BACK, MORTAL, SUITE, UNEVEN
 
-CONFIG = GateConfig(num_sims=30, batch=20, max_sims=60, latency_calls=20, edge_max_failed=3, workers=2)
+CONFIG = GateConfig(
+    num_sims=30, max_sims=60, latency_calls=10, edge_max_failed=3, stress_sims=10, search_sims=20, workers=2
+)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_the_verdict_is_the_one_of_a_gate_alone(ray_cluster: Any, gate: Any, bac
     found = ray_cluster.get(actor.judge.remote(back, back, {"wind": 0.01}, 4, SUITE), timeout=120)
     alone = SafetyGate(UNEVEN, dataclasses.replace(CONFIG, workers=1))
     expected = alone.judge(load(back), baseline=load(back), parameters={"wind": 0.01}, suite=SUITE, seed=4)
-    assert told(found) == told(expected) and len(found.trials) >= 30 + 16
+    assert told(found) == told(expected) and len(found.trials) > 100
     probe = ray_cluster.get(actor.probe.remote(back.files["policy.onnx"], back.artifact.spec, 3), timeout=60)
     assert probe == alone.probe(load(back), seed=3)
 
