@@ -259,7 +259,7 @@ def many(quick: bool) -> Iterator[Row]:
         pairs.append((timed(crew.play, policy, worlds, 0.0)[0] / num, float(np.mean(few)) / 100))
     yield ratio("G3", f"cost of a simulation, {num:,} / 100 ({_ms(pairs)})", pairs, "<= 1")
     yield from memory(crew, policy, worlds)
-    task = dataclasses.replace(cartpole, edge_cases=())
+    task = dataclasses.replace(cartpole, edge_cases=(), parameters=(), set_parameters=None, drift={}, margin=None)
     candidate, baseline = (Policy(policy.network, policy.spec, name) for name in ("candidate", "baseline"))
     costs = []
     for most in (100, num):
