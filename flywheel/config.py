@@ -116,6 +116,10 @@ class GateConfig:
     """seconds for which a verdict allows a promotion"""
     lockstep: int = 256
     """most worlds stepped at once; ONNX Runtime's rows were bit-equal up to this batch"""
+    workers: int = 0
+    """processes that play the simulations, which changes no verdict; 0 leaves that to the gate: its own for a task with
+    a vector form, which is the fastest, and for what takes it less than 2 s; else one a CPU (on a cluster: of the nodes
+    that simulate), which start when they are needed. 1 is the gate's own"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,15 +343,9 @@ def digest(value: Any) -> str:
 MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
-    | {
-        "train.lr_warm",
-        "train.step_cost",
-        "train.lr_end",
-        "gate.edge_max_failed",
-        "gate.probe_edge_max_failed",
-        "gate.search_sims",
-    }
-    | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
+    | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
+    | {"gate.search_sims", "gate.workers", "traffic.num_clients", "traffic.change_after"}
+    | {"analyze.patience_s", "analyze.widen"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
