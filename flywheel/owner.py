@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from flywheel import archive, foreign
+from flywheel import archive, foreign, growth
 from flywheel.config import Config
 from flywheel.deploy.registry import Registry
 from flywheel.gate.judge import SafetyGate
@@ -167,13 +167,17 @@ def submit(
         return artifact, known  # asked again and again, any policy would pass at last
     baseline = None if champion is None else registry.bundle(champion)
     gate = SafetyGate(task, owner.config.gate)
-    candidate = registry.bundle(artifact.digest)
-    suite = registry.scenarios()
+    candidate, worlds = registry.bundle(artifact.digest), foreign.middle(ranges)
+    growth.look(task, owner.config.gate, run_dir, _call, registry, gate.grow, worlds, time.time())
     verdict = gate.judge(
-        candidate, baseline=baseline, parameters=foreign.middle(ranges), suite=suite, seed=seed,
+        candidate, baseline=baseline, parameters=worlds, suite=registry.scenarios(), seed=seed,
         tries=owner.spend(artifact.digest),
     )  # fmt: skip
     return artifact, registry.record(verdict)
+
+
+def _call(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return method(*arguments, **named)
 
 
 def _ranges(run_dir: Path) -> Ranges:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, foreign, interrupt, told
+from flywheel import archive, foreign, growth, interrupt, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
@@ -27,6 +27,7 @@ from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
+from flywheel.tapes import Scenario
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
@@ -61,6 +62,7 @@ class OnRay:
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
+        self._closed: frozenset[str] = frozenset()
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -146,6 +148,7 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
+            self._grow(plan)
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
@@ -157,7 +160,7 @@ class OnRay:
 
     def _begin_round(self, plan: Plan) -> None:
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
-        ask(self._rooms.trainer.begin, plan, files, ask(self._rooms.registry.scenarios))
+        ask(self._rooms.trainer.begin, plan, files, self._open_suite())
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
@@ -189,7 +192,7 @@ class OnRay:
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
-        worlds, suite = foreign.middle(plan.parameters), ask(self._rooms.registry.scenarios)
+        worlds, suite = foreign.middle(plan.parameters), self._open_suite()
         probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
         return probe
 
@@ -241,6 +244,7 @@ class OnRay:
             known: Verdict | None = ask(registry.verdict, artifact.digest)
             if known is not None and known.outcome == "fail" and known.baseline == champion:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
+            self._grow(plan)
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
             suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
@@ -250,6 +254,18 @@ class OnRay:
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))
         return signed
+
+    def _grow(self, plan: Plan) -> None:
+        """Make scenarios of the gate of what failed in production since the last look."""
+        gate, registry, worlds = self._config.gate, self._rooms.registry, foreign.middle(plan.parameters)
+        look = growth.look(self._task, gate, self._run_dir, ask, registry, self._rooms.gate.grow, worlds, time.time())
+        self._closed = look.closed
+        if str(look):
+            self._say("gate", str(look))
+
+    def _open_suite(self) -> tuple[Scenario, ...]:
+        """Return the scenarios that are trained on."""
+        return tuple(each for each in ask(self._rooms.registry.scenarios) if each.name not in self._closed)
 
     def release(self, verdict: Verdict) -> Release:
         """Put a judged digest into service; raises Refused unless its verdict passed."""

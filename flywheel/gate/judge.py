@@ -18,6 +18,7 @@ from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import checks
 from flywheel.gate.sequential import aim, bounds, evidence
+from flywheel.gate.suite import Growth, check_suite, grow, most_failed, try_suite
 from flywheel.gate.trials import (
     Alone,
     Crew,
@@ -27,7 +28,7 @@ from flywheel.gate.trials import (
     suite_situations,
 )
 from flywheel.policy import Bundle, Policy, load
-from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
+from flywheel.records import Array, Artifact, Check, Episode, Outcome, Parameters, Probe, Trial, Verdict
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
 
@@ -204,7 +205,7 @@ class SafetyGate:
                 )
             played += found[: stop - first]
             failed.update(trial.scenario for trial in found[stop - first :] if trial.failed)
-            edge_failed = {name for name, num in failed.items() if num > config.probe_edge_max_failed}
+            edge_failed = {name for name, num in failed.items() if num > most_failed(name, config, task.limits)}
             num_failed = sum(trial.failed for trial in played)
             if edge_failed or (max_failed is not None and num_failed > max_failed):
                 break
@@ -213,6 +214,34 @@ class SafetyGate:
             num_episodes=len(played),
             mean_return=float(np.mean([trial.total for trial in played])),
             edge_failed=tuple(name for name in names if name in edge_failed),
+        )
+
+    def grow(
+        self,
+        policy: Policy | Artifact | Bundle | str | Path | bytes,
+        episodes: Sequence[Episode],
+        *,
+        suite: Sequence[Scenario] = (),
+        dropped: Sequence[Scenario] = (),
+        parameters: Parameters | None = None,
+        most: int | None = None,
+        now: float | None = None,
+    ) -> Growth:
+        """Return what production's failures by a policy add to the suite, as `suite.grow`; `most`: `gate.suite_open`.
+
+        The policy is given as to `judge`.
+        """
+        opened = self._opened(policy, None)
+        return grow(
+            self._task,
+            _ready(opened),
+            episodes,
+            suite=suite,
+            dropped=dropped,
+            parameters=parameters,
+            most=self._config.suite_open if most is None else most,
+            crew=self._crew,
+            now=time.time() if now is None else now,
         )
 
     def rerun(self, trial: Trial, policy: Policy, suite: Sequence[Scenario] = ()) -> Trial:
@@ -232,13 +261,13 @@ class SafetyGate:
         """Return the answers and the candidate's trials: the first look, then batches while a question is open."""
         task, config = self._task, self._config
         edge_worlds = edge_situations(task.edge_cases, seed, "judge", config.edge_trials, values)
-        edge_worlds += suite_situations(suite, seed, "judge", config.edge_trials, values)
         edges = self._crew.play(policy, edge_worlds, now).trials if edge_worlds else ()
+        edges += try_suite(self._crew, policy, suite, seed, values, config, task.limits, now)
         new: list[Trial] = []
         old: list[Trial] | None = None if baseline is None else []
         stop = config.num_sims
         settled = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
-        settled += [checks.scenarios(edges, suite, config.edge_max_failed)] if suite else []
+        settled += [check_suite(edges, suite, task.limits, config.error)] if suite else []
         seconds: tuple[Seconds, Seconds] | None = None
         while True:
             worlds = nominal_situations(seed, "judge", len(new), stop, values)

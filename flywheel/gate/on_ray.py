@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from flywheel.config import GateConfig
 from flywheel.gate.judge import SafetyGate
+from flywheel.gate.suite import Growth
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
-from flywheel.records import Parameters, Probe, Spec, Verdict
+from flywheel.records import Episode, Parameters, Probe, Spec, Verdict
 from flywheel.tapes import Scenario
 from flywheel.task import Task
 
@@ -41,6 +43,10 @@ class GateActor:
         )
         self._meters.record(readings.of_verdict(verdict))
         return verdict
+
+    def grow(self, policy: Bundle, episodes: Sequence[Episode], **given: Any) -> Growth:
+        """As SafetyGate.grow."""
+        return self._gate.grow(policy, episodes, **given)
 
     def is_spent(self, tries: int) -> bool:
         """As SafetyGate.is_spent."""
