@@ -27,6 +27,9 @@ FAILURES = 50
 OTHERS = 20
 """Most recent other episodes, which tell how far production's states are spread."""
 
+RIVALS = 2
+"""Policies that were in service last, which may show that a failure could have been survived."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
@@ -94,16 +97,18 @@ def look(
     made: list[Scenario] = []
     fates: Counter[str] = Counter()
     notes: list[str] = []
+    served = list(dict.fromkeys(release.digest for release in ask(registry.releases)))
     for policy, episodes in _failures(task, config, run_dir, ask(registry.looked_at, simulator)).items():
+        before = [other for other in reversed(served) if other != policy][:RIVALS]
         try:
-            bundle = ask(registry.bundle, policy)
+            bundle, *rivals = (ask(registry.bundle, each) for each in (policy, *before))
         except Refused as refusal:  # a policy that isn't this run's, or is damaged: others' failures are looked at
             notes.append(str(refusal))
             continue
         room = max(0, config.suite_open - num_open - len(made))
         found: Growth = ask(
-            grow, bundle, episodes, suite=(*suite, *made), dropped=ask(registry.dropped), parameters=parameters,
-            most=room, now=now,
+            grow, bundle, episodes, suite=(*suite, *made), dropped=ask(registry.dropped),
+            rivals=rivals, parameters=parameters, most=room, now=now,
         )  # fmt: skip
         ask(registry.grown, found.scenarios, found.fates, simulator, now)
         made += found.scenarios

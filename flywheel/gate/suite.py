@@ -2,10 +2,10 @@
 
 Growing. A failure is simulated again by the policy that failed, from the state that one of its observations shows. The
 earliest of a few such states from where at least half of the draws fail is the scenario: there is the most time to do
-better. From the beginning of the episode that is enough. From a later state somebody must have survived, too, with or
-without exploration: else nobody could be asked to. What fails from none of them was chance, or has a cause that the
-simulator doesn't know, and becomes no scenario. Those states lie well before the end, since shortly before it
-every failure, by bad luck or not, fails again.
+better. At the beginning of the episode that is enough, since the world chose it. A later state must be one that can be
+survived, too: a quarter of the draws do under that policy, or as it explores, or under one that was in service before
+it. Shortly before its end every failure fails again, by bad luck or not, and nobody could be asked to save it. What
+fails again from none of these states was chance, or has a cause that the simulator doesn't know.
 
 One failure is one scenario, however often it came: an episode that passes near the state of a scenario, in which its
 policy fails, too, is a copy of it. Of new ones the scenario that stands for most failures is made first.
@@ -28,6 +28,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,9 @@ MOST = 32
 """Failures, the most recent ones, that are looked at together: with DRAWS worlds each one lockstep of 256."""
 DRAWS = 8
 """Simulations from each state."""
-BEFORE = (128, 64, 32)
+SURVIVED = 2
+"""Of those, how many show that a state can be survived."""
+BEFORE = (128, 64, 32, 16, 8)
 """Steps before the end where a scenario may begin, if it can't at the beginning."""
 NEAR = 0.5
 """States are near each other whose numbers all differ by less than so many of production's deviations."""
@@ -109,6 +112,7 @@ def grow(
     *,
     suite: Sequence[Scenario] = (),
     dropped: Sequence[Scenario] = (),
+    rivals: Sequence[Policy] = (),
     parameters: Parameters | None = None,
     most: int = _USUAL.suite_open,
     crew: Crew | None = None,
@@ -123,6 +127,7 @@ def grow(
             them tell how far production's states are spread.
         suite: the scenarios that there are.
         dropped: scenarios that were taken out of it: what fails near one of them makes no other.
+        rivals: other policies, which may show that a state can be survived.
         parameters: the simulator's, as production shows them (None or missing ones: nominal).
         most: new scenarios at most.
         crew: who plays the simulations (None: this process does).
@@ -133,7 +138,7 @@ def grow(
         return Growth()
     failures = {episode.id: _Failure(episode, _states(task, episode)) for episode in failed}
     values = {**task.nominal, **(parameters or {})}
-    search = _Search(task, policy, values, crew or Alone(task, _USUAL.lockstep), now, _spread(task, episodes))
+    search = _Search(task, [policy, *rivals], values, crew or Alone(task, _USUAL.lockstep), _spread(task, episodes))
     fates = search.copies(failures, suite, dropped)
     rest = [failure for id_, failure in failures.items() if id_ not in fates][:MOST]
     found = search.found(rest) if most > 0 else {}
@@ -180,9 +185,9 @@ def _scenario(found: _Found, named: set[str], now: float) -> Scenario:
 class _Search:
     """Simulates failures again."""
 
-    def __init__(self, task: Task, policy: Policy, values: Parameters, crew: Crew, now: float, spread: Floats) -> None:
-        self._task, self._policy, self._values = task, policy, values
-        self._crew, self._now, self._spread = crew, now, spread
+    def __init__(self, task: Task, policies: Sequence[Policy], values: Parameters, crew: Crew, spread: Floats) -> None:
+        self._policy, self._others = policies[0], [_exploring(policies[0]), *policies[1:]]
+        self._task, self._values, self._crew, self._spread = task, values, crew, spread
         self.notes: list[str] = []
 
     def passes(self, failure: _Failure, state: State) -> bool:
@@ -214,20 +219,15 @@ class _Search:
             }
             num_failed = self._play(self._policy, [(id_, state) for id_, (_, state) in starts.items()])
             again = {id_: num for id_, num in zip(starts, num_failed, strict=True) if 2 * num >= DRAWS}
-            doubtful = [(id_, starts[id_][1]) for id_, num in again.items() if num == DRAWS]
-            explored = self._play(self._explorer(), doubtful)
-            lost = {id_ for (id_, _), num in zip(doubtful, explored, strict=True) if not 0 <= num < DRAWS}
-            found |= {
-                id_: _Found(id_, *starts[id_], id_ not in lost) for id_ in again if back is None or id_ not in lost
-            }
+            saved = {id_ for id_, num in again.items() if num <= DRAWS - SURVIVED}
+            for other in self._others:
+                doubtful = [(id_, starts[id_][1]) for id_ in again if id_ not in saved]
+                num_failed = self._play(other, doubtful)
+                saved |= {
+                    id_ for (id_, _), num in zip(doubtful, num_failed, strict=True) if 0 <= num <= DRAWS - SURVIVED
+                }
+            found |= {id_: _Found(id_, *starts[id_], id_ in saved) for id_ in again if back is None or id_ in saved}
         return {each.episode.id: found[each.episode.id] for each in failures if each.episode.id in found}
-
-    def _explorer(self) -> Policy:
-        """Return the policy as it would act if it explored."""
-        spec = self._policy.spec
-        changes = {"greedy": False} if spec.rule.kind == "gaussian" else {"exploration_rate": EXPLORING}
-        rule = dataclasses.replace(spec.rule, **changes)
-        return Policy(self._policy.network, dataclasses.replace(spec, rule=rule), self._policy.digest)
 
     def _play(self, policy: Policy, starts: Sequence[tuple[str, State]]) -> list[int]:
         """Return how many of DRAWS simulations from each (name, state) failed, -1 where they broke."""
@@ -239,13 +239,21 @@ class _Search:
             for draw in range(DRAWS)
         ]
         try:
-            trials = self._crew.play(policy, situations, self._now).trials
+            trials = self._crew.play(policy, situations, 0.0).trials
         except Exception as error:  # a simulator is anybody's code, and no state of production's may end a run
             if len(starts) == 1:
                 self.notes.append(f"{starts[0][0]}: {error}")
                 return [-1]
             return [num for start in starts for num in self._play(policy, [start])]
         return [sum(trial.failed for trial in trials[i : i + DRAWS]) for i in range(0, len(trials), DRAWS)]
+
+
+def _exploring(policy: Policy) -> Policy:
+    """Return a policy as it would act if it explored."""
+    spec = policy.spec
+    changes: dict[str, Any] = {"greedy": False} if spec.rule.kind == "gaussian" else {"exploration_rate": EXPLORING}
+    rule = dataclasses.replace(spec.rule, **changes)
+    return Policy(policy.network, dataclasses.replace(spec, rule=rule), policy.digest)
 
 
 # Judging
