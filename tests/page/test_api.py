@@ -174,10 +174,8 @@ def test_the_gates_trials_are_listed_as_the_verdicts_have_them_a_page_at_a_time(
 def test_the_suite_tells_what_production_made_and_how_it_stands(own: Path) -> None:
     with connect(own) as tp:
         episode = tp.episodes("production")[0].id
-        made = Scenario(
-            name="made", parameters={}, fork=(episode, 3), saved_at=1.0, state=(0.0,) * 4, origin="production"
-        )
         saved = dataclasses.replace(tp.fork_episode(episode, 3).scenario(), name="saved", saved_at=2.0)
+        made = dataclasses.replace(saved, name="made", saved_at=1.0, origin="production")
         with owner.opened(tp.task, tp.config.task, own) as writer:
             writer.registry.grown([made, saved], {episode: "made"}, "", 1.0)
             suite = writer.registry.scenarios()
