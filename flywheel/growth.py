@@ -52,17 +52,13 @@ class Look:
         """Return what is new, as a sentence; "" where nothing is."""
         parts = []
         if self.made:
-            num = len(self.made)
-            became = (
-                "1 failure of production became a scenario"
-                if num == 1
-                else f"{num} failures of production became scenarios"
-            )
-            parts.append(f"{became}: {', '.join(map(told, self.made))}")
+            names = ", ".join(map(told, self.made))
+            became = ("failure", "became a scenario") if len(self.made) == 1 else ("failures", "became scenarios")
+            parts.append(f"{len(self.made)} {' of production '.join(became)}: {names}")
             parts += [f"{self.num_copies} more are copies of these or earlier ones"] * bool(self.num_copies)
         if self.num_unexplained:
             parts.append(
-                f"{self.num_unexplained} failed by chance, or of what the simulator doesn't know: in it they don't"
+                f"{self.num_unexplained} did not fail again in simulation: chance, or unknown to the simulator"
             )
         if self.given_up:
             names = ", ".join(map(told, self.given_up))

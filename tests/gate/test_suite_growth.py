@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,11 +88,7 @@ def test_fifty_copies_of_one_failure_are_one_scenario_then_and_later() -> None:
     assert set(growth.fates.values()) == {scenario.name} and len(growth.fates) == 50
     later = fallen(3, state=(CENTRE + 0.01, 0.01, 0.0, 0.0), seed=7)
     again = grow(TASK, HOLED, [*fine(), *later], suite=growth.scenarios)
-    assert again == Growth(fates=dict.fromkeys([e.id for e in again_order(later)], scenario.name))
-
-
-def again_order(episodes: Sequence[Episode]) -> list[Episode]:
-    return sorted(episodes, key=lambda e: e.started_at, reverse=True)
+    assert again == Growth(fates=dict.fromkeys([e.id for e in later], scenario.name))
 
 
 def test_it_is_no_copy_where_the_policy_that_failed_masters_the_scenario() -> None:
@@ -109,7 +104,7 @@ def test_it_is_no_copy_where_the_policy_that_failed_masters_the_scenario() -> No
 def test_a_failure_that_does_not_come_again_is_no_scenario() -> None:
     chance = [dataclasses.replace(episode, failed=True) for episode in fine(4)]
     growth = grow(TASK, HOLED, [*fine(8, seed=3), *chance])
-    assert growth.scenarios == () and growth.fates == dict.fromkeys([e.id for e in again_order(chance)], "")
+    assert growth.scenarios == () and growth.fates == dict.fromkeys([e.id for e in chance], "")
 
 
 def test_what_bad_luck_made_is_no_scenario() -> None:
