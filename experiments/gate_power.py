@@ -1,18 +1,19 @@
-"""The gate's failure rate and its error budget: how often does it deploy what it should, and what it shouldn't?
+"""The gate: how often does it deploy what it should, and what it shouldn't? How much of the world does it see?
 
     python -m experiments.gate_power             # some minutes
     python -m experiments.gate_power --quick     # a rough answer
 
-The truth is known: a candidate fails each episode with a given probability, and the limit is 5 %.
+The truth is known. In DQ1, 2 and 4 a candidate fails each episode with a given probability, and the limit is 5 %.
 
 DQ1  P(deploy) of a policy at the limit and above it, with a whole budget
 DQ2  P(deploy) of good ones, and the simulations that the failure rate takes; those of the whole verdict, with every
      edge case; and, with batches of 10, how soon bad ones are refused
 DQ4  a loop that tries 30 candidates at 5 %, or 100 at 8 %, and then 20 at 1 %, while production confirms nothing
+DQ3  how often a candidate that is worse than the policy in service in one of five ways is refused for that
+DQ5  whether verdicts try all pairs of settings, and whether a rare failure is found
 REAL whether real verdicts of SafetyGate, on a simulator with that probability, say the same of the same simulations
 
-Prints a table, writes results/gate_power.json and exits with 1 when a row falls short. Regression, coverage and
-suite (DQ3, DQ5) are not measured yet.
+Prints a table, writes results/gate_power.json and exits with 1 when a row falls short.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import beta
 
-from experiments.report import report, write
+from experiments import gate_coverage, gate_regression
+from experiments.report import mean, report, share, write
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
+from flywheel.gate.hearing import look_after
 from flywheel.gate.sequential import aim, log_evidence
+from flywheel.gate.stress import PILOT, STRETCHES, cell_situations
 from flywheel.records import Episode
 from flywheel.task import Limits, Task
 from flywheel.tasks.cartpole import cartpole
@@ -88,6 +91,15 @@ class Outcomes:
 
 
 @functools.cache
+def looks_of(config: GateConfig) -> tuple[int, ...]:
+    """Return after how many simulations the gate looks at them."""
+    looks = [look_after(0, config)]
+    while looks[-1] < config.max_sims:
+        looks.append(look_after(looks[-1], config))
+    return tuple(looks)
+
+
+@functools.cache
 def most_failed(num: int, error: float) -> NDArray[np.int64]:
     """Return with how many failures at most, after each simulation, a candidate passes; int[num], -1 for none."""
     k, n = np.arange(num + 1)[:, None], np.arange(1, num + 1)
@@ -106,7 +118,7 @@ def decide(failed: NDArray[np.bool_], config: GateConfig, error: float) -> Outco
     k = np.cumsum(failed, axis=1, dtype=np.int16)
     good = k <= most_failed(config.max_sims, error)
     bad = k >= least_failed(config.max_sims, config.error)
-    looks = np.unique(np.append(np.arange(config.num_sims, config.max_sims, config.batch), config.max_sims))
+    looks = np.array(looks_of(config))
     passing = np.where(good.any(axis=1), good.argmax(axis=1) + 1, config.max_sims + 1)
     refusing = bad[:, looks - 1]
     refused = np.where(refusing.any(axis=1), looks[refusing.argmax(axis=1)], config.max_sims + 1)
@@ -125,42 +137,23 @@ def candidates(rate: float, num: int, rng: np.random.Generator, config: GateConf
     return Outcomes(*(np.concatenate([getattr(each, f.name) for each in found]) for f in dataclasses.fields(Outcomes)))
 
 
-def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float, most: bool, seed: int) -> dict[str, Any]:
-    """Return a row on a probability, which passes where its one-sided 95 % bound is on the right side of the goal."""
-    k, n = int(hits.sum()), len(hits)
-    low, high = (float(beta.ppf(q, k + (q > 0.5), n - k + (q < 0.5))) if 0 < k < n else k / n for q in (0.025, 0.975))
-    bound = float(beta.ppf(0.95, k + 1, n - k)) if most else float(beta.ppf(0.05, k, n - k + 1))
-    bound = 1.0 if most and k == n else bound
-    passed = bool(bound <= goal if most else bound >= goal)
-    return {
-        "id": id_, "case": case, "value": k / n, "interval": [round(low, 5), round(high, 5)],
-        "goal": f"{'<=' if most else '>='} {goal:g}", "passed": passed, "runs": n, "seed": seed,
-    }  # fmt: skip
-
-
-def mean(id_: str, case: str, values: NDArray[np.int64], goal: float | None, seed: int) -> dict[str, Any]:
-    """Return a row on a mean, with its normal interval; without a goal it is for information."""
-    value, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
-    passed = goal is None or bool(value + half * 1.645 / 1.96 <= goal)
-    return {
-        "id": id_, "case": case, "value": round(value, 1), "interval": [round(value - half, 1), round(value + half, 1)],
-        "goal": "for information" if goal is None else f"<= {goal:g}", "passed": passed, "runs": len(values),
-        "seed": seed,
-    }  # fmt: skip
-
-
 def one_candidate(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of DQ1 and DQ2."""
     num, fresh = 4_000 if quick else 100_000, GATE.allowance(0)
     for rate, goal in ((0.05, 0.05), (0.06, 0.02), (0.08, 0.001)):
         found = candidates(rate, num, np.random.default_rng([seed, 1]), CONFIG, fresh)
         yield share("DQ1", f"P(deploy) at {rate:.0%}", found.passed, goal, True, seed)
-    edges = CONFIG.edge_trials * len(cartpole.edge_cases)
+    cells = len(cell_situations(cartpole, seed, "judge", cartpole.nominal))
+    fixed = CONFIG.edge_trials * len(cartpole.edge_cases) + cells + CONFIG.search_sims
+    rival = len(STRETCHES) * PILOT + cells + 2 * CONFIG.stress_sims  # at most
     for rate, least, most in ((0.01, 0.99, 150), (0.02, 0.95, 250)):
         found = candidates(rate, num // 2, np.random.default_rng([seed, 2]), CONFIG, fresh)
         yield share("DQ2", f"P(deploy) at {rate:.0%}", found.passed, least, False, seed)
         yield mean("DQ2", f"simulations for the failure rate at {rate:.0%}", found.settled, most, seed)
-        yield mean("DQ2", f"simulations of CartPole's whole verdict at {rate:.0%}", found.simulated + edges, None, seed)
+        case = f"simulations of CartPole's whole verdict at {rate:.0%}"
+        yield mean("DQ2", f"{case}, the search's {CONFIG.search_sims} among them", found.simulated + fixed, None, seed)
+        both = 2 * found.simulated + fixed + rival
+        yield mean("DQ2", f"{case}, both policies', at most", both, None, seed)
     for rate, most in ((0.08, 90), (0.3, 20)):
         found = candidates(rate, num // 10, np.random.default_rng([seed, 3]), TENS, fresh)
         refused = found.simulated[~found.passed]
@@ -201,12 +194,15 @@ def real(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
 
 
+MEASURES = (one_candidate, whole_loop, real, gate_regression.rows, gate_coverage.rows)
+
+
 def main() -> None:
     """Measure, print, write, and exit with 1 when a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer candidates, and nothing is written")
     quick, seed, began = parser.parse_args().quick, secrets.randbelow(2**31), time.monotonic()
-    rows = [row for measure in (one_candidate, whole_loop, real) for row in measure(seed, quick)]
+    rows = [row for measure in MEASURES for row in measure(seed, quick)]
     table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))

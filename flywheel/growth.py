@@ -5,6 +5,7 @@ Whoever owns the run directory asks here: a wheel, whose registry and gate are a
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.config import GateConfig, digest
+from flywheel.console import Say
 from flywheel.errors import Refused
 from flywheel.gate.suite import WINDOW, Growth, hopeless, obstacle, standings, told
 from flywheel.records import Episode, Parameters
@@ -135,3 +137,25 @@ def _failures(
             failed = [each for each in new if each.digest == policy]
             found[policy] = store.read([each.id for each in (*failed, *fine)])
         return found
+
+
+class Suite:
+    """The suite of a wheel."""
+
+    def __init__(
+        self, task: Task, config: GateConfig, run_dir: Path, ask: Callable[..., Any], rooms: Any, say: Say
+    ) -> None:
+        """Ask the `registry` and the `gate` of rooms, once they are needed."""
+        self._given, self._ask, self._rooms, self._say = (task, config, run_dir), ask, rooms, say
+        self._closed: frozenset[str] = frozenset()
+
+    def grow(self, parameters: Parameters) -> None:
+        """Look at production's failures, and tell what is new."""
+        found = look(*self._given, self._ask, self._rooms.registry, self._rooms.gate.grow, parameters, time.time())
+        self._closed = found.closed
+        if str(found):
+            self._say("gate", str(found))
+
+    def opened(self) -> tuple[Scenario, ...]:
+        """Return the scenarios that are trained on: the open ones, and those that a person saved."""
+        return tuple(each for each in self._ask(self._rooms.registry.scenarios) if each.name not in self._closed)

@@ -22,12 +22,12 @@ from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config, check_cpus
 from flywheel.console import Say
 from flywheel.errors import FlywheelError, LostError
+from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
-from flywheel.tapes import Scenario
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
@@ -62,7 +62,7 @@ class OnRay:
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
-        self._closed: frozenset[str] = frozenset()
+        self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -79,6 +79,7 @@ class OnRay:
             return None  # a plan alone is made again, from what production shows now
         if turn.verdict is not None and not turn.is_released:
             stale = turn.verdict.valid_until < time.time() or turn.verdict.baseline != self._champion()
+            stale |= (turn.verdict.config, turn.verdict.simulator) != self._terms(turn.plan)
             turn = dataclasses.replace(turn, verdict=None if stale else turn.verdict)
         done = {"trained": turn.artifact, "judged": turn.verdict, "released": turn.release}
         stages = ", ".join(stage for stage, record in done.items() if record is not None)
@@ -148,7 +149,7 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
-            self._grow(plan)
+            self._suite.grow(foreign.middle(plan.parameters))
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
@@ -158,16 +159,21 @@ class OnRay:
             rival = ask(registry.bundle, champion)
             return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
 
+    def _terms(self, plan: Plan) -> tuple[str, str]:
+        return terms(self._task, self._config.gate, foreign.middle(plan.parameters))
+
     def _begin_round(self, plan: Plan) -> None:
+        ask(self._rooms.registry.set_terms, *self._terms(plan))
+        self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
-        ask(self._rooms.trainer.begin, plan, files, self._open_suite())
+        ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
         num_lost = 0
         while True:
             try:
-                progress: Progress = ask(self._rooms.trainer.advance)
+                progress: Progress = ask(self._rooms.trainer.advance, self._hard)
             except LostError as error:
                 num_lost += 1
                 if num_lost > LOST:
@@ -186,13 +192,14 @@ class OnRay:
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
+        self._hard = probe.edge_failed
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
         return progress, probe
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
-        worlds, suite = foreign.middle(plan.parameters), self._open_suite()
+        worlds, suite = foreign.middle(plan.parameters), self._suite.opened()
         probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
         return probe
 
@@ -244,9 +251,10 @@ class OnRay:
             known: Verdict | None = ask(registry.verdict, artifact.digest)
             if known is not None and known.outcome == "fail" and known.baseline == champion:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
-            self._grow(plan)
+            self._suite.grow(foreign.middle(plan.parameters))
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
+            ask(registry.set_terms, *self._terms(plan))
             suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
             worlds = foreign.middle(plan.parameters)
             verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries)
@@ -254,18 +262,6 @@ class OnRay:
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))
         return signed
-
-    def _grow(self, plan: Plan) -> None:
-        """Make scenarios of the gate of what failed in production since the last look."""
-        gate, registry, worlds = self._config.gate, self._rooms.registry, foreign.middle(plan.parameters)
-        look = growth.look(self._task, gate, self._run_dir, ask, registry, self._rooms.gate.grow, worlds, time.time())
-        self._closed = look.closed
-        if str(look):
-            self._say("gate", str(look))
-
-    def _open_suite(self) -> tuple[Scenario, ...]:
-        """Return the scenarios that are trained on."""
-        return tuple(each for each in ask(self._rooms.registry.scenarios) if each.name not in self._closed)
 
     def release(self, verdict: Verdict) -> Release:
         """Put a judged digest into service; raises Refused unless its verdict passed."""

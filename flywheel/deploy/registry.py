@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sqlite3
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,16 +17,16 @@ from flywheel.config import canonical
 from flywheel.deploy import schema, verdicts
 from flywheel.deploy.admission import Admission, check_verdict
 from flywheel.deploy.keys import Keys, open_keys
-from flywheel.errors import Refused, UsageError, unknown
+from flywheel.deploy.suite import Suite
+from flywheel.errors import Refused, UsageError
 from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
 from flywheel.records import Artifact, Release, Verdict
-from flywheel.tapes import Scenario
 
 FILE = "registry.sqlite"
 POLICIES = "policies"
 
 
-class Registry:
+class Registry(Suite):
     """Owns `registry.sqlite` and the run's keys; every change is durable when its method returns.
 
     One process holds one of these; others open the file read-only.
@@ -169,69 +167,21 @@ class Registry:
         last = "(SELECT ifnull(max(id), 0) FROM budget WHERE digest IS NULL)"
         return int(self._db.execute(f"SELECT count(*) FROM budget WHERE id > {last}").fetchone()[0])
 
-    def _has(self, table: str) -> bool:
-        """Say whether the file has a table: one of an earlier version that is only read lacks the later ones."""
-        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
+    # What verdicts must have been made by
 
-    # The gate's suite
+    def set_terms(self, config: str, simulator: str, now: float) -> None:
+        """Let only verdicts by this gate's configuration and simulator (both digests) allow a promotion from now on.
 
-    def save_scenario(self, scenario: Scenario) -> Scenario:
-        """Keep a scenario, which every candidate from now on must master; UsageError when its name is taken."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", scenario.name):
-            raise UsageError(f"A scenario's name is letters, digits and . _ - (at most 64), not {scenario.name!r}.")
-        try:
-            self._db.execute("INSERT INTO scenarios VALUES (?, ?, ?)", _row(scenario))
-        except sqlite3.IntegrityError as error:
-            raise UsageError(
-                f"There is a scenario {scenario.name!r} already: give another name, or drop that one first."
-            ) from error
-        return scenario
-
-    def drop_scenario(self, name: str) -> None:
-        """Take a scenario out of the suite; UsageError, with the nearest name, when there is none.
-
-        One of production's failures is remembered, so that its copies don't make it again.
+        A rollback asks for none: what was promoted once was judged by the terms of its time.
         """
-        with sqlite.transaction(self._db):
-            found = {scenario.name: scenario for scenario in self.scenarios()}
-            if name not in found:
-                raise unknown("scenario", name, found)
-            if found[name].origin == "production":
-                self._db.execute("INSERT INTO dropped SELECT name, record FROM scenarios WHERE name = ?", (name,))
-            self._db.execute("DELETE FROM scenarios WHERE name = ?", (name,))
+        if self._terms() != (config, simulator):
+            self._db.execute("INSERT INTO terms (at, config, simulator) VALUES (?, ?, ?)", (now, config, simulator))
 
-    def scenarios(self) -> tuple[Scenario, ...]:
-        """Return the suite, oldest first; () in a file from before there was one."""
-        if not self._has("scenarios"):
-            return ()
-        return tuple(
-            _scenario(text) for (text,) in self._db.execute("SELECT record FROM scenarios ORDER BY saved_at, name")
-        )
-
-    def dropped(self) -> tuple[Scenario, ...]:
-        """Return the scenarios of production's failures that were taken out of the suite."""
-        return tuple(_scenario(text) for (text,) in self._db.execute("SELECT record FROM dropped ORDER BY rowid"))
-
-    def grown(self, scenarios: Sequence[Scenario], fates: Mapping[str, str], simulator: str, now: float) -> None:
-        """Keep what became of production's failures, in one commit: new scenarios, and what `looked_at` returns.
-
-        `fates` are the names of the scenarios that stand for episodes, by id, "" where none does in the worlds of
-        `simulator` (the digest of its parameters).
-        """
-        with sqlite.transaction(self._db):
-            for scenario in scenarios:
-                self._db.execute("INSERT INTO scenarios VALUES (?, ?, ?)", _row(scenario))
-            self._db.executemany(
-                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
-                [(episode, simulator, name, now) for episode, name in fates.items()],
-            )
-
-    def looked_at(self, simulator: str) -> dict[str, str]:
-        """Return by id the scenario that stands for a failed episode, "" where none does in the simulator's worlds."""
-        rows = self._db.execute(
-            "SELECT episode, scenario FROM failures WHERE scenario <> '' OR simulator = ?", (simulator,)
-        )
-        return dict(rows)
+    def _terms(self) -> tuple[str, str] | None:
+        found: tuple[str, str] | None = self._db.execute(
+            "SELECT config, simulator FROM terms ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return found
 
     # Who is in service
 
@@ -239,7 +189,8 @@ class Registry:
         """Put a digest into service and return its Release; the digest in service already keeps its own.
 
         Raises Refused, changing nothing, unless the digest's newest verdict is signed, passed, valid at `now`, about
-        this digest and this task, made against the policy in service, and the digest was never condemned.
+        this digest and this task, made by the present terms and against the policy in service, and the digest was
+        never condemned.
         """
         with sqlite.transaction(self._db):
             self.artifact(digest)
@@ -256,6 +207,7 @@ class Registry:
                     f"{verdict.valid_until:.0f}, now is {now:.0f}): let the gate judge it again."
                 )
             self._refuse_condemned(digest)
+            self._refuse_other_terms(verdict)
             if verdict.baseline != (present.digest if present else None):
                 raise Refused(
                     f"Policy {digest[:12]} was not judged against the policy that is in service now "
@@ -297,6 +249,20 @@ class Registry:
         row = self._db.execute("SELECT reason FROM condemned WHERE digest = ?", (digest,)).fetchone()
         if row:
             raise Refused(f"Policy {digest[:12]} was condemned ({row[0]}) and is never served again: train another.")
+
+    def _refuse_other_terms(self, verdict: Verdict) -> None:
+        terms = self._terms()
+        for what, judged, wanted in zip(
+            ("gate's configuration is another", "simulator was calibrated anew"),
+            (verdict.config, verdict.simulator),
+            terms or (verdict.config, verdict.simulator),
+            strict=True,
+        ):
+            if judged != wanted:
+                raise Refused(
+                    f"The {what} since policy {verdict.digest[:12]} was judged ({judged[:12]} then, {wanted[:12]} "
+                    "now): let the gate judge it again."
+                )
 
     def _release(self, digest: str, now: float) -> Release:
         release = Release(digest=digest, stage="full", share=1.0, previous=self.champion(), released_at=now)
@@ -364,14 +330,6 @@ class Registry:
             admissible=tuple(self.admissible()),
             known=frozenset(release.digest for release in self.releases()),
         )
-
-
-def _row(scenario: Scenario) -> tuple[str, float, str]:
-    return scenario.name, scenario.saved_at, canonical(dataclasses.asdict(scenario))
-
-
-def _scenario(text: str) -> Scenario:
-    return msgspec.convert(json.loads(text), Scenario)
 
 
 def open_readonly(run_dir: Path) -> Registry:

@@ -33,7 +33,10 @@ CREATE TABLE failures (
     PRIMARY KEY (episode, simulator));
 CREATE TABLE dropped (name TEXT NOT NULL, record TEXT NOT NULL);
 """
-STEPS = (_FIRST, _SCENARIOS, _BUDGET, _GROWTH)
+_TERMS = """
+CREATE TABLE terms (id INTEGER PRIMARY KEY, at REAL NOT NULL, config TEXT NOT NULL, simulator TEXT NOT NULL);
+"""
+STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

@@ -10,6 +10,8 @@ A span that begins inside another is under it; one that begins inside an episode
 from __future__ import annotations
 
 import atexit
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,11 +32,14 @@ from flywheel.trace.context import about
 from flywheel.trace.outlet import Counts, Outlet, Sink
 from flywheel.trace.row import Row, Source
 
-_METRIC = "metric"
-_PLAIN = frozenset({str, bool, int, float})  # what OpenTelemetry takes as it is; `row_of` cuts it to a row's limits
+_Logged = tuple[str, float, int]  # name, value, and when, in nanoseconds
+Logged = dict[int, tuple[int, Sequence[_Logged]]]
+"""By the id of a span that is about to end: how many values it logged, and the last of them. OpenTelemetry's events
+could carry them, but a span with one cost 12 µs more."""
+_Ended = tuple[ReadableSpan, tuple[int, Sequence[_Logged]]]
+_PLAIN = frozenset({str, bool, int, float})  # what OpenTelemetry takes as it is; `_row_of` cuts it to a row's limits
 _LIMITS = SpanLimits(
     max_span_attributes=row.MAX_ATTRIBUTES,
-    max_events=row.MAX_METRICS,  # OpenTelemetry keeps 128, and drops the others without a word
     max_links=row.MAX_ATTRIBUTES,
     max_attribute_length=row.MAX_TEXT,
 )
@@ -43,10 +48,12 @@ _LIMITS = SpanLimits(
 class Span:
     """A part of a program's work, as a block; nothing that goes wrong with it disturbs the work."""
 
-    def __init__(self, tracer: trace.Tracer, name: str, attributes: dict[str, Any]) -> None:
-        """Begin nothing before the block."""
-        self._tracer, self._name, self._attributes = tracer, name, attributes
+    def __init__(self, tracer: trace.Tracer, logged: Logged, name: str, attributes: dict[str, Any]) -> None:
+        """Begin nothing before the block; `logged` takes what was logged by the id of the span."""
+        self._tracer, self._logged, self._name, self._attributes = tracer, logged, name, attributes
         self._span: trace.Span = trace.INVALID_SPAN
+        self._metrics: deque[_Logged] | None = None
+        self._num_logged = 0
 
     def __enter__(self) -> Span:
         given = {**about(), **self._attributes}
@@ -60,11 +67,16 @@ class Span:
         otel.detach(self._token)
         if error is not None:
             self._span.set_status(trace.Status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        if self._metrics is not None:
+            self._logged[self._span.get_span_context().span_id] = self._num_logged, self._metrics
         self._span.end()
 
     def log_metric(self, name: str, value: float) -> None:
         """Note a number, as often as there is a new one; the last 512 are kept."""
-        self._span.add_event(_METRIC, {"name": name, "value": float(value)})
+        if self._metrics is None:
+            self._metrics = deque(maxlen=row.MAX_METRICS)
+        self._metrics.append((name, float(value), time.time_ns()))
+        self._num_logged += 1
 
     def set(self, **attributes: Any) -> None:
         """Give it further attributes."""
@@ -96,7 +108,8 @@ class Tracer:
             ALWAYS_ON, Resource({"service.name": f"flywheel-{source}"}), shutdown_on_exit=False, span_limits=_LIMITS
         )
         """OpenTelemetry's own, for libraries that are instrumented with it: their spans go the same way."""
-        self.provider.add_span_processor(_Processor(self._outlets))
+        self._logged: Logged = {}
+        self.provider.add_span_processor(_Processor(self._outlets, self._logged))
         self._tracer = self.provider.get_tracer("flywheel")
         self._http: httpx.Client | None = None
         _OPEN.add(self)
@@ -130,7 +143,7 @@ class Tracer:
 
     def span(self, name: str, /, **attributes: Any) -> Span:
         """Return a span, for a `with`: text, numbers, booleans and lists of them can be its attributes."""
-        return Span(self._tracer, name[:256] or "span", attributes)
+        return Span(self._tracer, self._logged, name[:256] or "span", attributes)
 
     @property
     def counts(self) -> Counts:
@@ -168,31 +181,30 @@ def _close_all() -> None:
 class _Processor(SpanProcessor):
     """Takes spans that are over to the outlets; unlike OpenTelemetry's own it counts what it loses."""
 
-    def __init__(self, outlets: Sequence[Outlet[ReadableSpan]]) -> None:
-        self._outlets = outlets
+    def __init__(self, outlets: Sequence[Outlet[_Ended]], logged: Logged) -> None:
+        self._outlets, self._logged = outlets, logged
 
     def on_end(self, span: ReadableSpan) -> None:
         """Put the span into the outlets, whose threads make a row of it."""
+        assert span.context is not None
+        ended = span, self._logged.pop(span.context.span_id, (0, ()))
         for outlet in self._outlets:
-            outlet.put((span,))
+            outlet.put((ended,))
 
 
-def _of_spans(sink: Sink, source: Source) -> Callable[[Sequence[ReadableSpan]], int]:
-    """Return a sink of OpenTelemetry's spans."""
-    return lambda spans: sink([row_of(span, source) for span in spans])
+def _of_spans(sink: Sink, source: Source) -> Callable[[Sequence[_Ended]], int]:
+    """Return a sink of spans that are over, with what they logged."""
+    return lambda spans: sink([_row_of(*ended, source) for ended in spans])
 
 
-def row_of(span: ReadableSpan, source: Source) -> Row:
+def _row_of(span: ReadableSpan, logged: tuple[int, Sequence[_Logged]], source: Source) -> Row:
     """Return a span of OpenTelemetry that is over as a row."""
     context, attributes = span.get_span_context(), row.attributes(span.attributes or {})
     assert context is not None
-    if span.dropped_events:
-        attributes["flywheel.metrics_lost"] = span.dropped_events
-    metrics = tuple(
-        row.metric(str(event.attributes["name"]), float(event.attributes["value"]), (event.timestamp or 0) / 1e9)  # type: ignore[arg-type]
-        for event in span.events
-        if event.name == _METRIC and event.attributes and "value" in event.attributes
-    )
+    num_logged, last = logged
+    if num_logged > len(last):
+        attributes["flywheel.metrics_lost"] = num_logged - len(last)
+    metrics = tuple(row.metric(name, value, at / 1e9) for name, value, at in last)
     failed = span.status.status_code is trace.StatusCode.ERROR
     return Row(
         trace=f"{context.trace_id:032x}",
