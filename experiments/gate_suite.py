@@ -102,7 +102,7 @@ def pushed(policy: Policy, rng: np.random.Generator, calm: Episode, t: int, to: 
     """Return an episode that goes as a calm one did until something unknown puts the cart elsewhere before step t."""
     state = (to, *calm.observations[t][1:].tolist())
     (rest,) = produced(policy, rng, [state])
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(calm, name)[:t], getattr(rest, name)])
         for name in ("observations", "raw_actions", "rewards", "logps")
     }

@@ -15,8 +15,9 @@ from typing import Any
 from flywheel.config import GateConfig, digest
 from flywheel.console import Say
 from flywheel.errors import Refused
-from flywheel.gate.suite import WINDOW, Growth, hopeless, obstacle, standings, told
-from flywheel.records import Episode, Parameters
+from flywheel.gate.grow import Growth, obstacle
+from flywheel.gate.suite import WINDOW, hopeless, standings, told
+from flywheel.records import Episode, Parameters, Verdict
 from flywheel.store import intake
 from flywheel.store.intake import Wanted
 from flywheel.tapes import Scenario
@@ -27,7 +28,7 @@ KNOWN = 1000
 FAILURES = 50
 """Of those, how many one look is at."""
 OTHERS = 20
-"""Most recent other episodes, which tell how far production's states are spread."""
+"""First other episodes of a policy, which tell how far production's states are spread, and what is noise there."""
 
 RIVALS = 2
 """Policies that were in service last, which may show that a failure could have been survived."""
@@ -85,9 +86,7 @@ def look(
     """
     suite: tuple[Scenario, ...] = ask(registry.scenarios)
     verdicts = ask(registry.verdicts, None, WINDOW) if suite else []
-    given_up = hopeless(suite, verdicts)
-    for scenario in given_up:
-        ask(registry.drop_scenario, scenario.name)
+    given_up = _given_up(ask, registry, suite, verdicts)
     suite = tuple(scenario for scenario in suite if scenario not in given_up)
     standing = standings(suite, verdicts, config.error)
     num_open = sum(each.origin == "production" and standing[each.name].is_open for each in suite)
@@ -122,6 +121,16 @@ def look(
     )
 
 
+def _given_up(
+    ask: Callable[..., Any], registry: Any, suite: Sequence[Scenario], verdicts: Sequence[Verdict]
+) -> tuple[Scenario, ...]:
+    """Drop what nobody survives, and return it."""
+    found = hopeless(suite, verdicts)
+    for scenario in found:
+        ask(registry.drop_scenario, scenario.name)
+    return found
+
+
 def _failures(
     task: Task, config: GateConfig, run_dir: Path, looked_at: Mapping[str, str]
 ) -> dict[str, Sequence[Episode]]:
@@ -133,7 +142,7 @@ def _failures(
         new = [each for each in known if each.id not in looked_at][:FAILURES]
         found: dict[str, Sequence[Episode]] = {}
         for policy in dict.fromkeys(each.digest for each in new):
-            fine = store.page(Wanted(how="fine", digest=policy, limit=OTHERS))
+            fine = store.page(Wanted(how="fine", digest=policy, limit=OTHERS, descending=False))
             failed = [each for each in new if each.digest == policy]
             found[policy] = store.read([each.id for each in (*failed, *fine)])
         return found

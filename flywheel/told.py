@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.config import Config
-from flywheel.gate.suite import obstacle
+from flywheel.gate.grow import obstacle
 from flywheel.records import Check, Probe, Progress, Signal, Verdict
 from flywheel.task import Task
 

@@ -91,7 +91,9 @@ def test_what_did_not_come_again_is_looked_at_in_another_world_only(run: Asked) 
     found = run.look()
     assert found.num_unexplained == 1 and "did not fail again in simulation" in str(found) and not found.made
     assert run.look() == growth.Look() and run.num_grown == 1
-    assert run.look(force_mag=1.0).made and run.num_grown == 2, "in this one the policy is too weak"
+    assert run.look(force_mag=3.0, gravity=30.0, length=0.1).made and run.num_grown == 2, (
+        "in this one the policy is too weak"
+    )
 
 
 def test_what_a_person_dropped_does_not_come_back(run: Asked) -> None:

@@ -77,7 +77,7 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
 ) -> None:
     start = opened(tmp_path, Config(), monkeypatch)
     said: list[str] = []
-    start._suite._say = lambda stage, text, **_: said.append(f"{stage}: {text}")  # type: ignore[assignment]
+    start._suite._say = lambda stage, text, **_: said.append(f"{stage}: {text}")
     scenario = Scenario(name="made", parameters={}, fork=("e", 0), saved_at=0.0, state=(0.0,) * 4, origin="production")
     closed = dataclasses.replace(scenario, name="closed")
     suite: list[Scenario] = []
@@ -97,7 +97,12 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     )  # fmt: skip
     judged = SimpleNamespace(digest="d", outcome="pass", checks=(), num_simulations=0)
     start._rooms.trainer = SimpleNamespace(begin=lambda plan, files, suite: asked.append(("begin", suite)))
-    start._rooms.gate = SimpleNamespace(judge=lambda *given: asked.append(("judge", given[4])) or judged, grow=None)
+
+    def judge(*given: Any) -> Any:
+        asked.append(("judge", given[4]))
+        return judged
+
+    start._rooms.gate = SimpleNamespace(judge=judge, grow=None)
     plan = Plan(strategy="continue_training", reasons=(), parameters={"length": (1.9, 2.1)})
     start.begin(plan)
     assert asked == [("look",), ("begin", (scenario,))], "what is closed is not trained on"

@@ -17,9 +17,10 @@ import numpy as np
 from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.gate.grow import Growth, grow
 from flywheel.gate.hearing import Case, Heard, Hearing, outcome_of
 from flywheel.gate.sequential import aim, bounds, evidence
-from flywheel.gate.suite import Growth, grow, most_failed
+from flywheel.gate.suite import most_failed
 from flywheel.gate.trials import (
     Alone,
     Crew,
@@ -242,7 +243,7 @@ class SafetyGate:
         most: int | None = None,
         now: float | None = None,
     ) -> Growth:
-        """Return what production's failures by a policy add to the suite, as `suite.grow`; `most`: `gate.suite_open`.
+        """Return what production's failures by a policy add to the suite, as `grow.grow`; `most`: `gate.suite_open`.
 
         The policy is given as to `judge`.
         """

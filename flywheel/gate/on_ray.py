@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from flywheel.config import GateConfig
+from flywheel.gate.grow import Growth
 from flywheel.gate.judge import SafetyGate
-from flywheel.gate.suite import Growth
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy

@@ -13,19 +13,8 @@ from hypothesis import strategies as st
 from experiments.gate_suite import TASK, Chance, holed, produced, pushed, refusals
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
-from flywheel.gate.suite import (
-    CLOSED,
-    GIVEN_UP,
-    NEAR,
-    Growth,
-    check_suite,
-    grow,
-    hopeless,
-    most_failed,
-    obstacle,
-    standings,
-    try_suite,
-)
+from flywheel.gate.grow import NEAR, Growth, grow, obstacle
+from flywheel.gate.suite import CLOSED, GIVEN_UP, check_suite, hopeless, most_failed, standings, try_suite
 from flywheel.gate.trials import Alone
 from flywheel.policy import Policy
 from flywheel.records import Check, Episode, Trial, Verdict
@@ -169,7 +158,7 @@ def test_a_task_without_states_says_what_it_lacks_and_grows_nothing() -> None:
 
 
 def test_angles_are_near_each_other_across_a_whole_turn() -> None:
-    from flywheel.gate.suite import _Failure, _Search
+    from flywheel.gate.grow import _Failure, _Search
     from flywheel.tasks.pendulum import pendulum
 
     policy = load_linear(pendulum, np.zeros((2, 3)))
@@ -180,7 +169,7 @@ def test_angles_are_near_each_other_across_a_whole_turn() -> None:
 
 
 def test_the_state_of_a_box_policy_is_explored_by_its_own_deviation() -> None:
-    from flywheel.gate.suite import _exploring
+    from flywheel.gate.grow import _exploring
     from flywheel.task import Task
 
     steered = Task(name="steered", env=SteeredRoom, failed=failed, set_parameters=set_parameters, greedy=True)

@@ -212,7 +212,7 @@ def test_what_fails_over_http_is_in_the_next_verdict_with_nobodys_help(rooms: Ro
         episode.act(leaning)
         episode.reward(1.0)
         episode.end((0.0, 0.0, 0.22, 0.6), terminated=True)
-    given = (rooms.ask, rooms.registry, rooms.gate.grow, {}, time.time())
+    given: tuple[Any, ...] = (rooms.ask, rooms.registry, rooms.gate.grow, {}, time.time())
     look = growth.look(cartpole, GateConfig(), rooms.run_dir, *given)
     (scenario,) = look.made
     assert scenario.fork == (episode.id, 0) and scenario.state == pytest.approx(leaning)
