@@ -108,6 +108,9 @@ class GateConfig:
     """simulations of each edge case in a probe: more than the verdict's, so that what ends training also passes"""
     probe_edge_max_failed: int = 0
     """of those, how many may fail"""
+    suite_open: int = 8
+    """most scenarios that production's failures make of themselves and that are open: those that come most often are
+    first, the others wait; 0 makes none"""
     probe_first: int = 20
     """episodes of a probe's first look: one that shows more failures than may end training is broken off"""
     latency_calls: int = 500
@@ -344,7 +347,7 @@ MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
     | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
-    | {"gate.search_sims", "gate.workers", "traffic.num_clients", "traffic.change_after"}
+    | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
     | {"analyze.patience_s", "analyze.widen"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )

@@ -9,8 +9,9 @@ import pytest
 
 from flywheel.config import GateConfig, TrainConfig
 from flywheel.errors import UsageError
-from flywheel.gate import SafetyGate, checks
+from flywheel.gate import SafetyGate
 from flywheel.gate.on_ray import GateActor
+from flywheel.gate.suite import check_suite
 from flywheel.gate.trials import play_situations, situation_of, suite_situations, trial_of
 from flywheel.records import Plan
 from flywheel.simulate import play
@@ -158,7 +159,7 @@ def test_training_begins_where_it_can() -> None:
 
 def test_the_check_asks_for_every_trial_of_every_scenario() -> None:
     trials = SafetyGate(TASK, CONFIG).judge(load_linear(TASK), suite=[LONG], seed=3, now=100.0).trials
-    assert checks.scenarios(trials, [LONG]).passed
-    assert checks.scenarios(trials, [LONG, led()]).note == "not mastered: led", "it was not tried"
+    assert check_suite(trials, [LONG], TASK.limits, 0.05).passed
+    assert check_suite(trials, [LONG, led()], TASK.limits, 0.05).note == "not mastered: led", "it was not tried"
     fell = [dataclasses.replace(t, failed=True) if t.scenario == "suite:long" else t for t in trials]
-    assert checks.scenarios(fell, [LONG]).passed is False
+    assert check_suite(fell, [LONG], TASK.limits, 0.05).passed is False
