@@ -97,7 +97,7 @@ def test_gate_says_each_check_on_a_line(
     assert [line.split("passed")[0].strip() for line in lines[1:]] == [
         "failure rate", "regression", "edge cases", "cost",
     ]  # fmt: skip
-    monkeypatch.setattr(cli, "_width", lambda: 40)
+    monkeypatch.setattr("flywheel.console.width", lambda: 40)
     assert call(monkeypatch, "gate", "bad.onnx", "--task", RELAXED, "--baseline", "good.onnx") == 1
     told = capsys.readouterr().out
     assert "FAILED" in told and max(len(line) for line in told.splitlines()) <= 40
