@@ -157,9 +157,9 @@ class Bench:
     def _place(self) -> str:
         return str(self.out) if self._run is None else str(self._run.run_dir)
 
-    def write(self, verdict: Verdict, told: Context) -> tuple[Path, Path]:
-        """Write a verdict's JSON and HTML; return their paths."""
-        return verdict_file.write(self.out, verdict, told)
+    def room(self) -> Path:
+        """Return the directory for a verdict's files, made; UsageError where nothing can be written."""
+        return verdict_file.room(self.out)
 
     # Trials
 

@@ -63,6 +63,7 @@ def gate(
     from flywheel.bench import Bench
     from flywheel.console import width
     from flywheel.page.shapes import plain
+    from flywheel.report import verdict_file
 
     if bool(network) == bool(policy):
         raise UsageError("Name one policy: an ONNX file, or --policy and a digest of the run directory or a path.")
@@ -70,11 +71,12 @@ def gate(
         found = bench.policy(policy or network)
         if trial:
             return _replay(bench, found, baseline, bench.known(found, seed), trial, width())
+        room = bench.room() if out is not None or not as_json else None  # it is there before anything is simulated
         if recorded:
             verdict, told = bench.recorded(found, seed)
         else:
             verdict, told = bench.judge(found, baseline, _values(parameters), seed)
-        files = bench.write(verdict, told) if out is not None or not as_json else ()
+        files = () if room is None else verdict_file.write(room, verdict, told)
         if as_json:
             print(json.dumps(plain(verdict), indent=2))
         else:

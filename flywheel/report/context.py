@@ -34,9 +34,9 @@ class Context:
     source: str = ""
     """Where the whole verdict is as JSON."""
 
-    def replayed(self, episode: str) -> str:
-        """Return the command that plays a trial again."""
-        return shlex.join([*self.replay, episode[:SHORT]])
+    def replayed(self, episode: str) -> tuple[str, ...]:
+        """Return the words that play a trial again."""
+        return (*self.replay, episode[:SHORT])
 
 
 def parameters_of(verdict: Verdict, task: Task) -> Parameters:

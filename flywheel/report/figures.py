@@ -14,7 +14,7 @@ from flywheel.report.markup import Markup, Value, join, tag
 SIDE = 2.0
 """Per cent of the width that a picture leaves free on each side."""
 MOST_POINTS = 2_000
-"""Trials that a strip shows; of more, failed ones come first."""
+"""Marks of each kind that a strip shows: of more trials every second, or third, one."""
 _APART = 26.0  # per cent of the width that two texts of a line need
 SHARES = ("failure_rate", "regression", "edge_cases", "scenarios", "coverage")
 """Checks whose numbers are shares."""
@@ -76,9 +76,9 @@ def answer(check: Check) -> tuple[str, str]:
 
 
 def strip(trials: Sequence[Trial], limit: float | None) -> tuple[Markup, float, float]:
-    """Return trials in their order as points at their margin (or return), failed ones as bars; lowest and highest.
+    """Return trials in their order as marks at their margin (or return), and the lowest and highest of those.
 
-    `limit` is the margin at which a trial fails, None where the points are returns.
+    `limit` is the margin at which a trial fails, None where the marks stand at returns.
     """
     values = [trial.total if limit is None else trial.margin for trial in trials]
     known = [value for value in values if math.isfinite(value)] or [0.0]
@@ -92,16 +92,15 @@ def strip(trials: Sequence[Trial], limit: float | None) -> tuple[Markup, float, 
     def down(value: float) -> float:
         return round(92 - 84 * (value - low) / (high - low), 1)
 
-    bars = [i for i, trial in enumerate(trials) if trial.failed][:MOST_POINTS]
-    shown = [i for i, value in enumerate(values) if math.isfinite(value)]
-    some = shown[:: max(1, math.ceil(len(shown) / MOST_POINTS))]
+    def marks(failed: bool) -> list[str]:
+        mine = [i for i, trial in enumerate(trials) if trial.failed is failed and math.isfinite(values[i])]
+        return [f"M{across(i)} {down(values[i])}h0" for i in mine[:: max(1, math.ceil(len(mine) / MOST_POINTS))]]
+
     zero = [] if limit is None or not low < limit < high else [_path([f"M0 {down(limit)}H100"], "limit")]
     picture = tag(
         "svg", {"class": "strip", "viewBox": "0 0 100 100", "preserveAspectRatio": "none", "role": "img",
                 "aria-label": f"{len(trials):,} trials, {sum(t.failed for t in trials):,} failed"},
-        _path([f"M{across(i)} 4V96" for i in bars], "failed"),
-        *zero,
-        _path([f"M{across(i)} {down(values[i])}h0" for i in some], "points"),
+        *zero, _path(marks(False), "fine"), _path(marks(True), "failed"),
     )  # fmt: skip
     return picture, min(known), max(known)
 

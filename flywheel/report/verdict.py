@@ -6,7 +6,6 @@ import base64
 import hashlib
 import importlib.metadata
 import platform
-import shlex
 import time
 from functools import cache
 from importlib import resources
@@ -21,7 +20,7 @@ from flywheel.report import figures, worlds
 from flywheel.report.context import Context, parameters_of, recorded
 from flywheel.report.figures import amount
 from flywheel.report.markup import Markup, join, tag
-from flywheel.report.worlds import card, counted, table
+from flywheel.report.worlds import card, command, counted, table
 from flywheel.task import Task, task_digest
 
 HEADS = {"pass": "Passed", "fail": "Refused", "inconclusive": "Undecided"}
@@ -114,7 +113,7 @@ def _heading(verdict: Verdict, context: Context) -> Markup:
         f"{counted(len(verdict.trials), 'trial')} in {duration(verdict.cost_s)}",
     ])  # fmt: skip
     return tag(
-        "header", {"class": KINDS[verdict.outcome]}, tag("h1", {}, title), *told,
+        "header", {"class": f"is-{KINDS[verdict.outcome]}"}, tag("h1", {}, title), *told,
         tag("p", {"class": "muted"}, about), tag("p", {"class": "muted"}, context.standing),
     )  # fmt: skip
 
@@ -127,7 +126,7 @@ def _check(check: Check) -> Markup:
     text, kind = figures.answer(check)
     drawn = figures.axis(check)
     numbers = None
-    if drawn is not None:
+    if drawn is not None and check.interval[0] < check.interval[1]:
         found, low, high = (amount(check.name, each) for each in (check.value, *check.interval))
         is_cost = check.name == "cost"
         told = (
@@ -180,14 +179,22 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
         ("read with", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("as JSON", context.source or "not written"),
     ]  # fmt: skip
-    trials = [
+    again = [
         tag("p", {}, "This command makes the verdict again:"),
-        tag("code", {"class": "command"}, shlex.join(context.command)),
+        command(context.command),
+    ]
+    replay = [
         tag("p", {}, "And this one plays one of its trials again, alone, and says whether it is the same to the last "
             "bit (0 is the first trial; an id, or what it begins with, does as well):"),
-        tag("code", {"class": "command"}, shlex.join([*context.replay, "0"])),
+        command(context.replayed("0")),
     ]  # fmt: skip
-    return card("Made again", "", *trials, table("Seeds, digests and versions", ["what", "which"], rows))
+    return card(
+        "Made again",
+        "",
+        *again,
+        *(replay if verdict.trials else []),
+        table("Seeds, digests and versions", ["what", "which"], rows),
+    )
 
 
 def moment(at: float) -> str:

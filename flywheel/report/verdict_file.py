@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -43,17 +44,22 @@ def read(path: Path) -> Verdict:
         raise FlywheelError(f"{path} is no verdict that can be read ({error}): delete it, and judge again.") from error
 
 
-def write(directory: Path, verdict: Verdict, context: Context) -> tuple[Path, Path]:
-    """Write a verdict's JSON and its page into a directory, made where it is missing; return their paths."""
-    paths = (directory / f"{name_of(verdict)}.json", directory / f"{name_of(verdict)}.html")
-    told = dataclasses.replace(context, source=paths[0].name)
-    texts = (encode(verdict, context.task.name) + "\n", page(verdict, told))
+def room(directory: Path) -> Path:
+    """Return a directory, made where it is missing; UsageError where nothing can be written into it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(paths, texts, strict=True):
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.write_text(text, "utf-8")
-            temporary.replace(path)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
     except OSError as error:
         raise UsageError(f"Nothing can be written to {directory} ({error}): give another --out.") from error
+
+
+def write(directory: Path, verdict: Verdict, context: Context) -> tuple[Path, Path]:
+    """Write a verdict's JSON and its page into a directory, each as a whole; return their paths."""
+    paths = (directory / f"{name_of(verdict)}.json", directory / f"{name_of(verdict)}.html")
+    told = dataclasses.replace(context, source=paths[0].name)
+    for path, text in zip(paths, (encode(verdict, context.task.name) + "\n", page(verdict, told)), strict=True):
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
     return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 
 from flywheel.gate.trials import NOMINAL
@@ -35,17 +36,22 @@ def counted(num: int, what: str) -> str:
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> Markup:
-    """Return a table whose first column names its rows; `numeric` are the columns of numbers."""
+    """Return a table whose first column names its rows; `numeric` are the columns of numbers.
+
+    Where the page is narrow each row stands by itself, and its cells carry their column's name.
+    """
 
     def cell(i: int, text: str) -> Markup:
-        kind = "num" if i in numeric else None
-        return tag("td", {"class": kind}, text) if i else tag("th", {"scope": "row"}, text)
+        if not i:
+            return tag("th", {"scope": "row"}, text)
+        label = heads[i] if len(heads) > 2 else None
+        return tag("td", {"class": "num" if i in numeric else None, "data-label": label}, text)
 
     head = [tag("th", {"scope": "col", "class": "num" if i in numeric else None}, text) for i, text in enumerate(heads)]
     body = [tag("tr", {}, *(cell(i, text) for i, text in enumerate(row))) for row in rows]
     inner = tag(
-        "table", {}, tag("caption", {"class": "unseen"}, caption), tag("thead", {}, tag("tr", {}, *head)),
-        tag("tbody", {}, *body),
+        "table", {"class": "rows"}, tag("caption", {"class": "unseen"}, caption),
+        tag("thead", {}, tag("tr", {}, *head)), tag("tbody", {}, *body),
     )  # fmt: skip
     return tag("div", {"class": "scroll", "role": "region", "aria-label": caption, "tabindex": 0}, inner)
 
@@ -108,17 +114,20 @@ def nominal(verdict: Verdict, context: Context) -> Markup | None:
     failed = sum(trial.failed for trial in some)
     return card(
         "Nominal worlds",
-        f"Each point is one simulation in the order they were made, at its {what}; a bar across is one that failed.",
+        f"Each mark is one simulation, from the first to the last, at its {what}: a dot is fine, a square failed.",
         tag("div", {"class": "plot"}, tag("span", {"class": "top"}, number(high)), picture,
             tag("span", {"class": "low"}, number(low)),
             tag("span", {"class": "under"}, f"1 to {len(some):,}: {failed:,} failed")),
+        rows_of("Nominal trials", some, verdict, context),
     )  # fmt: skip
 
 
 def pairs(verdict: Verdict, context: Context) -> Markup | None:
     """Return the worlds in which the candidate and the policy in service did not come out alike."""
+    if not verdict.trials:
+        return None
     if verdict.baseline is None:
-        return card("Pairs that differ", "There was no policy in service to compare with.") if verdict.trials else None
+        return card("Pairs that differ", "There was no policy in service to compare with.")
     found = cells.pairs(verdict.trials, verdict.rivals)
     if not found:
         return card("Pairs that differ", "No world of this verdict was played by the policy in service, too.")
@@ -148,7 +157,12 @@ def _pair(pair: Pair, context: Context, usual: Parameters) -> list[str]:
 
 def replay(context: Context, episode: str) -> Markup:
     """Return a trial's id, which opens into the command that plays it again."""
-    return fold(episode[:SHORT], tag("code", {"class": "command"}, context.replayed(episode)))
+    return fold(episode[:SHORT], command(context.replayed(episode)))
+
+
+def command(words: Sequence[str]) -> Markup:
+    """Return a command to be copied, which is broken between its words only."""
+    return tag("code", {"class": "command"}, *(tag("span", {}, f"{shlex.quote(word)} ") for word in words))
 
 
 def _left(num: int, context: Context) -> Markup | None:
@@ -164,9 +178,12 @@ def _world(trial: Trial, usual: Parameters) -> Markup:
 
 
 def listed(title: str, about: str, trials: Sequence[Trial], verdict: Verdict, context: Context) -> Markup | None:
-    """Return a list of trials, failed ones first and then those with the least margin (or return)."""
-    if not trials:
-        return None
+    """Return a part that lists trials, where there are any."""
+    return card(title, about, rows_of(title, trials, verdict, context)) if trials else None
+
+
+def rows_of(title: str, trials: Sequence[Trial], verdict: Verdict, context: Context) -> Markup:
+    """Return trials as a folded list, failed ones first and then those with the least margin (or return)."""
     ordered = sorted(trials, key=lambda t: (not t.failed, t.margin if math.isfinite(t.margin) else t.total, t.episode))
     usual = parameters_of(verdict, context.task)
     rows = [
@@ -175,10 +192,9 @@ def listed(title: str, about: str, trials: Sequence[Trial], verdict: Verdict, co
         for each in ordered[:SHOWN]
     ]  # fmt: skip
     heads = ["world", "came out", "return", "steps", "margin", "again"]
-    failed = sum(trial.failed for trial in trials)
-    summary = f"{counted(len(trials), 'trial')}, {failed:,} failed"
-    shown = table(title, heads, rows, (2, 3, 4))
-    return card(title, about, fold(summary, shown, _left(len(trials), context)))
+    num, failed = len(trials), sum(trial.failed for trial in trials)
+    summary = f"{counted(num, 'trial')}, {failed:,} failed" + (f": the {SHOWN} worst" if num > SHOWN else "")
+    return fold(summary, table(title, heads, rows, (2, 3, 4)), _left(num, context))
 
 
 SIGNS = (
@@ -254,11 +270,9 @@ def every(verdict: Verdict, context: Context) -> list[Markup | None]:
     spread = [trial for trial in verdict.trials if trial.scenario in SPREAD and trial.failed]
     known = (NOMINAL, SEARCH, *SPREAD)
     named = [trial for trial in verdict.trials if trial.scenario not in known and trial.failed]
-    plain = [trial for trial in verdict.trials if trial.scenario == NOMINAL]
     return [
         places(verdict) if verdict.trials else None,
         nominal(verdict, context),
-        listed("Nominal trials", "Failed ones first, then those that came closest.", plain, verdict, context),
         pairs(verdict, context),
         matrix(verdict, context),
         listed("Failures at other parameters", "", spread, verdict, context),
