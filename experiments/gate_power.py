@@ -1,18 +1,19 @@
-"""The gate's failure rate and its error budget: how often does it deploy what it should, and what it shouldn't?
+"""The gate: how often does it deploy what it should, and what it shouldn't? How much of the world does it see?
 
     python -m experiments.gate_power             # some minutes
     python -m experiments.gate_power --quick     # a rough answer
 
-The truth is known: a candidate fails each episode with a given probability, and the limit is 5 %.
+The truth is known. In DQ1, 2 and 4 a candidate fails each episode with a given probability, and the limit is 5 %.
 
 DQ1  P(deploy) of a policy at the limit and above it, with a whole budget
 DQ2  P(deploy) of good ones, and the simulations that the failure rate takes; those of the whole verdict, with every
      edge case; and, with batches of 10, how soon bad ones are refused
 DQ4  a loop that tries 30 candidates at 5 %, or 100 at 8 %, and then 20 at 1 %, while production confirms nothing
+DQ3  how often a candidate that is worse than the policy in service in one of five ways is refused for that
+DQ5  whether verdicts try all pairs of settings, and whether a rare failure is found
 REAL whether real verdicts of SafetyGate, on a simulator with that probability, say the same of the same simulations
 
-Prints a table, writes results/gate_power.json and exits with 1 when a row falls short. Regression, coverage and
-suite (DQ3, DQ5) are not measured yet.
+Prints a table, writes results/gate_power.json and exits with 1 when a row falls short.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import beta
 
-from experiments.report import report, write
+from experiments import gate_coverage, gate_regression
+from experiments.report import mean, report, share, write
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
 from flywheel.gate.sequential import aim, log_evidence
@@ -125,30 +126,6 @@ def candidates(rate: float, num: int, rng: np.random.Generator, config: GateConf
     return Outcomes(*(np.concatenate([getattr(each, f.name) for each in found]) for f in dataclasses.fields(Outcomes)))
 
 
-def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float, most: bool, seed: int) -> dict[str, Any]:
-    """Return a row on a probability, which passes where its one-sided 95 % bound is on the right side of the goal."""
-    k, n = int(hits.sum()), len(hits)
-    low, high = (float(beta.ppf(q, k + (q > 0.5), n - k + (q < 0.5))) if 0 < k < n else k / n for q in (0.025, 0.975))
-    bound = float(beta.ppf(0.95, k + 1, n - k)) if most else float(beta.ppf(0.05, k, n - k + 1))
-    bound = 1.0 if most and k == n else bound
-    passed = bool(bound <= goal if most else bound >= goal)
-    return {
-        "id": id_, "case": case, "value": k / n, "interval": [round(low, 5), round(high, 5)],
-        "goal": f"{'<=' if most else '>='} {goal:g}", "passed": passed, "runs": n, "seed": seed,
-    }  # fmt: skip
-
-
-def mean(id_: str, case: str, values: NDArray[np.int64], goal: float | None, seed: int) -> dict[str, Any]:
-    """Return a row on a mean, with its normal interval; without a goal it is for information."""
-    value, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
-    passed = goal is None or bool(value + half * 1.645 / 1.96 <= goal)
-    return {
-        "id": id_, "case": case, "value": round(value, 1), "interval": [round(value - half, 1), round(value + half, 1)],
-        "goal": "for information" if goal is None else f"<= {goal:g}", "passed": passed, "runs": len(values),
-        "seed": seed,
-    }  # fmt: skip
-
-
 def one_candidate(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of DQ1 and DQ2."""
     num, fresh = 4_000 if quick else 100_000, GATE.allowance(0)
@@ -201,12 +178,15 @@ def real(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
 
 
+MEASURES = (one_candidate, whole_loop, real, gate_regression.rows, gate_coverage.rows)
+
+
 def main() -> None:
     """Measure, print, write, and exit with 1 when a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer candidates, and nothing is written")
     quick, seed, began = parser.parse_args().quick, secrets.randbelow(2**31), time.monotonic()
-    rows = [row for measure in (one_candidate, whole_loop, real) for row in measure(seed, quick)]
+    rows = [row for measure in MEASURES for row in measure(seed, quick)]
     table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))

@@ -1,4 +1,4 @@
-"""The file that every experiment leaves behind, and where."""
+"""The file that every experiment leaves behind, where, and its rows of probabilities and means."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,3 +34,31 @@ def write(found: dict[str, Any]) -> None:
     """Write results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{found['experiment']}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float | None, most: bool, seed: int) -> dict[str, Any]:
+    """Return a row on a probability, which passes where its one-sided 95 % bound is on the right side of the goal.
+
+    Without a goal it is for information.
+    """
+    k, n = int(hits.sum()), len(hits)
+    low, high = (float(beta.ppf(q, k + (q > 0.5), n - k + (q < 0.5))) if 0 < k < n else k / n for q in (0.025, 0.975))
+    bound = float(beta.ppf(0.95, k + 1, n - k)) if most else float(beta.ppf(0.05, k, n - k + 1))
+    bound = 1.0 if most and k == n else bound
+    passed = goal is None or bool(bound <= goal if most else bound >= goal)
+    return {
+        "id": id_, "case": case, "value": k / n, "interval": [round(low, 5), round(high, 5)],
+        "goal": "for information" if goal is None else f"{'<=' if most else '>='} {goal:g}",
+        "passed": passed, "runs": n, "seed": seed,
+    }  # fmt: skip
+
+
+def mean(id_: str, case: str, values: NDArray[np.int64], goal: float | None, seed: int) -> dict[str, Any]:
+    """Return a row on a mean, with its normal interval; without a goal it is for information."""
+    value, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
+    passed = goal is None or bool(value + half * 1.645 / 1.96 <= goal)
+    return {
+        "id": id_, "case": case, "value": round(value, 1), "interval": [round(value - half, 1), round(value + half, 1)],
+        "goal": "for information" if goal is None else f"<= {goal:g}", "passed": passed, "runs": len(values),
+        "seed": seed,
+    }  # fmt: skip

@@ -85,12 +85,18 @@ class GateConfig:
     """simulations of each further look while a question is open"""
     max_sims: int = 1000
     """simulations after which an open question stays open: inconclusive"""
+    timeout_s: float = 600.0
+    """seconds after which a verdict that is not there yet is inconclusive"""
     budget: float = 0.1
     """error budget: bounds the probability that any policy at a limit passes, of all that are judged until production
     confirms a release; half of it is the first one's, a sixth the second one's, 1 / ((n + 1) (n + 2)) the n-th one's
     after it"""
     error: float = 0.05
     """error of intervals, and of refusals: a policy that keeps 0.4 of a limit's odds is refused at most so often"""
+    stress_sims: int = 200
+    """pairs of worlds at the edge of what the policy in service masters, in which a candidate is compared with it"""
+    search_sims: int = 500
+    """simulations of the search for failures at the end of a verdict that would pass; 0 leaves it out"""
     edge_trials: int = 4
     """simulations of each named edge case"""
     edge_max_failed: int = 0
@@ -330,7 +336,14 @@ def digest(value: Any) -> str:
 MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
-    | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
+    | {
+        "train.lr_warm",
+        "train.step_cost",
+        "train.lr_end",
+        "gate.edge_max_failed",
+        "gate.probe_edge_max_failed",
+        "gate.search_sims",
+    }
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )

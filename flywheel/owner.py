@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flywheel import archive, foreign
 from flywheel.config import Config
 from flywheel.deploy.registry import Registry
-from flywheel.gate.judge import SafetyGate
+from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
 from flywheel.records import Artifact, Release, Verdict
 from flywheel.task import Task, task_digest
@@ -41,6 +41,9 @@ class Owner(Protocol):
     def refill(self, reason: str) -> None:
         """Fill the gate's error budget, for a reason that is kept."""
 
+    def set_terms(self, config: str, simulator: str) -> None:
+        """Let only verdicts by these terms allow a promotion from now on."""
+
 
 class Here:
     """This process, which holds the run directory's lock."""
@@ -64,6 +67,10 @@ class Here:
     def refill(self, reason: str) -> None:
         """As Owner.refill."""
         self.registry.refill(reason, time.time())
+
+    def set_terms(self, config: str, simulator: str) -> None:
+        """As Owner.set_terms."""
+        self.registry.set_terms(config, simulator, time.time())
 
 
 class Living:
@@ -89,6 +96,10 @@ class Living:
     def refill(self, reason: str) -> None:
         """As Owner.refill."""
         self.registry.refill(reason)
+
+    def set_terms(self, config: str, simulator: str) -> None:
+        """As Owner.set_terms."""
+        self.registry.set_terms(config, simulator)
 
     def _watched(self, release: Release) -> Release:
         if self._observer is not None:
@@ -166,17 +177,18 @@ def submit(
     if known is not None and known.outcome == "fail" and known.baseline == champion and not ranges:
         return artifact, known  # asked again and again, any policy would pass at last
     baseline = None if champion is None else registry.bundle(champion)
-    gate = SafetyGate(task, owner.config.gate)
+    gate, worlds = SafetyGate(task, owner.config.gate), foreign.middle(ranges)
     candidate = registry.bundle(artifact.digest)
     suite = registry.scenarios()
+    owner.set_terms(*terms(task, owner.config.gate, worlds))
     verdict = gate.judge(
-        candidate, baseline=baseline, parameters=foreign.middle(ranges), suite=suite, seed=seed,
-        tries=owner.spend(artifact.digest),
-    )  # fmt: skip
+        candidate, baseline=baseline, parameters=worlds, suite=suite, seed=seed, tries=owner.spend(artifact.digest)
+    )
     return artifact, registry.record(verdict)
 
 
 def _ranges(run_dir: Path) -> Ranges:
-    """Return the parameters of the journal's last plan that names some; {} means the task's nominal ones."""
-    turns = archive.read_turns(run_dir)
+    """Return the parameters of the last plan that names some (or is under way); {} means the task's nominal ones."""
+    turns, draft = archive.read_turns(run_dir), archive.read_draft(run_dir)
+    turns = turns if draft is None else [*turns, draft]
     return next((turn.plan.parameters for turn in reversed(turns) if turn.plan.parameters), {})

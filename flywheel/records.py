@@ -178,8 +178,15 @@ class Verdict:
     error budget it had no more."""
     rivals: tuple[Trial, ...] = ()
     """The baseline in the same worlds, where it played them: a pair has one scenario, one seed and one parameters."""
+    num_played: int = 0
+    """Simulations that it took, of both policies; more than trials and rivals where not all are kept. 0: not known."""
     signature: str = ""
     """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
+
+    @property
+    def num_simulations(self) -> int:
+        """How many simulations it took; in verdicts from before that was counted, how many are kept."""
+        return self.num_played or len(self.trials)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config, check_cpus
 from flywheel.console import Say
 from flywheel.errors import FlywheelError, LostError
+from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
@@ -77,6 +78,7 @@ class OnRay:
             return None  # a plan alone is made again, from what production shows now
         if turn.verdict is not None and not turn.is_released:
             stale = turn.verdict.valid_until < time.time() or turn.verdict.baseline != self._champion()
+            stale |= (turn.verdict.config, turn.verdict.simulator) != self._terms(turn.plan)
             turn = dataclasses.replace(turn, verdict=None if stale else turn.verdict)
         done = {"trained": turn.artifact, "judged": turn.verdict, "released": turn.release}
         stages = ", ".join(stage for stage, record in done.items() if record is not None)
@@ -155,7 +157,12 @@ class OnRay:
             rival = ask(registry.bundle, champion)
             return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
 
+    def _terms(self, plan: Plan) -> tuple[str, str]:
+        return terms(self._task, self._config.gate, foreign.middle(plan.parameters))
+
     def _begin_round(self, plan: Plan) -> None:
+        ask(self._rooms.registry.set_terms, *self._terms(plan))
+        self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, ask(self._rooms.registry.scenarios))
 
@@ -164,7 +171,7 @@ class OnRay:
         num_lost = 0
         while True:
             try:
-                progress: Progress = ask(self._rooms.trainer.advance)
+                progress: Progress = ask(self._rooms.trainer.advance, self._hard)
             except LostError as error:
                 num_lost += 1
                 if num_lost > LOST:
@@ -183,6 +190,7 @@ class OnRay:
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
+        self._hard = probe.edge_failed
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
         return progress, probe
@@ -243,6 +251,7 @@ class OnRay:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
+            ask(registry.set_terms, *self._terms(plan))
             suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
             worlds = foreign.middle(plan.parameters)
             verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries)

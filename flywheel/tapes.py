@@ -14,6 +14,8 @@ import numpy as np
 from flywheel.records import Episode, Parameters
 
 DifferenceKind = Literal["action", "observation", "reward", "value", "end"]
+NOMINAL = "nominal"
+"""Scenario of the gate's worlds that begin as the task does, at the parameters that were asked for."""
 SUITE = "suite:"
 """What the scenario of a trial begins with where a Scenario of the gate's suite was played, not an edge case."""
 

@@ -36,7 +36,7 @@ def numbers(progress: Progress, probe: Probe) -> dict[str, float]:
 def verdict(verdict: Verdict) -> str:
     """Return a verdict with the answer to each of its questions."""
     checks = "; ".join(_check(check) for check in verdict.checks)
-    return f"{verdict.outcome}: policy {verdict.digest[:8]} after {len(verdict.trials)} simulations: {checks}"
+    return f"{verdict.outcome}: policy {verdict.digest[:8]} after {verdict.num_simulations:,} simulations: {checks}"
 
 
 def _check(check: Check) -> str:
@@ -48,7 +48,7 @@ def _check(check: Check) -> str:
 def checks(verdict: Verdict, name: str, width: int) -> str:
     """Return a verdict on the policy called `name`, a line of at most `width` characters for each question."""
     seconds = f"{verdict.cost_s:.1f} s"
-    head = f"{verdict.outcome}: {name} after {len(verdict.trials)} simulations, seed {verdict.seed}, {seconds}"
+    head = f"{verdict.outcome}: {name} after {verdict.num_simulations:,} simulations, seed {verdict.seed}, {seconds}"
     lines = [textwrap.fill(head, width, subsequent_indent="  ")]
     for check in verdict.checks:
         answer = {True: "passed", False: "FAILED", None: "open"}[check.passed]

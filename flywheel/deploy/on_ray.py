@@ -94,6 +94,10 @@ class RegistryActor:
         """Return how many candidates were judged since the budget was last filled."""
         return self._registry.tries()
 
+    def set_terms(self, config: str, simulator: str) -> None:
+        """Let only verdicts by this configuration and simulator allow a promotion from now on."""
+        self._registry.set_terms(config, simulator, time.time())
+
     def scenarios(self) -> tuple[Scenario, ...]:
         """Return the gate's suite."""
         return self._registry.scenarios()

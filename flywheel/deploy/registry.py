@@ -168,6 +168,22 @@ class Registry:
         last = "(SELECT ifnull(max(id), 0) FROM budget WHERE digest IS NULL)"
         return int(self._db.execute(f"SELECT count(*) FROM budget WHERE id > {last}").fetchone()[0])
 
+    # What verdicts must have been made by
+
+    def set_terms(self, config: str, simulator: str, now: float) -> None:
+        """Let only verdicts by this gate's configuration and simulator (both digests) allow a promotion from now on.
+
+        A rollback asks for none: what was promoted once was judged by the terms of its time.
+        """
+        if self._terms() != (config, simulator):
+            self._db.execute("INSERT INTO terms (at, config, simulator) VALUES (?, ?, ?)", (now, config, simulator))
+
+    def _terms(self) -> tuple[str, str] | None:
+        found: tuple[str, str] | None = self._db.execute(
+            "SELECT config, simulator FROM terms ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return found
+
     def _has(self, table: str) -> bool:
         """Say whether the file has a table: one of an earlier version that is only read lacks the later ones."""
         return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
@@ -207,7 +223,8 @@ class Registry:
         """Put a digest into service and return its Release; the digest in service already keeps its own.
 
         Raises Refused, changing nothing, unless the digest's newest verdict is signed, passed, valid at `now`, about
-        this digest and this task, made against the policy in service, and the digest was never condemned.
+        this digest and this task, made by the present terms and against the policy in service, and the digest was
+        never condemned.
         """
         with sqlite.transaction(self._db):
             self.artifact(digest)
@@ -224,6 +241,7 @@ class Registry:
                     f"{verdict.valid_until:.0f}, now is {now:.0f}): let the gate judge it again."
                 )
             self._refuse_condemned(digest)
+            self._refuse_other_terms(verdict)
             if verdict.baseline != (present.digest if present else None):
                 raise Refused(
                     f"Policy {digest[:12]} was not judged against the policy that is in service now "
@@ -265,6 +283,20 @@ class Registry:
         row = self._db.execute("SELECT reason FROM condemned WHERE digest = ?", (digest,)).fetchone()
         if row:
             raise Refused(f"Policy {digest[:12]} was condemned ({row[0]}) and is never served again: train another.")
+
+    def _refuse_other_terms(self, verdict: Verdict) -> None:
+        terms = self._terms()
+        for what, judged, wanted in zip(
+            ("gate's configuration is another", "simulator was calibrated anew"),
+            (verdict.config, verdict.simulator),
+            terms or (verdict.config, verdict.simulator),
+            strict=True,
+        ):
+            if judged != wanted:
+                raise Refused(
+                    f"The {what} since policy {verdict.digest[:12]} was judged ({judged[:12]} then, {wanted[:12]} "
+                    "now): let the gate judge it again."
+                )
 
     def _release(self, digest: str, now: float) -> Release:
         release = Release(digest=digest, stage="full", share=1.0, previous=self.champion(), released_at=now)

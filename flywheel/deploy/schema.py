@@ -27,7 +27,10 @@ CREATE TABLE scenarios (name TEXT PRIMARY KEY, saved_at REAL NOT NULL, record TE
 _BUDGET = """
 CREATE TABLE budget (id INTEGER PRIMARY KEY, at REAL NOT NULL, digest TEXT, reason TEXT);
 """
-STEPS = (_FIRST, _SCENARIOS, _BUDGET)
+_TERMS = """
+CREATE TABLE terms (id INTEGER PRIMARY KEY, at REAL NOT NULL, config TEXT NOT NULL, simulator TEXT NOT NULL);
+"""
+STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

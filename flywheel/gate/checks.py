@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.draws import draws
 from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidence, mean_bounds
+from flywheel.gate.stress import CELLS, PILOT, STRESS, Gauge, all_cells, cells_failed, cells_tried
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
 from flywheel.tapes import SUITE, Scenario
@@ -80,6 +81,72 @@ def regression(
         passed=passed,
         note=f"the policy in service failed {sum(trial.failed for trial in baseline)} of the same {len(extra)} worlds",
     )
+
+
+def risk(task: Task, trial: Trial, near: float) -> float:
+    """Return a trial's loss, or the share by which its margin fell short of `near` where that is more."""
+    if trial.failed or not near > 0:
+        return loss(task, trial)
+    return max(loss(task, trial), float(np.clip(1.0 - trial.margin / near, 0.0, 1.0)))
+
+
+def stress(
+    task: Task, trials: Sequence[Trial], baseline: Sequence[Trial], gauge: Gauge | None, num: int, refusal: float
+) -> Check:
+    """Ask whether the candidate is worse than the policy in service in worlds at the edge of what that one masters.
+
+    There a policy that fails in 5 % of nominal worlds instead of 2 % fails in many more, and near misses count too, so
+    that few pairs tell them apart (facts: the same pairs tell 0.05 of them in nominal worlds and 0.89 in hard ones).
+    It is refused when its mean extra risk is surely more than none, with `refusal`, however often this is asked; it
+    passes after `num` pairs, or when it is surely not worse by as much as `max_regression`.
+    """
+    name, bound = "stress", 0.0
+    if gauge is None:
+        return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=bound, passed=True, note="no policy in service")
+    if not gauge.is_telling:
+        why = (
+            f"the policy in service fails in {gauge.num_failed} of {PILOT} worlds" if gauge.num_failed else "no margin"
+        )
+        note = f"none: {why}, so that stressed worlds would say no more"
+        return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=bound, passed=True, note=note)
+    new, old = ([risk(task, trial, gauge.near) for trial in some] for some in (trials, baseline))
+    extra = np.array(new) - np.array(old)
+    enough = np.log(1.0 / refusal)
+    passed: bool | None = None
+    if log_mean_evidence(extra, 0.0, "above").max(initial=0.0) >= enough:
+        passed = False
+    elif len(extra) >= num or log_mean_evidence(extra, task.limits.max_regression, "below").max(initial=0.0) >= enough:
+        passed = True
+    num_failed = [sum(trial.failed for trial in some) for some in (trials, baseline)]
+    note = f"failed {num_failed[0]} of {len(extra)} worlds at {gauge.stretch:g} of the ranges, the policy in service "
+    return Check(
+        name=name,
+        value=float(extra.mean()),
+        interval=mean_bounds(extra, refusal),
+        bound=bound,
+        passed=passed,
+        note=note + str(num_failed[1]),
+    )
+
+
+def coverage(task: Task, trials: Mapping[str, Sequence[Trial]], baseline: Mapping[str, Sequence[Trial]]) -> Check:
+    """Ask whether every pair of levels of every two parameters was tried; `value` is the share that was.
+
+    Trials are given by scenario. Cells in which the candidate failed are told, and refuse nobody: the ranges may hold
+    worlds that no policy masters.
+    """
+    every = all_cells(task)
+    some = [*trials[CELLS], *trials[STRESS]]
+    tried = cells_tried(task, some)
+    share = len(tried) / len(every) if every else 1.0
+    note = "the task has no parameters that have a range"
+    if every:
+        failed, rivals = (sum(trial.failed for trial in each[CELLS]) for each in (trials, baseline))
+        note = f"{len(tried)} of {len(every)} pairs of settings tried, {len(cells_failed(task, some))} never mastered; "
+        note += f"{failed} of {len(trials[CELLS])} worlds across the ranges failed"
+        note += f", {rivals} of the policy in service" if baseline[CELLS] else ""
+    passed = True if share == 1.0 else None
+    return Check(name="coverage", value=share, interval=(share, share), bound=1.0, passed=passed, note=note)
 
 
 def edge_cases(trials: Sequence[Trial], cases: Sequence[EdgeCase], max_failed: int = 0) -> Check:

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import math
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.gate import checks
+from flywheel.gate.hearing import Case, Heard, Hearing, outcome_of
 from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.trials import (
     Alone,
     Crew,
+    Whole,
     edge_situations,
     nominal_situations,
     situation_of,
     suite_situations,
 )
 from flywheel.policy import Bundle, Policy, load
-from flywheel.records import Array, Artifact, Check, Outcome, Parameters, Probe, Trial, Verdict
+from flywheel.records import Artifact, Check, Parameters, Probe, Trial, Verdict
+from flywheel.simulate.stop import Stopped, stopped_by
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
 
-Seconds = NDArray[np.float64]
 LOOKS = 4
 """Episodes of a probe's next look are so many times those before: hopeless candidates cost little, good ones too."""
-_TIMINGS = 3  # rounds of timing: cold caches and a host's stolen time can make a round slow, nothing can make it fast
 
 
 class SafetyGate:
@@ -61,7 +62,7 @@ class SafetyGate:
         """
         self._task = task
         self._config = config or GateConfig()
-        self._crew = crew or Alone(task, self._config.lockstep)
+        self._crew = Whole(task, crew or Alone(task, self._config.lockstep))
         self._clock, self._cpu_clock = clock, cpu_clock
         _check_limits(task, self._config)
 
@@ -91,21 +92,24 @@ class SafetyGate:
         `tries` other candidates were judged since production last confirmed a release. What is left of the error
         budget is all that this one can have; where that is too little, nothing is simulated.
         """
-        begun = self._clock()
+        begun, played = self._clock(), self._crew.num_played
         policy, baseline = self._opened(policy, spec), None if baseline is None else self._opened(baseline, spec)
         seed = secrets.randbelow(2**31) if seed is None else seed
         now = time.time() if now is None else now
         values = {**self._task.nominal, **(parameters or {})}
-        found, trials = self._answered(policy, baseline, values, suite, seed, now, tries)
+        config, simulator = terms(self._task, self._config, values)
+        heard = self._heard(policy, baseline, values, suite, seed, now, tries)
         return Verdict(
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
             task=task_digest(self._task),
-            config=digest(self._config),
-            simulator=digest(values),
-            outcome=_outcome(found),
-            checks=found,
-            trials=trials,
+            config=config,
+            simulator=simulator,
+            outcome=outcome_of(heard.checks),
+            checks=heard.checks,
+            trials=heard.trials,
+            rivals=heard.rivals,
+            num_played=self._crew.num_played - played,
             seed=seed,
             cost_s=self._clock() - begun,
             judged_at=now,
@@ -113,7 +117,7 @@ class SafetyGate:
             tries=tries,
         )
 
-    def _answered(
+    def _heard(
         self,
         policy: Policy | Artifact | Bundle,
         baseline: Policy | Artifact | Bundle | None,
@@ -122,17 +126,27 @@ class SafetyGate:
         seed: int,
         now: float,
         tries: int,
-    ) -> tuple[tuple[Check, ...], tuple[Trial, ...]]:
-        """Return the answers and the candidate's trials, whatever breaks; with a spent budget nothing is asked."""
+    ) -> Heard:
+        """Return what comes out, whatever breaks; with a spent budget nothing is asked."""
         if self.is_spent(tries):
-            return (self._spent(tries),), ()
+            return Heard(checks=(self._spent(tries),), trials=())
         try:
-            rival = None if baseline is None else _ready(baseline)
-            return self._ask(_ready(policy), rival, values, suite, seed, now, self.allowance(tries))
+            case = Case(
+                policy=_ready(policy),
+                baseline=None if baseline is None else _ready(baseline),
+                parameters=values,
+                suite=suite,
+                seed=seed,
+                now=now,
+                error=self.allowance(tries),
+            )
+            with _at_most(self._config.timeout_s):
+                return Hearing(self._task, self._config, self._crew, case, self._cpu_clock).run()
         except Exception as error:  # a simulator is anybody's code: whatever it raises, nothing passes and all is told
             note = str(error) if isinstance(error, FlywheelError) else f"broke with {type(error).__name__}: {error}"
             nan = math.nan
-            return (Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note),), ()
+            broke = Check(name="simulation", value=nan, interval=(nan, nan), bound=nan, passed=None, note=note)
+            return Heard(checks=(broke,), trials=())
 
     def allowance(self, tries: int) -> float:
         """Return the error that a candidate may be passed with, after so many others: it sums to the whole budget."""
@@ -219,56 +233,10 @@ class SafetyGate:
         """Return a recorded trial run again, alone: equal to the record when the policy is the one it was made with."""
         return Alone(self._task, 1).play(policy, [situation_of(self._task, trial, suite)], 0.0).trials[0]
 
-    def _ask(
-        self,
-        policy: Policy,
-        baseline: Policy | None,
-        values: Parameters,
-        suite: Sequence[Scenario],
-        seed: int,
-        now: float,
-        error: float,
-    ) -> tuple[tuple[Check, ...], tuple[Trial, ...]]:
-        """Return the answers and the candidate's trials: the first look, then batches while a question is open."""
-        task, config = self._task, self._config
-        edge_worlds = edge_situations(task.edge_cases, seed, "judge", config.edge_trials, values)
-        edge_worlds += suite_situations(suite, seed, "judge", config.edge_trials, values)
-        edges = self._crew.play(policy, edge_worlds, now).trials if edge_worlds else ()
-        new: list[Trial] = []
-        old: list[Trial] | None = None if baseline is None else []
-        stop = config.num_sims
-        settled = [checks.edge_cases(edges, task.edge_cases, config.edge_max_failed)]
-        settled += [checks.scenarios(edges, suite, config.edge_max_failed)] if suite else []
-        seconds: tuple[Seconds, Seconds] | None = None
-        while True:
-            worlds = nominal_situations(seed, "judge", len(new), stop, values)
-            played = self._crew.play(policy, worlds, now)
-            new += played.trials
-            if baseline is not None and old is not None:
-                old += self._crew.play(baseline, worlds, now).trials
-            if seconds is None:
-                seconds = self._time(policy, baseline, played.observations)
-                settled.append(checks.cost(*seconds, policy.num_bytes, task.limits))
-            found = (
-                checks.failure_rate(new, task.limits, error, config.error),
-                checks.regression(task, new, old, error, config.error),
-                *settled,
-            )
-            if _outcome(found) != "inconclusive" or len(new) >= config.max_sims:
-                return found, (*new, *edges)
-            stop = min(len(new) + config.batch, config.max_sims)
 
-    def _time(self, policy: Policy, baseline: Policy | None, observations: Array) -> tuple[Seconds, Seconds]:
-        """Return the seconds of single decisions (first round that keeps the limit, or the last) and of many at once.
-
-        Both are of the candidate, and of the policy in service where there is one.
-        """
-        policies, num, clock = [policy, baseline] if baseline else [policy], self._config.latency_calls, self._cpu_clock
-        for _ in range(_TIMINGS):
-            one = checks.time_decisions(policies, observations, num, clock)
-            if np.quantile(one[0], 0.99) <= self._task.limits.max_latency_s:
-                break
-        return one, checks.time_decisions(policies, observations, max(1, num // 10), clock, batch=checks.MANY)
+def terms(task: Task, config: GateConfig, parameters: Parameters) -> tuple[str, str]:
+    """Return what a verdict is made by, as digests: the gate's configuration, and the simulator at `parameters`."""
+    return digest(config), digest({**task.nominal, **parameters})
 
 
 def _check_limits(task: Task, config: GateConfig) -> None:
@@ -303,11 +271,26 @@ def _looks(num: int, first: int) -> Iterator[tuple[int, int]]:
         begin, end = end, min(LOOKS * end, num)
 
 
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Let whatever is simulated in the block end after so many seconds. Raises FlywheelError then."""
+    over = threading.Event()
+    timer = threading.Timer(seconds, over.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        with stopped_by(over):
+            yield
+    except Stopped as error:
+        if not over.is_set():
+            raise
+        raise FlywheelError(
+            f"there was no answer after gate.timeout_s = {seconds:g} s, so there is none: allow more seconds, or fewer "
+            "simulations (gate.max_sims, gate.stress_sims, gate.search_sims)"
+        ) from error
+    finally:
+        timer.cancel()
+
+
 def _ready(policy: Policy | Artifact | Bundle) -> Policy:
     return policy if isinstance(policy, Policy) else load(policy)
-
-
-def _outcome(found: tuple[Check, ...]) -> Outcome:
-    if any(check.passed is False for check in found):
-        return "fail"
-    return "pass" if all(check.passed for check in found) else "inconclusive"

@@ -11,16 +11,14 @@ from typing import Protocol
 
 import numpy as np
 
-from flywheel.errors import unknown
+from flywheel.errors import FlywheelError, unknown
 from flywheel.policy import Policy
 from flywheel.records import Array, Episode, Parameters, Trial
 from flywheel.simulate import play
 from flywheel.simulate.play import Lead
-from flywheel.tapes import SUITE, Scenario, chain
+from flywheel.simulate.stop import go_on_or_stop
+from flywheel.tapes import NOMINAL, SUITE, Scenario, chain
 from flywheel.task import EdgeCase, Task
-
-NOMINAL = "nominal"
-"""Scenario of the worlds that begin as the task does, at the parameters that were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +62,38 @@ class Alone:
         """Return one Trial a situation."""
         played = play_situations(self._task, policy, situations, lockstep=self._lockstep, now=now)
         return Tried(trials=tuple(trial_of(self._task, each) for each in played), observations=played[0].observations)
+
+
+class Whole:
+    """Lets nothing through but an answer to every situation, in numbers."""
+
+    def __init__(self, task: Task, crew: Crew) -> None:
+        """Watch a crew."""
+        self._task, self._crew = task, crew
+        self.num_played = 0
+
+    def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
+        """Return one Trial a situation. Raises FlywheelError where the crew brings back anything else."""
+        go_on_or_stop()
+        tried = self._crew.play(policy, situations, now)
+        wanted = [_name(each.seed if each.key is None else each.key, each.scenario) for each in situations]
+        if [_name(trial.seed, trial.scenario) for trial in tried.trials] != wanted:
+            raise FlywheelError(
+                f"{len(tried.trials)} results came back of {len(situations)} simulations, or others than were asked "
+                "for, so they answer nothing: judge again."
+            )
+        for trial in tried.trials:
+            if not math.isfinite(trial.total) or (self._task.margin is not None and math.isnan(trial.margin)):
+                raise FlywheelError(
+                    f"The world of {_name(trial.seed, trial.scenario)} has the return {trial.total} and the margin "
+                    f"{trial.margin}, which compare with nothing: let the task's margin (and rewards) be numbers."
+                )
+        self.num_played += len(situations)
+        return tried
+
+
+def _name(seed: int, scenario: str) -> str:
+    return f"seed {seed} ({scenario})"
 
 
 def world_seed(root: int, stream: str, index: int) -> int:

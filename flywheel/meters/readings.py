@@ -74,11 +74,10 @@ def of_store(num_episodes: int, num_bytes: int) -> Iterator[Reading]:
 
 
 def of_verdict(verdict: Verdict) -> Iterator[Reading]:
-    """Read a verdict: its outcome, its checks, and what it cost; the baseline plays the nominal worlds again."""
+    """Read a verdict: its outcome, its checks, and what it cost."""
     yield Reading(meters.VERDICTS, 1, (verdict.outcome,))
     yield from of_work("judge", verdict.cost_s)
-    again = 0 if verdict.baseline is None else sum(trial.scenario == "nominal" for trial in verdict.trials)
-    yield Reading(meters.SIMULATIONS, len(verdict.trials) + again, ("judge",))
+    yield Reading(meters.SIMULATIONS, verdict.num_simulations, ("judge",))
     for check in verdict.checks:
         low, high = check.interval
         for side, value in (("low", low), ("value", check.value), ("high", high), ("bound", check.bound)):

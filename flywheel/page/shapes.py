@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flywheel.page.source import About, Listed, Policies
 from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
-from flywheel.tapes import Difference, Scenario
+from flywheel.tapes import NOMINAL, Difference, Scenario
 from flywheel.task import Task
 from flywheel.trace.effect import Rate
 from flywheel.trace.result import Result
@@ -92,7 +92,7 @@ def turn(each: Turn, is_over: bool) -> dict[str, Any]:
         "reasons": list(each.plan.reasons),
         "digest": digest,
         "outcome": verdict.outcome if verdict is not None else None,
-        "num_trials": len(verdict.trials) if verdict is not None else 0,
+        "num_trials": verdict.num_simulations if verdict is not None else 0,
         "judged_at": verdict.judged_at if verdict is not None else None,
         "release": plain(each.release),
         "released": each.is_released,
@@ -152,6 +152,7 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
         digest = artifact.digest
         verdicts = known.verdicts.get(digest, ())
         last = verdicts[-1] if verdicts else None
+        nominal = [trial for trial in last.trials if trial.scenario == NOMINAL] if last else []
         row = tally.get(digest, {})
         whole = row.get("episodes", 0) - row.get("lost", 0)
         reason, condemned_at = known.condemned.get(digest, ("", None))
@@ -168,8 +169,8 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
                 "place": order.index(digest) if digest in order else None,
                 "outcome": last.outcome if last else None,
                 "num_verdicts": len(verdicts),
-                "num_trials": len(last.trials) if last else 0,
-                "num_failed": sum(t.failed for t in last.trials) if last else 0,
+                "num_trials": len(nominal),
+                "num_failed": sum(trial.failed for trial in nominal),
                 "served": served.get(digest, []),
                 "episodes": int(row.get("episodes", 0)),
                 "failed": int(row.get("failed", 0)),

@@ -65,7 +65,7 @@ def marks(turns: Sequence[Turn], played: Sequence[Played], change: str) -> list[
         if turn.verdict is not None:
             word = {"pass": "passes", "fail": "refuses"}.get(turn.verdict.outcome, "can't decide on")
             who = names.get(turn.verdict.digest, "a candidate")
-            text = f"gate {word} {who} ({len(turn.verdict.trials)} simulations)"
+            text = f"gate {word} {who} ({turn.verdict.num_simulations:,} simulations)"
             found.append(Mark(x=place(turn.verdict.judged_at), kind="verdict", text=text))
         if turn.release is not None:
             text = f"{names[turn.release.digest]} in service"

@@ -149,6 +149,6 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "reasons": list(turn.plan.reasons),
         "digest": turn.artifact.digest if turn.artifact is not None else judged,
         "verdict": verdict.outcome if verdict is not None else None,
-        "sims": len(verdict.trials) if verdict is not None else 0,
+        "sims": verdict.num_simulations if verdict is not None else 0,
         "released": turn.release is not None and turn.release.digest == judged,
     }

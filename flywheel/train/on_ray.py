@@ -59,10 +59,13 @@ class TrainerActor:
         self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
         self._has_begun = True
 
-    def advance(self) -> Progress:
-        """Train one iteration. Raises LostError when this process came back and no round has begun in it."""
+    def advance(self, hard: tuple[str, ...] = ()) -> Progress:
+        """Train one iteration, more often in `hard` edge cases: those that the last probe found failing.
+
+        Raises LostError when this process came back and no round has begun in it.
+        """
         self._check_begun()
-        progress = self._training.advance()
+        progress = self._training.advance(hard)
         self._meters.record(readings.of_progress(progress))
         return progress
 

@@ -72,6 +72,10 @@ class Practice:
         self._seen = self._place(every, worlds, observations)
         return self._seen
 
+    def go_on_by(self, recipe: Recipe) -> None:
+        """Let episodes that begin from now on do so by another recipe; those under way go on."""
+        self._recipe = recipe
+
     def step(self, actions: Array) -> Stepped:
         """Step every world; return observations [N, *o], rewards float64[N], terminated and truncated bool[N].
 

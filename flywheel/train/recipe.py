@@ -13,6 +13,8 @@ from flywheel.records import Parameters, Plan
 from flywheel.tapes import SUITE, Scenario
 from flywheel.task import EdgeCase, Task
 
+_HARD_SHARE = 0.5  # of edge cases' worlds, where some of them are hard: the others must not be forgotten
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -29,6 +31,8 @@ class Recipe:
     """Digest to start from; None starts from fresh weights."""
     max_steps: int
     """Environment steps after which the round gives up."""
+    hard: tuple[str, ...] = ()
+    """Names of the edge cases that the last probe found failing: half of the edge cases' worlds are theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,18 @@ def _is_start(scenario: Scenario) -> bool:
 
 
 def sample_worlds(recipe: Recipe, rng: np.random.Generator, num_worlds: int) -> Sequence[World]:
-    """Return where `num_worlds` training episodes begin: parameters uniform in their ranges, or an edge case."""
+    """Return where `num_worlds` training episodes begin: parameters uniform in their ranges, or an edge case.
+
+    Where the recipe names hard ones, these come more often than others.
+    """
     low = np.array([low for _, low, _ in recipe.ranges])
     high = np.array([high for _, _, high in recipe.ranges])
     values = rng.uniform(low, high, size=(num_worlds, len(recipe.ranges)))
     edge = rng.random(num_worlds) < recipe.edge_case_share
     which = rng.integers(max(len(recipe.edge_cases), 1), size=num_worlds)
+    hard = [index for index, case in enumerate(recipe.edge_cases) if case.name in recipe.hard]
+    if hard:
+        which = np.where(rng.random(num_worlds) < _HARD_SHARE, rng.choice(hard, num_worlds), which)
     worlds = []
     for row, on_edge, index in zip(values, edge, which, strict=True):
         parameters = {name: float(value) for (name, _, _), value in zip(recipe.ranges, row, strict=True)}

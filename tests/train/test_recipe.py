@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,3 +72,16 @@ def test_the_budget_is_the_plans_or_else_the_configurations() -> None:
 def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="Did you mean 'length'"):
         make_recipe(cartpole, plan(parameters={"lenght": (1.0, 2.0)}), TrainConfig())
+
+
+def test_edge_cases_that_a_probe_found_failing_come_more_often_and_the_others_still_come() -> None:
+    recipe = dataclasses.replace(make_recipe(cartpole, plan(), TrainConfig(edge_case_share=0.5)), hard=("pole_tilted",))
+    worlds = sample_worlds(recipe, np.random.default_rng(1), 10_000)
+    share = {
+        case.name: sum(
+            w.state == case.state and {**cartpole.nominal, **case.parameters} == w.parameters for w in worlds
+        ) / 10_000
+        for case in cartpole.edge_cases
+    }  # fmt: skip
+    assert abs(share.pop("pole_tilted") - 0.5 * (0.5 + 0.5 / 5)) < 0.02
+    assert all(abs(each - 0.5 * 0.5 / 5) < 0.02 for each in share.values())

@@ -37,10 +37,11 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"env_runner({self.config.env_config['task'].name}, {self.worker_index})"
 
-    def tell(self, recipe: Recipe) -> None:
-        """Let the next sample begin fresh episodes by this recipe."""
+    def tell(self, recipe: Recipe, afresh: bool = True) -> None:
+        """Let the next sample begin fresh episodes by this recipe, or (not `afresh`) go on with those under way."""
         self._recipe = recipe
-        self._needs_initial_reset = True
+        self._needs_initial_reset |= afresh
+        self._practice.go_on_by(recipe)
 
     def make_env(self) -> None:
         """Make the task's worlds instead of a registered environment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -39,9 +40,16 @@ class RecipePPO(PPO):  # type: ignore[misc]
         self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
         self.env_runner_group.foreach_env_runner(functools.partial(_tell, recipe=recipe), local_env_runner=False)
 
+    def focus(self, hard: tuple[str, ...]) -> None:
+        """Let episodes that begin from now on be more often in these edge cases."""
+        if self.recipe is not None and self.recipe.hard != hard:
+            self.recipe = dataclasses.replace(self.recipe, hard=hard)
+            tell = functools.partial(_tell, recipe=self.recipe, afresh=False)
+            self.env_runner_group.foreach_env_runner(tell, local_env_runner=False)
 
-def _tell(runner: WorldsRunner, recipe: Recipe) -> None:
-    runner.tell(recipe)
+
+def _tell(runner: WorldsRunner, recipe: Recipe, afresh: bool = True) -> None:
+    runner.tell(recipe, afresh)
 
 
 def _told(runner: WorldsRunner) -> tuple[int, str, str]:
@@ -155,13 +163,14 @@ class Training:
         for optimizer in self._learner._named_optimizers.values():
             optimizer.state.clear()
 
-    def advance(self) -> Progress:
-        """Sample, learn, and return how it went with the network as it is now.
+    def advance(self, hard: tuple[str, ...] = ()) -> Progress:
+        """Sample, learn, and return how it went with the network as it is now; `hard` edge cases come more often.
 
         Raises FlywheelError when too many training episodes broke off, and when no runner has given a step in several
         iterations.
         """
         began = time.perf_counter()
+        self._algorithm.focus(hard)
         done = (self._num_steps - self._begun_at_step) / self._max_steps
         rate = lr_at(self._config, done, is_warm=self._is_warm)
         for optimizer in self._learner._named_optimizers.values():
