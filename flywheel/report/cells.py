@@ -6,20 +6,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from flywheel.gate.stress import CELLS, LEVELS, STRESS, cells_of, free
 from flywheel.records import Parameters, Trial
-from flywheel.task import Parameter
+from flywheel.task import Parameter, Task
 
-LEVELS = 5
-"""Equal levels into which each parameter's range is cut."""
-SPREAD = ("cells", "stress")
-"""Scenarios whose worlds are spread over the parameters' ranges."""
 Pair = tuple[Trial, Trial]
 """The candidate's trial, and the baseline's in the same world."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What became of the worlds in a two-way cell: at one level of one parameter and one level of another."""
+    """What became of the worlds in a two-way cell: at a level of one parameter and a level of another."""
 
     num: int = 0
     num_failed: int = 0
@@ -38,40 +35,33 @@ class Cell:
 
 
 Grid = tuple[tuple[Cell, ...], ...]
-"""[LEVELS][LEVELS]: rows are levels of the second parameter, columns of the first."""
+"""[LEVELS][LEVELS]: rows are levels of the second parameter, columns of the first; one row where there is one only."""
 
 
-def level(parameter: Parameter, value: float) -> int:
-    """Return the level 0 to LEVELS - 1 in which a value lies; what is beyond the range counts to its end."""
-    share = (value - parameter.low) / (parameter.high - parameter.low) if parameter.high > parameter.low else 0.0
-    return min(max(int(share * LEVELS), 0), LEVELS - 1)
+def edge(parameter: Parameter, number: int) -> float:
+    """Return where a level begins; where the range ends for LEVELS."""
+    return parameter.low + number * (parameter.high - parameter.low) / LEVELS
 
 
-def bounds(parameter: Parameter, number: int) -> tuple[float, float]:
-    """Return where a level begins and ends."""
-    width = (parameter.high - parameter.low) / LEVELS
-    return parameter.low + number * width, parameter.low + (number + 1) * width
+def grids(task: Task, trials: Sequence[Trial], rivals: Sequence[Trial] = ()) -> dict[tuple[str, ...], Grid]:
+    """Return the cells of every two parameters that have a range (of the only one), by their names.
 
-
-def grids(
-    parameters: Sequence[Parameter], trials: Sequence[Trial], rivals: Sequence[Trial] = ()
-) -> dict[tuple[str, str], Grid]:
-    """Return the two-way cells of every pair of parameters, by their names; {} where no trial is of SPREAD."""
-    spread = [trial for trial in trials if trial.scenario in SPREAD]
-    if not spread:
-        return {}
+    {} where no trial is of CELLS or STRESS, or the task had other parameters when they were made.
+    """
+    known = {parameter.name for parameter in free(task)}
+    spread = [trial for trial in trials if trial.scenario in (CELLS, STRESS) and known <= set(trial.parameters)]
     by_world = {_world(rival): rival for rival in rivals}
-    found = {}
-    for one, other in itertools.combinations(parameters, 2):
-        rows = [[Cell()] * LEVELS for _ in range(LEVELS)]
-        for trial in spread:
-            across, down = (level(each, trial.parameters[each.name]) for each in (one, other))
-            rows[down][across] = rows[down][across].with_(trial, by_world.get(_world(trial)))
-        found[one.name, other.name] = tuple(map(tuple, rows))
-    return found
+    found: dict[tuple[str, ...], list[list[Cell]]] = {}
+    for trial in spread:
+        for place in cells_of(task, trial.parameters) if known else ():
+            names, (across, *down) = zip(*place, strict=True)
+            rows = found.setdefault(names, [[Cell()] * LEVELS for _ in range(LEVELS if down else 1)])
+            row = rows[down[0] if down else 0]
+            row[across] = row[across].with_(trial, by_world.get(_world(trial)))
+    return {names: tuple(map(tuple, rows)) for names, rows in found.items()}
 
 
-def cells_of(grid: Grid) -> Iterator[Cell]:
+def every(grid: Grid) -> Iterator[Cell]:
     """Yield a grid's cells."""
     return itertools.chain.from_iterable(grid)
 

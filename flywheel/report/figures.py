@@ -16,21 +16,30 @@ SIDE = 2.0
 MOST_POINTS = 2_000
 """Marks of each kind that a strip shows: of more trials every second, or third, one."""
 _APART = 26.0  # per cent of the width that two texts of a line need
-SHARES = ("failure_rate", "regression", "edge_cases", "scenarios", "coverage")
-"""Checks whose numbers are shares."""
-AT_LEAST = ("edge_cases", "scenarios", "coverage")
-"""Checks of which the limit is a lower one."""
+LIMITS = {
+    "failure_rate": "at most {}",
+    "regression": "at most {}",
+    "stress": "not surely more than {}",
+    "edge_cases": "at least {}",
+    "scenarios": "at least {}",
+    "coverage": "at least {}",
+    "search": "",
+    "cost": "at most {}",
+}
+"""What a check's limit is, in words; what a search finds refuses nobody."""
+TIMES = ("cost",)
+"""Checks whose numbers are seconds; those of the other ones in LIMITS are shares."""
+MEANS = ("failure_rate", "regression", "stress")
+"""Checks of a mean: without an interval nothing was compared."""
 
 
 def amount(check: str, value: float) -> str:
     """Return a check's number as people read it."""
     if not math.isfinite(value):
         return "–"
-    if check in SHARES:
-        return f"{100 * value:.3g} %".replace("-", "−")
-    if check == "cost":
+    if check in TIMES:
         return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
-    return number(value)
+    return f"{100 * value:.3g} %".replace("-", "−") if check in LIMITS else number(value)
 
 
 def number(value: float) -> str:
@@ -41,32 +50,26 @@ def number(value: float) -> str:
 
 
 def axis(check: Check) -> Markup | None:
-    """Return a check's value, interval and limit on one axis; None where it has no numbers."""
-    low, high = check.interval
-    given = [check.value, low, high, check.bound]
-    if not all(map(math.isfinite, given)):
+    """Return a check's value, interval and limit on one axis; None where it has no numbers to show."""
+    name, (low, high) = check.name, check.interval
+    limit = LIMITS.get(name, "limit {}").format(amount(name, check.bound))
+    given = [check.value, low, high, *([check.bound] if limit else [])]
+    nothing = (name in MEANS and low == high) or (name == "search" and check.value >= 1.0)
+    if nothing or not all(map(math.isfinite, given)):
         return None
-    begin, end = min(0.0, *given), _end(check, max(given))
+    begin, end = min(0.0, *given), max(_end(check), *given)
     place = _places(begin, end)
-    name = check.name
-    side = "at least" if name in AT_LEAST else "at most" if name in (*SHARES, "cost") else "limit"
-    limit = f"{side} {amount(name, check.bound)}"
-    spoken = f"{amount(name, check.value)}, between {amount(name, low)} and {amount(name, high)}; {limit}"
-    ends = [
-        _word(place(at), 60, amount(name, at), "faint")
-        for at in (begin, end)
-        if abs(place(at) - place(check.bound)) > _APART
-    ]
+    told = [place(check.bound)] if limit else []
+    ends = [at for at in (begin, end) if all(abs(place(at) - other) > _APART for other in told)]
+    spoken = f"{amount(name, check.value)}, between {amount(name, low)} and {amount(name, high)}; {limit or 'no limit'}"
     return _svg(
         64, spoken,
         _line(place(begin), place(end), 34, "line"),
         _line(place(low), max(place(high), place(low) + 0.4), 34, "interval"),
-        tag("line", {"x1": f"{place(check.bound):.2f}%", "x2": f"{place(check.bound):.2f}%", "y1": 20, "y2": 48,
-                     "class": "limit"}),
+        *(tag("line", {"x1": f"{x:.2f}%", "x2": f"{x:.2f}%", "y1": 20, "y2": 48, "class": "limit"}) for x in told),
         tag("circle", {"cx": f"{place(check.value):.2f}%", "cy": 34, "r": 5.5, "class": f"value {answer(check)[1]}"}),
         _word(place(check.value), 14, amount(name, check.value), "ink"),
-        _word(place(check.bound), 60, limit, "muted"),
-        *ends,
+        *(_word(x, 60, limit, "") for x in told), *(_word(place(at), 60, amount(name, at), "") for at in ends),
     )  # fmt: skip
 
 
@@ -115,10 +118,12 @@ def shares(parts: Sequence[tuple[str, float]], spoken: str) -> Markup:
     return _svg(14, spoken, *boxes)
 
 
-def _end(check: Check, most: float) -> float:
-    """Return where the axis of a check ends: with room behind the limit, and at no impossible share."""
-    end = max(most * 1.05, 2.0 * check.bound if check.name not in AT_LEAST else 1.0, 1e-9)
-    return min(end, 1.0) if check.name in SHARES else end
+def _end(check: Check) -> float:
+    """Return where the axis of a check ends at least: with room behind the limit, and at no impossible share."""
+    if check.name in LIMITS and check.name not in (*MEANS, *TIMES):
+        return 1.0
+    end = max(2.0 * check.bound, 1.05 * check.value, 1.05 * check.interval[1], 1e-9)
+    return min(end, 1.0) if check.name in MEANS else end
 
 
 def _places(begin: float, end: float) -> Callable[[float], float]:

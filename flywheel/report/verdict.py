@@ -28,10 +28,11 @@ KINDS = {"pass": "good", "fail": "bad", "inconclusive": "open"}
 QUESTIONS = {
     "failure_rate": "Does it fail more rarely than the limit?",
     "regression": "Is it no worse than the policy in service, in the same worlds?",
+    "stress": "Is it no worse at the edge of what the policy in service masters?",
     "edge_cases": "Does it master every edge case of the task?",
     "scenarios": "Does it master every scenario that was saved?",
-    "coverage": "Was every cell of the parameter space tried, and held?",
-    "search": "Did a search for failures find none that counts?",
+    "coverage": "Was every pair of settings of the simulator tried?",
+    "search": "How far away is the nearest failure that a search comes to?",
     "cost": "Does a decision cost no more than it may?",
     "simulation": "Could it be simulated?",
     "budget": "Was enough of the error budget left to judge it?",
@@ -110,7 +111,7 @@ def _heading(verdict: Verdict, context: Context) -> Markup:
     against = f"policy {verdict.baseline[:8]}" if verdict.baseline else "nothing in service"
     about = " · ".join([
         context.policy, f"task {context.task.name}", f"against {against}", moment(verdict.judged_at),
-        f"{counted(len(verdict.trials), 'trial')} in {duration(verdict.cost_s)}",
+        f"{counted(verdict.num_simulations, 'simulation')} in {duration(verdict.cost_s)}",
     ])  # fmt: skip
     return tag(
         "header", {"class": f"is-{KINDS[verdict.outcome]}"}, tag("h1", {}, title), *told,
@@ -143,7 +144,7 @@ def _check(check: Check) -> Markup:
 def _budget(verdict: Verdict, context: Context) -> Markup | None:
     if digest_of(context.config) != verdict.config:
         told = "It was made with another configuration of the gate than today's, so its shares aren't known here."
-        return card("Error budget", f"{counted(verdict.tries, 'candidate')} were judged before it. {told}")
+        return card("Error budget", f"Judged before it: {counted(verdict.tries, 'candidate')}. {told}")
     whole = context.config.budget
     spent, mine = sum(map(context.allowance, range(verdict.tries))), context.allowance(verdict.tries)
     left = max(0.0, whole - spent - mine)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from flywheel.gate.trials import NOMINAL
+from flywheel.gate.search import SEARCH
+from flywheel.gate.stress import CELLS, LEVELS, STRESS
 from flywheel.records import Parameters, Trial, Verdict
 from flywheel.report import cells, figures
-from flywheel.report.cells import SPREAD, Cell, Grid, Pair
+from flywheel.report.cells import Cell, Grid, Pair
 from flywheel.report.context import SHORT, Context, parameters_of
 from flywheel.report.figures import number
 from flywheel.report.markup import Markup, join, tag
-from flywheel.tapes import SUITE
+from flywheel.tapes import NOMINAL, SUITE
 from flywheel.task import Parameter
 
 SHOWN = 50
 """Rows of a list that are shown; the JSON has the others."""
 MOST_GRIDS = 15
 """Pairs of parameters whose cells are shown unfolded."""
-SEARCH = "search"
 KINDS = {
     NOMINAL: "as the task begins, at the verdict's parameters",
-    "stress": "parameters drawn around those",
-    "cells": "two-way cells of the parameters' ranges",
+    STRESS: "at the edge of what the policy in service masters",
+    CELLS: "few worlds that together hold every pair of settings",
     SEARCH: "found by the search for failures: its worst worlds only, so no rate",
 }
 """What worlds of a scenario are."""
@@ -110,7 +111,7 @@ def nominal(verdict: Verdict, context: Context) -> Markup | None:
         return None
     has_margin = any(math.isfinite(trial.margin) for trial in some)
     picture, low, high = figures.strip(some, 0.0 if has_margin else None)
-    what = "margin (how far it stayed from failing)" if has_margin else "return"
+    what = "margin (how far it stayed from failing, which is the dashed line)" if has_margin else "return"
     failed = sum(trial.failed for trial in some)
     return card(
         "Nominal worlds",
@@ -199,8 +200,9 @@ def rows_of(title: str, trials: Sequence[Trial], verdict: Verdict, context: Cont
 
 SIGNS = (
     ("3", "", "so many worlds, none failed"),
-    ("✗", "bad", "failed"),
-    ("=", "both", "failed, and the policy in service did, too"),
+    ("1/3", "some", "one of three failed"),
+    ("✗", "bad", "all failed, and not all of the policy in service"),
+    ("=", "both", "all failed, of both"),
     ("–", "none", "not tried"),
 )
 """What stands in a cell, the class of its colour, and what it means."""
@@ -208,18 +210,20 @@ SIGNS = (
 
 def matrix(verdict: Verdict, context: Context) -> Markup | None:
     """Return the two-way cells of the parameters' ranges: tried, failed, and whether the baseline failed there."""
-    found = cells.grids(context.task.parameters, verdict.trials, verdict.rivals)
+    found = cells.grids(context.task, verdict.trials, verdict.rivals)
     if not found:
         return None
-    every = [cell for grid in found.values() for cell in cells.cells_of(grid)]
-    failed = [cell for cell in every if cell.num_failed]
-    num = sum(cell.num > 0 for cell in every)
-    about = f"{num:,} of {len(every):,} two-way cells were tried; something failed in {len(failed):,} of them"
-    if any(cell.num_rival for cell in every):
-        both = sum(cell.num_rival_failed > 0 for cell in failed)
-        about += f", in {both:,} of which the policy in service failed, too"
+    whole = [cell for grid in found.values() for cell in cells.every(grid)]
+    tried = [cell for cell in whole if cell.num]
+    kinds = Counter(_sign(cell)[1] for cell in tried)
+    about = (
+        f"{len(tried):,} of {len(whole):,} cells were tried: {kinds['']:,} without a failure, {kinds['some']:,} with "
+        f"some, and in {kinds['bad'] + kinds['both']:,} every world failed"
+    )
+    if verdict.baseline is not None:
+        about += f" (in {kinds['both']:,} of those also every one of the policy in service)"
     key = [tag("li", {}, tag("span", {"class": f"cell {kind}"}, sign), f" {text}") for sign, kind, text in SIGNS]
-    ordered = sorted(found.items(), key=lambda each: -sum(cell.num_failed for cell in cells.cells_of(each[1])))
+    ordered = sorted(found.items(), key=lambda each: -sum(cell.num_failed for cell in cells.every(each[1])))
     named = {parameter.name: parameter for parameter in context.task.parameters}
     shown = [_grid(named, names, grid) for names, grid in ordered]
     first, rest = shown[:MOST_GRIDS], shown[MOST_GRIDS:]
@@ -231,33 +235,40 @@ def matrix(verdict: Verdict, context: Context) -> Markup | None:
     )  # fmt: skip
 
 
-def _grid(named: Mapping[str, Parameter], names: tuple[str, str], grid: Grid) -> Markup:
-    across, down = named[names[0]], named[names[1]]
+def _grid(named: Mapping[str, Parameter], names: Sequence[str], grid: Grid) -> Markup:
+    across, down = named[names[0]], named[names[-1]]
 
     def edge(parameter: Parameter, i: int, scope: str) -> Markup:
-        low, high = cells.bounds(parameter, i)
+        low, high = cells.edge(parameter, i), cells.edge(parameter, i + 1)
         return tag("th", {"scope": scope, "title": f"{parameter.name} {low:.4g} to {high:.4g}"}, f"{low:.3g}")
 
-    head = [edge(across, i, "col") for i in range(cells.LEVELS)]
-    corner = tag("td", {}, tag("span", {"class": "unseen"}, "levels"))
-    rows = [tag("tr", {}, edge(down, i, "row"), *(_cell(cell) for cell in row)) for i, row in enumerate(grid)]
-    caption = tag("caption", {}, tag("b", {}, across.name), " across, ", tag("b", {}, down.name), " down")
+    head = [edge(across, i, "col") for i in range(LEVELS)]
+    corner = tag("td", {}, _unseen("levels"))
+    is_pair = len(names) > 1
+    sides = [edge(down, i, "row") if is_pair else tag("th", {"scope": "row"}, "any") for i in range(len(grid))]
+    rows = [tag("tr", {}, side, *map(_cell, row)) for side, row in zip(sides, grid, strict=True)]
+    other = [", ", tag("b", {}, down.name), " down"] if is_pair else []
+    caption = tag("caption", {}, tag("b", {}, across.name), " across", *other)
     return tag("table", {"class": "cells"}, caption, tag("thead", {}, tag("tr", {}, corner, *head)),
                tag("tbody", {}, *rows))  # fmt: skip
 
 
-def _cell(cell: Cell) -> Markup:
+def _sign(cell: Cell) -> tuple[str, str]:
+    """Return what stands in a cell, and the class of its colour."""
     if not cell.num:
-        return tag("td", {"class": "cell none"}, tag("span", {"aria-hidden": "true"}, "–"), _unseen("not tried"))
-    spoken = f"{cell.num} tried, {cell.num_failed} failed"
+        return "–", "none"
+    if cell.num_failed < cell.num:
+        return (f"{cell.num_failed}/{cell.num}", "some") if cell.num_failed else (str(cell.num), "")
+    return ("=", "both") if cell.num_rival and cell.num_rival_failed == cell.num_rival else ("✗", "bad")
+
+
+def _cell(cell: Cell) -> Markup:
+    sign, kind = _sign(cell)
+    spoken = f"{cell.num} tried, {cell.num_failed} failed" if cell.num else "not tried"
     if cell.num_rival:
         spoken += f"; in service {cell.num_rival_failed} of {cell.num_rival}"
-    if not cell.num_failed:
-        sign, kind = str(cell.num), ""
-    else:
-        sign, kind = ("=", "both") if cell.num_rival_failed else ("✗", "bad")
-    return tag("td", {"class": f"cell {kind}".strip(), "title": spoken}, tag("span", {"aria-hidden": "true"}, sign),
-               _unseen(spoken))  # fmt: skip
+    shown = tag("span", {"aria-hidden": "true"}, sign)
+    return tag("td", {"class": f"cell {kind}".strip(), "title": spoken}, shown, _unseen(spoken))
 
 
 def _unseen(text: str) -> Markup:
@@ -267,8 +278,8 @@ def _unseen(text: str) -> Markup:
 def every(verdict: Verdict, context: Context) -> list[Markup | None]:
     """Return all parts that tell of worlds."""
     searched = [trial for trial in verdict.trials if trial.scenario == SEARCH]
-    spread = [trial for trial in verdict.trials if trial.scenario in SPREAD and trial.failed]
-    known = (NOMINAL, SEARCH, *SPREAD)
+    spread = [trial for trial in verdict.trials if trial.scenario in (STRESS, CELLS) and trial.failed]
+    known = (NOMINAL, SEARCH, STRESS, CELLS)
     named = [trial for trial in verdict.trials if trial.scenario not in known and trial.failed]
     return [
         places(verdict) if verdict.trials else None,

@@ -9,12 +9,14 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel.gate.stress import LEVELS
 from flywheel.records import Trial
 from flywheel.report import cells
-from flywheel.report.cells import LEVELS
 from flywheel.task import Parameter
+from flywheel.tasks.cartpole import cartpole
 
 PARAMETERS = (Parameter("a", 0.5, 0.0, 1.0), Parameter("b", 0.0, -2.0, 3.0), Parameter("c", 10.0, 1.0, 100.0))
+TASK = dataclasses.replace(cartpole, parameters=PARAMETERS, edge_cases=(), drift={})
 
 
 def trial(number: int, values: tuple[float, ...], failed: bool, scenario: str = "cells", total: float = 1.0) -> Trial:
@@ -37,29 +39,37 @@ worlds = st.lists(
 def test_each_world_is_in_one_cell_of_each_pair(drawn: list[tuple[tuple[float, ...], bool, str]]) -> None:
     trials = [trial(i, values, failed, scenario) for i, (values, failed, scenario) in enumerate(drawn)]
     spread = [each for each in trials if each.scenario == "cells"]
-    found = cells.grids(PARAMETERS, trials)
+    found = cells.grids(TASK, trials)
     assert set(found) == (set(itertools.combinations("abc", 2)) if spread else set())
     for grid in found.values():
-        assert sum(cell.num for cell in cells.cells_of(grid)) == len(spread)
-        assert sum(cell.num_failed for cell in cells.cells_of(grid)) == sum(each.failed for each in spread)
+        assert sum(cell.num for cell in cells.every(grid)) == len(spread)
+        assert sum(cell.num_failed for cell in cells.every(grid)) == sum(each.failed for each in spread)
 
 
-@given(st.integers(0, LEVELS - 1), st.floats(0.01, 0.99))
-def test_a_level_holds_what_lies_between_its_bounds(number: int, share: float) -> None:
-    for parameter in PARAMETERS:
-        low, high = cells.bounds(parameter, number)
-        assert cells.level(parameter, low + share * (high - low)) == number
-    assert [cells.level(PARAMETERS[0], value) for value in (-9.0, 0.0, 1.0, 9.0)] == [0, 0, LEVELS - 1, LEVELS - 1]
-    assert cells.level(Parameter("still", 1.0, 1.0, 1.0), 1.0) == 0
+def test_a_level_is_named_by_where_it_begins() -> None:
+    for number in range(LEVELS):
+        values = tuple(cells.edge(p, number) + 0.01 * (p.high - p.low) for p in PARAMETERS)
+        grid = cells.grids(TASK, [trial(1, values, False)])["a", "c"]
+        assert grid[number][number].num == 1
+    assert [cells.edge(PARAMETERS[1], i) for i in (0, LEVELS)] == [-2.0, 3.0]
+
+
+def test_a_single_parameter_has_one_row_and_none_has_no_cells() -> None:
+    one = dataclasses.replace(TASK, parameters=PARAMETERS[:1])
+    values = (0.1, 0.0, 10.0)
+    assert [cell.num for (row,) in cells.grids(one, [trial(1, values, True)]).values() for cell in row] == [
+        1, 0, 0, 0, 0,
+    ]  # fmt: skip
+    assert cells.grids(dataclasses.replace(TASK, parameters=()), [trial(1, values, True)]) == {}
 
 
 def test_rows_are_levels_of_the_second_parameter_and_the_baseline_is_counted_beside() -> None:
     values = (0.9, -2.0, 1.0)
     mine, theirs = trial(1, values, True), trial(1, values, True)
     alone = trial(2, values, False)
-    grid = cells.grids(PARAMETERS, [mine, alone], [theirs])["a", "b"]
+    grid = cells.grids(TASK, [mine, alone], [theirs])["a", "b"]
     assert grid[0][4] == cells.Cell(num=2, num_failed=1, num_rival=1, num_rival_failed=1)
-    assert sum(cell.num for cell in cells.cells_of(grid)) == 2
+    assert sum(cell.num for cell in cells.every(grid)) == 2
 
 
 def test_pairs_are_of_one_world_and_those_that_only_the_candidate_failed_come_first() -> None:

@@ -68,7 +68,7 @@ def test_every_outcome_begins_with_its_word_and_its_reason(kind: str) -> None:
     (heading,) = re.findall("<h1>(.*?)</h1>", page(found, context()))
     expected = {
         "pass": "Passed",
-        "fail": "Refused: failure rate, regression, edge cases",
+        "fail": "Refused: failure rate, regression, stress, edge cases",
         "inconclusive": "Undecided: ",
     }
     assert heading.startswith(expected[kind])
@@ -246,7 +246,7 @@ def test_a_recorded_verdict_names_what_made_it() -> None:
     assert "policy abababab (version 4)" in text and "Signed and recorded" in text
     words = shlex.split(shlex.join(told.command))
     assert words[:6] == ["flywheel", "gate", "--policy", "ab" * 6, "--run-dir", "runs/my run"]
-    assert words[6:10] == ["--seed", "3", "--baseline", "cd" * 6] and "length=2.0" in words
+    assert words[6:10] == ["--seed", "3", "--baseline", "cd" * 6] and "length=0.5" in words
 
 
 def test_texts_stand_out_from_what_is_behind_them() -> None:
