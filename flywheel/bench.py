@@ -73,23 +73,24 @@ class Bench:
         Raises UsageError, with the nearest digest, where there is none.
         """
         known = {} if self._run is None else {each.digest: each for each in self._run.registry.artifacts()}
-        if name == CHAMPION and CHAMPION not in known:
+        if name == CHAMPION:
             name = self._champion() or ""
-            if not name:
-                raise UsageError("No policy is in service there, so there is no champion: name one by its digest.")
+        if not name:
+            raise UsageError("No policy is in service there, so there is no champion: name one by its digest.")
         path = Path(name)
         if any(digest.startswith(name) for digest in known):
             artifact = known[matching("policy", name, known)]
-            return self._noted(artifact, artifact.digest[:SHORT], f"policy {{}} (version {artifact.version})")
+            return self._noted(artifact, artifact.digest[:SHORT], _called(artifact))
         if (path / MANIFEST).is_file():
-            return self._noted(read_artifact(path.resolve()), name, "policy {}")
+            artifact = read_artifact(path.resolve())
+            return self._noted(artifact, name, _called(artifact))
         if not path.is_file() and known:
             raise unknown("policy (nor file)", name, [CHAMPION, *(digest[:SHORT] for digest in known)])
         changes = None if self._spec is None else read_changes(self._spec)
         return self._noted(load_network(path, spec_of(self.task), changes), name, path.name)
 
     def _noted(self, policy: Judged, word: str, name: str) -> Judged:
-        self._named[policy.digest] = (word, name.format(policy.digest[:8]))
+        self._named[policy.digest] = (word, name)
         return policy
 
     def name(self, policy: Judged) -> str:
@@ -211,7 +212,7 @@ class Bench:
         if self._run is not None:
             task, home = self._run.config.task, self._run.run_dir
         if isinstance(policy, Artifact):
-            file = (home / POLICIES / policy.digest if self._run else Path(policy.uri)) / NETWORK
+            file = (file if self._run is None else home / POLICIES / policy.digest) / NETWORK
         return shlex.join(["flywheel", "policies", "add", str(file), "--task", task, "--run-dir", str(home)])
 
     def baseline_of(self, verdict: Verdict, name: str) -> Judged:
@@ -224,3 +225,7 @@ class Bench:
         """Return the command that goes on from shortly before a trial's end."""
         at = str(max(0, trial.length - 20))
         return shlex.join(["flywheel", "fork", trial.episode[:SHORT], "--at", at, *self._home()])
+
+
+def _called(artifact: Artifact) -> str:
+    return f"policy {artifact.digest[:8]} (version {artifact.version})"

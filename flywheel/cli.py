@@ -205,14 +205,14 @@ def down(run_dir: Path) -> int:
     return 0
 
 
-COMMANDS: Mapping[str, Callable[..., int | Serve | Page]] = {
+COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "budget": budget,
     "check": check,
     "diverge": travel.diverge,
     "down": down,
     "episodes": travel.episodes,
     "fork": travel.fork,
-    "gate": judging.gate,
+    "gate": judging.Gate,
     "page": Page,
     "policies add": policies_add,
     "policies list": policies_list,
@@ -251,7 +251,7 @@ def call(words: Sequence[str]) -> int:
     """Run the command that these words call, and return its exit code."""
     name, rest = find(words)
     found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
-    return found() if isinstance(found, Serve | Page) else int(found)
+    return found() if callable(found) else int(found)
 
 
 def main() -> None:
