@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,12 @@ class Bench:
             return None
         return self.policy(name or CHAMPION)
 
+    def baseline_of(self, verdict: Verdict, name: str) -> Judged:
+        """Return the policy that a verdict compares with; `name` says where it is, if it is in no run directory."""
+        if self._run is None and not name:
+            raise UsageError("That trial is of the policy in service then: name its file by --baseline.")
+        return self.policy(name or str(verdict.baseline))
+
     # Verdicts
 
     def judge(
@@ -137,23 +143,26 @@ class Bench:
         """Return the newest verdict (with this seed) that the run directory's registry holds of a policy."""
         if self._run is None:
             raise UsageError("Verdicts are recorded in a run directory: give --run-dir.")
-        verdict = self._newest(policy, self._run.registry.verdicts(policy.digest), seed, "recorded")
+        verdict = self._newest(policy, self._run.registry.verdicts(policy.digest), seed, "recorded")[0]
         version = self._run.registry.artifact(verdict.digest).version
         return verdict, context.recorded(verdict, version, self.task, self.config, str(self._run.run_dir))
 
-    def known(self, policy: Judged, seed: int | None) -> Verdict:
-        """Return the newest verdict (with this seed) on a policy, of the registry or of the files that were written."""
+    def known(self, policy: Judged, seed: int | None) -> list[Verdict]:
+        """Return the verdicts (with this seed) on a policy, of the registry and of files, newest first, at least one.
+
+        Raises UsageError where there is none.
+        """
         files = [verdict_file.read(path) for path in sorted(self.out.glob(f"verdict-{policy.digest[:8]}-*.json"))]
         kept = [] if self._run is None else self._run.registry.verdicts(policy.digest)
         return self._newest(policy, [each for each in [*kept, *files] if each.digest == policy.digest], seed, "known")
 
-    def _newest(self, policy: Judged, found: list[Verdict], seed: int | None, how: str) -> Verdict:
+    def _newest(self, policy: Judged, found: list[Verdict], seed: int | None, how: str) -> list[Verdict]:
         if not found:
             raise UsageError(f"No verdict on {self.name(policy)} is {how} in {self._place()}: judge it first.")
         some = [verdict for verdict in found if seed in (None, verdict.seed)]
         if not some:
             raise unknown(f"verdict on {self.name(policy)} with seed", str(seed), [str(each.seed) for each in found])
-        return max(some, key=lambda verdict: verdict.judged_at)
+        return sorted(some, key=lambda verdict: -verdict.judged_at)
 
     def _place(self) -> str:
         return str(self.out) if self._run is None else str(self._run.run_dir)
@@ -164,20 +173,23 @@ class Bench:
 
     # Trials
 
-    def trial(self, verdict: Verdict, word: str) -> tuple[Trial, bool]:
-        """Return the trial of an index, or of an episode's id, and whether the baseline made it.
+    def trial(self, verdicts: Sequence[Verdict], word: str) -> tuple[Trial, Verdict, bool]:
+        """Return the trial of an index (in the first verdict), or of an episode's id; its verdict; if the baseline's.
 
         Raises UsageError where there is none, or more than one.
         """
-        if word.isdecimal() and int(word) < len(verdict.trials):
-            return verdict.trials[int(word)], False
-        made = {trial.episode: (trial, True) for trial in verdict.rivals}
-        made |= {trial.episode: (trial, False) for trial in verdict.trials}
+        first = verdicts[0]
+        if word.isdecimal() and int(word) < len(first.trials):
+            return first.trials[int(word)], first, False
+        made: dict[str, tuple[Trial, Verdict, bool]] = {}
+        for verdict in reversed(verdicts):
+            made |= {trial.episode: (trial, verdict, True) for trial in verdict.rivals}
+            made |= {trial.episode: (trial, verdict, False) for trial in verdict.trials}
         found = [id_ for id_ in made if id_.startswith(word)]
         if len(found) != 1:
             raise UsageError(
-                f"{word!r} names {len(found)} trials of the verdict with seed {verdict.seed}: give an index from 0 to "
-                f"{len(verdict.trials) - 1}, or what one episode's id begins with."
+                f"{word!r} names {len(found)} trials of the verdict with seed {first.seed}: give an index from 0 to "
+                f"{len(first.trials) - 1}, or what one episode's id begins with."
             )
         return made[found[0]]
 
@@ -214,12 +226,6 @@ class Bench:
         if isinstance(policy, Artifact):
             file = (file if self._run is None else home / POLICIES / policy.digest) / NETWORK
         return shlex.join(["flywheel", "policies", "add", str(file), "--task", task, "--run-dir", str(home)])
-
-    def baseline_of(self, verdict: Verdict, name: str) -> Judged:
-        """Return the policy that a verdict compares with; `name` says where it is, if it is in no run directory."""
-        if self._run is None and not name:
-            raise UsageError("That trial is of the policy in service then: name its file by --baseline.")
-        return self.policy(name or str(verdict.baseline))
 
     def forking(self, trial: Trial) -> str:
         """Return the command that goes on from shortly before a trial's end."""

@@ -69,7 +69,7 @@ class Gate:
         with closing(Bench(self.run_dir, self.task, self.out, self.spec)) as bench:
             policy = bench.policy(self.policy or self.network)
             if self.trial:
-                return _replay(bench, policy, self.baseline, bench.known(policy, self.seed), self.trial)
+                return _replay(bench, policy, self.baseline, self.seed, self.trial)
             return self._judge(bench, policy)
 
     def _judge(self, bench: Bench, policy: Policy | Artifact) -> int:
@@ -123,9 +123,9 @@ def _line(head: str, text: str) -> None:
     ))  # fmt: skip
 
 
-def _replay(bench: Bench, policy: Policy | Artifact, baseline: str, verdict: Verdict, word: str) -> int:
+def _replay(bench: Bench, policy: Policy | Artifact, baseline: str, seed: int | None, word: str) -> int:
     """Play a trial again and say whether it is the same; 0 when it is."""
-    trial, is_rival = bench.trial(verdict, word)
+    trial, verdict, is_rival = bench.trial(bench.known(policy, seed), word)
     again, same = bench.rerun(trial, bench.baseline_of(verdict, baseline) if is_rival else policy)
     fate = "failed" if again.failed else "fine"
     print(textwrap.fill(
