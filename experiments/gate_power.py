@@ -37,7 +37,9 @@ from experiments import gate_coverage, gate_regression
 from experiments.report import mean, report, share, write
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
+from flywheel.gate.hearing import look_after
 from flywheel.gate.sequential import aim, log_evidence
+from flywheel.gate.stress import PILOT, STRETCHES, cell_situations
 from flywheel.records import Episode
 from flywheel.task import Limits, Task
 from flywheel.tasks.cartpole import cartpole
@@ -89,6 +91,15 @@ class Outcomes:
 
 
 @functools.cache
+def looks_of(config: GateConfig) -> tuple[int, ...]:
+    """Return after how many simulations the gate looks at them."""
+    looks = [look_after(0, config)]
+    while looks[-1] < config.max_sims:
+        looks.append(look_after(looks[-1], config))
+    return tuple(looks)
+
+
+@functools.cache
 def most_failed(num: int, error: float) -> NDArray[np.int64]:
     """Return with how many failures at most, after each simulation, a candidate passes; int[num], -1 for none."""
     k, n = np.arange(num + 1)[:, None], np.arange(1, num + 1)
@@ -107,7 +118,7 @@ def decide(failed: NDArray[np.bool_], config: GateConfig, error: float) -> Outco
     k = np.cumsum(failed, axis=1, dtype=np.int16)
     good = k <= most_failed(config.max_sims, error)
     bad = k >= least_failed(config.max_sims, config.error)
-    looks = np.unique(np.append(np.arange(config.num_sims, config.max_sims, config.batch), config.max_sims))
+    looks = np.array(looks_of(config))
     passing = np.where(good.any(axis=1), good.argmax(axis=1) + 1, config.max_sims + 1)
     refusing = bad[:, looks - 1]
     refused = np.where(refusing.any(axis=1), looks[refusing.argmax(axis=1)], config.max_sims + 1)
@@ -132,12 +143,17 @@ def one_candidate(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     for rate, goal in ((0.05, 0.05), (0.06, 0.02), (0.08, 0.001)):
         found = candidates(rate, num, np.random.default_rng([seed, 1]), CONFIG, fresh)
         yield share("DQ1", f"P(deploy) at {rate:.0%}", found.passed, goal, True, seed)
-    edges = CONFIG.edge_trials * len(cartpole.edge_cases)
+    cells = len(cell_situations(cartpole, seed, "judge", cartpole.nominal))
+    fixed = CONFIG.edge_trials * len(cartpole.edge_cases) + cells + CONFIG.search_sims
+    rival = len(STRETCHES) * PILOT + cells + 2 * CONFIG.stress_sims  # at most
     for rate, least, most in ((0.01, 0.99, 150), (0.02, 0.95, 250)):
         found = candidates(rate, num // 2, np.random.default_rng([seed, 2]), CONFIG, fresh)
         yield share("DQ2", f"P(deploy) at {rate:.0%}", found.passed, least, False, seed)
         yield mean("DQ2", f"simulations for the failure rate at {rate:.0%}", found.settled, most, seed)
-        yield mean("DQ2", f"simulations of CartPole's whole verdict at {rate:.0%}", found.simulated + edges, None, seed)
+        case = f"simulations of CartPole's whole verdict at {rate:.0%}"
+        yield mean("DQ2", f"{case}, the search's {CONFIG.search_sims} among them", found.simulated + fixed, None, seed)
+        both = 2 * found.simulated + fixed + rival
+        yield mean("DQ2", f"{case}, both policies', at most", both, None, seed)
     for rate, most in ((0.08, 90), (0.3, 20)):
         found = candidates(rate, num // 10, np.random.default_rng([seed, 3]), TENS, fresh)
         refused = found.simulated[~found.passed]

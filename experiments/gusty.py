@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from flywheel.draws import draws
@@ -150,8 +150,8 @@ GUSTY = Task(
 """The Task."""
 
 
-def policy(gains: tuple[float, ...], bias: float = 0.0, **rule: Any) -> Policy:
-    """Return a linear policy, whose rule is the task's but for what is given."""
+def policy(gains: ArrayLike, bias: float = 0.0, **rule: Any) -> Policy:
+    """Return a linear policy with gains float[4], whose rule is the task's but for what is given."""
     spec = spec_of(GUSTY)
     network = linear_policy(spec, gains, [-bias / 2, bias / 2])[0]
     own = dataclasses.replace(spec, rule=dataclasses.replace(spec.rule, **rule))

@@ -82,7 +82,7 @@ class GateConfig:
     num_sims: int = 100
     """simulations of the first look"""
     batch: int = 50
-    """simulations of each further look while a question is open"""
+    """simulations of each further look while a question is open; a tenth of those before, where that is more"""
     max_sims: int = 1000
     """simulations after which an open question stays open: inconclusive"""
     timeout_s: float = 600.0

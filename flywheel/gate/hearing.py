@@ -59,6 +59,14 @@ def outcome_of(found: Sequence[Check]) -> Outcome:
     return "pass" if found and all(check.passed is True for check in found) else "inconclusive"
 
 
+def look_after(num: int, config: GateConfig) -> int:
+    """Return after how many simulations the next look comes: a batch later, or a tenth of those that there are.
+
+    So many simulations cost no more each than few do: all of them are looked at each time.
+    """
+    return min(num + max(config.batch, num // 10), config.max_sims) if num else min(config.num_sims, config.max_sims)
+
+
 class Hearing:
     """Plays a first look, then batches while a question is open, then searches for what would be overlooked."""
 
@@ -76,7 +84,7 @@ class Hearing:
         fixed = self._fixed()
         if case.baseline is not None:
             self._gauge = gauge(self._task, self._crew, case.baseline, case.parameters, seed=case.seed, now=case.now)
-        self._nominal(config.num_sims)
+        self._nominal()
         self._stressed(config.num_sims)
         found = self._ask()
         while outcome_of(found) == "inconclusive" and self._go_on(found):
@@ -112,10 +120,10 @@ class Hearing:
             self._old[scenario] += self._crew.play(self._case.baseline, worlds, self._case.now).trials
         return played
 
-    def _nominal(self, num: int) -> None:
-        """Play so many more nominal worlds; the first of them also times decisions."""
+    def _nominal(self) -> None:
+        """Play nominal worlds up to the next look; the first of them also times decisions."""
         begin, case = len(self._new[NOMINAL]), self._case
-        stop = min(begin + num, self._config.max_sims)
+        stop = look_after(begin, self._config)
         played = self._both(NOMINAL, nominal_situations(case.seed, _STREAM, begin, stop, case.parameters))
         if played is not None and not begin:
             self._settled.append(self._cost(played.observations))
@@ -134,7 +142,7 @@ class Hearing:
         still_open = {check.name for check in found if check.passed is None}
         before = self._num_played()
         if still_open & {"failure_rate", "regression"}:
-            self._nominal(self._config.batch)
+            self._nominal()
         if "stress" in still_open:
             self._stressed(self._config.batch)
         return self._num_played() > before

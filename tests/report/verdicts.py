@@ -38,10 +38,10 @@ def context(task: Task = TASK, **more: Any) -> Context:
 @functools.cache
 def verdict(kind: str) -> Verdict:
     """Return the verdict on a policy that passes, one that fails where poles are long, or one that answers NaN."""
-    gate, more = SafetyGate(TASK, CONFIG), {"seed": 3, "now": 1_790_000_000.0, "tries": 2}
+    judge = functools.partial(SafetyGate(TASK, CONFIG).judge, seed=3, now=1_790_000_000.0, tries=2)
     if kind == "inconclusive":
         broken = load_linear(TASK, [[float("nan")] * 4] * 2, digest="ef" * 32)
-        return gate.judge(broken, baseline=load_linear(TASK, digest="cd" * 32), **more)
+        return judge(broken, baseline=load_linear(TASK, digest="cd" * 32))
     gains, rival, parameters = (GOOD, SHORT_POLE, {}) if kind == "pass" else (HALF, GOOD, {"length": 2.0})
     policy, baseline = load_linear(TASK, gains, digest="ab" * 32), load_linear(TASK, rival, digest="cd" * 32)
-    return gate.judge(policy, baseline=baseline, parameters=parameters, **more)
+    return judge(policy, baseline=baseline, parameters=parameters)
