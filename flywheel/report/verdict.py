@@ -39,6 +39,10 @@ QUESTIONS = {
 }
 
 
+ENDINGS = {"simulation": "the simulation broke", "budget": "the error budget is spent"}
+"""What an end without any answer is called."""
+
+
 def page(verdict: Verdict, context: Context) -> str:
     """Return the verdict as a page of HTML; whatever its strings hold, they are only ever text."""
     name = f"{HEADS[verdict.outcome]}: {context.policy}"
@@ -103,7 +107,7 @@ def _words(name: str) -> str:
 
 def _heading(verdict: Verdict, context: Context) -> Markup:
     why = reasons(verdict)
-    names = ", ".join(name for name, _ in why)
+    names = ", ".join(ENDINGS.get(name, name) for name, _ in why)
     title = f"{HEADS[verdict.outcome]}: {names}" if why else HEADS[verdict.outcome]
     told = [tag("p", {}, tag("b", {}, name), f": {note}" if note else "") for name, note in why]
     if not why:
@@ -165,13 +169,14 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
     versions = {"flywheel": __version__, "python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in ("numpy", "onnxruntime", "gymnasium")}
     values = parameters_of(verdict, context.task)
+    told = ", ".join(f"{name} {value:g}" for name, value in values.items()) or "none"
     changed = "" if task_digest(context.task) == verdict.task else " (the task has changed since)"
     rows = [
         ("policy", tag("code", {}, verdict.digest)),
         ("policy in service", tag("code", {}, verdict.baseline) if verdict.baseline else "none"),
         ("task", join(context.task.name, " ", tag("code", {}, verdict.task), changed)),
         ("gate's configuration", tag("code", {}, verdict.config)),
-        ("simulator's parameters", join(", ".join(f"{k} {v:g}" for k, v in values.items()) or "none", " ",
+        ("simulator's parameters", join(told if digest_of(dict(values)) == verdict.simulator else "", " ",
                                         tag("code", {}, verdict.simulator))),
         ("seed of all seeds", tag("code", {}, str(verdict.seed))),
         ("judged", moment(verdict.judged_at)),

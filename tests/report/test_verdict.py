@@ -69,7 +69,7 @@ def test_every_outcome_begins_with_its_word_and_its_reason(kind: str) -> None:
     expected = {
         "pass": "Passed",
         "fail": "Refused: failure rate, regression, stress, edge cases",
-        "inconclusive": "Undecided: ",
+        "inconclusive": "Undecided: the simulation broke",
     }
     assert heading.startswith(expected[kind])
     assert all(check.note in read.text for check in found.checks)
@@ -209,7 +209,7 @@ def test_a_spent_budget_and_a_broken_simulator_leave_no_trials_and_still_a_page(
     spent = SafetyGate(TASK, GateConfig()).judge(load_linear(TASK), seed=1, now=0.0, tries=10_000)
     assert spent.outcome == "inconclusive" and not spent.trials
     read = Read(page(spent, context(config=GateConfig())))
-    assert "Undecided: budget" in read.text and "Where it was tried" not in read.text
+    assert "Undecided: the error budget is spent" in read.text and "Where it was tried" not in read.text
 
 
 def test_pairs_tell_who_failed_and_by_how_much() -> None:
