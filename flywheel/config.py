@@ -93,6 +93,9 @@ class GateConfig:
     after it"""
     error: float = 0.05
     """error of intervals, and of refusals: a policy that keeps 0.4 of a limit's odds is refused at most so often"""
+    compare_sims: int = 300
+    """pairs of nominal worlds in which a candidate that is less safe than the policy in service is found out, at most:
+    one that fails in 5 % of all episodes instead of 2 % in nine cases of ten"""
     stress_sims: int = 200
     """pairs of worlds at the edge of what the policy in service masters, in which a candidate is compared with it"""
     search_sims: int = 500
