@@ -95,7 +95,7 @@ def test_gate_says_each_check_on_a_line(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pass: good.onnx after ") and "simulations, seed 3" in lines[0]
     assert [line.split("passed")[0].strip() for line in lines if " passed " in line] == [
-        "failure rate", "regression", "stress", "edge cases", "cost", "coverage", "search",
+        "failure rate", "regression", "safety", "stress", "edge cases", "cost", "coverage", "search",
     ]  # fmt: skip
     monkeypatch.setattr("flywheel.console.width", lambda: 40)
     assert call(monkeypatch, "gate", "bad.onnx", "--task", RELAXED, "--baseline", "good.onnx") == 1

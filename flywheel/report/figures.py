@@ -19,6 +19,7 @@ _APART = 26.0  # per cent of the width that two texts of a line need
 LIMITS = {
     "failure_rate": "at most {}",
     "regression": "at most {}",
+    "safety": "not surely more than {}",
     "stress": "not surely more than {}",
     "edge_cases": "at least {}",
     "scenarios": "at least {}",
@@ -29,7 +30,7 @@ LIMITS = {
 """What a check's limit is, in words; what a search finds refuses nobody."""
 TIMES = ("cost",)
 """Checks whose numbers are seconds; those of the other ones in LIMITS are shares."""
-MEANS = ("failure_rate", "regression", "stress")
+MEANS = ("failure_rate", "regression", "safety", "stress")
 """Checks of a mean: without an interval nothing was compared."""
 
 

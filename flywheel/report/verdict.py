@@ -28,7 +28,8 @@ KINDS = {"pass": "good", "fail": "bad", "inconclusive": "open"}
 QUESTIONS = {
     "failure_rate": "Does it fail more rarely than the limit?",
     "regression": "Is it no worse than the policy in service, in the same worlds?",
-    "stress": "Is it no worse at the edge of what the policy in service masters?",
+    "safety": "Is it no less safe than the policy in service, failures and near misses counted?",
+    "stress": "Nor at the edge of what the policy in service masters?",
     "edge_cases": "Does it master every edge case of the task?",
     "scenarios": "Does it master every scenario that was saved?",
     "coverage": "Was every pair of settings of the simulator tried?",
