@@ -26,8 +26,8 @@ from flywheel.observe.observer import SIGNALS
 from flywheel.page.events import WATCHED
 from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
+from flywheel.report import verdict as verdicts
 from flywheel.store import intake
-from flywheel.store.intake import Reader, Wanted
 from flywheel.tapes import Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.tasks import load
@@ -58,7 +58,7 @@ class Window:
         self._config = archive.read_config(run_dir)
         self.run_dir, self._name = run_dir, name or str(run_dir)
         self._lock = threading.RLock()
-        self._store: Reader | None = None
+        self._store: intake.Reader | None = None
         self._registry: registries.Registry | None = None
         self._kept: dict[str, tuple[int, Any]] = {}
         self._looked, self._marks = -LOOK_S, dict.fromkeys((*WATCHED, "story"), 0)
@@ -92,7 +92,7 @@ class Window:
                 self._looked = time.monotonic()
             return dict(self._marks)
 
-    def _opened_store(self) -> Reader | None:
+    def _opened_store(self) -> intake.Reader | None:
         if self._store is None and sqlite.is_made(self.run_dir / intake.FILE):
             self._store = intake.open_readonly(self.run_dir)
         return self._store
@@ -184,6 +184,11 @@ class Window:
             tries=registry.tries(),
         )
 
+    def verdict_page(self, digest: str, number: int) -> tuple[str, str]:
+        """As Source.verdict_page."""
+        run = (self.task(), self._config["config"].gate, self._name)
+        return verdicts.recorded_page(self.policies(), digest, number, *run), verdicts.policy()
+
     # Production
 
     def signals(self) -> Sequence[Signal]:
@@ -228,7 +233,7 @@ class Window:
         if wanted.pop("origin", "production") == "gate":
             return page_of(self._while("policies", "trials", self._read_trials), **wanted)
         store = self._opened_store()
-        return store.page(Wanted(**wanted)) if store else []
+        return store.page(intake.Wanted(**wanted)) if store else []
 
     def _read_trials(self) -> Sequence[Listed]:
         verdicts = chain.from_iterable(self.policies().verdicts.values())

@@ -163,6 +163,12 @@ class Source(Protocol):
     def policies(self) -> Policies:
         """Return all that the registry knows."""
 
+    def verdict_page(self, digest: str, number: int) -> tuple[str, str]:
+        """Return a recorded verdict as a page of its own, and the Content-Security-Policy that is enough for it.
+
+        `number` counts the policy's verdicts, the oldest being 0; UsageError where there is none.
+        """
+
     def signals(self) -> Sequence[Signal]:
         """Return every alarm, oldest first."""
 

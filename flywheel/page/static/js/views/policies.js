@@ -1,5 +1,5 @@
 /* Policies: their lineage, their verdicts, where and when each served; and rolling back. */
-import { Failed, get, post, remove } from "../api.js";
+import { address, Failed, get, post, remove } from "../api.js";
 import { h } from "../dom.js";
 import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
 import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
@@ -132,7 +132,7 @@ async function one(shared, digest, signal) {
           facts(Object.fromEntries(each.served.map((span, i) => [i ? `served ${i + 1}` : "served", [served(span), span.share < 1 ? `, ${percent(span.share, 0)} of episodes` : ""]])))]
         : h("p", { class: "small-note" }, "It never answered a client.")))),
     each.verdicts.length
-      ? each.verdicts.map((verdict) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at)],
+      ? each.verdicts.map((verdict, i) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at), h("a", { href: address("verdict", { digest, number: each.verdicts.length - 1 - i }), target: "_blank", rel: "noopener" }, "as a page to keep")],
           body(facts({ against: verdict.baseline ? chip(shared.policies, verdict.baseline) : "no policy in service", seed: h("code", {}, verdict.seed), cost: seconds(verdict.cost_s) })), checksOf(verdict), trialsOf(verdict, shared)))
       : card("Verdict", null, body(h("p", { class: "small-note" }, "It was never judged, so it is never served."))),
     card("The same in Python", null, body(commands(["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).policies[${JSON.stringify(each.digest)}]`], ["CLI", `flywheel policies list --run-dir ${run}`]))));
