@@ -398,8 +398,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return (found.st_mtime_ns, found.st_size)
-
-
-def opened(run_dir: Path, name: str = "") -> closing[Window]:
-    """Return a Window that is closed at the end of a `with`."""
-    return closing(Window(run_dir, name))
