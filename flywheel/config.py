@@ -93,6 +93,9 @@ class GateConfig:
     after it"""
     error: float = 0.05
     """error of intervals, and of refusals: a policy that keeps 0.4 of a limit's odds is refused at most so often"""
+    compare_sims: int = 300
+    """pairs of nominal worlds in which a candidate that is less safe than the policy in service is found out, at most:
+    one that fails in 5 % of all episodes instead of 2 % in nine cases of ten"""
     stress_sims: int = 200
     """pairs of worlds at the edge of what the policy in service masters, in which a candidate is compared with it"""
     search_sims: int = 500
@@ -116,6 +119,10 @@ class GateConfig:
     """seconds for which a verdict allows a promotion"""
     lockstep: int = 256
     """most worlds stepped at once; ONNX Runtime's rows were bit-equal up to this batch"""
+    workers: int = 0
+    """processes that play the simulations, which changes no verdict; 0 leaves that to the gate: its own for a task with
+    a vector form, which is the fastest, and for what takes it less than 2 s; else one a CPU (on a cluster: of the nodes
+    that simulate), which start when they are needed. 1 is the gate's own"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +348,7 @@ MAY_BE_ZERO = frozenset(
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
     | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
     | {"traffic.num_clients", "traffic.change_after", "analyze.patience_s", "analyze.widen"}
-    | {"gate.search_sims", "gate.suite_open"}
+    | {"gate.search_sims", "gate.workers", "gate.suite_open"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""

@@ -119,20 +119,15 @@ def grow(
     if obstacle(task) or not failed:
         return Growth()
     failures = {episode.id: _Failure(episode, _states(task, episode)) for episode in failed}
-    search = _Search(
-        task, [policy, *rivals], parameters or {}, crew or Alone(task, _USUAL.lockstep), _spread(task, episodes)
-    )
+    crew = crew or Alone(task, _USUAL.lockstep)
+    search = _Search(task, [policy, *rivals], parameters or {}, crew, _spread(task, episodes))
     fates = search.copies(failures, suite, dropped)
     rest = [failure for id_, failure in failures.items() if id_ not in fates][:MOST]
     found = search.found(rest, [episode for episode in episodes if not episode.failed]) if most > 0 else {}
     if most > 0:
         fates |= {each.episode.id: "" for each in rest if each.episode.id not in found}
-    alike = {
-        id_: {
-            other for other, failure in failures.items() if not fates.get(other) and search.passes(failure, one.state)
-        }
-        for id_, one in found.items()
-    }
+    left = {id_: failure for id_, failure in failures.items() if not fates.get(id_)}
+    alike = {id_: {other for other in left if search.passes(left[other], one.state)} for id_, one in found.items()}
     named = {scenario.name for scenario in (*suite, *dropped)}
     made: list[Scenario] = []
     for id_, gone in _covering(alike, most):

@@ -25,6 +25,8 @@ from flywheel.tapes import NOMINAL, Scenario
 from flywheel.task import Task
 
 _STREAM = "judge"  # of seeds: a probe's worlds are others
+SAFETY = 0.8
+"""Share of the error of refusals that the comparison in nominal worlds has; the other share is that under stress."""
 _TIMINGS = 3  # rounds of timing: cold caches and a host's stolen time can make a round slow, nothing can make it fast
 
 
@@ -143,22 +145,28 @@ class Hearing:
         """Play more of what is open; say whether there was any left."""
         still_open = {check.name for check in found if check.passed is None}
         before = self._num_played()
-        if still_open & {"failure_rate", "regression"}:
+        if still_open & {"failure_rate", "regression", "safety"}:
             self._nominal()
         if "stress" in still_open:
             self._stressed(self._config.batch)
         return self._num_played() > before
+
+    @property
+    def _num_compared(self) -> int:
+        return min(self._config.compare_sims, self._config.max_sims)
 
     def _num_played(self) -> int:
         return sum(len(some) for some in self._new.values())
 
     def _ask(self) -> tuple[Check, ...]:
         task, config, error = self._task, self._config, self._case.error
+        stressed = (1.0 - SAFETY) * config.error
         new, old = self._new[NOMINAL], None if self._case.baseline is None else self._old[NOMINAL]
         return (
             checks.failure_rate(new, task.limits, error, config.error),
             checks.regression(task, new, old, error, config.error),
-            checks.stress(task, self._new[STRESS], self._old[STRESS], self._gauge, config.stress_sims, config.error),
+            checks.safety(task, new, old, self._num_compared, error, SAFETY * config.error),
+            checks.stress(task, self._new[STRESS], self._old[STRESS], self._gauge, config.stress_sims, stressed),
             *self._settled,
             checks.coverage(task, self._new, self._old),
         )

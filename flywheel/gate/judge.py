@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import secrets
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.gate.crew import local_crew
 from flywheel.gate.grow import Growth, grow
 from flywheel.gate.hearing import Case, Heard, Hearing, outcome_of
 from flywheel.gate.sequential import aim, bounds, evidence
@@ -52,7 +54,7 @@ class SafetyGate:
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """Keep the task and its limits; `crew` plays the simulations (None: this process does).
+        """Keep the task and its limits; `crew` plays the simulations (None: as `gate.workers` says).
 
         The clocks give seconds and are read for costs only.
 
@@ -64,7 +66,7 @@ class SafetyGate:
         """
         self._task = task
         self._config = config or GateConfig()
-        self._crew = Whole(task, crew or Alone(task, self._config.lockstep))
+        self._crew = Whole(task, crew or local_crew(task, self._config))
         self._clock, self._cpu_clock = clock, cpu_clock
         _check_limits(task, self._config)
 
@@ -267,8 +269,11 @@ class SafetyGate:
 
 
 def terms(task: Task, config: GateConfig, parameters: Parameters) -> tuple[str, str]:
-    """Return what a verdict is made by, as digests: the gate's configuration, and the simulator at `parameters`."""
-    return digest(config), digest({**task.nominal, **parameters})
+    """Return what a verdict is made by, as digests: the gate's configuration, and the simulator at `parameters`.
+
+    Who plays is no part of it.
+    """
+    return digest(dataclasses.replace(config, workers=0)), digest({**task.nominal, **parameters})
 
 
 def _check_limits(task: Task, config: GateConfig) -> None:
