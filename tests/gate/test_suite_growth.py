@@ -24,7 +24,7 @@ from flywheel.task import spec_of
 from flywheel.testing import GOOD, SHORT_POLE, load_linear
 from tests.rooms import SteeredRoom, failed, set_parameters
 
-CONFIG = GateConfig(latency_calls=50)
+CONFIG = GateConfig(latency_calls=50, search_sims=0, workers=1)
 CENTRE = 0.9
 HOLED = Policy(holed(CENTRE), spec_of(TASK), "holed")
 GOOD_ONE = load_linear(TASK, digest="good")
