@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.gate_suite import REFERENCE, TASK, holed, once, produced
+from experiments.gate_suite import TASK, holed, once, produced
 from flywheel import cli, foreign, growth, owner
+from flywheel.config import Config, GateConfig
 from flywheel.gate import SafetyGate
 from flywheel.policy import Policy
 from flywheel.records import Episode
@@ -22,6 +23,7 @@ from flywheel.testing import load_linear
 
 CENTRE = 0.9
 NOW = 5000.0
+CONFIG = Config(gate=GateConfig(search_sims=0, latency_calls=50, workers=1))
 
 
 class Asked:
@@ -54,13 +56,13 @@ class Asked:
             self.num_grown += method == gate.grow
             return method(*arguments, **named)
 
-        gate = SafetyGate(TASK)
-        return growth.look(TASK, gate._config, self.run_dir, ask, self.registry, gate.grow, parameters, now)
+        gate = SafetyGate(TASK, CONFIG.gate)
+        return growth.look(TASK, CONFIG.gate, self.run_dir, ask, self.registry, gate.grow, parameters, now)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Asked]:
-    with owner.opened(TASK, REFERENCE, tmp_path / "run") as writer:
+    with owner.opened(TASK, "experiments.gate_suite:TASK", tmp_path / "run", CONFIG) as writer:
         yield Asked(tmp_path / "run", writer)
 
 
@@ -111,7 +113,7 @@ def test_what_nobody_survives_is_given_up(run: Asked) -> None:
         origin="production", survived=False,
     )  # fmt: skip
     run.registry.grown([doomed], {"episode_1": "doomed"}, "", NOW)
-    gate = SafetyGate(TASK)
+    gate = SafetyGate(TASK, CONFIG.gate)
     for number in range(5):
         assert run.look().given_up == ()
         judged = gate.judge(load_linear(TASK), suite=run.registry.scenarios(), seed=number, now=NOW + 1 + number)
@@ -130,7 +132,7 @@ def test_one_that_is_mastered_again_and_again_is_closed_and_stays(
     (scenario,) = run.look().made
     listed = ["flywheel", "scenarios", "list", "--run-dir", str(run.run_dir)]
     monkeypatch.setattr("sys.argv", listed)
-    gate, told = SafetyGate(TASK), []
+    gate, told = SafetyGate(TASK, CONFIG.gate), []
     for number in range(3):
         assert run.look().closed == frozenset()
         assert cli.call(listed[1:]) == 0

@@ -119,19 +119,15 @@ def grow(
     if obstacle(task) or not failed:
         return Growth()
     failures = {episode.id: _Failure(episode, _states(task, episode)) for episode in failed}
-    values = {**task.nominal, **(parameters or {})}
-    search = _Search(task, [policy, *rivals], values, crew or Alone(task, _USUAL.lockstep), _spread(task, episodes))
+    crew = crew or Alone(task, _USUAL.lockstep)
+    search = _Search(task, [policy, *rivals], parameters or {}, crew, _spread(task, episodes))
     fates = search.copies(failures, suite, dropped)
     rest = [failure for id_, failure in failures.items() if id_ not in fates][:MOST]
     found = search.found(rest, [episode for episode in episodes if not episode.failed]) if most > 0 else {}
     if most > 0:
         fates |= {each.episode.id: "" for each in rest if each.episode.id not in found}
-    alike = {
-        id_: {
-            other for other, failure in failures.items() if not fates.get(other) and search.passes(failure, one.state)
-        }
-        for id_, one in found.items()
-    }
+    left = {id_: failure for id_, failure in failures.items() if not fates.get(id_)}
+    alike = {id_: {other for other in left if search.passes(left[other], one.state)} for id_, one in found.items()}
     named = {scenario.name for scenario in (*suite, *dropped)}
     made: list[Scenario] = []
     for id_, gone in _covering(alike, most):
@@ -176,9 +172,12 @@ def _scenario(found: _Found, named: set[str], now: float) -> Scenario:
 class _Search:
     """Simulates failures again."""
 
-    def __init__(self, task: Task, policies: Sequence[Policy], values: Parameters, crew: Crew, spread: Floats) -> None:
+    def __init__(
+        self, task: Task, policies: Sequence[Policy], parameters: Parameters, crew: Crew, spread: Floats
+    ) -> None:
         self._policy, self._others = policies[0], [_exploring(policies[0]), *policies[1:]]
-        self._task, self._values, self._crew, self._spread = task, values, crew, spread
+        self._task, self._crew, self._spread = task, crew, spread
+        self._values = {**task.nominal, **parameters}
         self.notes: list[str] = []
 
     def passes(self, failure: _Failure, state: State) -> bool:

@@ -18,12 +18,13 @@ from flywheel.gate.suite import CLOSED, GIVEN_UP, check_suite, hopeless, most_fa
 from flywheel.gate.trials import Alone
 from flywheel.policy import Policy
 from flywheel.records import Check, Episode, Trial, Verdict
+from flywheel.simulate import play
 from flywheel.tapes import Scenario
 from flywheel.task import spec_of
-from flywheel.testing import GOOD, load_linear
+from flywheel.testing import GOOD, SHORT_POLE, load_linear
 from tests.rooms import SteeredRoom, failed, set_parameters
 
-CONFIG = GateConfig(latency_calls=50)
+CONFIG = GateConfig(latency_calls=50, search_sims=0, workers=1)
 CENTRE = 0.9
 HOLED = Policy(holed(CENTRE), spec_of(TASK), "holed")
 GOOD_ONE = load_linear(TASK, digest="good")
@@ -116,6 +117,19 @@ def test_a_later_state_has_to_be_one_that_somebody_survived() -> None:
     doomed = (0.0, 0.0, 0.2, 3.0)
     steps = dataclasses.replace(failure, observations=np.array([*failure.observations[:-9], *[doomed] * 9], np.float32))
     assert grow(TASK, HOLED, [*calm, steps], rivals=[GOOD_ONE]).scenarios == ()
+
+
+def test_what_another_world_did_is_a_scenario_in_that_world_only() -> None:
+    """States that a longer pole led to are none that the simulator's own pole has to be caught in."""
+    short_pole = load_linear(TASK, SHORT_POLE, digest="short")
+    keys = range(30)
+    longer = play(TASK, short_pole, seeds=keys, parameters=[{"length": 2.0}] * 30, draw_keys=keys, origin="production")
+    failures = [dataclasses.replace(episode, seed=None, started_at=3000.0 + i) for i, episode in enumerate(longer)]
+    assert all(episode.failed for episode in failures)
+    calm = produced(short_pole, rng(9), [None] * 12)
+    assert grow(TASK, short_pole, [*calm, *failures]).scenarios == ()
+    there = grow(TASK, short_pole, [*calm, *failures], parameters={"length": 2.0}).scenarios
+    assert there and {scenario.fork[1] for scenario in there} == {0}
 
 
 def test_what_comes_most_often_is_first_and_there_are_no_more_than_fit() -> None:
