@@ -76,7 +76,7 @@ def fell(episode: Episode) -> bool:
 
 
 COIN = Task(name="coin", env=Coin, failed=fell, limits=Limits(max_failure_rate=LIMIT, max_latency_s=60.0))
-GATE = SafetyGate(COIN)
+GATE = SafetyGate(COIN, GateConfig(workers=1))  # what Coin.rate is set to stays in this process
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,11 @@ class Place:
         """Path under which clients find the wheel's policy."""
         return f"/{self.name}" if self.head else "/"
 
+    @property
+    def claims(self) -> dict[str, float]:
+        """What every process claims that is to be on a node that simulates and trains."""
+        return {self.resource: CLAIM} if self.resource else {}
+
     def owner(self, body: type, name: str, *, max_task_retries: int = 0) -> Any:
         """Return the actor class of a room that owns state: on a cluster beside the run directory, and detached."""
         where = {}
@@ -79,8 +84,7 @@ class Place:
 
     def worker(self, body: type, name: str, num_cpus: float) -> Any:
         """Return the actor class of a room that computes: it ends with this process, and its calls may be repeated."""
-        claims = {self.resource: CLAIM} if self.resource else {}
-        return self._actor(body, name, num_cpus=num_cpus, resources=claims, max_task_retries=3)
+        return self._actor(body, name, num_cpus=num_cpus, resources=self.claims, max_task_retries=3)
 
     def _actor(self, body: type, name: str, **options: Any) -> Any:
         """Return the class of an actor that comes back by itself, on another node where its own is gone."""
@@ -248,7 +252,9 @@ class Rooms:
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
             task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
         )
-        self.gate = self.place.worker(GateActor, "gate", 0.0).remote(task, config.gate, self.place.name)
+        self.gate = self.place.worker(GateActor, "gate", 0.0).remote(
+            task, config.gate, self.place.name, self.place.claims
+        )
 
     def begin_serving(self) -> None:
         """Start store, observer and Serve in the background, if that hasn't begun."""
@@ -316,8 +322,7 @@ class Rooms:
 
     def work(self, function: Callable[..., Any]) -> Any:
         """Return a pure function as a task of the cluster, for `ask`."""
-        claims = {self.place.resource: CLAIM} if self.place.resource else {}
-        return ray.remote(function).options(num_cpus=0, name=function.__name__, resources=claims)
+        return ray.remote(function).options(num_cpus=0, name=function.__name__, resources=self.place.claims)
 
 
 def ask(method: Any, *arguments: Any, **named: Any) -> Any:

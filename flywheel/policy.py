@@ -103,12 +103,13 @@ def _categorical(
         chances = np.zeros_like(logits)
         chances[np.arange(rows), logits.argmax(axis=1)] = 1.0
     else:
-        scaled = logits / rule.temperature
+        scaled = logits if rule.temperature == 1.0 else logits / rule.temperature
         chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         chances /= chances.sum(axis=1, keepdims=True)
-    chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / num_actions
-    below = np.cumsum(chances, axis=1) <= draws[:, :1]
-    actions = np.minimum(below.sum(axis=1), num_actions - 1).astype(np.int64)
+    if rule.exploration_rate:
+        chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / num_actions
+    below = np.add.accumulate(chances, axis=1) <= draws[:, :1]
+    actions = np.minimum(below.sum(axis=1), num_actions - 1).astype(np.int64, copy=False)
     return actions, np.log(chances[np.arange(rows), actions])
 
 

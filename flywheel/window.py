@@ -21,13 +21,14 @@ from flywheel.config import TraceConfig
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
 from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.gate.suite import WINDOW, standings
 from flywheel.observe.observer import SIGNALS
 from flywheel.page.events import WATCHED
 from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.report import verdict as verdicts
 from flywheel.store import intake
-from flywheel.tapes import Difference, Scenario
+from flywheel.tapes import Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
@@ -79,9 +80,8 @@ class Window:
         with self._lock:
             if time.monotonic() - self._looked >= LOOK_S:
                 store, registry = self._opened_store(), self._opened_registry()
-                journal, draft, story = (
-                    _stamp(self.run_dir / name) for name in (archive.JOURNAL, archive.DRAFT, archive.EVENTS)
-                )
+                files = archive.JOURNAL, archive.DRAFT, archive.EVENTS
+                journal, draft, story = (_stamp(self.run_dir / name) for name in files)
                 self._marks = {
                     "production": store.version() if store else 0,
                     "policies": registry.version() if registry else 0,
@@ -307,6 +307,11 @@ class Window:
         registry = self._opened_registry()
         return self._while("policies", "scenarios", registry.scenarios) if registry else []
 
+    def standings(self) -> Mapping[str, Standing]:
+        """As Source.standings."""
+        verdicts = sorted(chain.from_iterable(self.policies().verdicts.values()), key=lambda each: each.judged_at)
+        return standings(self.scenarios(), verdicts[-WINDOW:], self._config["config"].gate.error)
+
     def fork(self, id_: str, at: int, edits: Sequence[tuple[str, Any]], times: int, seed: int) -> Result:
         """As Source.fork."""
         with closing(self._connection.fork_episode(id_, at)) as fork:
@@ -356,8 +361,8 @@ class Window:
 
     def drop(self, name: str) -> str:
         """As Source.drop."""
-        if name not in (scenario.name for scenario in self.scenarios()):
-            raise unknown("scenario", name, [scenario.name for scenario in self.scenarios()])
+        if name not in (names := [scenario.name for scenario in self.scenarios()]):
+            raise unknown("scenario", name, names)
         return self._command("scenarios", "drop", name)
 
     def _command(self, *words: str) -> str:
@@ -393,8 +398,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return (found.st_mtime_ns, found.st_size)
-
-
-def opened(run_dir: Path, name: str = "") -> closing[Window]:
-    """Return a Window that is closed at the end of a `with`."""
-    return closing(Window(run_dir, name))

@@ -13,7 +13,7 @@ from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidenc
 from flywheel.gate.stress import CELLS, PILOT, STRESS, Gauge, all_cells, cells_failed, cells_tried
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
-from flywheel.tapes import SUITE, Scenario
+from flywheel.tapes import SUITE
 from flywheel.task import EdgeCase, Limits, Task
 
 MANY = 64
@@ -183,11 +183,6 @@ def edge_cases(trials: Sequence[Trial], cases: Sequence[EdgeCase], max_failed: i
     """
     names = [case.name for case in cases]
     return _mastered("edge_cases", trials, names, max_failed, "the task names no edge cases")
-
-
-def scenarios(trials: Sequence[Trial], suite: Sequence[Scenario], max_failed: int = 0) -> Check:
-    """Ask the same about every scenario that somebody saved."""
-    return _mastered("scenarios", trials, [SUITE + scenario.name for scenario in suite], max_failed, "none is saved")
 
 
 def _mastered(name: str, trials: Sequence[Trial], situations: Sequence[str], max_failed: int, none: str) -> Check:

@@ -11,13 +11,13 @@ from flywheel.config import GateConfig
 from flywheel.gate import checks
 from flywheel.gate.search import search
 from flywheel.gate.stress import CELLS, STRESS, Gauge, cell_situations, gauge, stress_situations
+from flywheel.gate.suite import check_suite, try_suite
 from flywheel.gate.trials import (
     Crew,
     Situation,
     Tried,
     edge_situations,
     nominal_situations,
-    suite_situations,
 )
 from flywheel.policy import Policy
 from flywheel.records import Array, Check, Outcome, Parameters, Trial
@@ -105,10 +105,12 @@ class Hearing:
         """Play what is the same for every candidate: edge cases, saved scenarios, cells."""
         task, config, case = self._task, self._config, self._case
         edges = edge_situations(task.edge_cases, case.seed, _STREAM, config.edge_trials, case.parameters)
-        edges += suite_situations(case.suite, case.seed, _STREAM, config.edge_trials, case.parameters)
         fixed = self._crew.play(case.policy, edges, case.now).trials if edges else ()
+        fixed += try_suite(
+            self._crew, case.policy, case.suite, case.seed, case.parameters, config, task.limits, case.now
+        )
         self._settled = [checks.edge_cases(fixed, task.edge_cases, config.edge_max_failed)]
-        self._settled += [checks.scenarios(fixed, case.suite, config.edge_max_failed)] if case.suite else []
+        self._settled += [check_suite(fixed, case.suite, task.limits, config.error)] if case.suite else []
         self._both(CELLS, cell_situations(task, case.seed, _STREAM, case.parameters))
         return fixed
 

@@ -60,8 +60,16 @@ class Alone:
 
     def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
         """Return one Trial a situation."""
-        played = play_situations(self._task, policy, situations, lockstep=self._lockstep, now=now)
-        return Tried(trials=tuple(trial_of(self._task, each) for each in played), observations=played[0].observations)
+        trials: list[Trial] = []
+        shown: Array | None = None
+        for first in range(0, len(situations), self._lockstep):  # so that no more episodes are held at once
+            some = situations[first : first + self._lockstep]
+            played = play_situations(self._task, policy, some, lockstep=self._lockstep, now=now)
+            shown = played[0].observations if shown is None else shown
+            trials += [trial_of(self._task, each) for each in played]
+        if shown is None:
+            raise ValueError("There is nothing to play.")
+        return Tried(trials=tuple(trials), observations=shown)
 
 
 class Whole:

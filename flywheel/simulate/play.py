@@ -94,7 +94,7 @@ def _tracks(
 ) -> list[Any]:
     """Return the courses of worlds that are stepped together; one that breaks has a second try by itself."""
     tracks, broken = _together(task, policy, given, rule, lead)
-    for i, (t, fault) in broken.items():
+    for i, (t, fault) in sorted(broken.items()):
         (tracks[i],), again = _together(task, policy, [given[i]], rule, lead)
         if again:
             t, fault = again[0]
@@ -188,10 +188,13 @@ def go_on(
         if not place:
             steps = np.tile(np.arange(t, t + _BLOCK), num_worlds)
             block = draws(np.repeat(keys, _BLOCK), steps, spec.num_draws).reshape(num_worlds, _BLOCK, -1)
-        some_raw, some_logps = decide(t, rows, observations[rows], block[rows, place])
-        raw = np.zeros((num_worlds, *some_raw.shape[1:]), dtype=some_raw.dtype)
-        logps = np.zeros(num_worlds)
-        raw[rows], logps[rows] = some_raw, some_logps
+        if len(rows) == num_worlds:  # nearly always, and nothing is copied
+            raw, logps = decide(t, rows, observations, block[:, place])
+        else:
+            some_raw, some_logps = decide(t, rows, observations[rows], block[rows, place])
+            raw = np.zeros((num_worlds, *some_raw.shape[1:]), dtype=some_raw.dtype)
+            logps = np.zeros(num_worlds)
+            raw[rows], logps[rows] = some_raw, some_logps
         observations, rewards, terminated, truncated = worlds.step(to_env(spec, raw), active)
         for name, column in zip(columns, (observations, raw, rewards, logps), strict=True):
             columns[name].append(column)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ import pytest
 
 from flywheel import archive
 from flywheel.client import Client, RejectedError
+from flywheel.config import GateConfig
 from flywheel.deploy.environment import free_ports
 from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.gate import SafetyGate
+from flywheel.testing import load_linear
 from tests.on_ray.test_wheel import intake_count
+from tests.uneven import BACK, UNEVEN
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,6 +59,7 @@ class Cluster:
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         assert ":" in line, f"the cluster did not start: {line}"
+        self.address = line
 
     def job(self, *words: str) -> str:
         """Return what `ray job …` prints."""
@@ -91,12 +97,12 @@ class Cluster:
             else:
                 return
 
-    def ask(self, word: str, run_dir: Path) -> Any:
-        """Look into the cluster, or end a wheel, from another process."""
-        command = [sys.executable, "-m", "tests.on_ray.three_nodes", word, str(run_dir)]
+    def ask(self, word: str, what: Path | str) -> Any:
+        """Look into the cluster, judge on it, or end a wheel, from another process."""
+        command = [sys.executable, "-m", "tests.on_ray.three_nodes", word, str(what)]
         done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1]) if word == "look" else None
+        return json.loads(done.stdout.splitlines()[-1]) if word != "end" else None
 
     def wait_for(self, name: str, come: Callable[[], bool], timeout_s: float = 300.0) -> None:
         """Return when something has come true; fail with the job's log when that takes too long or the job failed."""
@@ -207,3 +213,15 @@ def test_two_wheels_turn_apart_and_serve_without_their_loops(cluster: Cluster, t
     assert archive.read_living(first) is None
     assert httpx.get(f"{found['url']}/v1/health").status_code == 404
     assert httpx.get(f"{other['url']}/v1/health").status_code == 200
+
+
+def test_the_gate_s_worlds_go_over_all_nodes_and_its_verdict_stays_the_same(cluster: Cluster) -> None:
+    found = cluster.ask("judge", cluster.address)
+    work: Counter[int] = Counter()
+    for _, length, process in found["trials"]:
+        work[process] += length
+    assert len(work) == 4 and max(work.values()) < 1.5 * min(work.values())
+    nodes = [found["nodes"][str(process)] for process in work]
+    assert set(nodes) == set(found["sim"]) and len(found["sim"]) == 2
+    alone = SafetyGate(UNEVEN, GateConfig(num_sims=200)).judge(load_linear(UNEVEN, BACK), seed=7)
+    assert [trial[0] for trial in found["trials"]] == [trial.chain for trial in alone.trials]

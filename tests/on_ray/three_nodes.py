@@ -3,16 +3,22 @@
 python -m tests.on_ray.three_nodes up DASHBOARD_PORT      prints the address; SIGTERM ends it
 python -m tests.on_ray.three_nodes look RUN_DIR           prints who runs where, as JSON
 python -m tests.on_ray.three_nodes end RUN_DIR            ends the wheel of a run directory
+python -m tests.on_ray.three_nodes judge ADDRESS          judges with four workers, and prints who played what
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from flywheel.records import Episode
+from tests.uneven import BACK, UNEVEN
 
 MIB = 2**20
 
@@ -60,12 +66,44 @@ def look(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def player(_: Episode) -> float:
+    """Return the process that played an episode, in the place of its margin."""
+    return float(os.getpid())
+
+
+def judge(address: str) -> dict[str, Any]:
+    """Return each trial's chain, length and process, the node of each process, and those that simulate."""
+    import ray
+    from ray.util.state import list_actors
+
+    from flywheel.config import GateConfig
+    from flywheel.gate.on_ray import GateActor
+    from flywheel.policy import bundle
+    from flywheel.testing import write_linear_artifact
+
+    ray.init(address=address, namespace="judge", log_to_driver=False)
+    task = dataclasses.replace(UNEVEN, margin=player)
+    actor = ray.remote(GateActor).options(num_cpus=0, resources={"sim": 0.001})
+    gate = actor.remote(task, GateConfig(workers=4, num_sims=200), claims={"sim": 0.001})
+    with tempfile.TemporaryDirectory() as directory:
+        policy = bundle(write_linear_artifact(Path(directory), task, BACK))
+    verdict = ray.get(gate.judge.remote(policy, None, None, 7))
+    players = [actor for actor in list_actors(detail=True, limit=200) if actor.class_name == "Player"]
+    return {
+        "trials": [[trial.chain, trial.length, int(trial.margin)] for trial in verdict.trials],
+        "nodes": {actor.pid: actor.node_id for actor in players if actor.state == "ALIVE"},
+        "sim": [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("sim")],
+    }
+
+
 if __name__ == "__main__":
     word, argument = sys.argv[1:]
     if word == "up":
         up(int(argument))
     elif word == "look":
         print(json.dumps(look(Path(argument))))
+    elif word == "judge":
+        print(json.dumps(judge(argument)))
     else:
         from flywheel.attach import end
 

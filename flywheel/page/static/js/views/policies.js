@@ -50,7 +50,7 @@ function row(shared, each) {
     h("td", {}, each.served.length ? served(each.served.at(-1)) : h("span", { class: "muted" }, "never")));
 }
 
-/* What every candidate must master besides the task's own edge cases: forks that somebody saved. */
+/* What every candidate must master besides the task's own edge cases: failures of production, and forks that somebody saved. */
 function suite(shared, scenarios, run) {
   const drop = (each) => h("button", { type: "button", class: "small", onclick: async () => {
     const sure = await confirm({ title: `Drop ${each.name}?`, text: "No candidate from now on is asked to master it.", verb: "Drop", lines: [["CLI", `flywheel scenarios drop ${shell(each.name)} ${run}`]] });
@@ -65,9 +65,9 @@ function suite(shared, scenarios, run) {
   } }, "Drop …");
   return card("The gate's suite", plural(scenarios.length, "scenario"), scenarios.length
     ? h("div", { class: "scroll flush" }, h("table", {}, h("caption", { class: "unseen" }, "Scenarios that every candidate must master"),
-        h("thead", {}, h("tr", {}, ["Scenario", "Forked from", "Changed", "Begins with", "Saved"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
-        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.edits.join("; ") || "nothing"), h("td", {}, each.begins), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
-    : body(h("p", { class: "small-note" }, "No fork was saved yet. A fork that is saved becomes a scenario that every later candidate must master, beside the task's own edge cases.")));
+        h("thead", {}, h("tr", {}, ["Scenario", "Made of", "Why", "Begins with", "Last candidate", "Since"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
+        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.origin === "production" ? "it failed in production" : each.edits.join("; ") || "saved as it was"), h("td", {}, each.begins), h("td", {}, each.last ? `${each.last}, ${each.state}` : "none yet"), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
+    : body(h("p", { class: "small-note" }, "There is none yet. An episode that fails in production becomes a scenario by itself, and so does a fork that is saved: every later candidate must master it, beside the task's own edge cases.")));
 }
 
 const served = (span) => h("span", {}, time(span.from), " – ", span.to ? time(span.to) : "now");
