@@ -12,8 +12,8 @@ from importlib import resources
 
 from flywheel import __version__
 from flywheel.config import GateConfig
-from flywheel.config import digest as digest_of
 from flywheel.errors import UsageError
+from flywheel.gate.judge import terms
 from flywheel.page.source import Policies
 from flywheel.records import Check, Verdict
 from flywheel.report import figures, worlds
@@ -147,7 +147,7 @@ def _check(check: Check) -> Markup:
 
 
 def _budget(verdict: Verdict, context: Context) -> Markup | None:
-    if digest_of(context.config) != verdict.config:
+    if terms(context.task, context.config, {})[0] != verdict.config:
         told = "It was made with another configuration of the gate than today's, so its shares aren't known here."
         return card("Error budget", f"Judged before it: {counted(verdict.tries, 'candidate')}. {told}")
     whole = context.config.budget
@@ -171,14 +171,14 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
     versions |= {name: importlib.metadata.version(name) for name in ("numpy", "onnxruntime", "gymnasium")}
     values = parameters_of(verdict, context.task)
     told = ", ".join(f"{name} {value:g}" for name, value in values.items()) or "none"
+    is_known = terms(context.task, context.config, values)[1] == verdict.simulator
     changed = "" if task_digest(context.task) == verdict.task else " (the task has changed since)"
     rows = [
         ("policy", tag("code", {}, verdict.digest)),
         ("policy in service", tag("code", {}, verdict.baseline) if verdict.baseline else "none"),
         ("task", join(context.task.name, " ", tag("code", {}, verdict.task), changed)),
         ("gate's configuration", tag("code", {}, verdict.config)),
-        ("simulator's parameters", join(told if digest_of(dict(values)) == verdict.simulator else "", " ",
-                                        tag("code", {}, verdict.simulator))),
+        ("simulator's parameters", join(told if is_known else "", " ", tag("code", {}, verdict.simulator))),
         ("seed of all seeds", tag("code", {}, str(verdict.seed))),
         ("judged", moment(verdict.judged_at)),
         ("valid until", moment(verdict.valid_until)),

@@ -73,7 +73,7 @@ def fate(trial: Trial) -> Markup:
     return tag("span", {"class": f"tag {kind}"}, text)
 
 
-def places(verdict: Verdict) -> Markup:
+def places(verdict: Verdict, context: Context) -> Markup:
     """Return where the policy was tried, and how often it failed there."""
     rivals: dict[str, list[Trial]] = {}
     groups: dict[str, list[Trial]] = {}
@@ -81,7 +81,7 @@ def places(verdict: Verdict) -> Markup:
         for trial in trials:
             found.setdefault(trial.scenario, []).append(trial)
     rows = []
-    for name in sorted(groups, key=lambda each: ([*KINDS].index(each) if each in KINDS else len(KINDS), each)):
+    for name in sorted(groups, key=lambda each: _rank(each, groups[each])):
         some, theirs = groups[name], rivals.get(name, [])
         margins = [trial.margin for trial in some if math.isfinite(trial.margin)]
         rows.append([
@@ -89,7 +89,15 @@ def places(verdict: Verdict) -> Markup:
             _failures(theirs) if theirs else "–",
         ])  # fmt: skip
     heads = ["worlds", "tried", "failed", "least margin", "in service failed"]
-    return card("Where it was tried", "", table("Worlds by their kind", heads, rows, (1, 2, 3, 4)))
+    shown = table("Worlds by their kind", heads, rows[:SHOWN], (1, 2, 3, 4))
+    return card("Where it was tried", "", shown, _left(len(rows), context))
+
+
+def _rank(name: str, trials: Sequence[Trial]) -> tuple[int, int, str]:
+    """Return where worlds stand in the table: those of every verdict, then named ones, most failures first."""
+    if name in KINDS:
+        return [*KINDS].index(name), 0, name
+    return len(KINDS), -sum(trial.failed for trial in trials), name
 
 
 def _failures(trials: Sequence[Trial]) -> Markup:
@@ -100,7 +108,7 @@ def _failures(trials: Sequence[Trial]) -> Markup:
 def _scenario(name: str) -> Markup:
     if name in KINDS:
         return join(name, tag("small", {}, KINDS[name]))
-    kind = "a saved scenario" if name.startswith(SUITE) else "an edge case of the task"
+    kind = "a scenario of the suite" if name.startswith(SUITE) else "an edge case of the task"
     return join(name.removeprefix(SUITE), tag("small", {}, kind))
 
 
@@ -282,7 +290,7 @@ def every(verdict: Verdict, context: Context) -> list[Markup | None]:
     known = (NOMINAL, SEARCH, STRESS, CELLS)
     named = [trial for trial in verdict.trials if trial.scenario not in known and trial.failed]
     return [
-        places(verdict) if verdict.trials else None,
+        places(verdict, context) if verdict.trials else None,
         nominal(verdict, context),
         pairs(verdict, context),
         matrix(verdict, context),

@@ -196,6 +196,17 @@ def test_long_lists_are_bounded_and_say_so() -> None:
     assert text.count("19,950 more are not shown; the JSON has all: verdict.json.") == 2  # trials, and pairs
 
 
+def test_a_large_suite_shows_what_was_not_mastered_first() -> None:
+    usual = verdict("pass").trials[0]
+    suite = tuple(
+        dataclasses.replace(usual, scenario=f"suite:fork-{i:03}", seed=i, episode=f"{i:032x}", failed=i == 150)
+        for i in range(200)
+    )
+    read = Read(page(dataclasses.replace(verdict("pass"), trials=suite), context()))
+    assert "151 more are not shown" not in read.text and "150 more are not shown" in read.text
+    assert read.text.index("fork-150") < read.text.index("fork-000") and "a scenario of the suite" in read.text
+
+
 def test_the_budget_is_told_as_it_was_shared(tmp_path: Path) -> None:
     text = Read(page(verdict("pass"), context())).text
     assert "others before it (2): 6.67 % this one: 0.833 % those after it: 2.5 %" in re.sub(" +", " ", text)

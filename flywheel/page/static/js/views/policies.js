@@ -135,6 +135,6 @@ async function one(shared, digest, signal) {
       ? each.verdicts.map((verdict, i) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at), h("a", { href: address("verdict", { digest, number: each.verdicts.length - 1 - i }), target: "_blank", rel: "noopener" }, "as a page to keep")],
           body(facts({ against: verdict.baseline ? chip(shared.policies, verdict.baseline) : "no policy in service", seed: h("code", {}, verdict.seed), cost: seconds(verdict.cost_s) })), checksOf(verdict), trialsOf(verdict, shared)))
       : card("Verdict", null, body(h("p", { class: "small-note" }, "It was never judged, so it is never served."))),
-    card("The same in Python", null, body(commands(["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).policies[${JSON.stringify(each.digest)}]`], ["CLI", `flywheel policies list --run-dir ${run}`]))));
+    card("The same in Python", null, body(commands(["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).policies[${JSON.stringify(each.digest)}]`], ["CLI", `flywheel gate --policy ${each.digest.slice(0, 12)} --run-dir ${run}`], ["CLI", `flywheel policies list --run-dir ${run}`]))));
   return { title: `Policy v${each.version}`, node };
 }
