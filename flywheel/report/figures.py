@@ -15,7 +15,8 @@ SIDE = 2.0
 """Per cent of the width that a picture leaves free on each side."""
 MOST_POINTS = 2_000
 """Marks of each kind that a strip shows: of more trials every second, or third, one."""
-_APART = 26.0  # per cent of the width that two texts of a line need
+_APART = 38.0  # per cent of a narrow page's width that the limit's words and a number beside them need
+_EDGE = 26.0  # per cent of the width nearer to an end than which words begin, or end, at their place
 LIMITS = {
     "failure_rate": "at most {}",
     "regression": "at most {}",
@@ -141,7 +142,7 @@ def _line(x1: float, x2: float, y: int, kind: str) -> Markup:
 
 
 def _word(x: float, y: int, text: str, kind: str) -> Markup:
-    anchor = "start" if x < _APART / 2 else "end" if x > 100 - _APART / 2 else "middle"
+    anchor = "start" if x < _EDGE else "end" if x > 100 - _EDGE else "middle"
     return tag("text", {"x": f"{x:.2f}%", "y": y, "text-anchor": anchor, "class": kind}, text)
 
 
