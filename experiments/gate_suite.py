@@ -230,8 +230,8 @@ def rows(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         yield always(f"{case}: who fails it is refused, with its name", [each.refused for each in seen], seed)
         yield always(f"{case}: the repaired one passes", [each.passed for each in seen], seed)
         yield always(f"{case}: it is one scenario", [each.num_scenarios == 1 for each in seen], seed)
-    yield always("who fails every trial of 1 of 8 scenarios is refused", [*refusals(1.0, 1, num, seed)], seed)
-    hits = refusals(0.02, 8, 200 if quick else 4000, seed)
+    yield always("who fails every trial of 8 scenarios is refused", refusals(1.0, 8, num, seed).tolist(), seed)
+    hits = refusals(0.02, 8, 400 if quick else 4000, seed)
     k, n = int(hits.sum()), len(hits)
     low = 0.0 if not k else float(beta.ppf(0.025, k, n - k + 1))
     yield {
