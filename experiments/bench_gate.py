@@ -39,6 +39,7 @@ from scipy.stats import t as student
 from experiments.hand_policies import cartpole_policy, hopper_policy, lander_policy
 from experiments.report import report, write
 from flywheel.config import GateConfig
+from flywheel.deploy.environment import free_ports
 from flywheel.draws import draws
 from flywheel.gate import SafetyGate
 from flywheel.gate.crew import Processes, local_crew, num_cpus
@@ -52,6 +53,8 @@ from flywheel.tasks.lunarlander import lunarlander
 SEED = 11
 CONFIG = GateConfig()
 INFO = "for information"
+STORE_BYTES = 100 * 2**20
+"""Ray's shared memory of each node."""
 CLOCKS = "wall", "CPU"
 """How time is taken: what a clock on the wall shows; and CPU seconds of this process and of the busiest worker beside
 it, which is what a machine would take that has nothing else to do."""
@@ -174,7 +177,7 @@ def cartpoles(quick: bool) -> Iterator[Row]:
     policy, crew = cartpole_policy(cartpole), local_crew(cartpole, CONFIG)
     crew.play(policy, worlds[:2], 0.0)
     plain, own = [], []
-    for _ in range(3 if quick else 6):
+    for _ in range(3 if quick else 4):
         theirs, steps = timed(plain_loop, cartpole, policy, worlds)
         mine, tried = timed(crew.play, policy, worlds, 0.0)
         slower, same = timed(loop_of_decisions, cartpole, policy, worlds)
@@ -194,7 +197,7 @@ def heavy(quick: bool) -> Iterator[Row]:
         policy, alone, plain, spread = make(task), Alone(task, CONFIG.lockstep), [], []
         with Processes(task, CONFIG.lockstep, num) as crew:
             cold, _ = timed(crew.play, policy, worlds[:num], 0.0)
-            for _ in range(3 if quick else 5):
+            for _ in range(3 if quick else 4):
                 theirs, steps = timed(plain_loop, task, policy, worlds)
                 mine, tried = timed(crew.play, policy, worlds, 0.0, crew=crew)
                 single, same = timed(alone.play, policy, worlds, 0.0)
@@ -222,11 +225,15 @@ def nodes(quick: bool) -> Iterator[Row]:
         files = pack(network=policy.network, weights={}, spec=policy.spec, golden=golden, version=1, parent=None,
                      trained_on={}, made_at=0.0)  # fmt: skip
         given = bundle(write_files(Path(directory), *files))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, resources={"sim": 2}, object_store_memory=100 * 2**20)
+    dashboard, first, *others = free_ports(4)  # another Ray may be up
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": dashboard, "dashboard_agent_listen_port": first}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": STORE_BYTES})
+    for port in others:
+        cluster.add_node(
+            num_cpus=2, resources={"sim": 2}, object_store_memory=STORE_BYTES, dashboard_agent_listen_port=port
+        )
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    config = dataclasses.replace(CONFIG, workers=4, num_sims=100 if quick else 200)
+    config = dataclasses.replace(CONFIG, workers=4, num_sims=100 if quick else 200, search_sims=0)
     actor = ray.remote(GateActor).options(num_cpus=0, resources=claims)
     verdict = ray.get(actor.remote(task, config, claims=claims).judge.remote(given, None, None, SEED))
     from ray.util.state import list_actors
@@ -262,7 +269,7 @@ def many(quick: bool) -> Iterator[Row]:
     worlds = nominal_situations(SEED, "bench", 0, num, cartpole.nominal)
     policy, crew, pairs = cartpole_policy(cartpole), Alone(cartpole, CONFIG.lockstep), []
     crew.play(policy, worlds[:2], 0.0)
-    for _ in range(2 if quick else 4):
+    for _ in range(2 if quick else 3):
         few = [timed(crew.play, policy, worlds[i : i + 100], 0.0)[0] for i in range(0, 1000, 100)]
         pairs.append((timed(crew.play, policy, worlds, 0.0)[0] / num, np.mean(few, axis=0) / 100))
     yield from both("G3", f"cost of a simulation, {num:,} / 100", pairs, "<= 1")
@@ -307,7 +314,10 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="only these rows, and nothing is written")
     given, began = parser.parse_args(), time.monotonic()
     parts = [PARTS[given.only]] if given.only else list(PARTS.values())
-    rows = list(itertools.chain.from_iterable(part(given.quick) for part in parts))
+    rows = []
+    for row in itertools.chain.from_iterable(part(given.quick) for part in parts):
+        print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
+        rows.append(row)
     table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
