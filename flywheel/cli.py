@@ -4,56 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from flywheel import __version__, travel
+from flywheel import __version__, judging, travel
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
 from flywheel.run import main as run_main
-
-
-def gate(
-    policy: Path,
-    /,
-    task: str,
-    baseline: Path | None = None,
-    spec: Path | None = None,
-    seed: int | None = None,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
-    """Judge a policy that was trained anywhere; exit code 0 when it passed, 1 when it did not.
-
-    Args:
-        policy: an ONNX file: float32[N, o] observations in, logits, means, or means and log deviations out
-        task: a built-in task, or module:attribute of your own
-        baseline: another ONNX file, than which the policy must not be worse
-        spec: a JSON file with what is otherwise for this policy: {"rule": {"greedy": true}, "unsquash": false}
-        seed: root of all seeds of this verdict; a fresh one by default
-        as_json: print the whole verdict with every trial as JSON
-    """
-    from flywheel import told
-    from flywheel.foreign import read_changes
-    from flywheel.gate.judge import SafetyGate
-    from flywheel.tasks import load
-
-    changes = None if spec is None else read_changes(spec)
-    judge = SafetyGate(load(task), settings(words=["--task", task]).gate).judge
-    verdict = judge(policy, baseline=baseline, spec=changes, seed=seed)
-    if as_json:
-        print(json.dumps(_plain(dataclasses.asdict(verdict)), indent=2))
-    else:
-        print(told.checks(verdict, policy.name, _width()))
-    return 0 if verdict.outcome == "pass" else 1
 
 
 def policies_add(
@@ -77,6 +40,7 @@ def policies_add(
         seed: root of all seeds of this verdict; a fresh one by default
     """
     from flywheel import foreign, owner, told
+    from flywheel.console import width
     from flywheel.task import spec_of
     from flywheel.tasks import load
 
@@ -85,7 +49,7 @@ def policies_add(
     network = foreign.load(policy, spec_of(found), changes)
     with owner.opened(found, task, run_dir, settings(words=["--task", task])) as writer:
         artifact, verdict = owner.submit(writer, found, network, run_dir, seed)
-        print(told.checks(verdict, f"policy {artifact.digest[:8]} (version {artifact.version})", _width()))
+        print(told.checks(verdict, f"policy {artifact.digest[:8]} (version {artifact.version})", width()))
         release = writer.promote(artifact.digest)
     print(f"policy {release.digest[:8]} is in service.")
     return 0
@@ -241,14 +205,14 @@ def down(run_dir: Path) -> int:
     return 0
 
 
-COMMANDS: Mapping[str, Callable[..., int | Serve | Page]] = {
+COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "budget": budget,
     "check": check,
     "diverge": travel.diverge,
     "down": down,
     "episodes": travel.episodes,
     "fork": travel.fork,
-    "gate": gate,
+    "gate": judging.Gate,
     "page": Page,
     "policies add": policies_add,
     "policies list": policies_list,
@@ -287,11 +251,11 @@ def call(words: Sequence[str]) -> int:
     """Run the command that these words call, and return its exit code."""
     name, rest = find(words)
     found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
-    return found() if isinstance(found, Serve | Page) else int(found)
+    return found() if callable(found) else int(found)
 
 
 def main() -> None:
-    """Run a command; exit 0: done (passed), 2: wrong call, 1: failed (refused), 130: stopped."""
+    """Run a command; exit 0: done (passed), 1: failed (refused), 2: wrong call, 3: undecided, 130: stopped."""
     words = sys.argv[1:]
     sys.path.insert(0, os.getcwd())  # as `python -m` has it: module:attribute is found where one stands
     if words in ([], ["-h"], ["--help"]):
@@ -303,20 +267,6 @@ def main() -> None:
     if words[0] == "run":
         run_main(words[1:], prog="flywheel run")
     sys.exit(exit_code(lambda: call(words)))
-
-
-def _width() -> int:
-    """Return the columns to write in: the terminal's, at least 40; lines in a file have no end."""
-    return max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
-
-
-def _plain(value: Any) -> Any:
-    """Return plain values for JSON, where there is no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

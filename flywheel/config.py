@@ -86,13 +86,14 @@ class GateConfig:
     max_sims: int = 1000
     """simulations after which an open question stays open: inconclusive"""
     timeout_s: float = 600.0
-    """seconds after which a verdict that is not there yet is inconclusive"""
+    """seconds after which a verdict is inconclusive"""
     budget: float = 0.1
     """error budget: bounds the probability that any policy at a limit passes, of all that are judged until production
-    confirms a release; half of it is the first one's, a sixth the second one's, 1 / ((n + 1) (n + 2)) the n-th one's
-    after it"""
+    confirms a release; half of it is the first one's, a sixth the second's, 1 / ((n + 1) (n + 2)) the n-th after it"""
     error: float = 0.05
     """error of intervals, and of refusals: a policy that keeps 0.4 of a limit's odds is refused at most so often"""
+    compare_sims: int = 300
+    """most pairs of nominal worlds in which it is found out whether a candidate is less safe than the one in service"""
     stress_sims: int = 200
     """pairs of worlds at the edge of what the policy in service masters, in which a candidate is compared with it"""
     search_sims: int = 500
@@ -105,6 +106,8 @@ class GateConfig:
     """simulations of each edge case in a probe: more than the verdict's, so that what ends training also passes"""
     probe_edge_max_failed: int = 0
     """of those, how many may fail"""
+    suite_open: int = 8
+    """most open scenarios that failures of production become by themselves, the most frequent ones first; 0 is none"""
     probe_first: int = 20
     """episodes of a probe's first look: one that shows more failures than may end training is broken off"""
     latency_calls: int = 500
@@ -114,9 +117,7 @@ class GateConfig:
     lockstep: int = 256
     """most worlds stepped at once; ONNX Runtime's rows were bit-equal up to this batch"""
     workers: int = 0
-    """processes that play the simulations, which changes no verdict; 0 leaves that to the gate: its own for a task with
-    a vector form, which is the fastest, and for what takes it less than 2 s; else one a CPU (on a cluster: of the nodes
-    that simulate), which start when they are needed. 1 is the gate's own"""
+    """processes that simulate, which changes no verdict; 0: one a CPU, or the gate's own alone where that is quick"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,9 +342,8 @@ MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
     | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
-    | {"gate.search_sims", "gate.workers", "traffic.num_clients", "traffic.change_after"}
-    | {"analyze.patience_s", "analyze.widen"}
-    | {"trace.sample_share", "trace.around", "trace.flush_s"}
+    | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
+    | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
@@ -352,16 +352,16 @@ ANY_NUMBER = frozenset({"env_failed_below"})
 
 def check(config: Config) -> None:
     """Raise UsageError with a sentence when a value can't work; return None otherwise."""
+    gate = config.gate
     rules = [
-        (config.gate.max_sims >= config.gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
-        (config.gate.edge_max_failed < config.gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
+        (gate.max_sims >= gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
+        (gate.edge_max_failed < gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
         (
-            config.gate.probe_edge_max_failed < config.gate.probe_edge_trials,
-            "gate.probe_edge_max_failed must be less than probe_edge_trials",
+            gate.probe_edge_max_failed < gate.probe_edge_trials,
+            "gate.probe_edge_max_failed must be less than trials",
         ),
-        (config.gate.error < 1, "gate.error is a probability, less than 1"),
-        (config.gate.budget < 1, "gate.budget is a probability, less than 1"),
-        (config.gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
+        (max(gate.error, gate.budget) < 1, "gate.error and gate.budget are probabilities, less than 1"),
+        (gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
         (config.deploy.port < 65536, "deploy.port must be less than 65536"),
         (config.page.port < 65536, "page.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -34,6 +36,11 @@ class Say(Protocol):
 
 def silent(stage: str, text: str, *, passing: bool = False) -> None:
     """Show nothing: for programs that iterate over turns themselves."""
+
+
+def width() -> int:
+    """Return the columns to write in: the terminal's, at least 40; lines in a file have no end."""
+    return max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
 
 
 class Narrator:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from flywheel import archive, foreign
+from flywheel import archive, foreign, growth
 from flywheel.config import Config
 from flywheel.deploy.registry import Registry
 from flywheel.gate.judge import SafetyGate, terms
@@ -178,6 +178,7 @@ def submit(
         return artifact, known  # asked again and again, any policy would pass at last
     baseline = None if champion is None else registry.bundle(champion)
     gate, worlds = SafetyGate(task, owner.config.gate), foreign.middle(ranges)
+    growth.look(task, owner.config.gate, run_dir, _call, registry, gate.grow, worlds, time.time())
     candidate = registry.bundle(artifact.digest)
     suite = registry.scenarios()
     owner.set_terms(*terms(task, owner.config.gate, worlds))
@@ -185,6 +186,10 @@ def submit(
         candidate, baseline=baseline, parameters=worlds, suite=suite, seed=seed, tries=owner.spend(artifact.digest)
     )
     return artifact, registry.record(verdict)
+
+
+def _call(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return method(*arguments, **named)
 
 
 def _ranges(run_dir: Path) -> Ranges:

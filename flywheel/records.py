@@ -160,11 +160,9 @@ class Verdict:
     digest: str
     baseline: str | None
     task: str
-    """Digest of the task."""
     config: str
-    """Digest of the gate's configuration."""
     simulator: str
-    """Digest of the simulator's parameters."""
+    """Digests of the task, of the gate's configuration and of the simulator's parameters."""
     outcome: Outcome
     checks: tuple[Check, ...]
     trials: tuple[Trial, ...]
@@ -179,13 +177,13 @@ class Verdict:
     rivals: tuple[Trial, ...] = ()
     """The baseline in the same worlds, where it played them: a pair has one scenario, one seed and one parameters."""
     num_played: int = 0
-    """Simulations that it took, of both policies; more than trials and rivals where not all are kept. 0: not known."""
+    """Simulations that it took, of both policies, kept or not; 0: not known."""
     signature: str = ""
     """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
 
     @property
     def num_simulations(self) -> int:
-        """How many simulations it took; in verdicts from before that was counted, how many are kept."""
+        """How many simulations it took, or, where that is not known, how many are kept."""
         return self.num_played or len(self.trials)
 
 

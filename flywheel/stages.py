@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, foreign, interrupt, told
+from flywheel import archive, foreign, growth, interrupt, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
@@ -62,6 +62,7 @@ class OnRay:
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
+        self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -148,6 +149,7 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
+            self._suite.grow(foreign.middle(plan.parameters))
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
@@ -164,7 +166,7 @@ class OnRay:
         ask(self._rooms.registry.set_terms, *self._terms(plan))
         self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
-        ask(self._rooms.trainer.begin, plan, files, ask(self._rooms.registry.scenarios))
+        ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
@@ -197,7 +199,7 @@ class OnRay:
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
-        worlds, suite = foreign.middle(plan.parameters), ask(self._rooms.registry.scenarios)
+        worlds, suite = foreign.middle(plan.parameters), self._suite.opened()
         probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
         return probe
 
@@ -249,6 +251,7 @@ class OnRay:
             known: Verdict | None = ask(registry.verdict, artifact.digest)
             if known is not None and known.outcome == "fail" and known.baseline == champion:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
+            self._suite.grow(foreign.middle(plan.parameters))
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
             ask(registry.set_terms, *self._terms(plan))

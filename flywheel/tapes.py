@@ -36,7 +36,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A situation that somebody found in a fork and saved: every later candidate must master it.
+    """A situation that every later candidate must master: somebody saved a fork, or an episode failed in production.
 
     The world begins in `state`, or by `seed`; `actions` are then stepped at the parameters `before`, and from there on
     the candidate acts at `parameters`.
@@ -45,7 +45,7 @@ class Scenario:
     name: str
     parameters: Parameters
     fork: tuple[str, int]
-    """The episode and the step that it was forked from."""
+    """The episode and the step that it was forked from, or made of."""
     saved_at: float
     state: tuple[float, ...] | None = None
     """Start state for the task's `set_state`."""
@@ -57,6 +57,20 @@ class Scenario:
     """Parameters while those are stepped; None: the same."""
     edits: tuple[str, ...] = ()
     """What the fork changed, in words."""
+    origin: Literal["fork", "production"] = "fork"
+    """A person saved it, or it was made of an episode that failed in production."""
+    survived: bool = True
+    """Whether it is known that it can be mastered; a person vouches for what they save."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a scenario stands with the last verdicts; what is closed stays in the suite, but isn't trained on."""
+
+    is_open: bool = True
+    last: Literal["", "mastered", "not mastered"] = ""
+    """By the last candidate that was tried in it; "" if none was."""
+    judged_at: float | None = None
 
 
 def chain(episode: Episode) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.config import Config
+from flywheel.gate.grow import obstacle
 from flywheel.records import Check, Probe, Progress, Signal, Verdict
 from flywheel.task import Task
 
@@ -122,6 +123,7 @@ def losses(task: Task) -> str:
     missing = {
         "parameters (the simulator can't be calibrated)": task.parameters,
         "set_state or observed_state (calibrated from whole episodes, which takes more of them)": states,
+        "set_state and observed_state (no failure of production becomes a scenario of the gate)": not obstacle(task),
         "edge_cases (none are tried)": task.edge_cases,
         "vector (worlds are stepped one by one, which is slower)": task.vector,
         "return_range (no monitor of the return; recovery goes by the returns that were seen)": task.return_range,

@@ -164,9 +164,12 @@ def scenarios_list(*, run_dir: Path) -> int:
     Args:
         run_dir: directory of the run
     """
-    from flywheel.connection import connect
+    from flywheel.connection import Connection
+    from flywheel.gate.suite import WINDOW, standings
 
-    found = connect(run_dir).scenarios()
+    with Connection(run_dir) as tp:
+        found = tp.scenarios()
+        standing = standings(found, tp.registry.verdicts(None, WINDOW), tp.config.gate.error)
     if not found:
         print("The suite is empty: `flywheel fork EPISODE --at STEP --save NAME` adds a scenario.")
     for scenario in found:
@@ -174,7 +177,10 @@ def scenarios_list(*, run_dir: Path) -> int:
         begins = "a start state" if scenario.state else f"{len(scenario.actions)} actions from seed {scenario.seed}"
         values = ", ".join(f"{name} {value:g}" for name, value in scenario.parameters.items())
         told = "; ".join([begins, *([values] if values else [])])
-        print(f"{scenario.name:<20}  {short(id_)} at {step:<5} {told}")
+        state = "open" if standing[scenario.name].is_open else "closed"
+        last = standing[scenario.name].last or "not tried yet"
+        made = "failed in production" if scenario.origin == "production" else "saved fork"
+        print(f"{scenario.name:<20}  {short(id_)} at {step:<5} {made}; {told}; {state}, {last}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import uvicorn
@@ -13,7 +14,7 @@ from flywheel.errors import UsageError
 from flywheel.page.access import Access, is_loopback
 from flywheel.page.app import build
 from flywheel.page.guard import Guard
-from flywheel.window import Window, opened
+from flywheel.window import Window
 
 GRACE_S = 2
 """Seconds that requests which are under way may still take when the server ends."""
@@ -33,7 +34,7 @@ def app_of(window: Window, config: PageConfig) -> Guard:
 
 def watch(run_dir: Path, config: PageConfig) -> None:
     """Answer browsers until KeyboardInterrupt; UsageError where the port is taken or it is no run directory."""
-    with opened(run_dir.resolve(), str(run_dir)) as window, listening(config) as door:
+    with closing(Window(run_dir.resolve(), str(run_dir))) as window, listening(config) as door:
         host, port = door.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"The page of {run_dir} is at http://{shown}:{port}/ until Ctrl-C.", flush=True)

@@ -20,15 +20,15 @@ from flywheel import archive, sqlite
 from flywheel.config import TraceConfig
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
-from flywheel.deploy.registry import Registry
 from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.gate.suite import WINDOW, standings
 from flywheel.observe.observer import SIGNALS
 from flywheel.page.events import WATCHED
 from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
+from flywheel.report import verdict as verdicts
 from flywheel.store import intake
-from flywheel.store.intake import Reader, Wanted
-from flywheel.tapes import Difference, Scenario
+from flywheel.tapes import Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.tasks import load
 from flywheel.tasks.traffic import read_log
@@ -58,8 +58,8 @@ class Window:
         self._config = archive.read_config(run_dir)
         self.run_dir, self._name = run_dir, name or str(run_dir)
         self._lock = threading.RLock()
-        self._store: Reader | None = None
-        self._registry: Registry | None = None
+        self._store: intake.Reader | None = None
+        self._registry: registries.Registry | None = None
         self._kept: dict[str, tuple[int, Any]] = {}
         self._looked, self._marks = -LOOK_S, dict.fromkeys((*WATCHED, "story"), 0)
         self._living: tuple[float, bool] = (-LOOK_S, False)
@@ -80,9 +80,8 @@ class Window:
         with self._lock:
             if time.monotonic() - self._looked >= LOOK_S:
                 store, registry = self._opened_store(), self._opened_registry()
-                journal, draft, story = (
-                    _stamp(self.run_dir / name) for name in (archive.JOURNAL, archive.DRAFT, archive.EVENTS)
-                )
+                files = archive.JOURNAL, archive.DRAFT, archive.EVENTS
+                journal, draft, story = (_stamp(self.run_dir / name) for name in files)
                 self._marks = {
                     "production": store.version() if store else 0,
                     "policies": registry.version() if registry else 0,
@@ -93,12 +92,12 @@ class Window:
                 self._looked = time.monotonic()
             return dict(self._marks)
 
-    def _opened_store(self) -> Reader | None:
+    def _opened_store(self) -> intake.Reader | None:
         if self._store is None and sqlite.is_made(self.run_dir / intake.FILE):
             self._store = intake.open_readonly(self.run_dir)
         return self._store
 
-    def _opened_registry(self) -> Registry | None:
+    def _opened_registry(self) -> registries.Registry | None:
         if self._registry is None and sqlite.is_made(self.run_dir / registries.FILE):
             self._registry = registries.open_readonly(self.run_dir)
         return self._registry
@@ -185,6 +184,11 @@ class Window:
             tries=registry.tries(),
         )
 
+    def verdict_page(self, digest: str, number: int) -> tuple[str, str]:
+        """As Source.verdict_page."""
+        run = (self.task(), self._config["config"].gate, self._name)
+        return verdicts.recorded_page(self.policies(), digest, number, *run), verdicts.policy()
+
     # Production
 
     def signals(self) -> Sequence[Signal]:
@@ -229,7 +233,7 @@ class Window:
         if wanted.pop("origin", "production") == "gate":
             return page_of(self._while("policies", "trials", self._read_trials), **wanted)
         store = self._opened_store()
-        return store.page(Wanted(**wanted)) if store else []
+        return store.page(intake.Wanted(**wanted)) if store else []
 
     def _read_trials(self) -> Sequence[Listed]:
         verdicts = chain.from_iterable(self.policies().verdicts.values())
@@ -303,6 +307,11 @@ class Window:
         registry = self._opened_registry()
         return self._while("policies", "scenarios", registry.scenarios) if registry else []
 
+    def standings(self) -> Mapping[str, Standing]:
+        """As Source.standings."""
+        verdicts = sorted(chain.from_iterable(self.policies().verdicts.values()), key=lambda each: each.judged_at)
+        return standings(self.scenarios(), verdicts[-WINDOW:], self._config["config"].gate.error)
+
     def fork(self, id_: str, at: int, edits: Sequence[tuple[str, Any]], times: int, seed: int) -> Result:
         """As Source.fork."""
         with closing(self._connection.fork_episode(id_, at)) as fork:
@@ -352,8 +361,8 @@ class Window:
 
     def drop(self, name: str) -> str:
         """As Source.drop."""
-        if name not in (scenario.name for scenario in self.scenarios()):
-            raise unknown("scenario", name, [scenario.name for scenario in self.scenarios()])
+        if name not in (names := [scenario.name for scenario in self.scenarios()]):
+            raise unknown("scenario", name, names)
         return self._command("scenarios", "drop", name)
 
     def _command(self, *words: str) -> str:
@@ -389,8 +398,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return (found.st_mtime_ns, found.st_size)
-
-
-def opened(run_dir: Path, name: str = "") -> closing[Window]:
-    """Return a Window that is closed at the end of a `with`."""
-    return closing(Window(run_dir, name))

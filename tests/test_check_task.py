@@ -230,7 +230,7 @@ def halved(observation: Array) -> Array:
         ({"settings": {"trian": {}}}, r"settings=...\) is wrong. .*'trian'. Did you mean 'train'"),
         ({"settings": {"train": {"gama": 0.9}}}, r"Did you mean 'train\.gamma'"),
         ({"settings": {"train": {"gamma": "much"}}}, "the settings of task point: Expected `float`"),
-        ({"settings": {"gate": {"error": 1.5}}}, r"can't work: gate.error is a probability, less than 1"),
+        ({"settings": {"gate": {"error": 1.5}}}, "gate.error and gate.budget are probabilities, less than 1"),
         ({"failed": always, "margin": None}, "True for every random episode if it was lost after its first step"),
         (
             {"failed": hasty, "margin": None},

@@ -93,11 +93,11 @@ def test_gate_says_each_check_on_a_line(
 ) -> None:
     assert call(monkeypatch, "gate", "good.onnx", "--task", RELAXED, "--seed", "3") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("pass: good.onnx after 120 simulations, seed 3")
-    assert [line.split("passed")[0].strip() for line in lines[1:]] == [
-        "failure rate", "regression", "edge cases", "cost",
+    assert lines[0].startswith("pass: good.onnx after ") and "simulations, seed 3" in lines[0]
+    assert [line.split("passed")[0].strip() for line in lines if " passed " in line] == [
+        "failure rate", "regression", "safety", "stress", "edge cases", "cost", "coverage", "search",
     ]  # fmt: skip
-    monkeypatch.setattr(cli, "_width", lambda: 40)
+    monkeypatch.setattr("flywheel.console.width", lambda: 40)
     assert call(monkeypatch, "gate", "bad.onnx", "--task", RELAXED, "--baseline", "good.onnx") == 1
     told = capsys.readouterr().out
     assert "FAILED" in told and max(len(line) for line in told.splitlines()) <= 40
@@ -112,7 +112,7 @@ def test_gate_gives_the_whole_verdict_as_strict_json(
         raise AssertionError(word)
 
     verdict = json.loads(capsys.readouterr().out, parse_constant=refuse)
-    assert verdict["outcome"] == "pass" and len(verdict["trials"]) == 120
+    assert verdict["outcome"] == "pass" and len(verdict["trials"]) > 120
 
 
 def test_a_spec_changes_how_a_policy_acts(

@@ -16,7 +16,7 @@ from flywheel import cli, connect, foreign
 from flywheel.gate import SafetyGate
 from flywheel.task import spec_of, task_digest
 from flywheel.tasks import load
-from flywheel.testing import GOOD, linear_policy, load_linear
+from flywheel.testing import GOOD, SHORT_POLE, linear_policy, load_linear
 from tests.page.conftest import operate_token, served
 from tests.runs import make_run
 
@@ -56,8 +56,21 @@ def test_the_gate_works_alone_as_shown(
     monkeypatch.setattr(
         "flywheel.gate.checks.time_decisions", lambda *_, **__: np.full((1, 20), 1e-4)
     )  # the machine may be busy
-    run("SafetyGate")
+    run('judge("policy.onnx")')
     assert capsys.readouterr().out.startswith("pass [")
+
+
+def test_the_suite_grows_alone_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task, tilted = load("cartpole"), np.array([[0.0, 0.0, 0.2, 0.5], [0.0, 0.0, 0.22, 0.6]], np.float32)
+    for name, gains in (("policy.onnx", SHORT_POLE), ("next.onnx", GOOD)):
+        (tmp_path / name).write_bytes(linear_policy(spec_of(task), gains)[0])
+    given = {"SafetyGate": SafetyGate, "task": task, "episodes": [task.episode(tilted, [0], id="ab12cd34")]}
+    exec(compile(block("SafetyGate(task).grow"), "README.md", "exec"), given)
+    assert capsys.readouterr().out == "[('failure-ab12cd34', ('ab12cd34', 0))]\n"
+    assert any(check.name == "scenarios" for check in given["verdict"].checks)  # type: ignore[attr-defined]
 
 
 def test_the_observer_works_alone_as_shown(capsys: pytest.CaptureFixture[str]) -> None:

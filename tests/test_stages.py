@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from flywheel import archive, stages
+from flywheel import archive, growth, stages
 from flywheel.config import Config
 from flywheel.console import silent
 from flywheel.records import Plan, Turn
+from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 
 HOLD = Plan(strategy="hold", reasons=())
@@ -67,3 +70,43 @@ def test_production_that_keeps_the_limit_fills_the_budget(
     assert bool(filled) == confirmed
     if confirmed:
         assert filled == ["production confirms policy champion: 0 of 100 episodes failed, so less than 4.8% do"]
+
+
+def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    said: list[str] = []
+    start._suite._say = lambda stage, text, **_: said.append(f"{stage}: {text}")
+    scenario = Scenario(name="made", parameters={}, fork=("e", 0), saved_at=0.0, state=(0.0,) * 4, origin="production")
+    closed = dataclasses.replace(scenario, name="closed")
+    suite: list[Scenario] = []
+    asked: list[tuple[Any, ...]] = []
+
+    def look(*given: Any) -> growth.Look:
+        assert given[0] is cartpole and given[2] == tmp_path and given[6] == {"length": 2.0}
+        suite[:] = [scenario, closed]
+        asked.append(("look",))
+        return growth.Look(made=(scenario,), closed=frozenset({"closed"}))
+
+    monkeypatch.setattr(growth, "look", look)
+    start._rooms.registry = SimpleNamespace(
+        scenarios=lambda: tuple(suite), champion=lambda: None, verdict=lambda digest: None, spend=lambda digest: 0,
+        record=lambda verdict: verdict, set_terms=lambda *terms: None,
+        bundle=SimpleNamespace(remote=lambda digest: digest),
+    )  # fmt: skip
+    judged = SimpleNamespace(digest="d", outcome="pass", checks=(), num_simulations=0)
+    start._rooms.trainer = SimpleNamespace(begin=lambda plan, files, suite: asked.append(("begin", suite)))
+
+    def judge(*given: Any) -> Any:
+        asked.append(("judge", given[4]))
+        return judged
+
+    start._rooms.gate = SimpleNamespace(judge=judge, grow=None)
+    plan = Plan(strategy="continue_training", reasons=(), parameters={"length": (1.9, 2.1)})
+    start.begin(plan)
+    assert asked == [("look",), ("begin", (scenario,))], "what is closed is not trained on"
+    suite.clear()
+    start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
+    assert asked[2:] == [("look",), ("judge", (scenario, closed))], "but stays in the suite"
+    assert said[0] == "gate: 1 failure of production became a scenario: made (episode e)"

@@ -74,7 +74,8 @@ def test_a_saved_fork_is_listed_and_dropped(
     assert "scenario longer: every candidate from now on must master it" in capsys.readouterr().out
     assert call(monkeypatch, "scenarios", "list", *RUN) == 0
     assert capsys.readouterr().out.split() == [
-        "longer", "episode_00003", "at", "20", "a", "start", "state;", "length", "2",
+        "longer", "episode_00003", "at", "20", "saved", "fork;", "a", "start", "state;", "length", "2;", "open,", "not",
+        "tried", "yet",
     ]  # fmt: skip
     assert call(monkeypatch, "scenarios", "drop", "longr", *RUN) == 2
     assert "Did you mean 'longer'" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,6 +110,18 @@ class RegistryActor:
         """Take a scenario out of the suite."""
         self._registry.drop_scenario(name)
 
+    def dropped(self) -> tuple[Scenario, ...]:
+        """Return the scenarios of production's failures that were taken out of the suite."""
+        return self._registry.dropped()
+
+    def grown(self, scenarios: Sequence[Scenario], fates: Mapping[str, str], simulator: str, now: float) -> None:
+        """Keep what became of production's failures."""
+        self._registry.grown(scenarios, fates, simulator, now)
+
+    def looked_at(self, simulator: str) -> dict[str, str]:
+        """Return by id the scenario that stands for a failed episode."""
+        return self._registry.looked_at(simulator)
+
     def promote(self, digest: str) -> Release:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
         return self._told(self._registry.promote(digest, time.time()), "promotion")
@@ -145,6 +157,10 @@ class RegistryActor:
     def verdict(self, digest: str) -> Verdict | None:
         """Return the newest verdict on a digest."""
         return self._registry.verdict(digest)
+
+    def verdicts(self, digest: str | None = None, last: int = -1) -> list[Verdict]:
+        """Return every verdict (on a digest), or the `last` so many, oldest first."""
+        return self._registry.verdicts(digest, last)
 
     def releases(self) -> list[Release]:
         """Return every release, oldest first."""

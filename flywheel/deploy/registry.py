@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sqlite3
 from pathlib import Path
 
@@ -18,16 +17,16 @@ from flywheel.config import canonical
 from flywheel.deploy import schema, verdicts
 from flywheel.deploy.admission import Admission, check_verdict
 from flywheel.deploy.keys import Keys, open_keys
-from flywheel.errors import Refused, UsageError, unknown
+from flywheel.deploy.suite import Suite
+from flywheel.errors import Refused, UsageError
 from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
 from flywheel.records import Artifact, Release, Verdict
-from flywheel.tapes import Scenario
 
 FILE = "registry.sqlite"
 POLICIES = "policies"
 
 
-class Registry:
+class Registry(Suite):
     """Owns `registry.sqlite` and the run's keys; every change is durable when its method returns.
 
     One process holds one of these; others open the file read-only.
@@ -135,10 +134,10 @@ class Registry:
         ).fetchone()
         return verdicts.decode(row[0]) if row else None
 
-    def verdicts(self, digest: str | None = None) -> list[Verdict]:
-        """Return every verdict (on a digest), signed, oldest first."""
-        rows = self._db.execute("SELECT record FROM verdicts WHERE digest = ifnull(?, digest) ORDER BY id", (digest,))
-        return [verdicts.decode(text) for (text,) in rows]
+    def verdicts(self, digest: str | None = None, last: int = -1) -> list[Verdict]:
+        """Return every verdict (on a digest), or the `last` so many, signed, oldest first."""
+        query = "SELECT record FROM verdicts WHERE digest = ifnull(?, digest) ORDER BY id DESC LIMIT ?"
+        return [verdicts.decode(text) for (text,) in self._db.execute(query, (digest, last))][::-1]
 
     # The gate's error budget
 
@@ -183,39 +182,6 @@ class Registry:
             "SELECT config, simulator FROM terms ORDER BY id DESC LIMIT 1"
         ).fetchone()
         return found
-
-    def _has(self, table: str) -> bool:
-        """Say whether the file has a table: one of an earlier version that is only read lacks the later ones."""
-        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
-
-    # The gate's suite
-
-    def save_scenario(self, scenario: Scenario) -> Scenario:
-        """Keep a scenario, which every candidate from now on must master; UsageError when its name is taken."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", scenario.name):
-            raise UsageError(f"A scenario's name is letters, digits and . _ - (at most 64), not {scenario.name!r}.")
-        try:
-            self._db.execute(
-                "INSERT INTO scenarios VALUES (?, ?, ?)",
-                (scenario.name, scenario.saved_at, canonical(dataclasses.asdict(scenario))),
-            )
-        except sqlite3.IntegrityError as error:
-            raise UsageError(
-                f"There is a scenario {scenario.name!r} already: give another name, or drop that one first."
-            ) from error
-        return scenario
-
-    def drop_scenario(self, name: str) -> None:
-        """Take a scenario out of the suite; UsageError, with the nearest name, when there is none."""
-        if not self._db.execute("DELETE FROM scenarios WHERE name = ?", (name,)).rowcount:
-            raise unknown("scenario", name, [scenario.name for scenario in self.scenarios()])
-
-    def scenarios(self) -> tuple[Scenario, ...]:
-        """Return the suite, oldest first; () in a file from before there was one."""
-        if not self._has("scenarios"):
-            return ()
-        rows = self._db.execute("SELECT record FROM scenarios ORDER BY saved_at, name")
-        return tuple(msgspec.convert(json.loads(text), Scenario) for (text,) in rows)
 
     # Who is in service
 

@@ -27,10 +27,16 @@ CREATE TABLE scenarios (name TEXT PRIMARY KEY, saved_at REAL NOT NULL, record TE
 _BUDGET = """
 CREATE TABLE budget (id INTEGER PRIMARY KEY, at REAL NOT NULL, digest TEXT, reason TEXT);
 """
+_GROWTH = """
+CREATE TABLE failures (
+    episode TEXT NOT NULL, simulator TEXT NOT NULL, scenario TEXT NOT NULL, looked_at REAL NOT NULL,
+    PRIMARY KEY (episode, simulator));
+CREATE TABLE dropped (name TEXT NOT NULL, record TEXT NOT NULL);
+"""
 _TERMS = """
 CREATE TABLE terms (id INTEGER PRIMARY KEY, at REAL NOT NULL, config TEXT NOT NULL, simulator TEXT NOT NULL);
 """
-STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS)
+STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

@@ -9,15 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.draws import draws
-from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidence, mean_bounds
+from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidence, mean_bounds, worse
 from flywheel.gate.stress import CELLS, PILOT, STRESS, Gauge, all_cells, cells_failed, cells_tried
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
-from flywheel.tapes import SUITE, Scenario
+from flywheel.tapes import SUITE
 from flywheel.task import EdgeCase, Limits, Task
 
 MANY = 64
 """Decisions at once whose cost is told beside that of one."""
+LEAST = 0.4
+"""Share of `max_regression` below which extra risk refuses nobody, however sure it is."""
+_NEAR = 0.1  # share of all margins that count as near misses
 _WARM_UP = 20  # calls that don't count: the first ones load caches
 
 
@@ -83,20 +86,47 @@ def regression(
     )
 
 
-def risk(task: Task, trial: Trial, near: float) -> float:
-    """Return a trial's loss, or the share by which its margin fell short of `near` where that is more."""
+def risk(trial: Trial, near: float) -> float:
+    """Return 1 for a failure, and for a near miss the share by which its margin fell short of `near`."""
     if trial.failed or not near > 0:
-        return loss(task, trial)
-    return max(loss(task, trial), float(np.clip(1.0 - trial.margin / near, 0.0, 1.0)))
+        return float(trial.failed)
+    return float(np.clip(1.0 - trial.margin / near, 0.0, 1.0))
+
+
+def _extra_risk(trials: Sequence[Trial], baseline: Sequence[Trial], near: float) -> NDArray[np.float64]:
+    return np.array([risk(new, near) - risk(old, near) for new, old in zip(trials, baseline, strict=True)])
+
+
+def safety(
+    task: Task, trials: Sequence[Trial], baseline: Sequence[Trial] | None, num: int, error: float, refusal: float
+) -> Check:
+    """Ask whether the candidate is surely less safe than the policy in service, in at most `num` of the same worlds.
+
+    Failures count, and near misses where the task has a margin: worlds below the tenth of all margins that both
+    policies had, which favours neither. Its own limit is none at all: `regression` would let 5 % through for 2 %.
+    """
+    name, least = "safety", LEAST * task.limits.max_regression
+    if baseline is None:
+        note = "no policy in service"
+        return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=least, passed=True, note=note)
+    some, rivals = trials[:num], baseline[:num]
+    near = 0.0 if task.margin is None else float(np.quantile([t.margin for t in (*some, *rivals)], _NEAR))
+    extra = _extra_risk(some, rivals, near)
+    is_worse, z = worse(extra, num, refusal, least)
+    fails = [sum(trial.failed for trial in each) for each in (some, rivals)]
+    note = f"failed {fails[0]} of {len(some)} worlds, the policy in service {fails[1]}"
+    note += f"; z {z:.2f} for its extra risk, near misses below a margin of {near:.2g} counted" if near > 0 else ""
+    passed = None if is_worse is None else not is_worse
+    return Check(
+        name=name, value=float(extra.mean()), interval=mean_bounds(extra, error), bound=least, passed=passed, note=note
+    )
 
 
 def stress(
     task: Task, trials: Sequence[Trial], baseline: Sequence[Trial], gauge: Gauge | None, num: int, refusal: float
 ) -> Check:
-    """Ask whether the candidate is worse than the policy in service in worlds at the edge of what that one masters.
+    """Ask the same in worlds at the edge of what the policy in service masters, where some ways of being worse show.
 
-    There a policy that fails in 5 % of nominal worlds instead of 2 % fails in many more, and near misses count too, so
-    that few pairs tell them apart (facts: the same pairs tell 0.05 of them in nominal worlds and 0.89 in hard ones).
     It is refused when its mean extra risk is surely more than none, with `refusal`, however often this is asked; it
     passes after `num` pairs, or when it is surely not worse by as much as `max_regression`.
     """
@@ -104,13 +134,10 @@ def stress(
     if gauge is None:
         return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=bound, passed=True, note="no policy in service")
     if not gauge.is_telling:
-        why = (
-            f"the policy in service fails in {gauge.num_failed} of {PILOT} worlds" if gauge.num_failed else "no margin"
-        )
+        why = f"the policy in service fails in {gauge.num_failed} of {PILOT} worlds" if gauge.num_failed else "no range"
         note = f"none: {why}, so that stressed worlds would say no more"
         return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=bound, passed=True, note=note)
-    new, old = ([risk(task, trial, gauge.near) for trial in some] for some in (trials, baseline))
-    extra = np.array(new) - np.array(old)
+    extra = _extra_risk(trials, baseline, gauge.near)
     enough = np.log(1.0 / refusal)
     passed: bool | None = None
     if log_mean_evidence(extra, 0.0, "above").max(initial=0.0) >= enough:
@@ -156,11 +183,6 @@ def edge_cases(trials: Sequence[Trial], cases: Sequence[EdgeCase], max_failed: i
     """
     names = [case.name for case in cases]
     return _mastered("edge_cases", trials, names, max_failed, "the task names no edge cases")
-
-
-def scenarios(trials: Sequence[Trial], suite: Sequence[Scenario], max_failed: int = 0) -> Check:
-    """Ask the same about every scenario that somebody saved."""
-    return _mastered("scenarios", trials, [SUITE + scenario.name for scenario in suite], max_failed, "none is saved")
 
 
 def _mastered(name: str, trials: Sequence[Trial], situations: Sequence[str], max_failed: int, none: str) -> Check:

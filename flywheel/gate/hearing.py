@@ -11,13 +11,13 @@ from flywheel.config import GateConfig
 from flywheel.gate import checks
 from flywheel.gate.search import search
 from flywheel.gate.stress import CELLS, STRESS, Gauge, cell_situations, gauge, stress_situations
+from flywheel.gate.suite import check_suite, try_suite
 from flywheel.gate.trials import (
     Crew,
     Situation,
     Tried,
     edge_situations,
     nominal_situations,
-    suite_situations,
 )
 from flywheel.policy import Policy
 from flywheel.records import Array, Check, Outcome, Parameters, Trial
@@ -25,6 +25,8 @@ from flywheel.tapes import NOMINAL, Scenario
 from flywheel.task import Task
 
 _STREAM = "judge"  # of seeds: a probe's worlds are others
+SAFETY = 0.8
+"""Share of the error of refusals that the comparison in nominal worlds has; the other share is that under stress."""
 _TIMINGS = 3  # rounds of timing: cold caches and a host's stolen time can make a round slow, nothing can make it fast
 
 
@@ -103,10 +105,12 @@ class Hearing:
         """Play what is the same for every candidate: edge cases, saved scenarios, cells."""
         task, config, case = self._task, self._config, self._case
         edges = edge_situations(task.edge_cases, case.seed, _STREAM, config.edge_trials, case.parameters)
-        edges += suite_situations(case.suite, case.seed, _STREAM, config.edge_trials, case.parameters)
         fixed = self._crew.play(case.policy, edges, case.now).trials if edges else ()
+        fixed += try_suite(
+            self._crew, case.policy, case.suite, case.seed, case.parameters, config, task.limits, case.now
+        )
         self._settled = [checks.edge_cases(fixed, task.edge_cases, config.edge_max_failed)]
-        self._settled += [checks.scenarios(fixed, case.suite, config.edge_max_failed)] if case.suite else []
+        self._settled += [check_suite(fixed, case.suite, task.limits, config.error)] if case.suite else []
         self._both(CELLS, cell_situations(task, case.seed, _STREAM, case.parameters))
         return fixed
 
@@ -141,22 +145,28 @@ class Hearing:
         """Play more of what is open; say whether there was any left."""
         still_open = {check.name for check in found if check.passed is None}
         before = self._num_played()
-        if still_open & {"failure_rate", "regression"}:
+        if still_open & {"failure_rate", "regression", "safety"}:
             self._nominal()
         if "stress" in still_open:
             self._stressed(self._config.batch)
         return self._num_played() > before
+
+    @property
+    def _num_compared(self) -> int:
+        return min(self._config.compare_sims, self._config.max_sims)
 
     def _num_played(self) -> int:
         return sum(len(some) for some in self._new.values())
 
     def _ask(self) -> tuple[Check, ...]:
         task, config, error = self._task, self._config, self._case.error
+        stressed = (1.0 - SAFETY) * config.error
         new, old = self._new[NOMINAL], None if self._case.baseline is None else self._old[NOMINAL]
         return (
             checks.failure_rate(new, task.limits, error, config.error),
             checks.regression(task, new, old, error, config.error),
-            checks.stress(task, self._new[STRESS], self._old[STRESS], self._gauge, config.stress_sims, config.error),
+            checks.safety(task, new, old, self._num_compared, error, SAFETY * config.error),
+            checks.stress(task, self._new[STRESS], self._old[STRESS], self._gauge, config.stress_sims, stressed),
             *self._settled,
             checks.coverage(task, self._new, self._old),
         )

@@ -19,8 +19,10 @@ from flywheel import foreign
 from flywheel.config import GateConfig, digest
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.crew import local_crew
+from flywheel.gate.grow import Growth, grow
 from flywheel.gate.hearing import Case, Heard, Hearing, outcome_of
 from flywheel.gate.sequential import aim, bounds, evidence
+from flywheel.gate.suite import most_failed
 from flywheel.gate.trials import (
     Alone,
     Crew,
@@ -31,7 +33,7 @@ from flywheel.gate.trials import (
     suite_situations,
 )
 from flywheel.policy import Bundle, Policy, load
-from flywheel.records import Artifact, Check, Parameters, Probe, Trial, Verdict
+from flywheel.records import Artifact, Check, Episode, Parameters, Probe, Trial, Verdict
 from flywheel.simulate.stop import Stopped, stopped_by
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of, task_digest
@@ -220,7 +222,7 @@ class SafetyGate:
                 )
             played += found[: stop - first]
             failed.update(trial.scenario for trial in found[stop - first :] if trial.failed)
-            edge_failed = {name for name, num in failed.items() if num > config.probe_edge_max_failed}
+            edge_failed = {name for name, num in failed.items() if num > most_failed(name, config, task.limits)}
             num_failed = sum(trial.failed for trial in played)
             if edge_failed or (max_failed is not None and num_failed > max_failed):
                 break
@@ -229,6 +231,36 @@ class SafetyGate:
             num_episodes=len(played),
             mean_return=float(np.mean([trial.total for trial in played])),
             edge_failed=tuple(name for name in names if name in edge_failed),
+        )
+
+    def grow(
+        self,
+        policy: Policy | Artifact | Bundle | str | Path | bytes,
+        episodes: Sequence[Episode],
+        *,
+        suite: Sequence[Scenario] = (),
+        dropped: Sequence[Scenario] = (),
+        rivals: Sequence[Policy | Artifact | Bundle] = (),
+        parameters: Parameters | None = None,
+        most: int | None = None,
+        now: float | None = None,
+    ) -> Growth:
+        """Return what production's failures by a policy add to the suite, as `grow.grow`; `most`: `gate.suite_open`.
+
+        The policy is given as to `judge`.
+        """
+        opened = self._opened(policy, None)
+        return grow(
+            self._task,
+            _ready(opened),
+            episodes,
+            suite=suite,
+            dropped=dropped,
+            rivals=[_ready(rival) for rival in rivals],
+            parameters=parameters,
+            most=self._config.suite_open if most is None else most,
+            crew=self._crew,
+            now=time.time() if now is None else now,
         )
 
     def rerun(self, trial: Trial, policy: Policy, suite: Sequence[Scenario] = ()) -> Trial:

@@ -8,13 +8,14 @@ from typing import Any
 
 from flywheel.config import GateConfig
 from flywheel.errors import FlywheelError
+from flywheel.gate.grow import Growth
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.spread import Player, crew_of, cut, joined
 from flywheel.gate.trials import Alone, Crew, Situation, Tried
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
-from flywheel.records import Parameters, Probe, Spec, Verdict
+from flywheel.records import Episode, Parameters, Probe, Spec, Verdict
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.tapes import Scenario
 from flywheel.task import Task
@@ -57,6 +58,10 @@ class GateActor:
         )
         self._meters.record(readings.of_verdict(verdict))
         return verdict
+
+    def grow(self, policy: Bundle, episodes: Sequence[Episode], **given: Any) -> Growth:
+        """As SafetyGate.grow."""
+        return self._gate.grow(policy, episodes, **given)
 
     def is_spent(self, tries: int) -> bool:
         """As SafetyGate.is_spent."""

@@ -45,8 +45,8 @@ class Gauge:
 
     @property
     def is_telling(self) -> bool:
-        """Say whether worlds at this stretch tell more than nominal ones, or tell them apart more finely."""
-        return self.num_failed <= _MOST_FAILED * PILOT and (self.stretch > 0 or self.near > 0)
+        """Say whether worlds at this stretch tell more than nominal ones."""
+        return self.stretch > 0 and self.num_failed <= _MOST_FAILED * PILOT
 
 
 def gauge(task: Task, crew: Crew, policy: Policy, parameters: Parameters, *, seed: int, now: float) -> Gauge:
@@ -54,17 +54,16 @@ def gauge(task: Task, crew: Crew, policy: Policy, parameters: Parameters, *, see
 
     Its pilot worlds are none of those that a candidate is compared in, so that the comparison keeps its error.
     """
-    if not free(task) and task.margin is None:
+    if not free(task):
         return Gauge(stretch=0.0, near=0.0, num_failed=0)
-    stretches = STRETCHES if free(task) else STRETCHES[-1:]
     worlds = [
-        stress_situations(task, seed, f"pilot/{stretch:g}", 0, PILOT, parameters, stretch) for stretch in stretches
+        stress_situations(task, seed, f"pilot/{stretch:g}", 0, PILOT, parameters, stretch) for stretch in STRETCHES
     ]
     trials = crew.play(policy, [world for some in worlds for world in some], now).trials
     shown = [trials[first : first + PILOT] for first in range(0, len(trials), PILOT)]
     failures = [sum(trial.failed for trial in some) for some in shown]
-    chosen = next((i for i, num in enumerate(failures) if num <= _MOST_FAILED * PILOT), len(stretches) - 1)
-    some, num_failed, stretch = shown[chosen], failures[chosen], stretches[chosen]
+    chosen = next((i for i, num in enumerate(failures) if num <= _MOST_FAILED * PILOT), len(STRETCHES) - 1)
+    some, num_failed, stretch = shown[chosen], failures[chosen], STRETCHES[chosen]
     margins = [trial.margin for trial in some if not trial.failed]
     near = float(np.quantile(margins, _NEAR)) if margins and task.margin is not None else 0.0
     return Gauge(stretch=stretch, near=near, num_failed=num_failed)
@@ -132,7 +131,7 @@ def cells_of(task: Task, parameters: Parameters) -> list[Cell]:
     """Return the cells that a world lies in, one for every two parameters that have a range."""
     numbers = np.clip(place_of(task, parameters) * LEVELS, 0, LEVELS - 1).astype(int)
     levels = [(each.name, number) for each, number in zip(free(task), numbers.tolist(), strict=True)]
-    return list(itertools.combinations(levels, min(2, len(levels))))
+    return list(itertools.combinations(levels, min(2, len(levels)))) if levels else []
 
 
 def all_cells(task: Task) -> set[Cell]:
@@ -140,8 +139,8 @@ def all_cells(task: Task) -> set[Cell]:
     names = [each.name for each in free(task)]
     size = min(2, len(names))
     levels = list(itertools.product(range(LEVELS), repeat=size))
-    pairs = itertools.combinations(names, size) if names else ()
-    return {tuple(zip(some, each, strict=True)) for some in pairs for each in levels}
+    together = itertools.combinations(names, size) if names else ()
+    return {tuple(zip(some, each, strict=True)) for some in together for each in levels}
 
 
 def cells_tried(task: Task, trials: Iterable[Trial]) -> set[Cell]:

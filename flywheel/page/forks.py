@@ -54,7 +54,8 @@ def forking(source: Source, turnstile: Turnstile) -> APIRouter:
     @router.get("/scenarios")
     def scenarios() -> Response:
         """Return the gate's suite."""
-        return answer({"scenarios": [shapes.scenario(each) for each in source.scenarios()]})
+        standings = source.standings()
+        return answer({"scenarios": [shapes.scenario(each, standings.get(each.name)) for each in source.scenarios()]})
 
     return router
 

@@ -130,6 +130,13 @@ def _turns_and_policies(router: APIRouter, source: Source) -> None:
         verdicts = [shapes.verdict(each) for each in known.verdicts.get(digest, ())]
         return answer({**row, "verdicts": verdicts[::-1]})
 
+    @router.get("/verdict")
+    def verdict(digest: Digest, number: Annotated[int, Query(ge=0)] = 0) -> Response:
+        """Return one verdict on a policy, the oldest being number 0, as a page that can be kept and sent on."""
+        page, allowed = source.verdict_page(digest, number)
+        headers = {"content-security-policy": f"{allowed}; frame-ancestors 'none'"}
+        return Response(page, media_type="text/html", headers=headers)
+
 
 def _episodes(router: APIRouter, source: Source, turnstile: Turnstile) -> None:
     @router.get("/episodes")

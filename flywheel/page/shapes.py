@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flywheel.page.source import About, Listed, Policies
 from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
-from flywheel.tapes import NOMINAL, Difference, Scenario
+from flywheel.tapes import NOMINAL, Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.trace.effect import Rate
 from flywheel.trace.result import Result
@@ -322,8 +322,9 @@ def editable(task: Task, each: Episode, at: int, known: Policies, world: Paramet
     return found
 
 
-def scenario(each: Scenario) -> dict[str, Any]:
-    """Return a scenario of the gate's suite."""
+def scenario(each: Scenario, standing: Standing | None) -> dict[str, Any]:
+    """Return a scenario of the gate's suite; None stands for one that was saved just now."""
+    standing = standing or Standing()
     return {
         "name": each.name,
         "parameters": plain(each.parameters),
@@ -331,6 +332,9 @@ def scenario(each: Scenario) -> dict[str, Any]:
         "step": each.fork[1],
         "edits": list(each.edits),
         "saved_at": each.saved_at,
+        "origin": each.origin,
+        "state": "open" if standing.is_open else "closed",
+        "last": standing.last,
         "begins": "a state" if each.state is not None else f"{len(each.actions)} actions from seed {each.seed}",
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
-from flywheel.tapes import Difference, Scenario
+from flywheel.tapes import Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.trace.contract import TimeTravel
 from flywheel.trace.result import Result
@@ -163,6 +163,12 @@ class Source(Protocol):
     def policies(self) -> Policies:
         """Return all that the registry knows."""
 
+    def verdict_page(self, digest: str, number: int) -> tuple[str, str]:
+        """Return a recorded verdict as a page of its own, and the Content-Security-Policy that is enough for it.
+
+        `number` counts the policy's verdicts, the oldest being 0; UsageError where there is none.
+        """
+
     def signals(self) -> Sequence[Signal]:
         """Return every alarm, oldest first."""
 
@@ -210,6 +216,9 @@ class Source(Protocol):
 
     def scenarios(self) -> Sequence[Scenario]:
         """Return the gate's suite: what every candidate must master."""
+
+    def standings(self) -> Mapping[str, Standing]:
+        """Return by name how those scenarios stand."""
 
     def fork(self, id_: str, at: int, edits: Sequence[tuple[str, Any]], times: int, seed: int) -> Result:
         """Run an episode's rest again from a step on, with edits made in their order.

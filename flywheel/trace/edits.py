@@ -57,7 +57,7 @@ def set_edit(
     `values` are the world's parameters as they were, `policies` the digests that there are, `spec` is the policy's.
     """
     if name in task.nominal:
-        edits.world[name] = _in_range(next(each for each in task.parameters if each.name == name), number(name, value))
+        edits.world[name] = in_range(next(each for each in task.parameters if each.name == name), number(name, value))
         edits.told[name] = f"{name} {values[name]:g} → {edits.world[name]:g}"
     elif name in RULE:
         edits.rule[name] = _rule(spec.rule, name, value)
@@ -86,7 +86,8 @@ def set_edit(
         raise unknown("parameter to edit:", name, [*task.nominal, *NAMES])
 
 
-def _in_range(parameter: Parameter, value: float) -> float:
+def in_range(parameter: Parameter, value: float) -> float:
+    """Return a value that the task's simulator can be set to; UsageError otherwise."""
     if not parameter.low <= value <= parameter.high:
         raise UsageError(
             f"{parameter.name} takes {parameter.low:g} to {parameter.high:g}, not {value:g}: the task gives that range "

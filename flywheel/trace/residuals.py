@@ -81,6 +81,20 @@ def nearest(task: Task, episode: Episode, worlds: Sequence[Parameters]) -> Param
     return worlds[int(np.argmin([(misfit / least).sum() for misfit in misfits]))]
 
 
+def explained_from(
+    task: Task, episodes: Sequence[Episode], parameters: Parameters, noise: NDArray[np.float64]
+) -> list[int]:
+    """Return of each episode the first step from which on the simulator makes all of its transitions, within `noise`.
+
+    T where not even the last one is. Raises as `residuals`.
+    """
+    first = []
+    for episode, rows in zip(episodes, residuals(task, episodes, parameters), strict=True):
+        beyond = ~(np.abs(rows) <= np.maximum(noise, _rounding(task, episode))).all(axis=1)
+        first.append(int(np.flatnonzero(beyond)[-1]) + 1 if beyond.any() else 0)
+    return first
+
+
 def against_simulator(
     task: Task,
     episode: Episode,

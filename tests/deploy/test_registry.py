@@ -221,12 +221,38 @@ def test_scenarios_are_kept_and_dropped(world: World) -> None:
         world.registry.drop_scenario("tipping")
 
 
+def test_what_became_of_failures_is_kept_with_their_scenarios(world: World) -> None:
+    made = dataclasses.replace(saved(), name="failure-1", origin="production", survived=False)
+    world.registry.save_scenario(saved())
+    world.registry.grown([made], {"one": "failure-1", "two": "failure-1", "three": ""}, "calm", 7.0)
+    assert world.registry.scenarios() == (made, saved())
+    assert world.registry.looked_at("calm") == {"one": "failure-1", "two": "failure-1", "three": ""}
+    assert world.registry.looked_at("windy") == {"one": "failure-1", "two": "failure-1"}, "three may come again in it"
+    world.registry.grown([], {"three": "failure-1"}, "windy", 8.0)
+    assert world.registry.looked_at("gusty") == dict.fromkeys(["one", "two", "three"], "failure-1")
+    with pytest.raises(sqlite3.IntegrityError):
+        world.registry.grown([made], {"four": "failure-1"}, "calm", 9.0)
+    assert "four" not in world.registry.looked_at("calm"), "all of it or nothing"
+    world.registry.drop_scenario("failure-1")
+    world.registry.drop_scenario("tipping")
+    assert world.registry.scenarios() == () and world.registry.dropped() == (made,)
+    world.registry.save_scenario(saved())
+
+
+def test_the_last_verdicts_are_read_alone(world: World) -> None:
+    artifact = world.artifact()
+    for at in (1.0, 2.0, 3.0):
+        world.registry.record(dataclasses.replace(verdict_on(artifact), judged_at=at))
+    assert [verdict.judged_at for verdict in world.registry.verdicts(None, 2)] == [2.0, 3.0]
+    assert [verdict.judged_at for verdict in world.registry.verdicts(artifact.digest)] == [1.0, 2.0, 3.0]
+
+
 def test_a_file_from_before_there_were_scenarios_is_read_and_made_a_present_one(world: World) -> None:
     artifact = world.served()
     world.registry.close()
     with closing(sqlite3.connect(world.run_dir / FILE)) as db, db:
-        db.execute("DROP TABLE scenarios")
-        db.execute("DROP TABLE budget")
+        for table in ("scenarios", "budget", "terms", "failures", "dropped"):
+            db.execute(f"DROP TABLE {table}")
         db.execute("UPDATE meta SET schema_version = 1")
     old = open_readonly(world.run_dir)
     assert old.scenarios() == () and old.champion() == artifact.digest
@@ -234,6 +260,8 @@ def test_a_file_from_before_there_were_scenarios_is_read_and_made_a_present_one(
     old.close()
     world.registry = Registry(world.run_dir, task_digest(cartpole))
     world.registry.save_scenario(saved())
+    world.registry.grown([], {"episode_1": ""}, "world", 1.0)
+    assert world.registry.looked_at("world") == {"episode_1": ""} and world.registry.dropped() == ()
     assert world.registry.champion() == artifact.digest and world.registry.verdicts()[0].outcome == "pass"
 
 

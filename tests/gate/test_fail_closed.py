@@ -25,7 +25,7 @@ from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import GOOD, load_linear, write_linear_artifact
 
 TIMES = 20
-CONFIG = GateConfig(num_sims=20, batch=20, max_sims=200, latency_calls=5, search_sims=0, stress_sims=20, edge_trials=1)
+CONFIG = GateConfig(num_sims=20, batch=20, max_sims=200, latency_calls=5, search_sims=0, stress_sims=20, edge_trials=2)
 TASK = dataclasses.replace(cartpole, limits=Limits(max_failure_rate=0.2, max_regression=0.2, max_latency_s=60.0))
 SHORT = dataclasses.replace(
     TASK, max_steps=5, parameters=cartpole.parameters[3:4], drift={}, edge_cases=cartpole.edge_cases[:1]

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, SHORT_POLE, load_linear, write_linear_artifact
 
 LONG = {"length": 2.0}
-CONFIG = GateConfig(latency_calls=50)
+CONFIG = GateConfig(latency_calls=50, search_sims=0)
 # Wide of the mark on purpose: no verdict in these tests may depend on how busy the machine is.
 TASK = dataclasses.replace(cartpole, limits=Limits(max_latency_s=60.0))
 GATE = SafetyGate(TASK, CONFIG)
@@ -43,9 +44,11 @@ def check(verdict: Verdict, name: str) -> Check:
 def test_a_good_policy_passes_with_one_hundred_simulations() -> None:
     verdict = judge(GOOD)
     assert verdict.outcome == "pass"
-    assert [c.name for c in verdict.checks] == ["failure_rate", "regression", "edge_cases", "cost"]
-    nominal = [trial for trial in verdict.trials if trial.scenario == "nominal"]
-    assert len(nominal) == 100 and len(verdict.trials) == 100 + 4 * len(TASK.edge_cases)
+    names = ["failure_rate", "regression", "safety", "stress", "edge_cases", "cost", "coverage", "search"]
+    assert [c.name for c in verdict.checks] == names
+    num = Counter(trial.scenario for trial in verdict.trials)
+    assert num == {"nominal": 100, "cells": 31, **{case.name: 4 for case in TASK.edge_cases}}
+    assert verdict.num_simulations == len(verdict.trials) and verdict.rivals == ()
     assert len({trial.seed for trial in verdict.trials}) == len(verdict.trials)
     assert (verdict.judged_at, verdict.valid_until, verdict.task) == (100.0, 86_500.0, task_digest(TASK))
     assert verdict.signature == "" and verdict.baseline is None
@@ -61,7 +64,7 @@ def test_a_bad_policy_fails(gains: tuple[float, ...], parameters: dict[str, floa
 def test_the_worlds_are_those_that_were_asked_for() -> None:
     verdict = judge(GOOD, parameters=LONG)
     assert verdict.outcome == "pass" and verdict.simulator != judge(GOOD).simulator
-    assert {trial.parameters["length"] for trial in verdict.trials} == {2.0}
+    assert {trial.parameters["length"] for trial in verdict.trials if trial.scenario != "cells"} == {2.0}
     assert verdict.trials[0].parameters["gravity"] == 9.8
 
 
@@ -76,7 +79,7 @@ def test_a_worse_policy_than_the_one_in_service_fails_for_that() -> None:
         now=0.0,
     )
     assert verdict.outcome == "fail" and verdict.baseline == "in service"
-    assert [c.name for c in verdict.checks if c.passed is False] == ["regression"]
+    assert [c.name for c in verdict.checks if c.passed is False] == ["regression", "safety", "stress"]
 
 
 def test_equal_policies_do_not_differ_at_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from flywheel import growth
 from flywheel.client import Client, Episode
 from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig, TraceConfig
 from flywheel.deploy.environment import claim_port
@@ -19,11 +21,12 @@ from flywheel.errors import Refused
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
 from flywheel.policy import bundle, load
-from flywheel.records import Artifact, Outcome
+from flywheel.records import Artifact, Outcome, Verdict
 from flywheel.store.on_ray import StoreActor
+from flywheel.tapes import Scenario, short
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
-from flywheel.testing import BAD, GOOD, write_linear_artifact
+from flywheel.testing import BAD, GOOD, SHORT_POLE, write_linear_artifact
 from flywheel.trace.context import DIGEST, STEP, TURN, bar_of, is_sampled, trace_of
 from flywheel.trace.on_ray import TRACE, TraceActor
 from flywheel.trace.spans import Tracer
@@ -57,12 +60,18 @@ class Rooms:
 
     def submit(self, gains: tuple[float, ...]) -> tuple[Artifact, Outcome]:
         """Register a policy and let the gate judge it against the one in service."""
+        artifact, verdict = self.judged(gains)
+        return artifact, verdict.outcome
+
+    def judged(self, gains: tuple[float, ...], suite: tuple[Scenario, ...] = ()) -> tuple[Artifact, Verdict]:
+        """As submit; return the whole verdict."""
         artifact = write_linear_artifact(self.run_dir / "policies", cartpole, gains)
         self.ask(self.registry.add, artifact)
         champion = self.ask(self.registry.champion)
         baseline = self.ask(self.registry.bundle, champion) if champion else None
-        verdict = self.ask(self.registry.record, self.ask(self.gate.judge, bundle(artifact), baseline, None, 7))
-        return artifact, verdict.outcome
+        judged = self.ask(self.gate.judge, bundle(artifact), baseline, None, 7, suite)
+        verdict: Verdict = self.ask(self.registry.record, judged)
+        return artifact, verdict
 
     def promote(self, artifact: Artifact) -> None:
         """Put a policy into service, watched by the observer, on every replica."""
@@ -194,6 +203,26 @@ def play_two_steps(episode: Episode) -> None:
         episode.act([0.0] * 4)
         episode.reward(1.0)
     episode.end([0.0] * 4, terminated=True)
+
+
+def test_what_fails_over_http_is_in_the_next_verdict_with_nobodys_help(rooms: Rooms) -> None:
+    """The pole leans more than the short-pole gains can hold where this episode begins."""
+    leaning = (0.0, 0.0, 0.2, 0.5)
+    with Client(rooms.deployment.url, rooms.token) as client, client.episode() as episode:
+        episode.act(leaning)
+        episode.reward(1.0)
+        episode.end((0.0, 0.0, 0.22, 0.6), terminated=True)
+    given: tuple[Any, ...] = (rooms.ask, rooms.registry, rooms.gate.grow, {}, time.time())
+    look = growth.look(cartpole, GateConfig(), rooms.run_dir, *given)
+    (scenario,) = look.made
+    assert scenario.fork == (episode.id, 0) and scenario.state == pytest.approx(leaning)
+    assert rooms.ask(rooms.registry.scenarios) == (scenario,)
+    _, verdict = rooms.judged(SHORT_POLE, rooms.ask(rooms.registry.scenarios))
+    assert verdict.outcome == "fail"
+    (check,) = [check for check in verdict.checks if check.name == "scenarios"]
+    assert check.note == f"not mastered: {scenario.name} (episode {short(episode.id)})"
+    assert growth.look(cartpole, GateConfig(), rooms.run_dir, *given) == growth.Look(), "once is enough"
+    rooms.ask(rooms.registry.drop_scenario, scenario.name)
 
 
 def test_the_clients_example_in_the_readme_runs(rooms: Rooms) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import io
@@ -18,12 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flywheel import archive
+from flywheel import archive, owner
 from flywheel.connection import connect
+from flywheel.gate import SafetyGate
 from flywheel.page.app import STATIC
 from flywheel.page.frames import ROW, SHEET
 from flywheel.store.intake import open_readonly
 from flywheel.tasks.cartpole import cartpole
+from flywheel.testing import load_linear
 from tests.page.conftest import served
 from tests.page.run_dirs import Writer
 
@@ -166,6 +169,23 @@ def test_the_gates_trials_are_listed_as_the_verdicts_have_them_a_page_at_a_time(
     least = got(api, "episodes", **asked, by="total", descending=False, digest=rows[0].digest, begins=rows[0].id[:1])
     totals = [row.total for row in rows if row.digest == rows[0].digest and row.id[0] == rows[0].id[0]]
     assert [each["total"] for each in least["episodes"]] == sorted(totals)
+
+
+def test_the_suite_tells_what_production_made_and_how_it_stands(own: Path) -> None:
+    with connect(own) as tp:
+        episode = tp.episodes("production")[0].id
+        saved = dataclasses.replace(tp.fork_episode(episode, 3).scenario(), name="saved", saved_at=2.0)
+        made = dataclasses.replace(saved, name="made", saved_at=1.0, origin="production")
+        with owner.opened(tp.task, tp.config.task, own) as writer:
+            writer.registry.grown([made, saved], {episode: "made"}, "", 1.0)
+            suite = writer.registry.scenarios()
+            for number in range(3):
+                verdict = SafetyGate(tp.task).judge(load_linear(tp.task), suite=suite, seed=number, now=10.0 + number)
+                writer.registry.record(dataclasses.replace(verdict, digest=writer.registry.champion()))
+    with served(own) as url, httpx.Client(base_url=f"{url}api/v1/", timeout=30.0) as api:
+        one, other = got(api, "scenarios")["scenarios"]
+    assert (one["name"], one["origin"], one["state"], one["last"]) == ("made", "production", "closed", "mastered")
+    assert (other["name"], other["origin"], other["state"]) == ("saved", "fork", "closed")
 
 
 def test_pictures_come_in_sheets_and_differ_from_step_to_step(api: httpx.Client) -> None:

@@ -174,7 +174,7 @@ def test_a_fork_is_saved_as_a_scenario_of_the_gate_and_dropped_again(opened: Ope
         expect(page.get_by_role("rowheader", name="longer-pole")).to_be_visible()
         page.get_by_role("button", name="Drop …").click()
         page.get_by_role("button", name="Drop", exact=True).click()
-        expect(page.get_by_text("No fork was saved yet")).to_be_visible()
+        expect(page.get_by_text("There is none yet")).to_be_visible()
         assert connect(own).scenarios() == ()
 
 

@@ -1,5 +1,5 @@
 /* Policies: their lineage, their verdicts, where and when each served; and rolling back. */
-import { Failed, get, post, remove } from "../api.js";
+import { address, Failed, get, post, remove } from "../api.js";
 import { h } from "../dom.js";
 import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
 import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
@@ -50,7 +50,7 @@ function row(shared, each) {
     h("td", {}, each.served.length ? served(each.served.at(-1)) : h("span", { class: "muted" }, "never")));
 }
 
-/* What every candidate must master besides the task's own edge cases: forks that somebody saved. */
+/* What every candidate must master besides the task's own edge cases: failures of production, and forks that somebody saved. */
 function suite(shared, scenarios, run) {
   const drop = (each) => h("button", { type: "button", class: "small", onclick: async () => {
     const sure = await confirm({ title: `Drop ${each.name}?`, text: "No candidate from now on is asked to master it.", verb: "Drop", lines: [["CLI", `flywheel scenarios drop ${shell(each.name)} ${run}`]] });
@@ -65,9 +65,9 @@ function suite(shared, scenarios, run) {
   } }, "Drop …");
   return card("The gate's suite", plural(scenarios.length, "scenario"), scenarios.length
     ? h("div", { class: "scroll flush" }, h("table", {}, h("caption", { class: "unseen" }, "Scenarios that every candidate must master"),
-        h("thead", {}, h("tr", {}, ["Scenario", "Forked from", "Changed", "Begins with", "Saved"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
-        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.edits.join("; ") || "nothing"), h("td", {}, each.begins), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
-    : body(h("p", { class: "small-note" }, "No fork was saved yet. A fork that is saved becomes a scenario that every later candidate must master, beside the task's own edge cases.")));
+        h("thead", {}, h("tr", {}, ["Scenario", "Made of", "Why", "Begins with", "Last candidate", "Since"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
+        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.origin === "production" ? "it failed in production" : each.edits.join("; ") || "saved as it was"), h("td", {}, each.begins), h("td", {}, each.last ? `${each.last}, ${each.state}` : "none yet"), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
+    : body(h("p", { class: "small-note" }, "There is none yet. An episode that fails in production becomes a scenario by itself, and so does a fork that is saved: every later candidate must master it, beside the task's own edge cases.")));
 }
 
 const served = (span) => h("span", {}, time(span.from), " – ", span.to ? time(span.to) : "now");
@@ -132,9 +132,9 @@ async function one(shared, digest, signal) {
           facts(Object.fromEntries(each.served.map((span, i) => [i ? `served ${i + 1}` : "served", [served(span), span.share < 1 ? `, ${percent(span.share, 0)} of episodes` : ""]])))]
         : h("p", { class: "small-note" }, "It never answered a client.")))),
     each.verdicts.length
-      ? each.verdicts.map((verdict) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at)],
+      ? each.verdicts.map((verdict, i) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at), h("a", { href: address("verdict", { digest, number: each.verdicts.length - 1 - i }), target: "_blank", rel: "noopener" }, "as a page to keep")],
           body(facts({ against: verdict.baseline ? chip(shared.policies, verdict.baseline) : "no policy in service", seed: h("code", {}, verdict.seed), cost: seconds(verdict.cost_s) })), checksOf(verdict), trialsOf(verdict, shared)))
       : card("Verdict", null, body(h("p", { class: "small-note" }, "It was never judged, so it is never served."))),
-    card("The same in Python", null, body(commands(["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).policies[${JSON.stringify(each.digest)}]`], ["CLI", `flywheel policies list --run-dir ${run}`]))));
+    card("The same in Python", null, body(commands(["Python", `flywheel.connect(${JSON.stringify(shared.about.run_dir)}).policies[${JSON.stringify(each.digest)}]`], ["CLI", `flywheel gate --policy ${each.digest.slice(0, 12)} --run-dir ${run}`], ["CLI", `flywheel policies list --run-dir ${run}`]))));
   return { title: `Policy v${each.version}`, node };
 }
