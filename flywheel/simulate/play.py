@@ -192,8 +192,7 @@ def go_on(
             raw, logps = decide(t, rows, observations, block[:, place])
         else:
             some_raw, some_logps = decide(t, rows, observations[rows], block[rows, place])
-            raw = np.zeros((num_worlds, *some_raw.shape[1:]), dtype=some_raw.dtype)
-            logps = np.zeros(num_worlds)
+            raw, logps = np.zeros((num_worlds, *some_raw.shape[1:]), some_raw.dtype), np.zeros(num_worlds)
             raw[rows], logps[rows] = some_raw, some_logps
         observations, rewards, terminated, truncated = worlds.step(to_env(spec, raw), active)
         for name, column in zip(columns, (observations, raw, rewards, logps), strict=True):
