@@ -188,7 +188,12 @@ def go_on(
         if not place:
             steps = np.tile(np.arange(t, t + _BLOCK), num_worlds)
             block = draws(np.repeat(keys, _BLOCK), steps, spec.num_draws).reshape(num_worlds, _BLOCK, -1)
-        raw, logps = _decided(decide, t, rows, observations, block[:, place])
+        if len(rows) == num_worlds:  # nearly always, and nothing is copied
+            raw, logps = decide(t, rows, observations, block[:, place])
+        else:
+            some_raw, some_logps = decide(t, rows, observations[rows], block[rows, place])
+            raw, logps = np.zeros((num_worlds, *some_raw.shape[1:]), some_raw.dtype), np.zeros(num_worlds)
+            raw[rows], logps[rows] = some_raw, some_logps
         observations, rewards, terminated, truncated = worlds.step(to_env(spec, raw), active)
         for name, column in zip(columns, (observations, raw, rewards, logps), strict=True):
             columns[name].append(column)
@@ -203,19 +208,6 @@ def go_on(
             active &= ~over
             rows = np.flatnonzero(active)
     return _cut(columns, lengths, fell), broken
-
-
-def _decided(
-    decide: Decide, t: int, rows: NDArray[np.intp], observations: Array, drawn: NDArray[np.float64]
-) -> tuple[Array, NDArray[np.float64]]:
-    """Return the decisions of all worlds; those that aren't in `rows` are zero."""
-    if len(rows) == len(observations):  # nearly always, and nothing is copied
-        return decide(t, rows, observations, drawn)
-    some_raw, some_logps = decide(t, rows, observations[rows], drawn[rows])
-    raw = np.zeros((len(observations), *some_raw.shape[1:]), dtype=some_raw.dtype)
-    logps = np.zeros(len(observations))
-    raw[rows], logps[rows] = some_raw, some_logps
-    return raw, logps
 
 
 def _cut(columns: dict[str, list[Array]], lengths: NDArray[np.int64], fell: NDArray[np.bool_]) -> list[dict[str, Any]]:
