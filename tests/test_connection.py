@@ -156,7 +156,7 @@ def test_a_fork_becomes_a_scenario_and_the_next_verdict_shows_it(tmp_path: Path)
     with owner.opened(RELAXED, REFERENCE, tmp_path) as writer:
         policy = owner.foreign.load(linear_policy(spec, tuple(2 * g for g in GOOD))[0], spec)
         _, verdict = owner.submit(writer, RELAXED, policy, tmp_path, seed=2)
-    assert [c.name for c in verdict.checks] == ["failure_rate", "regression", "edge_cases", "scenarios", "cost"]
+    assert {"edge_cases", "scenarios", "cost"} < {c.name for c in verdict.checks}
     assert next(c for c in verdict.checks if c.name == "scenarios").note == "all 2 mastered"
     mine = [t for t in verdict.trials if t.scenario == "suite:longer"]
     assert len(mine) == 4 and {t.parameters["length"] for t in mine} == {2.0}

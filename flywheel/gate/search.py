@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from flywheel.draws import draws
 from flywheel.gate.stress import free, place_of, worlds_at
@@ -70,6 +69,8 @@ def search(
 
 def _places(elite: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
     """Return where in the unit cube the next worlds are, float64[N, P]; without an elite yet, anywhere."""
+    from scipy.special import ndtri  # here: a command that searches nothing need not wait for it
+
     size = elite.shape[1]
     drawn = draws(seeds, np.zeros(len(seeds), np.int64), 2 * size + 1)
     anywhere = drawn[:, :size]

@@ -13,6 +13,7 @@ import pytest
 from flywheel import meters
 from flywheel.config import GateConfig, ObserveConfig
 from flywheel.gate.judge import SafetyGate
+from flywheel.gate.stress import PILOT, STRETCHES
 from flywheel.meters import METERS, Meter, Reading, readings
 from flywheel.observe.observer import Observer
 from flywheel.records import Plan, Probe, Progress, Release, Turn
@@ -92,13 +93,13 @@ def test_the_store_counts_what_is_new() -> None:
 
 
 def test_a_verdict_counts_every_simulation_and_shows_its_checks() -> None:
-    gate = SafetyGate(cartpole, GateConfig(max_sims=100))
+    gate = SafetyGate(cartpole, GateConfig(max_sims=100, search_sims=0))
     policy = load_linear(cartpole, GOOD)
     alone, beside = (gate.judge(policy, baseline=old, seed=1, now=0.0) for old in (None, policy))
-    nominal = sum(trial.scenario == "nominal" for trial in beside.trials)
+    pilot = len(STRETCHES) * PILOT
     assert table(readings.of_verdict(alone))[meters.SIMULATIONS, ("judge",)] == len(alone.trials)
     found = table(readings.of_verdict(beside))
-    assert found[meters.SIMULATIONS, ("judge",)] == len(beside.trials) + nominal
+    assert found[meters.SIMULATIONS, ("judge",)] == len(beside.trials) + len(beside.rivals) + pilot
     assert found[meters.VERDICTS, (beside.outcome,)] == 1
     (check,) = [check for check in beside.checks if check.name == "failure_rate"]
     assert found[meters.CHECK, ("failure_rate", "bound")] == check.bound == cartpole.limits.max_failure_rate
