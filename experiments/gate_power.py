@@ -11,6 +11,7 @@ DQ2  P(deploy) of good ones, and the simulations that the failure rate takes; th
 DQ4  a loop that tries 30 candidates at 5 %, or 100 at 8 %, and then 20 at 1 %, while production confirms nothing
 DQ3  how often a candidate that is worse than the policy in service in one of five ways is refused for that
 DQ5  whether verdicts try all pairs of settings, and whether a rare failure is found
+DQ5b what becomes of a failure in production
 REAL whether real verdicts of SafetyGate, on a simulator with that probability, say the same of the same simulations
 
 Prints a table, writes results/gate_power.json and exits with 1 when a row falls short.
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from experiments import gate_coverage, gate_regression
+from experiments import gate_coverage, gate_regression, gate_suite
 from experiments.report import mean, report, share, write
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
@@ -194,7 +195,7 @@ def real(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
 
 
-MEASURES = (one_candidate, whole_loop, real, gate_regression.rows, gate_coverage.rows)
+MEASURES = (one_candidate, whole_loop, real, gate_regression.rows, gate_coverage.rows, gate_suite.rows)
 
 
 def main() -> None:

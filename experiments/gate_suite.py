@@ -27,8 +27,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from scipy.stats import beta
 
+from experiments.report import share
 from flywheel import foreign, owner
 from flywheel.config import Config, GateConfig
 from flywheel.gate.suite import check_suite, try_suite
@@ -204,13 +204,7 @@ def refusals(rate: float, num_scenarios: int, num: int, seed: int) -> NDArray[np
 
 def always(case: str, hits: Sequence[bool], seed: int) -> dict[str, Any]:
     """Return a row on what has to be true every time."""
-    k, n = sum(hits), len(hits)
-    low = 0.0 if not k else float(beta.ppf(0.025, k, n - k + 1))
-    high = 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
-    return {
-        "id": "DQ5b", "case": case, "value": k / n, "interval": [round(low, 5), round(high, 5)], "goal": "always",
-        "passed": k == n, "runs": n, "seed": seed,
-    }  # fmt: skip
+    return {**share("DQ5b", case, np.array(hits), None, False, seed), "goal": "always", "passed": all(hits)}
 
 
 def rows(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
@@ -232,13 +226,7 @@ def rows(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         yield always(f"{case}: it is one scenario", [each.num_scenarios == 1 for each in seen], seed)
     yield always("who fails every trial of 8 scenarios is refused", refusals(1.0, 8, num, seed).tolist(), seed)
     hits = refusals(0.02, 8, 400 if quick else 4000, seed)
-    k, n = int(hits.sum()), len(hits)
-    low = 0.0 if not k else float(beta.ppf(0.025, k, n - k + 1))
-    yield {
-        "id": "DQ5b", "case": "who fails 2 % anywhere is refused by 8 scenarios", "value": k / n,
-        "interval": [round(low, 5), round(float(beta.ppf(0.975, k + 1, n - k)), 5)], "goal": "<= 0.01",
-        "passed": bool(beta.ppf(0.95, k + 1, n - k) <= 0.01), "runs": n, "seed": seed,
-    }  # fmt: skip
+    yield share("DQ5b", "who fails 2 % anywhere is refused by 8 scenarios", hits, 0.01, True, seed)
 
 
 def main() -> None:
