@@ -42,7 +42,8 @@ def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float | None, most
     Without a goal it is for information.
     """
     k, n = int(hits.sum()), len(hits)
-    low, high = (float(beta.ppf(q, k + (q > 0.5), n - k + (q < 0.5))) if 0 < k < n else k / n for q in (0.025, 0.975))
+    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
+    high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
     bound = float(beta.ppf(0.95, k + 1, n - k)) if most else float(beta.ppf(0.05, k, n - k + 1))
     bound = 1.0 if most and k == n else bound
     passed = goal is None or bool(bound <= goal if most else bound >= goal)
