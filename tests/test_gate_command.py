@@ -26,7 +26,7 @@ from tests.gate.test_judge import CHANCE, Chance
 from tests.runs import REFERENCE, RELAXED, make_run
 from tests.test_cli import call
 
-QUICK = GateConfig(search_sims=20, stress_sims=20, latency_calls=20)
+QUICK = GateConfig(search_sims=20, stress_sims=20, latency_calls=20, workers=1)
 BY_CHANCE = "tests.gate.test_judge:CHANCE"
 
 
