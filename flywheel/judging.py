@@ -104,10 +104,10 @@ def _tell(verdict: Verdict, context: Context, files: Sequence[Path], serving: st
     from flywheel.report.context import parameters_of
 
     print(told.checks(verdict, context.policy, console.width()))
-    usual = context.task.nominal
-    other = {name: v for name, v in parameters_of(verdict, context.task).items() if v != usual.get(name)}
-    if other:
-        _line("worlds", ", ".join(f"{name} {value:g}" for name, value in other.items()))
+    usual = {f"{name} {value:g}" for name, value in context.task.nominal.items()}
+    worlds = [f"{name} {value:g}" for name, value in parameters_of(verdict, context.task).items()]
+    if other := [each for each in worlds if each not in usual]:
+        _line("worlds", ", ".join(other))
     for path in files:
         _line("written", str(path))
     if serving:
