@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flywheel.config import GateConfig, digest
+from flywheel.config import GateConfig
 from flywheel.console import Say
 from flywheel.errors import Refused
 from flywheel.gate.grow import Growth, obstacle
+from flywheel.gate.judge import terms
 from flywheel.gate.suite import WINDOW, hopeless, standings, told
 from flywheel.records import Episode, Parameters, Verdict
 from flywheel.store import intake
@@ -90,7 +91,7 @@ def look(
     suite = tuple(scenario for scenario in suite if scenario not in given_up)
     standing = standings(suite, verdicts, config.error)
     num_open = sum(each.origin == "production" and standing[each.name].is_open for each in suite)
-    simulator = digest({**task.nominal, **parameters})
+    _, simulator = terms(task, config, parameters)
     made: list[Scenario] = []
     fates: Counter[str] = Counter()
     notes: list[str] = []

@@ -13,7 +13,6 @@ from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidenc
 from flywheel.gate.stress import CELLS, PILOT, STRESS, Gauge, all_cells, cells_failed, cells_tried
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
-from flywheel.tapes import SUITE
 from flywheel.task import EdgeCase, Limits, Task
 
 MANY = 64
@@ -181,18 +180,13 @@ def edge_cases(trials: Sequence[Trial], cases: Sequence[EdgeCase], max_failed: i
 
     `value` is the share of cases of which that is true.
     """
-    names = [case.name for case in cases]
-    return _mastered("edge_cases", trials, names, max_failed, "the task names no edge cases")
-
-
-def _mastered(name: str, trials: Sequence[Trial], situations: Sequence[str], max_failed: int, none: str) -> Check:
     tried = {trial.scenario for trial in trials}
     failed = Counter(trial.scenario for trial in trials if trial.failed)
-    short = [each.removeprefix(SUITE) for each in situations if failed[each] > max_failed or each not in tried]
-    share = 1.0 - len(short) / len(situations) if situations else 1.0
-    mastered = f"all {len(situations)} mastered" if situations else none
+    short = [case.name for case in cases if failed[case.name] > max_failed or case.name not in tried]
+    share = 1.0 - len(short) / len(cases) if cases else 1.0
+    mastered = f"all {len(cases)} mastered" if cases else "the task names no edge cases"
     note = "not mastered: " + ", ".join(short) if short else mastered
-    return Check(name=name, value=share, interval=(share, share), bound=1.0, passed=not short, note=note)
+    return Check(name="edge_cases", value=share, interval=(share, share), bound=1.0, passed=not short, note=note)
 
 
 def time_decisions(
