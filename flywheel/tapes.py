@@ -14,8 +14,10 @@ import numpy as np
 from flywheel.records import Episode, Parameters
 
 DifferenceKind = Literal["action", "observation", "reward", "value", "end"]
-NOMINAL = "nominal"
-"""Scenario of the gate's worlds that begin as the task does, at the parameters that were asked for."""
+NOMINAL, STRESS, CELLS, SEARCH = "nominal", "stress", "cells", "search"
+"""Scenarios of the gate's own worlds: they begin as the task does, at the parameters that were asked for; between
+those and the ends of their ranges, where the policy in service is still at home; few that together hold every two
+levels of every two parameters; the worst that a search for failures found."""
 SUITE = "suite:"
 """What the scenario of a trial begins with where a Scenario of the gate's suite was played, not an edge case."""
 

@@ -61,6 +61,11 @@ def test_what_can_not_work_is_refused_at_once() -> None:
         dataclasses.replace(TASK, parameters=(Parameter("length", 0.5, 0.1, 4.0),))
     with pytest.raises(UsageError, match="no set_state"):
         dataclasses.replace(TASK, edge_cases=(EdgeCase("tilted", state=(0.0, 0.0, 0.1, 0.0)),))
+    for name in ("nominal", "stress", "cells", "search", "suite:0"):
+        with pytest.raises(UsageError, match=f"Edge case {name} of task .* calls worlds of its own"):
+            dataclasses.replace(TASK, edge_cases=(EdgeCase(name),))
+    with pytest.raises(UsageError, match="given twice"):
+        dataclasses.replace(TASK, edge_cases=(EdgeCase("tilted"), EdgeCase("tilted")))
     with pytest.raises(UsageError, match="state_period"):
         dataclasses.replace(TASK, state_period=(-1.0,))
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from flywheel.draws import draws
 from flywheel.gate.sequential import aim, bounds, log_evidence, log_mean_evidence, mean_bounds, worse
-from flywheel.gate.stress import CELLS, PILOT, STRESS, Gauge, all_cells, cells_failed, cells_tried
+from flywheel.gate.stress import PILOT, Gauge, all_cells, cells_failed, cells_tried
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Check, Trial
+from flywheel.tapes import CELLS, STRESS
 from flywheel.task import EdgeCase, Limits, Task
 
 MANY = 64

@@ -10,7 +10,7 @@ import numpy as np
 from flywheel.config import GateConfig
 from flywheel.gate import checks
 from flywheel.gate.search import search
-from flywheel.gate.stress import CELLS, STRESS, Gauge, cell_situations, gauge, stress_situations
+from flywheel.gate.stress import Gauge, cell_situations, gauge, stress_situations
 from flywheel.gate.suite import check_suite, try_suite
 from flywheel.gate.trials import (
     Crew,
@@ -21,7 +21,7 @@ from flywheel.gate.trials import (
 )
 from flywheel.policy import Policy
 from flywheel.records import Array, Check, Outcome, Parameters, Trial
-from flywheel.tapes import NOMINAL, Scenario
+from flywheel.tapes import CELLS, NOMINAL, STRESS, Scenario
 from flywheel.task import Task
 
 _STREAM = "judge"  # of seeds: a probe's worlds are others

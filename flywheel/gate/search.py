@@ -17,10 +17,9 @@ from flywheel.gate.stress import free, place_of, worlds_at
 from flywheel.gate.trials import Crew, Situation, world_seed
 from flywheel.policy import Policy
 from flywheel.records import Check, Parameters, Trial
+from flywheel.tapes import SEARCH
 from flywheel.task import Task
 
-SEARCH = "search"
-"""Scenario of worlds that a search for failures came to."""
 ROUND = 50
 """Simulations between two looks at the margins."""
 _ANYWHERE = 0.2  # share of a round that is drawn from all of the ranges

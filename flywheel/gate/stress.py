@@ -14,12 +14,9 @@ from flywheel.draws import draws
 from flywheel.gate.trials import Crew, Situation, world_seed
 from flywheel.policy import Policy
 from flywheel.records import Parameters, Trial
+from flywheel.tapes import CELLS, STRESS
 from flywheel.task import Parameter, Task
 
-STRESS = "stress"
-"""Scenario of worlds at random parameters around those that were asked for."""
-CELLS = "cells"
-"""Scenario of worlds that together hold every pair of settings."""
 STRETCHES = (1.0, 0.5, 0.25, 0.125, 0.0)
 """How far stress worlds may go from the parameters that were asked for, as shares of the way to the ends of ranges."""
 PILOT = 20

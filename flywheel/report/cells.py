@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flywheel.gate.stress import CELLS, LEVELS, STRESS, cells_of, free
+from flywheel.gate.stress import LEVELS, cells_of, free
 from flywheel.records import Parameters, Trial
+from flywheel.tapes import CELLS, STRESS
 from flywheel.task import Parameter, Task
 
 Pair = tuple[Trial, Trial]

@@ -7,15 +7,14 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from flywheel.gate.search import SEARCH
-from flywheel.gate.stress import CELLS, LEVELS, STRESS
+from flywheel.gate.stress import LEVELS
 from flywheel.records import Parameters, Trial, Verdict
 from flywheel.report import cells, figures
 from flywheel.report.cells import Cell, Grid, Pair
 from flywheel.report.context import SHORT, Context, parameters_of
 from flywheel.report.figures import number
 from flywheel.report.markup import Markup, join, tag
-from flywheel.tapes import NOMINAL, SUITE
+from flywheel.tapes import CELLS, NOMINAL, SEARCH, STRESS, SUITE
 from flywheel.task import Parameter
 
 SHOWN = 50

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from flywheel.records import Array, Episode
 from flywheel.task import EdgeCase, Limits, Parameter, Task
@@ -53,9 +54,37 @@ def observed_state(observation: Array) -> Array:
     return np.asarray(observation, dtype=np.float64)
 
 
-def vector(num_worlds: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """Return N worlds that are stepped as arrays."""
-    return gymnasium.make_vec("CartPole-v1", num_envs=num_worlds, vectorization_mode="vector_entry_point")
+class CartPoles(CartPoleVectorEnv):  # type: ignore[misc]
+    """N worlds that are stepped as arrays: Gymnasium's, to the last bit, and a step of 100 in a fraction of its time.
+
+    Actions are not checked (who steps worlds here has drawn them from the space), and only Euler's rule is known.
+    """
+
+    def step(self, action: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Step every world by its action int[N]; one that was over begins anew, as NEXT_STEP has it."""
+        x, velocity, angle, spin = self.state
+        force = np.where(action == 1, self.force_mag, -self.force_mag)
+        sine, cosine = np.sin(angle), np.cos(angle)
+        pushed = (force + self.polemass_length * np.square(spin) * sine) / self.total_mass
+        turn = (self.gravity * sine - cosine * pushed) / (
+            self.length * (4.0 / 3.0 - self.masspole * np.square(cosine) / self.total_mass)
+        )
+        new: Array = np.empty_like(self.state)
+        new[0] = x + self.tau * velocity
+        new[1] = velocity + self.tau * (pushed - self.polemass_length * turn * cosine / self.total_mass)
+        new[2] = angle + self.tau * spin
+        new[3] = spin + self.tau * turn
+        terminated = (np.abs(new[0]) > self.x_threshold) | (np.abs(new[2]) > self.theta_threshold_radians)
+        self.steps += 1
+        truncated = self.steps >= self.max_episode_steps
+        rewards = np.ones(self.num_envs, np.float32)
+        if self.prev_done.any():
+            over = self.prev_done
+            new[:, over] = self.np_random.uniform(self.low, self.high, (4, int(over.sum())))
+            self.steps[over] = 0
+            rewards[over], terminated[over], truncated[over] = 0.0, False, False
+        self.state, self.prev_done = new, terminated | truncated
+        return new.T.astype(np.float32), rewards, terminated, truncated, {}
 
 
 def failed(episode: Episode) -> bool:
@@ -86,7 +115,7 @@ cartpole = Task(
     set_state=set_state,
     state=state,
     observed_state=observed_state,
-    vector=vector,
+    vector=CartPoles,
     return_range=(0.0, float(NUM_STEPS)),
     edge_cases=(
         EdgeCase("cart_off_centre", state=(1.2, 0.0, 0.0, 0.0)),

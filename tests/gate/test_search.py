@@ -9,8 +9,9 @@ import numpy as np
 from experiments import gate_coverage
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
-from flywheel.gate.search import SEARCH, search
+from flywheel.gate.search import search
 from flywheel.gate.trials import Alone
+from flywheel.tapes import SEARCH
 from flywheel.task import Limits
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import GOOD, SHORT_POLE, load_linear

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate, checks
 from flywheel.gate.stress import (
-    CELLS,
     LEVELS,
     PILOT,
-    STRESS,
     Gauge,
     all_cells,
     cell_situations,
@@ -28,6 +26,7 @@ from flywheel.gate.stress import (
 )
 from flywheel.gate.trials import Alone, Situation
 from flywheel.records import Trial
+from flywheel.tapes import CELLS, STRESS
 from flywheel.task import Limits, Parameter, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, SHORT_POLE, load_linear

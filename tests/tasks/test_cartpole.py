@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 from flywheel.records import Episode
 from flywheel.simulate import play
 from flywheel.task import task_digest
-from flywheel.tasks.cartpole import cartpole, observed_state, set_parameters, set_state, state, vector
+from flywheel.tasks.cartpole import CartPoles, cartpole, observed_state, set_parameters, set_state, state
 from flywheel.testing import GOOD, SHORT_POLE, load_linear
 
 
@@ -23,7 +24,7 @@ def test_single_and_vector_form_step_alike_with_any_parameters_and_states() -> N
     values = {p.name: rng.uniform(p.low, p.high, 64) for p in cartpole.parameters}
     states = rng.uniform(-0.2, 0.2, (64, 4))
     actions = rng.integers(0, 2, 64)
-    worlds: Any = vector(64)
+    worlds: Any = CartPoles(64)
     worlds.reset(seed=0)
     set_parameters(worlds, values)
     shown = set_state(worlds, states)
@@ -35,6 +36,22 @@ def test_single_and_vector_form_step_alike_with_any_parameters_and_states() -> N
         assert (set_state(env, states[i]) == shown[i]).all()
         assert (env.step(actions[i])[0] == observations[i]).all()
         assert (state(env) == state(worlds)[i]).all()
+
+
+def test_a_thousand_steps_are_gymnasiums_vector_form_to_the_last_bit_with_new_beginnings() -> None:
+    rng = np.random.default_rng(1)
+    theirs: Any = gymnasium.make_vec("CartPole-v1", num_envs=32, vectorization_mode="vector_entry_point")
+    ours = CartPoles(32)
+    for worlds in (theirs, ours):
+        set_parameters(worlds, {"length": np.linspace(0.3, 3.0, 32)})
+    assert (theirs.reset(seed=5)[0] == ours.reset(seed=5)[0]).all()
+    begun_anew = 0
+    for _ in range(1000):
+        actions = rng.integers(0, 2, 32)
+        for one, other in zip(theirs.step(actions)[:4], ours.step(actions)[:4], strict=True):
+            assert one.dtype == other.dtype and (one == other).all()
+        begun_anew += int(ours.prev_done.sum())
+    assert begun_anew > 500
 
 
 def test_derived_masses_follow_the_parameters() -> None:
@@ -50,7 +67,7 @@ def test_nominal_parameters_are_gymnasiums_own() -> None:
 
 
 def test_a_world_put_into_another_state_is_not_done_and_the_others_stay_so() -> None:
-    worlds: Any = vector(2)
+    worlds: Any = CartPoles(2)
     worlds.reset(seed=0)
     states = np.array([[2.39, 9.0, 0.0, 0.0], [2.39, 9.0, 0.0, 0.0]])
     set_state(worlds, states)
