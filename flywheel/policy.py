@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -54,7 +55,7 @@ class Policy:
                 "supported: a network reads one batch of observations and gives one batch of outputs, with no state "
                 "in or out. Export only those, or train a policy without memory."
             )
-        self._input = reads[0]
+        self._input, self._gives = reads[0], gives
         self.spec = spec
         self.digest = digest
         self.network = network
@@ -73,7 +74,7 @@ class Policy:
     def outputs(self, observations: Array) -> NDArray[np.float32]:
         """Return the network's outputs float32[N, D] for observations [N, *o]; a row never depends on the others."""
         rows = np.ascontiguousarray(observations, dtype=np.float32).reshape(len(observations), -1)
-        result: NDArray[np.float32] = self._session.run(None, {self._input: rows})[0]
+        result: NDArray[np.float32] = self._session.run(self._gives, {self._input: rows})[0]
         return result
 
     def act(
@@ -85,7 +86,9 @@ class Policy:
         with NaN or infinity.
         """
         outputs = self.outputs(observations).astype(np.float64)
-        if not np.isfinite(outputs).all():
+        with np.errstate(invalid="ignore"):  # infinity less infinity is what is looked for
+            is_finite = math.isfinite(np.add.reduce(outputs, axis=None))  # sums of float32 numbers don't overflow here
+        if not is_finite:
             raise Refused(f"Policy {self.digest[:12] or 'candidate'} answered with a number that is not finite.")
         rule = rule or self.spec.rule
         if rule.kind == "categorical":
@@ -98,19 +101,21 @@ class Policy:
 def _categorical(
     logits: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    rows, num_actions = logits.shape
+    by_action = np.ascontiguousarray(logits.T)  # few actions, many rows: whatever is done to one is one call for all
+    num_actions, num_rows = by_action.shape
+    rows = np.arange(num_rows)
     if rule.greedy:
-        chances = np.zeros_like(logits)
-        chances[np.arange(rows), logits.argmax(axis=1)] = 1.0
+        chances = np.zeros_like(by_action)
+        chances[by_action.argmax(axis=0), rows] = 1.0
     else:
-        scaled = logits if rule.temperature == 1.0 else logits / rule.temperature
-        chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        chances /= chances.sum(axis=1, keepdims=True)
+        scaled = by_action if rule.temperature == 1.0 else by_action / rule.temperature
+        chances = np.exp(scaled - np.maximum.reduce(scaled))
+        chances /= np.add.accumulate(chances)[-1]  # one after another, at any number of rows
     if rule.exploration_rate:
         chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / num_actions
-    below = np.add.accumulate(chances, axis=1) <= draws[:, :1]
-    actions = np.minimum(below.sum(axis=1), num_actions - 1).astype(np.int64, copy=False)
-    return actions, np.log(chances[np.arange(rows), actions])
+    below = np.add.accumulate(chances) <= draws[:, 0]
+    actions = np.minimum(np.add.reduce(below, dtype=np.int64), num_actions - 1)
+    return actions, np.log(chances[actions, rows])
 
 
 def _multi_categorical(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -250,9 +251,14 @@ def _acting(task: Task, action: gymnasium.Space[Any]) -> dict[str, Any]:
     )
 
 
+@functools.cache
+def _text(function: Callable[..., Any]) -> str:
+    return inspect.getsource(function)
+
+
 def _source(task: Task, name: str, function: Callable[..., Any]) -> dict[str, str]:
     try:
-        text = inspect.getsource(function)
+        text = _text(function)
     except (OSError, TypeError):
         if not task.version:
             raise UsageError(

@@ -75,6 +75,17 @@ def test_categorical_actions_come_as_often_as_their_log_probabilities_say(rule: 
     assert stats.chisquare(counts, [many * p for p in chances.values()]).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("num_actions", [2, 3, 8, 19])
+def test_a_row_of_many_actions_does_not_depend_on_the_others(num_actions: int) -> None:
+    rng = np.random.default_rng(3)
+    logits, uniform = rng.normal(0.0, 3.0, (100, num_actions)), rng.random((100, 1))
+    for rule in (Rule(kind="categorical"), Rule(kind="categorical", temperature=0.7, exploration_rate=0.1)):
+        actions, logps = _categorical(logits, uniform, rule)
+        for i in range(100):
+            action, logp = _categorical(logits[i : i + 1], uniform[i : i + 1], rule)
+            assert action[0] == actions[i] and logp[0] == logps[i]
+
+
 @pytest.mark.parametrize("rule", [Rule(kind="multi_categorical"), Rule(kind="multi_categorical", exploration_rate=0.3)])
 def test_each_sub_action_is_drawn_as_a_categorical_of_its_own(rule: Rule) -> None:
     outputs = np.random.default_rng(0).normal(size=(500, 5))

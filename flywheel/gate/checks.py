@@ -20,7 +20,8 @@ MANY = 64
 """Decisions at once whose cost is told beside that of one."""
 LEAST = 0.4
 """Share of `max_regression` below which extra risk refuses nobody, however sure it is."""
-_NEAR = 0.1  # share of all margins that count as near misses
+_NEAR = 0.15  # share of all margins that count as near misses
+_NEARLY = 0.5  # what the nearest of them counts, where a failure counts 1: so that no number of them hides failures
 _WARM_UP = 20  # calls that don't count: the first ones load caches
 
 
@@ -87,10 +88,10 @@ def regression(
 
 
 def risk(trial: Trial, near: float) -> float:
-    """Return 1 for a failure, and for a near miss the share by which its margin fell short of `near`."""
+    """Return 1 for a failure, and for a near miss half the share by which its margin fell short of `near`."""
     if trial.failed or not near > 0:
         return float(trial.failed)
-    return float(np.clip(1.0 - trial.margin / near, 0.0, 1.0))
+    return _NEARLY * float(np.clip(1.0 - trial.margin / near, 0.0, 1.0))
 
 
 def _extra_risk(trials: Sequence[Trial], baseline: Sequence[Trial], near: float) -> NDArray[np.float64]:
@@ -102,7 +103,7 @@ def safety(
 ) -> Check:
     """Ask whether the candidate is surely less safe than the policy in service, in at most `num` of the same worlds.
 
-    Failures count, and near misses where the task has a margin: worlds below the tenth of all margins that both
+    Failures count, and near misses where the task has a margin: worlds below the lowest 15 % of the margins that both
     policies had, which favours neither. Its own limit is none at all: `regression` would let 5 % through for 2 %.
     """
     name, least = "safety", LEAST * task.limits.max_regression

@@ -25,7 +25,7 @@ from flywheel.tapes import CELLS, NOMINAL, STRESS, Scenario
 from flywheel.task import Task
 
 _STREAM = "judge"  # of seeds: a probe's worlds are others
-SAFETY = 0.8
+SAFETY = 0.9
 """Share of the error of refusals that the comparison in nominal worlds has; the other share is that under stress."""
 _TIMINGS = 3  # rounds of timing: cold caches and a host's stolen time can make a round slow, nothing can make it fast
 

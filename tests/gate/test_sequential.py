@@ -18,6 +18,7 @@ from flywheel.gate.sequential import (
     log_mean_evidence,
     mean_bounds,
     mean_evidence,
+    worse,
 )
 
 ERROR = 0.05
@@ -129,6 +130,14 @@ def test_an_equal_policy_is_seen_at_the_first_look_and_a_much_worse_one_too() ->
     assert mean_evidence(np.ones(100), 0.05, "above") >= 1 / ERROR
     lower, upper = mean_bounds(np.zeros(100), ERROR)
     assert -0.05 < lower < 0 < upper < 0.05
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
+def test_an_equal_policy_is_found_worse_no_more_often_than_the_error_says(rate: float) -> None:
+    rng, num_runs = np.random.default_rng(5), 3000
+    new, old = rng.random((2, num_runs, 300)) < rate
+    found = sum(worse(differences, 300, ERROR, 0.0)[0] is True for differences in new * 1.0 - old)
+    assert beta.ppf(0.025, found, num_runs - found + 1) <= ERROR and (found > 0.5 * ERROR * num_runs or rate < 0.05)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=200), st.floats(-0.99, 0.99))
