@@ -96,7 +96,7 @@ def same_policy(seed: int) -> bool:
 
 def rows(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of DQ3."""
-    seeds = np.random.default_rng([seed, 3]).integers(2**31, size=20 if quick else 240).tolist()
+    seeds = np.random.default_rng([seed, 3]).integers(2**31, size=20 if quick else 400).tolist()
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(one_run, seeds, chunksize=5))
         same = list(pool.map(same_policy, (number + 1 for number in seeds), chunksize=5))
