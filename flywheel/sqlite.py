@@ -77,7 +77,12 @@ def is_made(file: Path) -> bool:
     if not file.exists():
         return False
     with closing(reading(file)) as connection:
-        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
+        return has_table(connection, "meta")
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Say whether a file has a table: one of an earlier version that is only read lacks the later ones."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
 
 
 def reading_or_empty(file: Path, schema: str) -> sqlite3.Connection:

@@ -156,13 +156,13 @@ class Registry(Suite):
 
     def budget(self) -> list[tuple[float, str | None, str | None]]:
         """Return when a candidate spent of the budget (its digest), or it was filled (the reason), oldest first."""
-        if not self._has("budget"):
+        if not sqlite.has_table(self._db, "budget"):
             return []
         return list(self._db.execute("SELECT at, digest, reason FROM budget ORDER BY id"))
 
     def tries(self) -> int:
         """Return how many candidates were judged since the budget was last filled; 0 in a file from before it."""
-        if not self._has("budget"):
+        if not sqlite.has_table(self._db, "budget"):
             return 0
         last = "(SELECT ifnull(max(id), 0) FROM budget WHERE digest IS NULL)"
         return int(self._db.execute(f"SELECT count(*) FROM budget WHERE id > {last}").fetchone()[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+from flywheel.sqlite import has_table
+
 _FIRST = """
 CREATE TABLE meta (schema_version INTEGER NOT NULL, task TEXT NOT NULL);
 CREATE TABLE artifacts (digest TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL);
@@ -47,7 +49,7 @@ def migrate(db: sqlite3.Connection, task: str) -> None:
 
     A file of a newer version is left as it is.
     """
-    begun = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
+    begun = has_table(db, "meta")
     (version,) = db.execute("SELECT schema_version FROM meta").fetchone() if begun else (0,)
     # executescript would commit first, so that half a schema could be left behind
     for step in STEPS[version:]:

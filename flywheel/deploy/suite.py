@@ -48,7 +48,7 @@ class Suite:
 
     def scenarios(self) -> tuple[Scenario, ...]:
         """Return the suite, oldest first; () in a file from before there was one."""
-        if not self._has("scenarios"):
+        if not sqlite.has_table(self._db, "scenarios"):
             return ()
         return tuple(
             _scenario(text) for (text,) in self._db.execute("SELECT record FROM scenarios ORDER BY saved_at, name")
@@ -78,10 +78,6 @@ class Suite:
             "SELECT episode, scenario FROM failures WHERE scenario <> '' OR simulator = ?", (simulator,)
         )
         return dict(rows)
-
-    def _has(self, table: str) -> bool:
-        """Say whether the file has a table: one of an earlier version that is only read lacks the later ones."""
-        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
 
 
 def _row(scenario: Scenario) -> tuple[str, float, str]:
