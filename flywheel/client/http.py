@@ -41,15 +41,15 @@ class Client:
     """Speaks to a policy over HTTP. Safe to share between threads; close it, or use it in a `with`.
 
     Every request can be sent twice without harm, so connection errors and 5xx answers are retried with growing
-    pauses until `patience_s` is over.
+    pauses until `patience_s` is over; one over the token's quota (429) when the server says that it may come again.
     """
 
     def __init__(self, url: str, token: str, *, timeout_s: float = 15.0, patience_s: float = 60.0) -> None:
-        """Connect lazily to `url` with the run's token.
+        """Connect lazily to `url` with a token.
 
         Args:
             url: where the policy is served, e.g. http://127.0.0.1:8000.
-            token: the run's client token (run_dir/keys/client.token).
+            token: one with the scope act, as in run_dir/keys/client.token.
             timeout_s: seconds one attempt may take.
             patience_s: seconds after which a request that keeps failing raises UnavailableError.
         """
@@ -115,6 +115,7 @@ class Client:
         deadline, pause, traced = time.monotonic() + self._patience_s, _FIRST_PAUSE_S, context.headers()
         while True:
             self._count("attempts")
+            asked_s = 0.0
             try:
                 response = self._http.request(method, path, content=content, headers=traced)
             except httpx.TransportError as error:
@@ -127,17 +128,24 @@ class Client:
                 why, field = _reason(response)
                 if response.status_code not in _RETRIED:
                     raise RejectedError(response.status_code, why, field)
-            if time.monotonic() + pause > deadline:
+                asked_s = _asked_s(response)
+            if time.monotonic() + max(pause, asked_s) > deadline:
                 raise UnavailableError(
                     f"{self.url}{path} gave no answer for {self._patience_s:g} s, the last time: {why} "
                     "Is the policy being served there? The same call may be made again."
                 )
-            time.sleep(pause)
+            time.sleep(max(pause, asked_s))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _count(self, name: str) -> None:
         with self._lock:
             setattr(self.counters, name, getattr(self.counters, name) + 1)
+
+
+def _asked_s(response: httpx.Response) -> float:
+    """Return the seconds after which a server asks to be called again, 0 where it doesn't say."""
+    said = response.headers.get("retry-after", "")
+    return float(said) if said.isdecimal() else 0.0
 
 
 def _reason(response: httpx.Response) -> tuple[str, str]:

@@ -10,7 +10,7 @@ class UnavailableError(FlywheelError):
 
 
 class RejectedError(FlywheelError):
-    """The server refused the request as it is: `status` (401, 409, 413, 422) and the `field` that is wrong."""
+    """The server refused the request as it is: `status` (401, 403, 409, 413, 422) and the `field` that is wrong."""
 
     def __init__(self, status: int, sentence: str, field: str = "") -> None:
         """Keep status, sentence and field."""

@@ -115,7 +115,7 @@ def test_a_policy_that_comes_later_is_waited_for(world: World, client: Client) -
 
 
 def test_patience_ends(world: World, server: Server) -> None:
-    with Client(server.url, world.registry.keys.token, patience_s=0.1) as client:
+    with Client(server.url, world.token, patience_s=0.1) as client:
         with pytest.raises(UnavailableError, match="No policy is in service"):
             client.act([{"episode": "e", "t": 0, "observation": [0.0] * 4}])
         assert client.counters.errors == 1
@@ -147,6 +147,23 @@ def test_an_answer_that_was_lost_is_asked_for_again(
     assert sum(len(steps.t) for steps in links.steps) == 5, "each step was logged once"
     counters = client.counters
     assert (counters.requests, counters.errors, counters.not_answered, counters.attempts) == (6, 0, 6, 12)
+
+
+def test_a_client_over_its_quota_waits_as_long_as_it_is_asked_to(
+    artifact: Artifact, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, waited = client._http.request, []
+    over = httpx.Response(429, headers={"retry-after": "3"}, json={"error": "Over its quota.", "field": ""})
+    strange = httpx.Response(503, headers={"retry-after": "soon"}, json={"error": "Away.", "field": ""})
+    answers = [over, strange]
+    monkeypatch.setattr(client._http, "request", lambda *a, **b: answers.pop(0) if answers else request(*a, **b))
+    monkeypatch.setattr("flywheel.client.http.time.sleep", waited.append)
+    assert client.policy()["digest"] == artifact.digest
+    assert waited == [3.0, 0.1]
+    answers = [httpx.Response(429, headers={"retry-after": "6"}, json={"error": "Over its quota.", "field": ""})]
+    with pytest.raises(UnavailableError, match="Over its quota"):
+        client.policy()
+    assert len(waited) == 2, "its patience is 5 s"
 
 
 def test_the_wrong_token_is_not_tried_again(server: Server) -> None:
