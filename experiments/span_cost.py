@@ -140,7 +140,7 @@ async def _decide(
         services = [Service(DeployConfig(), links, links, time.time, given) for given in (traces, None)]
         for service in services:
             await service.start()
-        doors = [_Caller(Door(service), world.registry.keys.token, clock) for service in services]
+        doors = [_Caller(Door(service), world.token, clock) for service in services]
         found: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
         for caller in doors:
             await caller.call(1.0)

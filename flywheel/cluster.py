@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a late call would st
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flywheel import archive, net, story, told
+from flywheel import archive, net, sqlite, story, told
 from flywheel.config import Config, DeployConfig, check_cpus
 from flywheel.console import Say
+from flywheel.deploy import registry as registries
 from flywheel.deploy.environment import claim_port, serve_environment
-from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor, namespace
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.judge import SafetyGate
@@ -101,7 +102,7 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
     """Start the rooms' processes, yield them, and end all of them but those that are detached on a cluster.
 
     Only what serves and watches is there until `begin_training`.
-    Raises UsageError before anything is started or written when ports, CPUs or the run directory don't fit.
+    Raises UsageError before anything is started or written when ports, CPUs, tokens or the run directory don't fit.
     """
     SafetyGate(task, config.gate)
     spec_of(task)
@@ -109,6 +110,7 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
         say("start", warning)
     name = wheel_name(config, run_dir)
     _check_living(run_dir, config, name)
+    _check_tokens(run_dir, config)
     port = 0 if config.address else claim_port(config.deploy)
     with archive.opened(run_dir, config, task.name, task_digest(task)), story.kept(run_dir, say) as telling:
         if config.address:
@@ -181,6 +183,19 @@ def _check_living(run_dir: Path, config: Config, name: str) -> None:
         f"The owners of {run_dir} may be up on the cluster at {living['address']} as wheel {living['name']}: go on "
         f"with that --address and --name, or end them first by `flywheel down --run-dir {shlex.quote(str(run_dir))}`."
     )
+
+
+def _check_tokens(run_dir: Path, config: Config) -> None:
+    """Raise UsageError when other machines could reach a policy that no token lets anybody ask."""
+    if net.is_loopback(config.deploy.host) or not sqlite.is_made(run_dir / registries.FILE):
+        return  # a first start makes an everyday one
+    with closing(registries.open_readonly(run_dir)) as registry:
+        if not any(token.lets(["act"]) for token in registry.in_force()):
+            raise UsageError(
+                f"Nobody could ask the policy that is to listen on {config.deploy.host}, because no token with the "
+                f"scope act is in force: make one by `flywheel tokens add NAME --scope act --run-dir "
+                f"{shlex.quote(str(run_dir))}`, or leave out --deploy.host."
+            )
 
 
 def connect(address: str, namespace: str) -> Any:
@@ -308,9 +323,18 @@ class Rooms:
             self.say("start", stays)
 
     def produce(self) -> None:
-        """Start production's clients, unless they play already or production is somebody else's."""
+        """Start production's clients, unless they play already or production is somebody else's.
+
+        Raises UsageError when their token was revoked.
+        """
         if self._config.traffic.num_clients and not self.production.is_running:
-            self.production.start(self.serving.deployment.url, self._run_dir / DIRECTORY / TOKEN)
+            token = token_file(self._run_dir, CLIENT)
+            if not token.exists():
+                raise UsageError(
+                    f"Simulated production has no token, because {token} was revoked: make another one by `flywheel "
+                    f"tokens add {CLIENT} --scope act`, or leave production to others by --traffic.num-clients 0."
+                )
+            self.production.start(self.serving.deployment.url, token)
 
     def stop(self) -> None:
         """End production in order; everything that was acknowledged is on the disk already."""

@@ -38,8 +38,7 @@ class TrainConfig:
     """learning rate at which a round that goes on from a policy begins; 0 begins it with `lr`, too, which small tasks
     stand and others forget by what they knew"""
     lr_end: float = 0.0
-    """learning rate after `max_steps` steps of a round, reached in a straight line; 0 keeps `lr`: small tasks are good
-    long before"""
+    """learning rate after `max_steps` steps of a round, reached in a straight line; 0 keeps `lr`, as small tasks can"""
     gamma: float = 0.99
     """discount per step: sees 100 steps ahead; 0.95 did not learn a pole of 2.0 in 60,000 steps"""
     lambda_: float = 0.95
@@ -140,6 +139,10 @@ class DeployConfig:
     """decisions one request may ask for"""
     max_body: int = 8 * 2**20
     """bytes of a request's body"""
+    quota: float = 2_000.0
+    """requests a second that a replica takes of a token without a quota of its own: more than it can answer"""
+    quota_burst_s: float = 2.0
+    """seconds of its quota that a token may use up at once: clients come in bursts"""
     max_queue: int = 200_000
     """steps a replica keeps while the observer is away; beyond it steps are counted as not logged"""
 
@@ -356,10 +359,7 @@ def check(config: Config) -> None:
     rules = [
         (gate.max_sims >= gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
         (gate.edge_max_failed < gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
-        (
-            gate.probe_edge_max_failed < gate.probe_edge_trials,
-            "gate.probe_edge_max_failed must be less than trials",
-        ),
+        (gate.probe_edge_max_failed < gate.probe_edge_trials, "gate.probe_edge_max_failed must be less than trials"),
         (max(gate.error, gate.budget) < 1, "gate.error and gate.budget are probabilities, less than 1"),
         (gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
         (config.deploy.port < 65536, "deploy.port must be less than 65536"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
 from flywheel.records import Artifact, Release, Verdict
 from flywheel.task import Task, task_digest
+from flywheel.tokens import Scope
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -43,6 +44,12 @@ class Owner(Protocol):
 
     def set_terms(self, config: str, simulator: str) -> None:
         """Let only verdicts by these terms allow a promotion from now on."""
+
+    def add_token(self, name: str, scopes: Sequence[Scope], quota: float | None) -> str:
+        """Return a new token, which nobody can be told again."""
+
+    def revoke_token(self, name: str) -> None:
+        """Let a token open nothing any more, for good."""
 
 
 class Here:
@@ -72,6 +79,14 @@ class Here:
         """As Owner.set_terms."""
         self.registry.set_terms(config, simulator, time.time())
 
+    def add_token(self, name: str, scopes: Sequence[Scope], quota: float | None) -> str:
+        """As Owner.add_token."""
+        return self.registry.add_token(name, scopes, time.time(), quota)
+
+    def revoke_token(self, name: str) -> None:
+        """As Owner.revoke_token."""
+        self.registry.revoke_token(name, time.time())
+
 
 class Living:
     """A wheel, or `flywheel serve`, that is up in this run directory."""
@@ -100,6 +115,14 @@ class Living:
     def set_terms(self, config: str, simulator: str) -> None:
         """As Owner.set_terms."""
         self.registry.set_terms(config, simulator)
+
+    def add_token(self, name: str, scopes: Sequence[Scope], quota: float | None) -> str:
+        """As Owner.add_token; replicas take it when they look next."""
+        return str(self.registry.add_token(name, scopes, quota))
+
+    def revoke_token(self, name: str) -> None:
+        """As Owner.revoke_token; replicas refuse it when they look next."""
+        self.registry.revoke_token(name)
 
     def _watched(self, release: Release) -> Release:
         if self._observer is not None:

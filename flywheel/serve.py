@@ -7,7 +7,7 @@ from pathlib import Path
 from flywheel import cluster, told
 from flywheel.config import Config
 from flywheel.console import Say
-from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.task import Task
 
 LOOK_S = 1.0
@@ -22,7 +22,7 @@ def serve(task: Task, config: Config, run_dir: Path, say: Say) -> None:
     """
     with cluster.start(task, config, run_dir, say) as rooms:
         serving, say = rooms.serving, rooms.say
-        say("start", f"the token of clients is in {run_dir / DIRECTORY / TOKEN}")
+        say("start", f"the token of clients is in {token_file(run_dir, CLIENT)}")
         released_at, num_signals = None, 0
         while True:
             for release in cluster.ask(rooms.registry.releases)[-1:]:

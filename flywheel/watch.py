@@ -2,46 +2,84 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import uvicorn
 
+from flywheel import sqlite
 from flywheel.config import PageConfig, digest
-from flywheel.deploy.keys import DIRECTORY, OPERATE, READ, open_page_tokens
+from flywheel.deploy.keys import OPERATE, PAGE, cookie_key, token_file
+from flywheel.deploy.registry import FILE, Registry, open_readonly
 from flywheel.errors import UsageError
 from flywheel.page.access import Access, is_loopback
 from flywheel.page.app import build
 from flywheel.page.guard import Guard
+from flywheel.tokens import Token
 from flywheel.window import Window
 
 GRACE_S = 2
 """Seconds that requests which are under way may still take when the server ends."""
 
 
+class InForce:
+    """Tells a run directory's tokens in force; what it has read it keeps until the registry has changed."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Look at a run directory, which may still be without a registry, and then has no tokens."""
+        self._run_dir = run_dir
+        self._registry: Registry | None = None
+        self._known: tuple[int, Sequence[Token]] = (-1, ())
+
+    def __call__(self) -> Sequence[Token]:
+        """Return the tokens that open something now."""
+        if self._registry is None:
+            if not sqlite.is_made(self._run_dir / FILE):
+                return ()
+            self._registry = open_readonly(self._run_dir)
+        version = self._registry.version()
+        if version != self._known[0]:
+            self._known = version, self._registry.in_force()
+        return self._known[1]
+
+
 def access_to(run_dir: Path, host: str) -> Access:
-    """Return who may read and operate the page of a run directory that is reached at `host`: its tokens are made."""
-    read, operate = open_page_tokens(run_dir)
-    local = is_loopback(host)
-    return Access(read="" if local else read, operate=operate, name=f"flywheel-{digest(str(run_dir))[:8]}", local=local)
+    """Return who may read and operate the page of a run directory that is reached at `host`.
+
+    Raises UsageError when other machines would reach it and no token lets them read.
+    """
+    tokens, local = InForce(run_dir), is_loopback(host)
+    if not local and not any(token.lets(["read"]) for token in tokens()):
+        raise UsageError(
+            f"Nobody could read the page that is to listen on {host}, because no token with the scope read is in "
+            f"force: make one by `flywheel tokens add NAME --scope read --run-dir {shlex.quote(str(run_dir))}`, or "
+            "leave out --host."
+        )
+    return Access(tokens, cookie_key(run_dir), f"flywheel-{digest(str(run_dir))[:8]}", local)
 
 
 def app_of(window: Window, config: PageConfig) -> Guard:
-    """Return the page of a window as an ASGI app."""
+    """Return the page of a window as an ASGI app; raises as `access_to`."""
     return build(window, access_to(window.run_dir, config.host), config)
 
 
 def watch(run_dir: Path, config: PageConfig) -> None:
-    """Answer browsers until KeyboardInterrupt; UsageError where the port is taken or it is no run directory."""
+    """Answer browsers until KeyboardInterrupt.
+
+    Raises UsageError where the port is taken or it is no run directory, and as `access_to`.
+    """
     with closing(Window(run_dir.resolve(), str(run_dir))) as window, listening(config) as door:
+        app = app_of(window, config)
         host, port = door.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"The page of {run_dir} is at http://{shown}:{port}/ until Ctrl-C.", flush=True)
         if not is_loopback(config.host):
-            print(f"To read it takes the token in {run_dir / DIRECTORY / READ}; put TLS in front of it.", flush=True)
-        print(f"To operate it takes the token in {run_dir / DIRECTORY / OPERATE}.", flush=True)
-        Server(app_of(window, config)).run(sockets=[door])
+            print(f"To read it takes the token in {token_file(run_dir, PAGE)}; put TLS in front of it.", flush=True)
+        print(f"To operate it takes the token in {token_file(run_dir, OPERATE)}.", flush=True)
+        Server(app).run(sockets=[door])
 
 
 class Server(uvicorn.Server):

@@ -8,11 +8,12 @@ from flywheel.deploy.verdicts import verify
 from flywheel.errors import Refused
 from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Verdict
+from flywheel.tokens import Token
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The registry's word on who answers clients."""
+    """The registry's word on who answers clients, and which clients."""
 
     champion: str | None
     """The digest in service; None before the first promotion."""
@@ -20,6 +21,8 @@ class Admission:
     """Digests that may answer: the champion, and former ones that were not rolled back or condemned."""
     known: frozenset[str]
     """Every digest that was ever released: only these can be repeated by a client."""
+    tokens: tuple[Token, ...] = ()
+    """Those in force."""
 
 
 def check_verdict(verdict: Verdict, digest: str, task: str, public: bytes) -> None:

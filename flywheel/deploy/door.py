@@ -1,8 +1,8 @@
-"""The HTTP door: a bare ASGI app that checks token, size and shape before anything else happens."""
+"""The HTTP door: a bare ASGI app that checks token, scope, size and shape before anything else happens."""
 
 from __future__ import annotations
 
-import hmac
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -12,24 +12,29 @@ from flywheel.deploy.service import Service
 from flywheel.deploy.traces import Call
 from flywheel.deploy.wire import RejectedError, parse, parse_spans
 from flywheel.errors import Refused
+from flywheel.tokens import Scope as TokenScope
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handle = Callable[[bytes, Call], Awaitable[tuple[int, Any]]]
 
 
 class Door:
-    """Answers POST /v1/act, /v1/end and /v1/spans, GET /v1/policy and, without a token, GET /v1/health."""
+    """Answers POST /v1/act, /v1/end and /v1/spans, GET /v1/policy and, without a token, GET /v1/health.
+
+    Each route names the scopes one of which a token has to have.
+    """
 
     def __init__(self, service: Service) -> None:
         """Open the door to a service; the service starts and stops with ASGI's lifespan."""
         self._service = service
-        self._routes = {
-            "/v1/act": ("POST", self._act),
-            "/v1/end": ("POST", self._end),
-            "/v1/spans": ("POST", self._spans),
-            "/v1/policy": ("GET", self._policy),
-            "/v1/health": ("GET", self._health),
+        self._routes: dict[str, tuple[str, tuple[TokenScope, ...], Handle]] = {
+            "/v1/act": ("POST", ("act",), self._act),
+            "/v1/end": ("POST", ("act",), self._end),  # who begins an episode has to be able to end it
+            "/v1/spans": ("POST", ("ingest", "act"), self._spans),  # a client tells of its own episodes, too
+            "/v1/policy": ("GET", ("read", "act"), self._policy),
+            "/v1/health": ("GET", (), self._health),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,17 +44,19 @@ class Door:
             return
         if scope["type"] != "http":
             raise ValueError(f"This door speaks HTTP only, not {scope['type']}.")
-        call = Call(came_at=self._service.clock())
+        call, more = Call(came_at=self._service.clock()), list[tuple[bytes, bytes]]()
         try:
             status, answer = await self._answer(scope, receive, call)
         except RejectedError as error:
             status, answer, call.error = error.status, {"error": error.sentence, "field": error.field}, error.sentence
+            if error.status == 401:
+                more = [(b"www-authenticate", b"Bearer")]
+            if error.wait_s:
+                more = [(b"retry-after", str(math.ceil(error.wait_s)).encode())]
         except Refused as error:
             status, answer, call.error = 503, {"error": str(error), "field": ""}, str(error)
         body = msgspec.json.encode(answer)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         if self._service.traces is not None and call.path:
@@ -60,14 +67,13 @@ class Door:
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         if path not in self._routes:
             raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
-        wanted, handle = self._routes[path]
+        wanted, scopes, handle = self._routes[path]
         if method != wanted:
             raise RejectedError(405, f"{path} takes {wanted}, not {method}.")
         headers = dict(scope["headers"])
-        if path != "/v1/health" and not self._service.lets_in(headers.get(b"authorization", b""), hmac.compare_digest):
-            raise RejectedError(
-                401, "The token is missing or wrong. Send 'Authorization: Bearer <token>' with the run's token."
-            )
+        if scopes:
+            shown = headers.get(b"authorization", b"").decode("latin-1")
+            self._service.rules.check(shown, scopes, call.came_at)
         if path in ("/v1/act", "/v1/end"):
             call.path, call.traceparent = path, headers.get(b"traceparent", b"").decode("latin-1")
         return await handle(await self._body(headers, receive), call)

@@ -19,6 +19,7 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Files
 from flywheel.records import Artifact, Release, Steps, Verdict
 from flywheel.tapes import Scenario
+from flywheel.tokens import Scope
 
 REGISTRY = "registry"
 OBSERVER = "observer"
@@ -52,11 +53,19 @@ class RegistryActor:
     def secrets(self) -> Secrets:
         """Return what replicas need of the run's keys."""
         keys = self._registry.keys
-        return Secrets(public=keys.public, run=keys.run, token=keys.token, task=self._registry.task)
+        return Secrets(public=keys.public, run=keys.run, task=self._registry.task)
 
     def admission(self) -> Admission:
-        """Return who answers clients."""
+        """Return who answers clients, and which."""
         return self._registry.admission()
+
+    def add_token(self, name: str, scopes: Sequence[Scope], quota: float | None = None) -> str:
+        """Return a new token, which nobody can be told again."""
+        return self._registry.add_token(name, scopes, time.time(), quota)
+
+    def revoke_token(self, name: str) -> None:
+        """Let a token open nothing any more; replicas follow when they look next."""
+        self._registry.revoke_token(name, time.time())
 
     def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
         """Return a digest's artifact with its files, and its newest verdict."""

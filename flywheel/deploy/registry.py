@@ -18,6 +18,7 @@ from flywheel.deploy import schema, verdicts
 from flywheel.deploy.admission import Admission, check_verdict
 from flywheel.deploy.keys import Keys, open_keys
 from flywheel.deploy.suite import Suite
+from flywheel.deploy.tokens import Tokens
 from flywheel.errors import Refused, UsageError
 from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
 from flywheel.records import Artifact, Release, Verdict
@@ -26,7 +27,7 @@ FILE = "registry.sqlite"
 POLICIES = "policies"
 
 
-class Registry(Suite):
+class Registry(Suite, Tokens):
     """Owns `registry.sqlite` and the run's keys; every change is durable when its method returns.
 
     One process holds one of these; others open the file read-only.
@@ -57,6 +58,8 @@ class Registry(Suite):
                 "its verdicts mean nothing here. Give another --run-dir."
             )
         self.keys = open_keys(self.run_dir)
+        with sqlite.transaction(db):
+            self._enroll(db)
 
     def close(self) -> None:
         """Close the file; every change was durable already."""
@@ -324,11 +327,12 @@ class Registry(Suite):
         return before[-1].digest if before else None
 
     def admission(self) -> Admission:
-        """Return what replicas need to know: who answers, and whom clients may still name."""
+        """Return what replicas need to know: who answers, whom clients may still name, and who may call."""
         return Admission(
             champion=self.champion(),
             admissible=tuple(self.admissible()),
             known=frozenset(release.digest for release in self.releases()),
+            tokens=self.in_force(),
         )
 
 

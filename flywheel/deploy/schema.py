@@ -38,7 +38,13 @@ CREATE TABLE dropped (name TEXT NOT NULL, record TEXT NOT NULL);
 _TERMS = """
 CREATE TABLE terms (id INTEGER PRIMARY KEY, at REAL NOT NULL, config TEXT NOT NULL, simulator TEXT NOT NULL);
 """
-STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH)
+_TOKENS = """
+CREATE TABLE tokens (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL UNIQUE, scopes TEXT NOT NULL, made_at REAL NOT NULL,
+    revoked_at REAL, quota REAL);
+CREATE UNIQUE INDEX tokens_name ON tokens (name) WHERE revoked_at IS NULL;
+"""
+STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH, _TOKENS)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission, admit
 from flywheel.deploy.outbox import Outbox
+from flywheel.deploy.rules import Rules
 from flywheel.deploy.session import Session
 from flywheel.deploy.traces import Call, Traces
 from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError, Wire
@@ -35,7 +36,6 @@ class Secrets:
 
     public: bytes
     run: bytes
-    token: str
     task: str
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class RegistryLink(Protocol):
         """Return what this replica needs of the run's keys."""
 
     async def admission(self) -> Admission:
-        """Return who answers."""
+        """Return who answers, and whom."""
 
     async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
         """Return a digest's artifact with its files and its newest verdict."""
@@ -78,6 +78,7 @@ class Service:
     ) -> None:
         """Begin without keys and policy: nothing is answered until `start`. Without `traces` nothing is traced."""
         self.config, self.traces, self.clock = config, traces, clock
+        self.rules = Rules(config.quota, config.quota_burst_s)
         self._registry, self._observer = registry, observer
         self._outbox = Outbox(config.max_queue)
         self._sending, self._loading = asyncio.Lock(), asyncio.Lock()
@@ -112,10 +113,6 @@ class Service:
         """True once keys are there."""
         return self._session is not None
 
-    def lets_in(self, authorization: bytes, compare: Callable[[bytes, bytes], bool]) -> bool:
-        """Say whether an Authorization header carries the token; `compare` takes constant time."""
-        return self._secrets is not None and compare(authorization, b"Bearer " + self._secrets.token.encode())
-
     # Policies
 
     async def reload(self) -> dict[str, Any]:
@@ -125,6 +122,7 @@ class Service:
         """
         async with self._loading:
             admission = await _within(self._registry.admission())
+            self.rules.adopt(admission.tokens)
             session = self._live()
             if admission.champion is not None and admission != session.admission:
                 try:

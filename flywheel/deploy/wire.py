@@ -25,11 +25,14 @@ T = TypeVar("T")
 
 
 class RejectedError(FlywheelError):
-    """A request that is not carried out, nothing stored: the HTTP status, the sentence, and the field that is wrong."""
+    """A request that is not carried out, nothing stored: the HTTP status, the sentence, and the field that is wrong.
 
-    def __init__(self, status: int, sentence: str, field: str = "") -> None:
+    `wait_s` are the seconds after which the same request may come again, 0 where nothing is known of that.
+    """
+
+    def __init__(self, status: int, sentence: str, field: str = "", *, wait_s: float = 0.0) -> None:
         super().__init__(sentence)
-        self.status, self.sentence, self.field = status, sentence, field
+        self.status, self.sentence, self.field, self.wait_s = status, sentence, field, wait_s
 
 
 class ActRow(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True, gc=False):

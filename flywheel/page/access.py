@@ -1,14 +1,15 @@
-"""Who may see and who may operate: tokens, compared in constant time; a cookie never holds the token itself."""
+"""Who may see and who may operate: by the run's tokens; a cookie never holds the token itself."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
+
+from flywheel.tokens import Scope, Token, bearer, find
 
 Role = Literal["", "read", "operate"]
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -19,51 +20,49 @@ def is_loopback(host: str) -> bool:
     return host in _LOOPBACK
 
 
+def role_of(scopes: Sequence[Scope]) -> Role:
+    """Return what scopes come to on a page."""
+    return "operate" if "operate" in scopes else "read" if "read" in scopes else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """The rule of one page: reading is free on loopback, operating never is."""
 
-    read: str
-    """Token that lets read; "" where everybody who reaches the page may."""
-    operate: str
-    """Token that lets operate, and read; "" where nobody may."""
+    tokens: Callable[[], Sequence[Token]]
+    """Those in force now."""
+    key: bytes = field(repr=False)
+    """What cookies are made with."""
     name: str = "flywheel"
     """Name of the cookie: pages of several runs on one machine share its host, whatever their ports."""
     local: bool = True
     """True: only requests that name this machine as their host are answered (no other name is rebound to it)."""
 
-    def __repr__(self) -> str:
-        return f"Access(free={not self.read}, local={self.local})"
+    def token(self, secret: str) -> Token | None:
+        """Return the token in force that this is."""
+        return find(self.tokens(), secret)
 
-    def role_of(self, token: str) -> Role:
-        """Return what a token lets do."""
-        if self.operate and hmac.compare_digest(token.encode(), self.operate.encode()):
-            return "operate"
-        return "read" if self.read and hmac.compare_digest(token.encode(), self.read.encode()) else ""
+    def cookie(self, token: Token) -> str:
+        """Return the cookie's value for a token: proof of it, which it doesn't tell."""
+        return hmac.digest(self.key, token.hash.encode(), "sha256").hex()
 
-    def cookie(self, role: Role) -> str:
-        """Return the cookie's value for a role: proof of its token, which it doesn't tell."""
-        token = self.operate if role == "operate" else self.read
-        return f"{role}.{hmac.digest(token.encode(), f'flywheel page {role}'.encode(), hashlib.sha256).hex()}"
-
-    def role(self, headers: Mapping[str, str]) -> Role:
+    def scopes(self, headers: Mapping[str, str]) -> tuple[Scope, ...]:
         """Return what the sender of a request may do, by its Authorization header or its cookie."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self.role_of(token.strip()) or self._anybody
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.name)
-        except CookieError:
-            found = None
-        for role in ("operate", "read"):
-            token = self.operate if role == "operate" else self.read
-            if found is not None and token and hmac.compare_digest(found.value.encode(), self.cookie(role).encode()):
-                return role
-        return self._anybody
+        secret = bearer(headers.get("authorization", ""))
+        token = self.token(secret) if secret else self._of_cookie(headers.get("cookie", ""))
+        free: tuple[Scope, ...] = ("read",) if self.local else ()
+        return free if token is None else (*token.scopes, *free)
 
-    @property
-    def _anybody(self) -> Role:
-        return "" if self.read else "read"
+    def _of_cookie(self, header: str) -> Token | None:
+        try:
+            given = SimpleCookie(header).get(self.name)
+        except CookieError:
+            given = None
+        found = None
+        for token in self.tokens():
+            if given is not None and hmac.compare_digest(given.value.encode(), self.cookie(token).encode()):
+                found = token
+        return found
 
     def is_named(self, host: str) -> bool:
         """Say whether a Host header names this machine, where only it may be named."""

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from starlette.exceptions import HTTPException
 
-from flywheel.page.access import Access, same_origin
+from flywheel.page.access import Access, role_of, same_origin
+from flywheel.tokens import Scope as TokenScope
 from flywheel.trace.row import MAX_BODY
 
 Scope = MutableMapping[str, Any]
@@ -43,7 +44,7 @@ SESSION = "/api/v1/session"
 
 
 class Guard:
-    """Refuses before anything is read: a strange Host, a strange Origin, no token, a large or unnamed body."""
+    """Refuses before anything is read: a strange Host or Origin, no token that may read, a large or unnamed body."""
 
     def __init__(self, app: App, access: Access, max_body: int, leave: Callable[[], None]) -> None:
         """Stand before an ASGI app; `leave` lets go of what it holds open, before its server ends."""
@@ -57,19 +58,24 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
-        scope.setdefault("state", {})["role"] = role = self._access.role(headers)
+        scopes = self._access.scopes(headers)
+        scope.setdefault("state", {})["role"] = role_of(scopes)
         sender = _Sender(send, is_api=path.startswith(API))
-        refusal = self._refusal(scope["method"], path, headers, role)
+        refusal = self._refusal(scope["method"], path, headers, scopes)
         if refusal is not None:
             await sender.refuse(*refusal)
             return
         await self._app(scope, self._counted(receive, self._most(path)), sender)
 
-    def _refusal(self, method: str, path: str, headers: dict[str, str], role: str) -> tuple[int, str] | None:
+    def _refusal(
+        self, method: str, path: str, headers: dict[str, str], scopes: tuple[TokenScope, ...]
+    ) -> tuple[int, str] | None:
         if not self._access.is_named(headers.get("host", "")):
             return 421, "This page is for this machine alone: open it at 127.0.0.1 or localhost."
-        if path.startswith(API) and path != SESSION and not role:
-            return 401, "The page needs a token: paste the one in keys/page.token of the run directory."
+        if path.startswith(API) and path != SESSION and "read" not in scopes:
+            if not scopes:
+                return 401, "The page needs a token: paste the one in keys/page.token of the run directory."
+            return 403, f"This token has the scope {' and '.join(scopes)}: the page takes one with the scope read."
         reads = method in ("GET", "HEAD")
         if not (same_origin(headers) or (reads and not path.startswith(API))):
             return 403, "Another page asked for this: only the page itself, or a program, may."

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from flywheel.errors import Refused, UsageError
-from flywheel.page.access import Access
+from flywheel.page.access import Access, role_of
 from flywheel.page.routes import answer
 from flywheel.page.source import Source
 from flywheel.page.turnstile import Turnstile
@@ -54,9 +54,9 @@ async def body_of(request: Request, kind: type[Body]) -> Body:
 
 
 def check_may_operate(request: Request) -> None:
-    """Raise Refused unless the request came with the operate token."""
+    """Raise Refused unless the request came with a token that may operate."""
     if request.state.role != "operate":
-        raise Refused("This needs the operate token, the one in keys/operate.token of the run directory.")
+        raise Refused("This needs a token with the scope operate: the run directory has one in keys/operate.token.")
 
 
 def operating(source: Source, access: Access) -> APIRouter:
@@ -67,13 +67,16 @@ def operating(source: Source, access: Access) -> APIRouter:
     async def session(request: Request) -> Response:
         """Take a token and give a cookie for it, which scripts can't read."""
         handed = await body_of(request, Handed)
-        role = access.role_of(handed.token.strip())
-        if not role:
-            raise Refused("This token opens nothing here: it is neither keys/page.token nor keys/operate.token.")
+        token = access.token(handed.token.strip())
+        if token is None or not (role := role_of(token.scopes)):
+            raise Refused(
+                "This token opens nothing here: it takes one with the scope read or operate, such as those in "
+                "keys/page.token and keys/operate.token of the run directory."
+            )
         response = answer({"role": role})
         response.set_cookie(
             access.name,
-            access.cookie(role),
+            access.cookie(token),
             path=request.scope.get("root_path", "") or "/",
             secure=request.url.scheme == "https",
             httponly=True,

@@ -68,5 +68,5 @@ def server(links: Links) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server, world: World) -> Iterator[Client]:
-    with Client(server.url, world.registry.keys.token, patience_s=5.0) as client:
+    with Client(server.url, world.token, patience_s=5.0) as client:
         yield client

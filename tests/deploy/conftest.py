@@ -10,6 +10,7 @@ import pytest
 
 from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import AwayError, Secrets, Service
 from flywheel.policy import Bundle
@@ -51,6 +52,7 @@ class World:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.registry = Registry(run_dir, task_digest(cartpole))
+        self.token = token_file(run_dir, CLIENT).read_text()
 
     def artifact(self, number: float = 1.0) -> Artifact:
         """Write and register a policy; another number gives another digest."""
@@ -95,7 +97,7 @@ class Links:
     async def secrets(self) -> Secrets:
         await self._reach()
         keys = self.registry.keys
-        return Secrets(public=keys.public, run=keys.run, token=keys.token, task=self.registry.task)
+        return Secrets(public=keys.public, run=keys.run, task=self.registry.task)
 
     async def admission(self) -> Admission:
         await self._reach()

@@ -13,6 +13,7 @@ import pytest
 
 from flywheel.deploy import service as service_module
 from flywheel.deploy.door import Door
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.service import Service
 from tests.deploy.conftest import NOW, Links, World, verdict_on
 
@@ -23,9 +24,9 @@ FIRST = {"episode": "e", "t": 0, "observation": [0.01, 0.02, 0.03, 0.04]}
 async def opened(service: Service) -> AsyncIterator[httpx.AsyncClient]:
     """Start the service and speak to its door."""
     await service.start()
-    token = service._secrets.token if service._secrets else ""
+    links: Any = service._registry
+    headers = {"Authorization": f"Bearer {token_file(links.registry.run_dir, CLIENT).read_text()}"}
     transport = httpx.ASGITransport(Door(service))
-    headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers) as http:
         yield http
     await service.stop()

@@ -20,6 +20,7 @@ from flywheel.errors import Refused, UsageError
 from flywheel.tapes import Scenario
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
+from flywheel.tokens import find
 from tests.deploy.conftest import NOW, World, verdict_on
 
 
@@ -143,11 +144,10 @@ def test_a_damaged_artifact_is_not_registered(world: World) -> None:
 
 
 def test_secrets_are_for_their_owner_only(world: World) -> None:
-    for name in ("signing.key", "run.key", "client.token"):
+    for name in ("signing.key", "run.key", "client.token", "page.token", "operate.token"):
         assert stat.S_IMODE((world.run_dir / "keys" / name).stat().st_mode) == 0o600
     keys = world.registry.keys
     assert keys.signing.hex() not in repr(keys)
-    assert keys.token not in repr(keys)
 
 
 def test_a_damaged_key_is_named(world: World) -> None:
@@ -251,17 +251,19 @@ def test_a_file_from_before_there_were_scenarios_is_read_and_made_a_present_one(
     artifact = world.served()
     world.registry.close()
     with closing(sqlite3.connect(world.run_dir / FILE)) as db, db:
-        for table in ("scenarios", "budget", "terms", "failures", "dropped"):
+        for table in ("scenarios", "budget", "terms", "failures", "dropped", "tokens"):
             db.execute(f"DROP TABLE {table}")
         db.execute("UPDATE meta SET schema_version = 1")
     old = open_readonly(world.run_dir)
     assert old.scenarios() == () and old.champion() == artifact.digest
     assert old.tries() == 0 and old.budget() == []
+    assert find(old.in_force(), world.token) is not None, "a token of its time opens what it opened"
     old.close()
     world.registry = Registry(world.run_dir, task_digest(cartpole))
     world.registry.save_scenario(saved())
     world.registry.grown([], {"episode_1": ""}, "world", 1.0)
     assert world.registry.looked_at("world") == {"episode_1": ""} and world.registry.dropped() == ()
+    assert find(world.registry.in_force(), world.token) is not None
     assert world.registry.champion() == artifact.digest and world.registry.verdicts()[0].outcome == "pass"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from flywheel.config import DeployConfig
 from flywheel.deploy.door import Door
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.service import Service
 from flywheel.deploy.traces import Traces
 from flywheel.trace.context import DIGEST, EPISODE, STEP, bar_of, is_sampled, root_of, trace_of
@@ -41,6 +42,7 @@ class Kept:
 
     def __init__(self, links: Links, share: float, max_waiting: int = 1000) -> None:
         self.rows: list[Row] = []
+        self._token = token_file(links.registry.run_dir, CLIENT).read_text()
         self.own, self.told = (Outlet(self._keep, max_waiting=n, flush_s=60.0) for n in (1000, max_waiting))
         self.traces = Traces(share, self.own, self.told)
         self.service = Service(DeployConfig(flush_s=0.001, poll_s=10.0), links, links, Clock(), self.traces)
@@ -59,7 +61,7 @@ class Kept:
     @asynccontextmanager
     async def door(self) -> AsyncIterator[httpx.AsyncClient]:
         await self.service.start()
-        headers = {"Authorization": f"Bearer {self.service._secrets.token}"}  # type: ignore[union-attr]
+        headers = {"Authorization": f"Bearer {self._token}"}
         transport = httpx.ASGITransport(Door(self.service))
         async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers) as http:
             yield http
@@ -210,7 +212,7 @@ async def test_wrong_spans_are_named_and_none_is_taken(
 
 async def test_where_nothing_is_traced_spans_are_not_taken(world: World, links: Links, service: Service) -> None:
     await service.start()
-    headers = {"Authorization": f"Bearer {world.registry.keys.token}"}
+    headers = {"Authorization": f"Bearer {world.token}"}
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(Door(service)), base_url="http://door", headers=headers
     ) as http:

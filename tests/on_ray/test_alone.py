@@ -17,7 +17,7 @@ import pytest
 
 from flywheel import archive
 from flywheel.client import Client
-from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.registry import open_readonly
 from flywheel.store.intake import open_readonly as open_store
 
@@ -75,7 +75,7 @@ def add(run_dir: Path) -> subprocess.CompletedProcess[str]:
 def test_a_policy_of_stable_baselines_is_added_served_observed_and_forked(serving: Serving) -> None:
     text = serving.wait_for(lambda text: "no policy is in service yet" in text)
     url = text.split("Serve is up at ")[1].split(" ")[0]
-    token = (serving.run_dir / DIRECTORY / TOKEN).read_text()
+    token = token_file(serving.run_dir, CLIENT).read_text()
     env = gymnasium.make("CartPole-v1")
     with Client(url, token) as client:
         assert httpx.get(f"{url}/v1/health").status_code == 503, "nobody answers yet"

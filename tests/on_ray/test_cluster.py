@@ -23,7 +23,7 @@ from flywheel import archive
 from flywheel.client import Client, RejectedError
 from flywheel.config import GateConfig
 from flywheel.deploy.environment import free_ports
-from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.gate import SafetyGate
 from flywheel.testing import load_linear
 from tests.on_ray.test_wheel import intake_count
@@ -129,7 +129,7 @@ def cluster() -> Iterator[Cluster]:
 
 def token(run_dir: Path) -> str:
     """Return a wheel's client token."""
-    return (run_dir / DIRECTORY / TOKEN).read_text().strip()
+    return token_file(run_dir, CLIENT).read_text().strip()
 
 
 def check_places(found: dict[str, Any], other: dict[str, Any]) -> None:

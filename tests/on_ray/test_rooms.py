@@ -16,6 +16,7 @@ from flywheel import growth
 from flywheel.client import Client, Episode
 from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig, TraceConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
 from flywheel.gate.on_ray import GateActor
@@ -111,9 +112,9 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     observer = ray.remote(ObserverActor).options(name=on_ray.OBSERVER, **named).remote(
         cartpole, ObserveConfig(), STORE, "test", NAMESPACE, TRACING
     )  # fmt: skip
-    secrets = ray.get(registry.secrets.remote(), timeout=60)
+    ray.get(registry.run_dir.remote(), timeout=60)
     deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test", tracing=TRACING)
-    yield Rooms(ray, run_dir, gate, registry, store, observer, deployment, secrets.token)
+    yield Rooms(ray, run_dir, gate, registry, store, observer, deployment, token_file(run_dir, CLIENT).read_text())
     on_serve.end_app("test")
     for actor in (observer, store, trace, registry, gate):
         ray.kill(actor)

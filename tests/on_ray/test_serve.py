@@ -22,6 +22,7 @@ import pytest
 from flywheel.client import Client, RejectedError
 from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.on_ray import namespace
 from flywheel.errors import Refused
 from flywheel.records import Steps
@@ -105,9 +106,9 @@ def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         str(run_dir), task_digest(cartpole)
     )  # fmt: skip
     observer = ray.remote(FakeObserver).options(name=on_ray.OBSERVER, **named).remote()
-    secrets = ray.get(registry.secrets.remote(), timeout=60)
+    ray.get(registry.run_dir.remote(), timeout=60)
     deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test-serve")
-    served = Served(deployment, registry, observer, run_dir, secrets.token)
+    served = Served(deployment, registry, observer, run_dir, token_file(run_dir, CLIENT).read_text())
     assert httpx.get(f"{deployment.url}/v1/health").status_code == 503, "no policy yet"
     served.promote(served.judged(1.0))
     yield served
@@ -238,6 +239,35 @@ def test_the_door_over_http(served: Served) -> None:
     assert (response.status_code, response.json()["field"]) == (422, "steps[0].observation[1]")
     response = httpx.post(f"{url}/v1/act", content=b" " * (CONFIG.max_body + 1), headers=headers)
     assert response.status_code == 413
+
+
+def test_a_token_counts_from_the_next_look_on_and_ends_with_the_one_after_it_is_revoked(served: Served) -> None:
+    import ray
+
+    def wait_for(client: Client, status: int) -> None:
+        until, found = time.monotonic() + 30, 0
+        while found != status:
+            assert time.monotonic() < until, found
+            found = 200
+            try:
+                client.policy()
+            except RejectedError as error:
+                found = error.status
+
+    secret = ray.get(served.registry.add_token.remote("robot", ["read"], 5.0), timeout=30)
+    with Client(served.deployment.url, secret) as client:
+        wait_for(client, 200)
+        with pytest.raises(RejectedError, match="scope read, and this takes act") as caught:
+            client.act([{"episode": "x", "t": 0, "observation": [0.0] * 4}])
+        assert caught.value.status == 403
+        before = client.counters.not_2xx
+        for _ in range(12):  # two seconds of its quota, and more
+            client.policy()
+        assert client.counters.not_2xx > before, "it was over its quota, and waited"
+        ray.get(served.registry.revoke_token.remote("robot"), timeout=30)
+        wait_for(client, 401)
+    with Client(served.deployment.url, served.token) as client:
+        assert client.policy()["digest"], "the others go on"
 
 
 def test_nothing_of_serve_listens_to_the_outside(served: Served) -> None:

@@ -14,6 +14,7 @@ import pytest
 from flywheel.client import Client
 from flywheel.config import DeployConfig, ObserveConfig, StoreConfig, TrainConfig
 from flywheel.deploy.environment import claim_port
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.draws import draws
 from flywheel.observe.on_ray import ObserverActor
 from flywheel.policy import Policy, load, write_files
@@ -80,7 +81,7 @@ class Production:
         ray.get(registry.record.remote(verdict), timeout=60)
         release = ray.get(registry.promote.remote(artifact.digest), timeout=60)
         ray.get(observer.release.remote(release, 0.05), timeout=60)
-        self.token = ray.get(registry.secrets.remote(), timeout=60).token
+        self.token = token_file(run_dir, CLIENT).read_text()
         config = DeployConfig(port=0)
         self.deployment = on_serve.start_serve(config, claim_port(config), task.name)
 

@@ -20,7 +20,7 @@ import pytest
 from flywheel import archive
 from flywheel.client import Client
 from flywheel.config import TraceConfig
-from flywheel.deploy.keys import DIRECTORY, TOKEN
+from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.meters import METERS
 from flywheel.store import intake
 from flywheel.trace.context import RELEASE, STEP, bar_of, is_sampled, trace_of
@@ -116,7 +116,7 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Scra
 def begin_and_leave(run: Run) -> None:
     """Take one step of an episode, and never come back."""
     url = run.text.partition("answers at ")[2].split()[0]
-    with Client(url, (run.run_dir / DIRECTORY / TOKEN).read_text().strip()) as client:
+    with Client(url, token_file(run.run_dir, CLIENT).read_text().strip()) as client:
         batch = client.batch()
         batch.act(batch.begin(1), np.zeros((1, 4)), None)
 

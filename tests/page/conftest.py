@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from flywheel.config import PageConfig
-from flywheel.deploy.keys import open_page_tokens
+from flywheel.deploy.keys import OPERATE, token_file
 from flywheel.watch import Server, app_of, listening
 from flywheel.window import Window
 from tests.page.chromium import HINT, find
@@ -69,7 +69,7 @@ def api(url: str) -> Iterator[httpx.Client]:
 
 def operate_token(run_dir: Path) -> str:
     """Return the token that lets operate."""
-    return open_page_tokens(run_dir)[1]
+    return token_file(run_dir, OPERATE).read_text()
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,65 +15,103 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.config import PageConfig
-from flywheel.deploy.keys import DIRECTORY, OPERATE, READ, open_page_tokens
+from flywheel.deploy.keys import OPERATE, PAGE
+from flywheel.deploy.registry import FILE, Registry
 from flywheel.errors import UsageError
 from flywheel.page.access import Access, same_origin
 from flywheel.page.app import STATIC, build
 from flywheel.page.guard import HEADERS
+from flywheel.task import task_digest
+from flywheel.tasks.cartpole import cartpole
+from flywheel.tokens import Token, fresh, hash_of
 from flywheel.watch import access_to, listening
 from flywheel.window import Window
+from tests.callers import lets, make
 from tests.page.conftest import operate_token
 
-READS = ["now", "production", "turns", "policies", "episodes", "travel", "travel/episodes", "travel/scenarios"]
-FORK = {"id": "x", "at": 0}
+TAKES: dict[tuple[str, str], str] = {
+    **dict.fromkeys([("GET", "/"), ("GET", "/static"), ("POST", "/api/v1/session"), ("DELETE", "/api/v1/session")], ""),
+    **{
+        ("GET", f"/api/v1/{path}"): "read"
+        for path in (
+            "openapi.json", "now", "production", "events", "turns", "turn", "policies", "policy", "verdict", "episodes",
+            "episode", "frames", "fork", "scenarios", "diverges", "expected", "spans", "shift", "travel",
+            "travel/parameters", "travel/episodes", "travel/episode", "travel/signals", "travel/shift",
+            "travel/scenarios", "travel/values", "travel/residuals", "travel/diverge", "travel/fork",
+        )
+    },
+    **{("POST", f"/api/v1/{path}"): "read" for path in ("fork", "travel/edits", "travel/scenario", "travel/replay")},
+    **{("POST", f"/api/v1/{path}"): "operate" for path in ("rollback", "scenarios", "travel/spans")},
+    ("DELETE", "/api/v1/scenarios"): "operate",
+}  # fmt: skip
+"""The scope that a route takes, "" where it is open; a route that isn't here fails the test."""
 
 
 def asgi(run_dir: Path, access: Access) -> httpx.AsyncClient:
     """Return a client of a page in this process."""
-    app = build(Window(run_dir), access, PageConfig())
+    app = build(Window(run_dir), access, PageConfig(stream_s=0.01, look_s=0.01))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://page.example/")
 
 
-@pytest.fixture
-def tokens(finished: Path) -> tuple[str, str]:
-    return open_page_tokens(finished)
+def flat(routes: Iterable[Any]) -> Iterator[Any]:
+    """Yield routes, those of routers that were included among them."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        yield from (route,) if included is None else flat(included.routes)
+
+
+def routes(run_dir: Path) -> set[tuple[str, str]]:
+    """Return every method and path that the page answers."""
+    app: Any = build(Window(run_dir), access_to(run_dir, "127.0.0.1"), PageConfig())._app
+    found = {(method, each.path) for each in flat(app.routes) for method in getattr(each, "methods", None) or {"GET"}}
+    return {(method, path) for method, path in found if method != "HEAD"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-@pytest.mark.parametrize("token", ["none", "wrong", "read", "operate"])
-async def test_every_route_with_every_token(host: str, token: str, finished: Path, tokens: tuple[str, str]) -> None:
-    read, operate = tokens
-    given = {"none": "", "wrong": "x" * 43, "read": read, "operate": operate}[token]
-    headers = {"host": "127.0.0.1:1"} | ({"authorization": f"Bearer {given}"} if given else {})
-    may_read = host == "127.0.0.1" or token in ("read", "operate")
-    async with asgi(finished, access_to(finished, host)) as client:
-        for path in READS:
-            assert (await client.get(f"api/v1/{path}", headers=headers)).status_code == (200 if may_read else 401)
-        fork = await client.post("api/v1/fork", json=FORK, headers=headers)
-        assert fork.status_code == (400 if may_read else 401)
-        replay = await client.post("api/v1/travel/replay", json=FORK, headers=headers)
-        assert replay.status_code == (400 if may_read else 401)
-        for path in ("rollback", "travel/spans"):
-            done = await client.post(f"api/v1/{path}", json={"strange": 1}, headers=headers)
-            assert done.status_code == (400 if token == "operate" else 403 if may_read else 401)
-        assert (await client.get("", headers=headers)).status_code == 200  # the page itself tells nothing of the run
+async def test_every_route_with_every_token(host: str, own: Path) -> None:
+    with closing(Registry(own, task_digest(cartpole))) as registry:
+        secrets = make(registry)
+    assert routes(own) == TAKES.keys()
+    async with asgi(own, access_to(own, host)) as client:
+        for (method, path), takes in TAKES.items():
+            for kind, secret in secrets.items():
+                headers = {"host": "127.0.0.1:1"} | ({"authorization": f"Bearer {secret}"} if secret else {})
+                body = {} if method == "GET" else {"json": {"strange": 1}}
+                answer = await client.request(method, path, headers=headers, **body)  # type: ignore[arg-type]
+                may = lets(kind) | ({"read"} if host == "127.0.0.1" else set())
+                if not takes or takes in may:
+                    assert answer.status_code in (200, 307, 400, 404, 405), (path, kind, answer.text)
+                else:
+                    assert answer.status_code == (403 if may else 401), (path, kind, answer.text)
+                    missing = takes if "read" in may else "read"  # which everything behind the door takes
+                    assert not may or f"the scope {missing}" in answer.json()["error"]
 
 
-async def test_a_token_is_given_for_a_cookie_that_is_not_the_token(finished: Path, tokens: tuple[str, str]) -> None:
-    _read, operate = tokens
+async def test_a_token_is_given_for_a_cookie_that_is_not_the_token(own: Path) -> None:
+    registry = Registry(own, task_digest(cartpole))
+    secrets, operate = make(registry), operate_token(own)
     headers = {"host": "127.0.0.1:1"}
-    async with asgi(finished, access_to(finished, "0.0.0.0")) as client:
+    async with asgi(own, access_to(own, "0.0.0.0")) as client:
         assert (await client.get("api/v1/now", headers=headers)).status_code == 401
+        for kind in ("wrong", "revoked", "act", "ingest"):
+            refused = await client.post("api/v1/session", json={"token": secrets[kind]}, headers=headers)
+            assert refused.status_code == 403 and "opens nothing" in refused.json()["error"]
         handed = await client.post("api/v1/session", json={"token": f" {operate}\n"}, headers=headers)
         cookie = handed.headers["set-cookie"]
         assert operate not in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie
+        assert hash_of(operate) not in cookie
         name, value = cookie.split(";")[0].split("=", 1)
         with_it = headers | {"cookie": f"{name}={value}"}
         assert (await client.get("api/v1/now", headers=with_it)).json()["role"] == "operate"
-        forged = headers | {"cookie": f"{name}={value.replace('operate', 'read')}"}
+        forged = headers | {"cookie": f"{name}={hash_of(operate)}"}
         assert (await client.get("api/v1/now", headers=forged)).status_code == 401
         left = await client.request("DELETE", "api/v1/session", json={}, headers=with_it)
         assert f'{name}=""' in left.headers["set-cookie"]
+        async with asgi(own, access_to(own, "0.0.0.0")) as again:
+            assert (await again.get("api/v1/now", headers=with_it)).status_code == 200, "it outlives the page"
+        registry.revoke_token(OPERATE, 3.0)
+        assert (await client.get("api/v1/now", headers=with_it)).status_code == 401, "but not its token"
+    registry.close()
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8700", "", "127.0.0.2", "[::2]:80", "["])
@@ -158,10 +199,12 @@ def test_static_files_name_nothing_outside_and_hold_no_inline_code() -> None:
 
 @given(token=st.text(max_size=60), name=st.text(max_size=20))
 def test_nothing_that_is_not_a_token_opens_anything(token: str, name: str) -> None:
-    access = Access(read="r" * 43, operate="o" * 43)
-    assert access.role_of(token) == ""
-    assert access.role({"authorization": f"Bearer {token}", "cookie": f"{access.name}={name}"}) == ""
-    assert "r" * 43 not in repr(access) and "o" * 43 not in repr(access)
+    known = Token(name="operate", hash=hash_of(fresh()), scopes=("read", "operate"), made_at=0.0)
+    access = Access(lambda: [known], key=b"k" * 43, local=False)
+    assert access.token(token) is None and access.token(known.hash) is None
+    assert access.scopes({"authorization": f"Bearer {token}", "cookie": f"{access.name}={name}"}) == ()
+    assert access.scopes({"cookie": f"{access.name}={access.cookie(known)}"}) == ("read", "operate")
+    assert "k" * 43 not in repr(access)
 
 
 def test_a_request_of_the_page_itself_or_of_a_program_is_of_the_same_origin() -> None:
@@ -169,12 +212,24 @@ def test_a_request_of_the_page_itself_or_of_a_program_is_of_the_same_origin() ->
     assert same_origin({"host": "127.0.0.1:1", "origin": "http://127.0.0.1:1", "sec-fetch-site": "same-origin"})
 
 
-def test_tokens_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
-    assert open_page_tokens(tmp_path) == open_page_tokens(tmp_path)
-    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / DIRECTORY).iterdir()} == {
-        READ: 0o600,
-        OPERATE: 0o600,
-    }
+def test_a_page_that_no_token_opens_listens_on_this_machine_only(own: Path, tmp_path: Path) -> None:
+    with closing(Registry(own, task_digest(cartpole))) as registry:
+        for name in (PAGE, OPERATE):
+            registry.revoke_token(name, 3.0)
+        for run_dir in (own, tmp_path / "without a registry"):
+            assert access_to(run_dir, "127.0.0.1").scopes({}) == ("read",)
+            with pytest.raises(UsageError, match=r"no token with the scope read is in force.*--scope read"):
+                access_to(run_dir, "0.0.0.0")
+        registry.add_token("anna", ["read"], 4.0)
+        assert access_to(own, "0.0.0.0").scopes({}) == ()
+
+
+def test_a_run_of_an_earlier_version_is_opened_by_its_files(own: Path) -> None:
+    with closing(sqlite3.connect(own / FILE)) as db, db:
+        db.execute("DROP TABLE tokens")
+        db.execute("UPDATE meta SET schema_version = 5")
+    access = access_to(own, "0.0.0.0")
+    assert access.scopes({"authorization": f"Bearer {operate_token(own)}"}) == ("read", "operate")
 
 
 def test_a_port_that_is_taken_is_told_in_a_sentence() -> None:

@@ -19,7 +19,7 @@ import flywheel
 from flywheel import archive
 from flywheel.config import Config
 from flywheel.connection import Connection
-from flywheel.deploy.keys import open_page_tokens
+from flywheel.deploy.keys import PAGE, token_file
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.remote.http import Greeting
 from flywheel.remote.travel import Remote, RemoteFork
@@ -318,8 +318,9 @@ def test_a_page_that_asks_for_a_token_says_where_it_is(given: str, finished: Pat
         with pytest.raises(Refused, match=r"keys/page\.token") as error:
             flywheel.connect(url, {"none": "", "wrong": "x" * 43}[given])
         assert ("refused this token" in str(error.value)) == (given == "wrong")
-        with flywheel.connect(url, open_page_tokens(finished)[0]) as tp:
-            assert tp.episodes(limit=1) and open_page_tokens(finished)[0] not in repr(tp)
+        token = token_file(finished, PAGE).read_text()
+        with flywheel.connect(url, token) as tp:
+            assert tp.episodes(limit=1) and token not in repr(tp)
 
 
 @pytest.mark.parametrize(
