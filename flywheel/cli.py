@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
 from flywheel.run import main as run_main
+from flywheel.tokens import Scope
 
 
 def policies_add(
@@ -191,6 +193,73 @@ def check(task: str, /) -> int:
     return 0
 
 
+def tokens_list(run_dir: Path) -> int:
+    """List the tokens of a run directory: what each lets do and since when, never the tokens themselves.
+
+    Args:
+        run_dir: directory of the run
+    """
+    from flywheel.deploy.registry import open_readonly
+
+    with contextlib.closing(open_readonly(run_dir)) as registry:
+        found = registry.tokens()
+    print(f"{'token':<16} {'scopes':<24} {'requests/s':<10} {'made':<19} revoked (UTC)")
+    for token in found:
+        made, revoked = (
+            "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+            for at in (token.made_at, token.revoked_at)
+        )
+        quota = "-" if token.quota is None else f"{token.quota:g}"
+        print(f"{token.name:<16} {' '.join(token.scopes):<24} {quota:<10} {made:<19} {revoked}")
+    return 0
+
+
+def tokens_add(
+    name: str,
+    /,
+    run_dir: Path,
+    scopes: Annotated[tuple[Scope, ...], tyro.conf.arg(name="scope"), tyro.conf.UseAppendAction] = (),
+    quota: float | None = None,
+    task: str = "",
+) -> int:
+    """Make a token, and print it: nobody can be told it again, as only its hash is kept.
+
+    Replicas take it from their next look at the registry on, within a second.
+
+    Args:
+        name: what it is called: a program, or a person
+        run_dir: directory of the run
+        scopes: what it lets do: act (decisions and ends), ingest (spans), read (look), operate (change, and read)
+        quota: requests a second that a replica takes of it; the configuration's deploy.quota by default
+        task: a built-in task, or module:attribute of your own; the run directory's own by default
+    """
+    from flywheel import archive, owner
+    from flywheel.tasks import load
+
+    reference = task or archive.read_config(run_dir)["config"].task
+    with owner.opened(load(reference), reference, run_dir) as writer:
+        print(writer.add_token(name, scopes, quota))
+    return 0
+
+
+def tokens_revoke(name: str, /, run_dir: Path, task: str = "") -> int:
+    """Let a token open nothing any more, for good; replicas refuse it within a second.
+
+    Args:
+        name: what it is called
+        run_dir: directory of the run
+        task: a built-in task, or module:attribute of your own; the run directory's own by default
+    """
+    from flywheel import archive, owner
+    from flywheel.tasks import load
+
+    reference = task or archive.read_config(run_dir)["config"].task
+    with owner.opened(load(reference), reference, run_dir) as writer:
+        writer.revoke_token(name)
+    print(f"token {name} is revoked.")
+    return 0
+
+
 def down(run_dir: Path) -> int:
     """End what a wheel left up on its cluster: replicas, observer, store and registry; its files stay.
 
@@ -220,6 +289,9 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "scenarios drop": travel.scenarios_drop,
     "scenarios list": travel.scenarios_list,
     "serve": Serve,
+    "tokens add": tokens_add,
+    "tokens list": tokens_list,
+    "tokens revoke": tokens_revoke,
 }
 """Commands by the words that call them; `run` has a main of its own."""
 

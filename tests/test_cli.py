@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flywheel import archive, cli
 from flywheel.config import Config, DeployConfig, ObserveConfig
+from flywheel.deploy.registry import open_readonly
 from flywheel.errors import UsageError
 from flywheel.policy import MANIFEST
 from flywheel.task import spec_of, task_digest
 from flywheel.testing import BAD, GOOD, linear_policy
+from flywheel.tokens import find
 from tests.test_owner import TASK
 
 RELAXED = "tests.test_owner:TASK"
@@ -67,6 +70,10 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
         (["page", "--run-dir", "none"], "none is no run directory"),
         (["page", "--run-dir", "none", "--port", "70000"], "page.port must be less than 65536"),
         (["rollback", "--run-dir", "none"], "none is no run directory"),
+        (["tokens", "ad", "x"], "Did you mean 'tokens add'"),
+        (["tokens", "list", "--run-dir", "none"], "no registry in none"),
+        (["tokens", "add", "robot", "--run-dir", "none", "--scope", "act"], "none is no run directory"),
+        (["tokens", "add", "robot", "--run-dir", "none", "--scope", "fly"], "fly"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_exit_code_2(
@@ -154,3 +161,26 @@ def test_policies_are_added_refused_and_listed(
     assert call(monkeypatch, "rollback", "--run-dir", "run", "--task", RELAXED) == 1
     assert "nothing to roll back to" in capsys.readouterr().err
     assert len(list((files / "run" / "policies").glob(f"*/{MANIFEST}"))) == 2
+
+
+def test_tokens_are_made_listed_and_revoked(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "policies", "add", "good.onnx", "--task", RELAXED, "--run-dir", "run") == 0
+    capsys.readouterr()
+    words = ["--scope", "act", "--scope", "ingest", "--quota", "50", "--run-dir", "run"]
+    assert call(monkeypatch, "tokens", "add", "robot", *words) == 0
+    secret = capsys.readouterr().out.strip()
+    with closing(open_readonly(files / "run")) as registry:
+        robot = find(registry.in_force(), secret)
+    assert robot is not None and (robot.name, robot.scopes, robot.quota) == ("robot", ("act", "ingest"), 50.0)
+    assert call(monkeypatch, "tokens", "add", "robot", *words) == 2
+    assert "There is a token 'robot' already" in capsys.readouterr().err
+    assert call(monkeypatch, "tokens", "revoke", "robot", "--run-dir", "run") == 0
+    assert call(monkeypatch, "tokens", "list", "--run-dir", "run") == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert {"client", "page", "operate", "robot"} <= rows.keys()
+    assert "act ingest" in rows["robot"] and " 50 " in rows["robot"] and not rows["robot"].endswith("-")
+    assert rows["operate"].endswith("-") and secret not in "".join(rows.values())
+    with closing(open_readonly(files / "run")) as registry:
+        assert find(registry.in_force(), secret) is None
