@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import gymnasium
 import httpx
+import psutil
 import pytest
 
 from flywheel import archive
@@ -29,6 +30,30 @@ TASK = "tests.test_owner:TASK"
 
 def flywheel(*words: str) -> list[str]:
     return [sys.executable, "-m", "flywheel.cli", *words]
+
+
+WIDE = {"gcs_server": 1, "raylet": 2, "ray::DashboardAgent": 3, "ray::ServeReplica": 2, "ray::": 1, "python": 1}
+"""Doors of Ray's that other machines reach, at most so many a process of a name that begins so: GCS's and the raylet's,
+an agent's metrics and addresses, a replica's for other deployments, and one of every Python process, for its tasks."""
+
+
+def doors(root: int) -> dict[tuple[int, str], list[tuple[str, int]]]:
+    """Return by process and its name the TCP doors of a process and all that it started, as host and port."""
+    found = {}
+    for each in [psutil.Process(root), *psutil.Process(root).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            listening = [c.laddr for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            found[each.pid, each.name()] = [(door.ip, door.port) for door in listening]
+    return found
+
+
+def check_doors(root: int, port: int) -> None:
+    """Fail when another machine reaches any other door than Ray's own."""
+    found = doors(root)
+    assert ("127.0.0.1", port) in {door for each in found.values() for door in each}
+    for (_, name), each in found.items():
+        most = next((number for begins, number in WIDE.items() if name.startswith(begins)), 0)
+        assert len([host for host, _ in each if host != "127.0.0.1"]) <= most, (name, found)
 
 
 class Serving:
@@ -82,6 +107,7 @@ def test_a_policy_of_stable_baselines_is_added_served_observed_and_forked(servin
         done = add(serving.run_dir)
         assert done.returncode == 0, done.stdout + done.stderr
         serving.wait_for(lambda text: "answers at" in text)
+        check_doors(serving.process.pid, int(url.rpartition(":")[2]))
 
         total = 0.0
         with client.episode() as episode:
