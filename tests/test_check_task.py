@@ -222,8 +222,6 @@ def halved(observation: Array) -> Array:
         ({"edge_cases": (EdgeCase("odd", state=()),)}, "Edge case odd can't be played"),
         ({"edge_cases": (EdgeCase("gale", parameters={"gain": 2.5}),)}, "edge case gale sets gain to 2.5, outside its"),
         ({"edge_cases": (EdgeCase("bare"),)}, "edge case bare has neither parameters nor a state: say what is special"),
-        ({"edge_cases": (*POINT.edge_cases, EdgeCase("right", state=(1.0,)))}, "2 edge cases are called right: give"),
-        ({"edge_cases": (EdgeCase("nominal", state=(1.0,)),)}, "called nominal, as the worlds that are none are: give"),
         ({"drift": {"gain": 2.5}}, r"drift sets gain to 2.5, outside its range 0.2 to 2 .*: widen the Parameter's"),
         ({"drift": {"gain": float("nan")}}, "drift sets gain to nan, outside its range"),
         ({"drift": {"gain": 1.0}}, "drift sets gain to 1, its nominal value, which changes nothing: give another"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from flywheel.config import Config, check, layered
 from flywheel.errors import UsageError
 from flywheel.task import Task
-
-_TAKEN = "nominal"  # what a Trial calls a world that is no edge case
 
 
 def own_config(task: Task, findings: list[str]) -> Config:
@@ -47,14 +44,9 @@ def of_two_worlds(task: Task) -> list[str]:
 
 
 def check_edge_cases(task: Task, findings: list[str]) -> list[str]:
-    """Look whether each edge case has a name of its own, says what is special, and keeps to the parameters' ranges."""
-    for name, num in Counter(case.name for case in task.edge_cases).items():
-        if num > 1:
-            findings.append(f"{num} edge cases are called {name}: give each one a name of its own.")
+    """Look whether each edge case says what is special, and keeps to the parameters' ranges."""
     for case in task.edge_cases:
         what = f"edge case {case.name}"
-        if case.name == _TAKEN:
-            findings.append(f"An edge case is called {_TAKEN}, as the worlds that are none are: give it another name.")
         if case.state is None and not case.parameters:
             findings.append(f"The {what} has neither parameters nor a state: say what is special about it.")
         _look(task, what, case.parameters, "in which the simulator holds", findings)
