@@ -58,9 +58,11 @@ class Access:
             given = SimpleCookie(header).get(self.name)
         except CookieError:
             given = None
+        if given is None:
+            return None
         found = None
         for token in self.tokens():
-            if given is not None and hmac.compare_digest(given.value.encode(), self.cookie(token).encode()):
+            if hmac.compare_digest(given.value.encode(), self.cookie(token).encode()):
                 found = token
         return found
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from starlette.exceptions import HTTPException
 
+from flywheel.errors import FlywheelError
 from flywheel.page.access import Access, role_of, same_origin
 from flywheel.tokens import Scope as TokenScope
 from flywheel.trace.row import MAX_BODY
@@ -58,9 +59,13 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
-        scopes = self._access.scopes(headers)
-        scope.setdefault("state", {})["role"] = role_of(scopes)
         sender = _Sender(send, is_api=path.startswith(API))
+        try:
+            scopes = self._access.scopes(headers)
+        except FlywheelError as error:  # the file that holds the tokens is damaged
+            await sender.refuse(409, str(error))
+            return
+        scope.setdefault("state", {})["role"] = role_of(scopes)
         refusal = self._refusal(scope["method"], path, headers, scopes)
         if refusal is not None:
             await sender.refuse(*refusal)
