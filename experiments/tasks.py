@@ -74,7 +74,9 @@ def main() -> None:
     for line in results:
         print(f"{line['value']} of {line['runs']}  {line['id']}: {line['case']}: {line['values']}")
     if not arguments.quick:
-        write(report("tasks", began, [*others(arguments.only), *results]))
+        kept = [*others(arguments.only), *results]
+        kept.sort(key=lambda line: list(LIMITS_S).index(line["id"].partition(":")[0]))
+        write(report("tasks", began, kept))
     sys.exit(not all(line["passed"] for line in results))
 
 
