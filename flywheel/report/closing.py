@@ -32,7 +32,7 @@ def table(summary: Mapping[str, Any]) -> Group:
             turn["strategy"],
             (turn["digest"] or "-")[:8],
             Text(outcome, colors.get(outcome, "")),
-            str(turn["sims"] or "-"),
+            f"{turn['sims']:,}" if turn["sims"] else "-",
             "yes" if turn["released"] else "no",
         )
     return Group("", turns, "", Padding(_production_table(summary), (0, 0, 1, 0)))

@@ -29,6 +29,7 @@ from flywheel.trace.diverge import difference, first_difference
 Act = Callable[[int, Array, NDArray[np.float64]], tuple[Array, NDArray[np.float64]]]
 """(t, observations [M, *o], draws float64[M, K]) -> raw actions [M, *a] and log probabilities float64[M]."""
 _COLUMNS = ("observations", "raw_actions", "rewards")
+_UNKNOWN = np.full(1, np.nan)  # the log probability of an action that is given
 
 
 class NotReproducible(FlywheelError):
@@ -97,9 +98,9 @@ class Course:
                 return act(t, observations, drawn)
             given = self._episode.raw_actions[min(t, self._episode.num_steps - 1)][None]
             if len(rows) == 1:
-                return given, np.full(1, np.nan)
+                return given, _UNKNOWN
             raw, logps = act(t, observations[:-1], drawn[:-1])
-            return np.concatenate([raw, given]), np.append(logps, np.nan)
+            return np.concatenate([raw, given]), np.concatenate([logps, _UNKNOWN])
 
         shown = np.repeat(self._episode.observations[at : at + 1], worlds.num_worlds, axis=0)
         drawing = np.array([*keys, 0][: worlds.num_worlds], np.uint64)
