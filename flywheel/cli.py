@@ -7,9 +7,9 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -19,6 +19,9 @@ from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
 from flywheel.run import main as run_main
 from flywheel.tokens import Scope
+
+if TYPE_CHECKING:
+    from flywheel.owner import Owner
 
 
 def policies_add(
@@ -133,6 +136,17 @@ class Page:
         return 0
 
 
+@contextlib.contextmanager
+def _writer(run_dir: Path, task: str) -> Iterator[Owner]:
+    """Yield whoever writes the registry of a run directory, of its own task where `task` is empty."""
+    from flywheel import archive, owner
+    from flywheel.tasks import load
+
+    reference = task or archive.read_config(run_dir)["config"].task
+    with owner.opened(load(reference), reference, run_dir) as writer:
+        yield writer
+
+
 def rollback(run_dir: Path, task: str = "") -> int:
     """Condemn the policy in service and put the one before it back, for good.
 
@@ -142,11 +156,7 @@ def rollback(run_dir: Path, task: str = "") -> int:
         run_dir: directory of the run
         task: a built-in task, or module:attribute of your own; the run directory's own by default
     """
-    from flywheel import archive, owner
-    from flywheel.tasks import load
-
-    reference = task or archive.read_config(run_dir)["config"].task
-    with owner.opened(load(reference), reference, run_dir) as writer:
+    with _writer(run_dir, task) as writer:
         release = writer.rollback()
     print(f"policy {release.digest[:8]} is back in service.")
     return 0
@@ -163,18 +173,17 @@ def budget(run_dir: Path, refill: str = "", task: str = "") -> int:
         refill: why it may be filled now; left away, it is only shown
         task: a built-in task, or module:attribute of your own; the run directory's own by default
     """
-    from flywheel import archive, owner, told
+    from flywheel import archive, told
     from flywheel.deploy.registry import open_readonly
     from flywheel.gate import SafetyGate
     from flywheel.tasks import load
 
     config = archive.read_config(run_dir)["config"]
-    reference = task or config.task
     if refill:
-        with owner.opened(load(reference), reference, run_dir) as writer:
+        with _writer(run_dir, task) as writer:
             writer.refill(refill)
     with contextlib.closing(open_readonly(run_dir)) as registry:
-        gate, tries = SafetyGate(load(reference), config.gate), registry.tries()
+        gate, tries = SafetyGate(load(task or config.task), config.gate), registry.tries()
         print(told.budget(registry.budget(), tries, gate.allowance(tries), gate.is_spent(tries)))
     return 0
 
@@ -233,11 +242,7 @@ def tokens_add(
         quota: requests a second that a replica takes of it; the configuration's deploy.quota by default
         task: a built-in task, or module:attribute of your own; the run directory's own by default
     """
-    from flywheel import archive, owner
-    from flywheel.tasks import load
-
-    reference = task or archive.read_config(run_dir)["config"].task
-    with owner.opened(load(reference), reference, run_dir) as writer:
+    with _writer(run_dir, task) as writer:
         print(writer.add_token(name, scopes, quota))
     return 0
 
@@ -250,11 +255,7 @@ def tokens_revoke(name: str, /, run_dir: Path, task: str = "") -> int:
         run_dir: directory of the run
         task: a built-in task, or module:attribute of your own; the run directory's own by default
     """
-    from flywheel import archive, owner
-    from flywheel.tasks import load
-
-    reference = task or archive.read_config(run_dir)["config"].task
-    with owner.opened(load(reference), reference, run_dir) as writer:
+    with _writer(run_dir, task) as writer:
         writer.revoke_token(name)
     print(f"token {name} is revoked.")
     return 0

@@ -44,8 +44,7 @@ def set_state(env: Any, state: Any) -> Array:
     world = env.unwrapped
     states = np.array(state, dtype=np.float64)
     if isinstance(env.unwrapped, gymnasium.vector.VectorEnv):
-        if world.state is not None:
-            world.prev_done &= (states == world.state.T).all(axis=1)
+        world.prev_done &= (states == world.state.T).all(axis=1)
         world.state = states.T.copy()
     else:
         world.state = states
