@@ -1,6 +1,6 @@
 """What a span costs, what is lost at 2,000 a second, and what tracing adds to the p99 of a decision: T5 of time_travel.
 
-python -m experiments.time_travel --only T5             # some ten minutes
+python -m experiments.time_travel --only T5             # some twenty minutes
 python -m experiments.time_travel --only T5 --quick     # a rough answer in one
 """
 
@@ -97,7 +97,7 @@ def _lose(case: str, per_s: int, seconds: float, away_s: float) -> dict[str, Any
     return _row(told, counts.lost, None, "0, or exactly counted", exact, made)
 
 
-def p99(blocks: int = 600, block_s: float = 0.1) -> list[dict[str, Any]]:
+def p99(blocks: int = 1500, block_s: float = 0.1) -> list[dict[str, Any]]:
     """Compare decisions with and without tracing, in one process, block by block, at the default share and at all."""
     rows = []
     for share, words in {TraceConfig().sample_share: "the default share of episodes", 1.0: "every episode"}.items():
@@ -292,4 +292,4 @@ def tracing(_: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows of T5; they need no seed but the one of when requests come."""
     yield from cost(5_000 if quick else 20_000)
     yield from losses(seconds=8.0 if quick else 60.0)
-    yield from p99(blocks=60 if quick else 600)
+    yield from p99(blocks=60 if quick else 1500)

@@ -201,7 +201,7 @@ def go_on(
         if len(worlds.broken) > len(broken):
             broken = {i: (t + 1, fault) for i, fault in worlds.broken.items()} | broken
             over[list(broken)] = True
-        if over.any():
+        if np.count_nonzero(over):
             over &= active
             fell |= terminated
             lengths[over] = t + 1 - first

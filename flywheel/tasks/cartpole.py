@@ -113,7 +113,7 @@ class CartPoles(VectorEnv[Any, Any, Any]):
         truncated = self.steps >= NUM_STEPS
         rewards = np.ones(self.num_envs, np.float32)
         over = self.prev_done
-        if over.any():
+        if np.count_nonzero(over):
             new[:, over] = self.np_random.uniform(-_START, _START, (4, int(over.sum())))
             self.steps[over] = 0
             rewards[over], terminated[over], truncated[over] = 0.0, False, False
