@@ -364,6 +364,10 @@ def test_no_view_is_wider_than_its_screen_and_everything_has_a_name(browser: Bro
         )
         assert nameless == [], view
         assert page.locator("h1").count() == 1, view
+        rolled = page.locator(".scroll:has(table.stacked)").evaluate_all(
+            "all => all.filter(e => e.scrollWidth > e.clientWidth).length"
+        )
+        assert width != 390 or rolled == 0, f"a table of {view} has to be rolled sideways on a phone"
     context.close()
 
 

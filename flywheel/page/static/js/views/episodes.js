@@ -31,10 +31,10 @@ export async function episodes(shared, to, signal) {
     replace(heads, h("th", { scope: "col" }, "Episode"), h("th", { scope: "col" }, "Policy"), h("th", { scope: "col" }, "Outcome"), COLUMNS.map(([name, text]) => header(name, text)), h("th", { scope: "col", class: "num" }, "Took"), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Fork")));
     replace(table, rows.map((each) => h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/episode/${encodeURIComponent(each.id)}`); } },
       h("td", {}, id(each.id, `#/episode/${encodeURIComponent(each.id)}`)), h("td", {}, chip(shared.policies, each.digest)), h("td", {}, ended(each)),
-      h("td", { class: "num" }, time(each.started_at)), h("td", { class: "num" }, places ? fixed(each.total, places) : number(each.total)), h("td", { class: "num" }, count(each.num_steps)), h("td", { class: "num" }, each.ended_at > each.started_at ? seconds(each.ended_at - each.started_at) : "–"),
+      h("td", { class: "num" }, time(each.started_at)), h("td", { class: "num", data: { label: "return" } }, places ? fixed(each.total, places) : number(each.total)), h("td", { class: "num", data: { label: "steps" } }, count(each.num_steps)), h("td", { class: "num", data: { label: "took" } }, each.ended_at > each.started_at ? seconds(each.ended_at - each.started_at) : "–"),
       h("td", { class: "num" }, (each.origin === "gate" || shared.about.forks_production) && h("a", { href: `#/fork/${encodeURIComponent(each.id)}` }, "fork")))));
     replace(more, next && h("button", { type: "button", onclick: () => load(next) }, "Show more"), h("span", { class: "muted" }, `${count(rows.length)} shown${next ? "" : ", that is all"}`));
-    replace(place, rows.length ? h("div", { class: "card" }, h("div", { class: "scroll" }, h("table", { class: "episodes" }, h("caption", { class: "unseen" }, asked.origin === "gate" ? "Trials of the gate" : "Episodes of production"), h("thead", {}, heads), table)), more) : empty());
+    replace(place, rows.length ? h("div", { class: "card" }, h("div", { class: "scroll" }, h("table", { class: "episodes stacked" }, h("caption", { class: "unseen" }, asked.origin === "gate" ? "Trials of the gate" : "Episodes of production"), h("thead", {}, heads), table)), more) : empty());
   }
 
   const empty = () => asked.how || asked.digest || asked.begins || asked.origin === "gate"

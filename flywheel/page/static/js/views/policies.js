@@ -15,7 +15,7 @@ async function all(shared, signal) {
   const [found, { scenarios }] = await Promise.all([get("policies", {}, signal), get("scenarios", {}, signal)]);
   shared.policies = new Map(found.policies.map((each) => [each.digest, each]));
   const run = `--run-dir ${shell(shared.about.run_dir)}`;
-  const table = h("div", { class: "card scroll" }, h("table", { class: "policies" }, h("caption", { class: "unseen" }, "Policies, newest first"),
+  const table = h("div", { class: "card scroll" }, h("table", { class: "policies stacked" }, h("caption", { class: "unseen" }, "Policies, newest first"),
     h("thead", {}, h("tr", {}, ["Policy", "State", "From", "Trained by", "Verdict"].map((each) => h("th", { scope: "col" }, each)),
       ["At the gate", "Episodes", "Failed", "Mean return"].map((each) => h("th", { scope: "col", class: "num" }, each)), h("th", { scope: "col" }, "Served"))),
     h("tbody", {}, found.policies.map((each) => row(shared, each)))));
@@ -40,14 +40,14 @@ function row(shared, each) {
   return h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/policies/${each.digest}`); } },
     h("td", {}, h("span", { class: "id" }, chip(shared.policies, each.digest), copy(each.digest, "digest"))),
     h("td", {}, h("span", { class: STATES[each.state] }, each.state)),
-    h("td", {}, each.parent ? chip(shared.policies, each.parent, false) : h("span", { class: "muted" }, "afresh")),
+    h("td", { data: { label: "from" } }, each.parent ? chip(shared.policies, each.parent, false) : h("span", { class: "muted" }, "afresh")),
     h("td", {}, words(each.trained_on.strategy ?? "elsewhere")),
     h("td", {}, outcome(each.outcome)),
-    h("td", { class: each.num_failed ? "num bad" : "num" }, each.num_trials ? `${count(each.num_failed)} of ${count(each.num_trials)} failed` : "–"),
-    h("td", { class: "num" }, each.episodes ? count(each.episodes) : "–"),
-    h("td", { class: "num" }, percent(rate)),
-    h("td", { class: "num" }, number(each.mean_return)),
-    h("td", {}, each.served.length ? served(each.served.at(-1)) : h("span", { class: "muted" }, "never")));
+    h("td", { class: each.num_failed ? "num bad" : "num", data: { label: "at the gate" } }, each.num_trials ? `${count(each.num_failed)} of ${count(each.num_trials)} failed` : "–"),
+    h("td", { class: "num", data: { label: "episodes" } }, each.episodes ? count(each.episodes) : "–"),
+    h("td", { class: "num", data: { label: "failed" } }, percent(rate)),
+    h("td", { class: "num", data: { label: "mean return" } }, number(each.mean_return)),
+    h("td", { data: { label: "served" } }, each.served.length ? served(each.served.at(-1)) : h("span", { class: "muted" }, "never")));
 }
 
 /* What every candidate must master besides the task's own edge cases: failures of production, and forks that somebody saved. */
@@ -64,9 +64,9 @@ function suite(shared, scenarios, run) {
     }
   } }, "Drop …");
   return card("The gate's suite", plural(scenarios.length, "scenario"), scenarios.length
-    ? h("div", { class: "scroll flush" }, h("table", {}, h("caption", { class: "unseen" }, "Scenarios that every candidate must master"),
+    ? h("div", { class: "scroll flush" }, h("table", { class: "stacked" }, h("caption", { class: "unseen" }, "Scenarios that every candidate must master"),
         h("thead", {}, h("tr", {}, ["Scenario", "Made of", "Why", "Begins with", "Last candidate", "Since"].map((each) => h("th", { scope: "col" }, each)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Drop")))),
-        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.origin === "production" ? "it failed in production" : each.edits.join("; ") || "saved as it was"), h("td", {}, each.begins), h("td", {}, each.last ? `${each.last}, ${each.state}` : "none yet"), h("td", {}, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
+        h("tbody", {}, scenarios.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, h("a", { href: `#/fork/${encodeURIComponent(each.episode)}?t=${each.step}` }, `step ${each.step} of `, h("span", { class: "mono" }, each.episode.slice(0, 12)))), h("td", {}, each.origin === "production" ? "it failed in production" : each.edits.join("; ") || "saved as it was"), h("td", { data: { label: "begins with" } }, each.begins), h("td", { data: { label: "last candidate" } }, each.last ? `${each.last}, ${each.state}` : "none yet"), h("td", { data: { label: "since" } }, time(each.saved_at)), h("td", { class: "num" }, shared.role === "operate" && drop(each)))))))
     : body(h("p", { class: "small-note" }, "There is none yet. An episode that fails in production becomes a scenario by itself, and so does a fork that is saved: every later candidate must master it, beside the task's own edge cases.")));
 }
 
@@ -80,13 +80,14 @@ function lineage(shared, rows) {
   const last = Math.max(...rows.map((each) => each.made_at), ...spans.map((span) => span.to ?? span.from), shared.about.living ? Date.now() / 1000 : shared.toldAt ?? 0, begin + 1);
   const end = Math.max(last, begin + (last - begin) * 1.02);
   const place = (at) => `${(100 * (at - begin)) / (end - begin)}%`;
+  const beside = (at) => (2 * at > begin + end ? { right: `calc(100% - ${place(at)})` } : { left: place(at) });
   const lines = rows.slice().reverse();
   return card("Who served when", `${seconds(end - begin)} in all`, h("div", { class: "lanes" }, lines.map((each) => [
     h("span", { class: "lane-name" }, chip(shared.policies, each.digest, false), each.parent && h("small", {}, `from v${shared.policies.get(each.parent)?.version ?? "?"}`)),
     h("span", { class: `lane ${each.place === null ? "" : `p${each.place % 5}`}` },
       h("i", { class: "made", style: { left: place(Math.max(begin, each.made_at)) }, title: `made, and judged: ${each.outcome ?? "not yet"}` }),
       each.served.map((span) => h("i", { class: "span", style: { left: place(span.from), right: `calc(100% - ${place(span.to ?? end)})` }, title: "in service" })),
-      !each.served.length && h("small", { style: { left: place(each.made_at) } }, each.outcome === "fail" ? "refused by the gate" : "never served"))])));
+      !each.served.length && h("small", { style: beside(each.made_at) }, each.outcome === "fail" ? "refused by the gate" : "never served"))])));
 }
 
 function rollback(shared, found) {

@@ -6,7 +6,7 @@ import { body, id } from "../parts.js";
 const ANSWERS = { true: ["good", "✓ passed"], false: ["bad", "✗ failed"], null: ["open", "? open"] };
 
 export function checksOf(verdict) {
-  return h("div", { class: "scroll flush" }, h("table", { class: "checks" }, h("caption", { class: "unseen" }, "Questions of the gate"),
+  return h("div", { class: "scroll flush" }, h("table", { class: "checks stacked" }, h("caption", { class: "unseen" }, "Questions of the gate"),
     h("thead", {}, h("tr", {}, ["Question", "Answer"].map((each) => h("th", { scope: "col" }, each)), ["Value", "95 % interval", "Limit"].map((each) => h("th", { scope: "col", class: "num" }, each)), h("th", { scope: "col" }, "Why"))),
     h("tbody", {}, verdict.checks.map((check) => {
       const [kind, text] = ANSWERS[String(check.passed)];
@@ -32,12 +32,12 @@ export function trialsOf(verdict, shared) {
   const draw = (num) => replace(table, rows.slice(0, num).map(row));
   const row = (trial) => h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/episode/${trial.episode}`); } },
     h("td", {}, id(trial.episode, `#/episode/${trial.episode}`)), h("td", {}, words(trial.scenario)), h("td", {}, trial.failed ? h("span", { class: "tag bad" }, "✗ failed") : h("span", { class: "tag" }, "fine")),
-    h("td", { class: "num" }, number(trial.total)), h("td", { class: "num" }, count(trial.length)), h("td", { class: "num" }, fixed(trial.margin, 3)), h("td", { class: "num mono" }, trial.seed));
+    h("td", { class: "num", data: { label: "return" } }, number(trial.total)), h("td", { class: "num", data: { label: "steps" } }, count(trial.length)), h("td", { class: "num", data: { label: "margin" } }, fixed(trial.margin, 3)), h("td", { class: "num mono", data: { label: "seed" } }, trial.seed));
   draw(SHOWN);
   const more = rows.length > SHOWN && h("button", { type: "button", onclick: () => { draw(rows.length); more.remove(); } }, `Show all ${count(rows.length)}`);
   return h("div", { class: "flush" },
     h("p", { class: "caption" }, failed.length ? `${count(failed.length)} of ${plural(verdict.num_trials, "simulation")} failed; each one can be played again, step by step.` : `None of ${plural(verdict.num_trials, "simulation")} failed; those with the least return first.`),
-    h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "unseen" }, "Simulations"),
+    h("div", { class: "scroll" }, h("table", { class: "stacked" }, h("caption", { class: "unseen" }, "Simulations"),
       h("thead", {}, h("tr", {}, ["Simulation", "Scenario", ""].map((each) => h("th", { scope: "col" }, each)), ["Return", "Steps", "Margin", "Seed"].map((each) => h("th", { scope: "col", class: "num" }, each)))), table)),
     more && h("div", { class: "more-rows" }, more));
 }
