@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -62,4 +62,16 @@ def mean(id_: str, case: str, values: NDArray[np.int64], goal: float | None, see
         "id": id_, "case": case, "value": round(value, 1), "interval": [round(value - half, 1), round(value + half, 1)],
         "goal": "for information" if goal is None else f"<= {goal:g}", "passed": passed, "runs": len(values),
         "seed": seed,
+    }  # fmt: skip
+
+
+def median(id_: str, case: str, values: NDArray[np.int64], goal: float | None, seed: int) -> dict[str, Any]:
+    """Return a row on a median, with the interval that order statistics give; without a goal it is for information."""
+    ordered, n = np.sort(values), len(values)
+    low, high = (int(ordered[min(max(int(binom.ppf(p, n, 0.5)), 0), n - 1)]) for p in (0.025, 0.975))
+    bound = ordered[min(int(binom.ppf(0.95, n, 0.5)), n - 1)]
+    return {
+        "id": id_, "case": case, "value": int(np.median(values)), "interval": [low, high],
+        "goal": "for information" if goal is None else f"<= {goal:g}", "passed": goal is None or bool(bound <= goal),
+        "runs": n, "seed": seed,
     }  # fmt: skip

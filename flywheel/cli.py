@@ -98,9 +98,9 @@ class Serve:
 
     def __call__(self) -> int:
         """Serve until interrupted."""
-        from flywheel.config import check
         from flywheel.console import Narrator
         from flywheel.owner import configuration
+        from flywheel.preflight import check
         from flywheel.serve import serve
         from flywheel.tasks import load
 
@@ -128,7 +128,7 @@ class Page:
     def __call__(self) -> int:
         """Answer browsers until interrupted."""
         from flywheel.config import Config
-        from flywheel.config import check as check_config
+        from flywheel.preflight import check as check_config
         from flywheel.watch import watch
 
         check_config(Config(page=self.page))

@@ -25,7 +25,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive, net, sqlite, story, told
-from flywheel.config import Config, DeployConfig, check_cpus
+from flywheel.config import Config, DeployConfig
 from flywheel.console import Say
 from flywheel.deploy import registry as registries
 from flywheel.deploy.environment import claim_port, serve_environment
@@ -35,6 +35,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
+from flywheel.preflight import check_cpus
 from flywheel.store.on_ray import StoreActor
 from flywheel.story import Story
 from flywheel.task import Task, spec_of, task_digest

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -145,6 +145,36 @@ class DeployConfig:
     """seconds of its quota that a token may use up at once: clients come in bursts"""
     max_queue: int = 200_000
     """steps a replica keeps while the observer is away; beyond it steps are counted as not logged"""
+    shadow_decisions: int = 256
+    """decisions of production that a challenger has to answer beside the champion, without a crash or a NaN, before it
+    is given an episode: a second of 64 clients; 0 leaves the shadow out"""
+    ramp: tuple[float, ...] = (0.01, 0.1, 0.5)
+    """shares of new episodes that a challenger is given, one after another. A known champion makes each of its episodes
+    say more: of a challenger that fails twice as often, twice as many are needed at 0.5 as at 0.1"""
+    ramp_first: int = 20
+    """the challenger's outcomes after which the first share is left"""
+    canary_margin: float = 0.02
+    """how much oftener than the champion a challenger may fail, at most, and be promoted; it is promoted where it
+    surely doesn't, and half that evidence lifts it to the last share"""
+    rollback_error: float = 0.05
+    """probability that a challenger is ever rolled back that fails no oftener than the champion"""
+    promote_error: float = 0.01
+    """probability that one is ever promoted that fails oftener by the margin; it can't be rolled back any more"""
+    lost_error: float = 0.01
+    """probability that a canary is stopped because one arm's episodes are lost oftener, where they aren't"""
+    canary_episodes: int = 2000
+    """the challenger's outcomes after which the champion is kept if nothing is certain"""
+    canary_timeout_s: float = 86_400.0
+    """seconds after which it is, however few there were"""
+    settle_s: float = 2.0
+    """seconds after a change of the share whose episodes count for nothing, as not every replica may know of it: two
+    looks at the registry"""
+    on_fail: Literal["rollback", "freeze"] = "rollback"
+    """what becomes of a challenger that fails oftener, crashes or answers NaN: `rollback` condemns it; `freeze` gives
+    it no more episodes, and leaves the rest to a person"""
+    approve: str = ""
+    """module:function that is asked before a challenger is promoted: True, False, or None to be asked again; empty asks
+    nobody"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,62 +369,3 @@ def digest(value: Any) -> str:
     """Return the sha256 of a plain value's (or a config dataclass's) canonical JSON, hex."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     return hashlib.sha256(canonical(plain).encode()).hexdigest()
-
-
-MAY_BE_ZERO = frozenset(
-    {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
-    | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
-    | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
-    | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
-    | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
-)
-"""Numbers for which 0 has a meaning; every other one must be more than 0."""
-ANY_NUMBER = frozenset({"env_failed_below"})
-"""Numbers that may be negative."""
-
-
-def check(config: Config) -> None:
-    """Raise UsageError with a sentence when a value can't work; return None otherwise."""
-    gate = config.gate
-    rules = [
-        (gate.max_sims >= gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
-        (gate.edge_max_failed < gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
-        (gate.probe_edge_max_failed < gate.probe_edge_trials, "gate.probe_edge_max_failed must be less than trials"),
-        (max(gate.error, gate.budget) < 1, "gate.error and gate.budget are probabilities, less than 1"),
-        (gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
-        (config.deploy.port < 65536, "deploy.port must be less than 65536"),
-        (config.page.port < 65536, "page.port must be less than 65536"),
-        (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
-        (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
-        (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),
-    ]
-    wrong = [sentence for fine, sentence in rules if not fine]
-    for path, value in _numbers(config):
-        if path in ANY_NUMBER:
-            continue
-        if path in MAY_BE_ZERO and not value >= 0:
-            wrong.append(f"{path} must not be negative")
-        elif path not in MAY_BE_ZERO and not value > 0:
-            wrong.append(f"{path} must be more than 0")
-    if wrong:
-        raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
-
-
-def check_cpus(config: Config, available: float) -> None:
-    """Raise UsageError when the processes that claim CPUs would wait for ever."""
-    claimed = 0.5 + 0.5 * config.train.num_runners
-    if claimed > available:
-        raise UsageError(
-            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
-            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
-            "raise --num-cpus."
-        )
-
-
-def _numbers(part: Any, where: str = "") -> Iterator[tuple[str, float]]:
-    for field_ in dataclasses.fields(part):
-        value, path = getattr(part, field_.name), f"{where}{field_.name}"
-        if dataclasses.is_dataclass(value):
-            yield from _numbers(value, f"{path}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield path, value

@@ -19,7 +19,7 @@ from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
-from flywheel.config import Config, check_cpus
+from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import FlywheelError, LostError
 from flywheel.gate.judge import terms
@@ -27,6 +27,7 @@ from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
+from flywheel.preflight import check_cpus
 from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT

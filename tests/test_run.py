@@ -15,9 +15,10 @@ import pytest
 import tyro
 
 from flywheel import archive, run
-from flywheel.config import Config, TrafficConfig, TrainConfig, check
+from flywheel.config import Config, TrafficConfig, TrainConfig
 from flywheel.console import Narrator
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.preflight import check
 from flywheel.records import Plan, Turn
 from flywheel.run import settings
 from flywheel.tasks.cartpole import cartpole

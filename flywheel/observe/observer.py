@@ -16,27 +16,14 @@ from flywheel.config import ObserveConfig
 from flywheel.observe.assemble import Assembler, ends_of
 from flywheel.observe.monitors.outcome import OutcomeMonitor
 from flywheel.observe.monitors.world import WorldMonitor
-from flywheel.records import End, Episode, Release, Signal, SignalKind, Steps
+from flywheel.outcomes import Outcome, outcome_of
+from flywheel.records import Episode, Release, Signal, SignalKind, Steps
 from flywheel.task import POLICY, Task, spec_of, task_digest
 
 SIGNALS = "observer.signals"
 """Name of the store's note of every Signal raised so far, as JSON."""
 RECENT = 1000
 """Outcomes that `window` and `heard` can look back on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Outcome:
-    """What is kept of an episode while it waits for those that began before it."""
-
-    started_at: float
-    id: str
-    digest: str
-    end: End
-    failed: bool
-    total: float
-    num_steps: int
-    ended_at: float
 
 
 @dataclass(slots=True)
@@ -186,8 +173,8 @@ class Observer:
 
     def replay(self, episode: Episode) -> None:
         """Let the monitors read an episode that was counted before a restart."""
-        self._recent.append(_outcome(episode))
-        self._read(_outcome(episode), episode, episode.ended_at)
+        self._recent.append(outcome_of(episode))
+        self._read(outcome_of(episode), episode, episode.ended_at)
 
     def episodes(self, digest: str) -> int:
         """Return the number of durable production episodes that a digest began."""
@@ -243,7 +230,7 @@ class Observer:
         return self._config.false_alarm_episodes * (2 if self._arm is None or self._arm.loss is None else 3)
 
     def _count(self, episode: Episode) -> Outcome:
-        outcome = _outcome(episode)
+        outcome = outcome_of(episode)
         row = self._tally.setdefault(outcome.digest, dict.fromkeys(("episodes", "failed", "lost", "total"), 0.0))
         row["episodes"] += 1
         row["failed"] += outcome.failed
@@ -256,8 +243,8 @@ class Observer:
         arm = self._arm
         if arm is None or outcome.digest != arm.release.digest or outcome.started_at < arm.release.released_at:
             return []
-        if outcome.end == "lost" and not outcome.failed:
-            return []  # nobody knows how it would have ended
+        if not outcome.is_known:
+            return []
         arm.num_read += 1
         arm.heard.append(outcome)
         raised = self._raised()
@@ -302,16 +289,3 @@ class Observer:
         low, high = self._task.return_range
         shortfall = 1.0 - (outcome.total - low) / (high - low)
         return 1.0 if outcome.failed else min(max(shortfall, 0.0), 1.0)
-
-
-def _outcome(episode: Episode) -> Outcome:
-    return Outcome(
-        started_at=episode.started_at,
-        id=episode.id,
-        digest=episode.digests[0] if episode.digests else "",
-        end=episode.end,
-        failed=episode.failed,
-        total=episode.total,
-        num_steps=episode.num_steps,
-        ended_at=episode.ended_at,
-    )

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from flywheel.config import ObserveConfig, TraceConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.observe.observer import SIGNALS, Observer, Outcome
+from flywheel.observe.observer import SIGNALS, Observer
+from flywheel.outcomes import Outcome
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import Task
 from flywheel.trace import on_ray as trace

@@ -1,0 +1,263 @@
+"""Shadow, canary, full: what becomes of a judged challenger while the champion goes on serving. Pure.
+
+One test is carried through the whole ramp. It reads outcomes in order of episode start, whichever comes in first, each
+with the share that was in force when it started, and looks after every one of them. Evidence that the challenger fails
+oftener ends it; evidence that it doesn't lifts it, and promotes it at last; without either nothing moves, and when time
+is up the champion stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from flywheel.config import DeployConfig
+from flywheel.deploy import evidence
+from flywheel.errors import UsageError
+from flywheel.outcomes import Outcome
+from flywheel.records import Release
+
+State = Literal["shadow", "canary", "frozen", "promoted", "rolled_back", "stopped", "timed_out", "replaced"]
+"""`frozen` waits for a person; from `promoted` on it is over, and only `rolled_back` condemns the challenger."""
+OPEN: tuple[State, ...] = ("shadow", "canary", "frozen")
+Pair = tuple[int, int]
+"""A number of the champion's and one of the challenger's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What was read of both arms so far, and what the bets made of it, as logs."""
+
+    num: Pair = (0, 0)
+    """Outcomes that are known."""
+    num_failed: Pair = (0, 0)
+    num_lost: Pair = (0, 0)
+    """Episodes of which nobody knows how they would have ended."""
+    worse: tuple[float, ...] = (0.0,) * len(evidence.RATIOS)
+    good: tuple[float, ...] = (0.0,) * len(evidence.GOOD)
+    lost: tuple[float, ...] = (0.0,) * len(evidence.APART)
+
+    @property
+    def is_worse(self) -> float:
+        """Evidence that the challenger fails oftener than the champion, as a log."""
+        return float(evidence.total(self.worse, evidence.WORSE))
+
+    @property
+    def is_good(self) -> float:
+        """Evidence that it doesn't fail oftener by the margin, as a log."""
+        return float(evidence.total(self.good, evidence.GOOD))
+
+    @property
+    def is_uneven(self) -> float:
+        """Evidence that one arm's episodes are lost oftener than the other's, as a log."""
+        return float(evidence.total(self.lost, evidence.LOST))
+
+    def read(self, outcome: Outcome, is_challengers: bool, share: float, margin: float) -> Comparison:
+        """Return the test after one more outcome, which was the challenger's with probability `share`."""
+        if not outcome.is_known:
+            gain = evidence.whose(is_challengers, share, evidence.APART)
+            return dataclasses.replace(self, num_lost=_plus(self.num_lost, is_challengers), lost=_sum(self.lost, gain))
+        worse = evidence.worse(outcome.failed, is_challengers, share)
+        good = evidence.good(outcome.failed, is_challengers, share, margin, self.num, self.num_failed)
+        return dataclasses.replace(
+            self,
+            num=_plus(self.num, is_challengers),
+            num_failed=_plus(self.num_failed, is_challengers) if outcome.failed else self.num_failed,
+            worse=_sum(self.worse, worse),
+            good=_sum(self.good, good),
+        )
+
+
+def _plus(pair: Pair, is_challengers: bool) -> Pair:
+    return (pair[0] + (not is_challengers), pair[1] + is_challengers)
+
+
+def _sum(capital: tuple[float, ...], gain: evidence.Array) -> tuple[float, ...]:
+    return tuple((np.array(capital) + gain).tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A challenger on its way, or at its end."""
+
+    challenger: str
+    champion: str
+    state: State
+    begun_at: float
+    shares: tuple[tuple[float, float], ...] = ()
+    """When each share of new episodes came into force, and which; each is more than the one before."""
+    rung: int = -1
+    """Which of the configured shares is in force; -1 in the shadow."""
+    num_shadowed: int = 0
+    """Decisions that it made beside the champion, which answered."""
+    num_same: int = 0
+    """Those of them that were the champion's, too."""
+    is_proven: bool = False
+    """True once it surely doesn't fail oftener by the margin."""
+    test: Comparison = Comparison()
+    read_to: tuple[float, str] = (0.0, "")
+    """Start and id of the last episode that was read: those that began before it count no more."""
+    reason: str = ""
+    """Why it stopped, as a clause; "" while it goes on."""
+    changed_at: float = 0.0
+    """When its state or its share was last another."""
+
+    @property
+    def is_over(self) -> bool:
+        """True where nothing changes it any more."""
+        return self.state not in OPEN
+
+    @property
+    def share(self) -> float:
+        """Share of new episodes that the challenger is given."""
+        if self.state == "promoted":
+            return 1.0
+        return self.shares[-1][1] if self.state == "canary" else 0.0
+
+    @property
+    def release(self) -> Release | None:
+        """The challenger's release as it stands; None where it answers nobody and isn't tried."""
+        if self.state not in ("shadow", "canary", "promoted"):
+            return None
+        return Release(
+            digest=self.challenger,
+            stage="full" if self.state == "promoted" else self.state,
+            share=self.share,
+            previous=self.champion,
+            released_at=self.changed_at,
+        )
+
+    def share_at(self, t: float, settle_s: float) -> float | None:
+        """Return the share in force for an episode that began at `t`; None where not all replicas may have known it."""
+        begun = [(at, share) for at, share in self.shares if at <= t]
+        return begun[-1][1] if begun and t - begun[-1][0] >= settle_s else None
+
+
+class Ramp:
+    """How challengers go from shadow to full. Every method returns the canary as it is then; one that is over stays."""
+
+    def __init__(self, config: DeployConfig | None = None) -> None:
+        """Take the shares, the errors and the limits."""
+        self.config = config or DeployConfig()
+
+    def begin(self, challenger: str, champion: str, now: float, *, urgent: bool = False) -> Canary:
+        """Return a canary at its beginning: in the shadow, or, where `urgent`, at the last share at once.
+
+        It is urgent where an open incident condemns the champion, so that each of its episodes is likely to be lost.
+        Raises UsageError when the challenger is the champion.
+        """
+        if challenger == champion:
+            raise UsageError(f"Policy {challenger[:12]} is in service already: there is nothing to try it against.")
+        canary = Canary(challenger=challenger, champion=champion, state="shadow", begun_at=now, changed_at=now)
+        if urgent:
+            return self._lift(canary, len(self.config.ramp) - 1, now)
+        return canary if self.config.shadow_decisions else self._lift(canary, 0, now)
+
+    def shadowed(self, canary: Canary, num: int, num_same: int, now: float) -> Canary:
+        """Count decisions that the challenger made well in the shadow, and those that were the champion's, too.
+
+        Enough of them begin the canary.
+        """
+        if canary.state != "shadow":
+            return canary
+        num, num_same = canary.num_shadowed + num, canary.num_same + num_same
+        canary = dataclasses.replace(canary, num_shadowed=num, num_same=num_same)
+        return canary if canary.num_shadowed < self.config.shadow_decisions else self._lift(canary, 0, now)
+
+    def hear(self, canary: Canary, outcomes: Iterable[Outcome], now: float) -> Canary:
+        """Read outcomes of either arm in order of episode start, up to the one that ends the canary.
+
+        Give all that are known up to some start, in any order and as often as you like: those that were read already,
+        other policies', and those that began while the share was changing count for nothing.
+        """
+        for outcome in sorted(outcomes):
+            if canary.state != "canary":
+                break
+            if (outcome.started_at, outcome.id) <= canary.read_to:
+                continue
+            share = canary.share_at(outcome.started_at, self.config.settle_s)
+            canary = dataclasses.replace(canary, read_to=(outcome.started_at, outcome.id))
+            if share is not None and outcome.digest in (canary.champion, canary.challenger):
+                is_challengers = outcome.digest == canary.challenger
+                test = canary.test.read(outcome, is_challengers, share, self.config.canary_margin)
+                canary = self._look(dataclasses.replace(canary, test=test), now)
+        return canary
+
+    def broke(self, canary: Canary, how: str, now: float) -> Canary:
+        """Take the challenger out because it crashed or answered what is no action; `how` is a clause."""
+        return self._fail(canary, how, now)
+
+    def approve(self, canary: Canary, is_approved: bool, now: float) -> Canary:
+        """Take a person's word on a challenger that is proven; without the configured approval nobody is asked."""
+        if canary.state != "canary" or not canary.is_proven:
+            return canary
+        if is_approved:
+            return self._to(canary, "promoted", "it was approved", now)
+        return self._to(canary, "stopped", "it was not approved", now)
+
+    def drop(self, canary: Canary, reason: str, now: float) -> Canary:
+        """Roll the challenger back, frozen or not, for a reason of one's own."""
+        return canary if canary.is_over else self._to(canary, "rolled_back", reason, now)
+
+    def replace(self, canary: Canary, by: str, now: float) -> Canary:
+        """End the canary because another challenger comes, for which one begins from nothing."""
+        return canary if canary.is_over else self._to(canary, "replaced", f"policy {by[:12]} took its place", now)
+
+    def tick(self, canary: Canary, now: float) -> Canary:
+        """Keep the champion when time is up; one that is frozen waits for a person."""
+        if canary.state not in ("shadow", "canary") or now - canary.begun_at < self.config.canary_timeout_s:
+            return canary
+        missing = "nobody approved it" if canary.is_proven else "nothing was certain"
+        return self._to(canary, "timed_out", f"{missing} after {now - canary.begun_at:,.0f} s", now)
+
+    def _look(self, canary: Canary, now: float) -> Canary:
+        """Return what follows from the test as it is."""
+        config, test, num = self.config, canary.test, canary.test.num[1]
+        if test.is_worse >= -math.log(config.rollback_error):
+            return self._fail(canary, f"it fails oftener: {_told(test.num_failed, test.num)}", now)
+        if test.is_uneven >= -math.log(config.lost_error):
+            both = (test.num[0] + test.num_lost[0], test.num[1] + test.num_lost[1])
+            reason = f"one arm's episodes are lost oftener: {_told(test.num_lost, both)}"
+            return self._to(canary, "stopped", reason, now)
+        if self._climbs(canary):
+            return self._lift(canary, canary.rung + 1, now)
+        enough = test.is_good >= -math.log(config.promote_error) and num >= config.ramp_first
+        is_proven = canary.is_proven or (enough and canary.rung == len(config.ramp) - 1)
+        canary = dataclasses.replace(canary, is_proven=is_proven)
+        if is_proven and not config.approve:
+            reason = f"it fails no oftener by {config.canary_margin:.1%}: {_told(test.num_failed, test.num)}"
+            return self._to(canary, "promoted", reason, now)
+        if num >= config.canary_episodes and not is_proven:
+            return self._to(canary, "timed_out", f"nothing is certain: {_told(test.num_failed, test.num)}", now)
+        return canary
+
+    def _climbs(self, canary: Canary) -> bool:
+        """Say whether the next share's turn has come: the first is left after some outcomes, others on evidence.
+
+        The second of three shares takes half of the evidence that promotes; of four the second takes a third.
+        """
+        last = len(self.config.ramp) - 1
+        if canary.rung == last or canary.test.num[1] < self.config.ramp_first:
+            return False
+        return not canary.rung or canary.test.is_good >= -math.log(self.config.promote_error) * canary.rung / last
+
+    def _lift(self, canary: Canary, rung: int, now: float) -> Canary:
+        shares = (*canary.shares, (now, self.config.ramp[rung]))
+        return dataclasses.replace(canary, state="canary", rung=rung, shares=shares, changed_at=now)
+
+    def _fail(self, canary: Canary, reason: str, now: float) -> Canary:
+        if canary.state not in ("shadow", "canary"):
+            return canary
+        return self._to(canary, "rolled_back" if self.config.on_fail == "rollback" else "frozen", reason, now)
+
+    def _to(self, canary: Canary, state: State, reason: str, now: float) -> Canary:
+        return dataclasses.replace(canary, state=state, reason=reason, changed_at=now)
+
+
+def _told(some: Pair, of: Pair) -> str:
+    return f"{some[1]:,} of {of[1]:,} episodes, the champion's {some[0]:,} of {of[0]:,}"

@@ -1,0 +1,78 @@
+"""Whether a configuration can work, before anything is started."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from flywheel.config import Config
+from flywheel.errors import UsageError
+
+MAY_BE_ZERO = frozenset(
+    {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
+    | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
+    | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
+    | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
+    | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
+    | {"deploy.shadow_decisions", "deploy.settle_s"}
+)
+"""Numbers for which 0 has a meaning; every other one must be more than 0."""
+ANY_NUMBER = frozenset({"env_failed_below"})
+"""Numbers that may be negative."""
+
+
+def check(config: Config) -> None:
+    """Raise UsageError with a sentence when a value can't work; return None otherwise."""
+    gate, ramp = config.gate, config.deploy.ramp
+    rules = [
+        (gate.max_sims >= gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
+        (gate.edge_max_failed < gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
+        (gate.probe_edge_max_failed < gate.probe_edge_trials, "gate.probe_edge_max_failed must be less than trials"),
+        (max(gate.error, gate.budget) < 1, "gate.error and gate.budget are probabilities, less than 1"),
+        (gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
+        (config.deploy.port < 65536, "deploy.port must be less than 65536"),
+        (
+            bool(ramp) and ramp[0] > 0 and ramp[-1] < 1 and list(ramp) == sorted(set(ramp)),
+            "deploy.ramp must be shares between 0 and 1, each more than the one before",
+        ),
+        (
+            max(config.deploy.rollback_error, config.deploy.promote_error, config.deploy.lost_error) < 1,
+            "deploy.rollback_error, promote_error and lost_error are probabilities, less than 1",
+        ),
+        (config.deploy.canary_margin <= 0.5, "deploy.canary_margin must be at most 0.5"),
+        (config.page.port < 65536, "page.port must be less than 65536"),
+        (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
+        (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
+        (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),
+    ]
+    wrong = [sentence for fine, sentence in rules if not fine]
+    for path, value in _numbers(config):
+        if path in ANY_NUMBER:
+            continue
+        if path in MAY_BE_ZERO and not value >= 0:
+            wrong.append(f"{path} must not be negative")
+        elif path not in MAY_BE_ZERO and not value > 0:
+            wrong.append(f"{path} must be more than 0")
+    if wrong:
+        raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+
+
+def check_cpus(config: Config, available: float) -> None:
+    """Raise UsageError when the processes that claim CPUs would wait for ever."""
+    claimed = 0.5 + 0.5 * config.train.num_runners
+    if claimed > available:
+        raise UsageError(
+            f"Training claims {claimed:g} CPUs (half a one for the learner and for each of {config.train.num_runners} "
+            f"env runners) but Ray is given {available:g}, so it would wait for ever: lower --train.num-runners or "
+            "raise --num-cpus."
+        )
+
+
+def _numbers(part: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    for field_ in dataclasses.fields(part):
+        value, path = getattr(part, field_.name), f"{where}{field_.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{path}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield path, value

@@ -1,0 +1,236 @@
+"""A challenger goes from shadow to full on evidence only, whatever comes in first, and never both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel.config import DeployConfig
+from flywheel.deploy.canary import OPEN, Canary, Ramp, State
+from flywheel.errors import UsageError
+from flywheel.outcomes import Outcome
+
+OLD, NEW = "old", "new"
+SOON = DeployConfig(
+    shadow_decisions=0, ramp=(0.1, 0.3, 0.5), ramp_first=3, canary_margin=0.2, promote_error=0.2, canary_episodes=40,
+    settle_s=0.0, canary_timeout_s=1e6,
+)  # fmt: skip
+"""Ends of every kind come within some dozens of outcomes."""
+NOW = 10_000.0
+
+
+def outcome(at: float, digest: str, failed: bool = False, lost: bool = False) -> Outcome:
+    """Return an episode that began at a time and is over."""
+    end = "lost" if lost else "terminated" if failed else "truncated"
+    return Outcome(
+        started_at=at, id=f"e{at:g}", digest=digest, end=end, failed=failed, total=1.0, num_steps=1, ended_at=at + 1
+    )  # type: ignore[arg-type]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Outcome]:
+    """Draw outcomes of both arms (and of a third policy), one a second, at rates of any kind."""
+    rng, found = random.Random(draw(st.integers(0, 2**32))), []
+    rates = {OLD: draw(st.sampled_from([0.0, 0.1, 0.5])), NEW: draw(st.sampled_from([0.0, 0.1, 0.9]))}
+    lost = {OLD: 0.05, NEW: draw(st.sampled_from([0.0, 0.05, 0.6]))}
+    for second in range(draw(st.integers(0, 150))):
+        digest = rng.choices([OLD, NEW, "another"], [50, 45, 5])[0]
+        failed = rng.random() < rates.get(digest, 0.5)
+        found.append(outcome(second + 1.0, digest, failed, rng.random() < lost.get(digest, 0.0)))
+    return found
+
+
+def heard(outcomes: Iterable[Outcome], config: DeployConfig = SOON, urgent: bool = False) -> Canary:
+    """Return the canary that has heard all of these at once."""
+    ramp = Ramp(config)
+    return ramp.hear(ramp.begin(NEW, OLD, 0.0, urgent=urgent), outcomes, NOW)
+
+
+@given(streams(), st.randoms(use_true_random=False))
+def test_only_the_order_of_start_counts_not_that_of_arrival(stream: list[Outcome], rng: random.Random) -> None:
+    ramp, known = Ramp(SOON), list(stream)
+    canary = ramp.begin(NEW, OLD, 0.0)
+    while known:  # what is known up to some start comes in any order, some of it again
+        cut = rng.randint(1, len(known))
+        some, known = known[:cut], known[cut:]
+        some = some + stream[: rng.randint(0, 3)]
+        rng.shuffle(some)
+        canary = ramp.hear(canary, some, NOW)
+    assert canary == heard(stream)
+
+
+def do(ramp: Ramp, canary: Canary, what: int, batch: list[Outcome], now: float) -> Canary:
+    """Return the canary after an event of one kind or another."""
+    events: list[Callable[[], Canary]] = [
+        lambda: ramp.hear(canary, batch, now),
+        lambda: ramp.shadowed(canary, 1, 1, now),
+        lambda: ramp.tick(canary, now),
+        lambda: ramp.approve(canary, True, now),
+        lambda: ramp.approve(canary, False, now),
+        lambda: ramp.broke(canary, "it crashed", now),
+        lambda: ramp.drop(canary, "I say so", now),
+        lambda: ramp.replace(canary, "third", now),
+    ]
+    return events[what]()
+
+
+@given(
+    streams(),
+    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(8))), st.integers(1, 30)), max_size=30),
+    st.sampled_from(["rollback", "freeze"]),
+    st.sampled_from(["", "module:function"]),
+)
+def test_stages_only_go_forward_and_an_end_is_an_end(
+    stream: list[Outcome], events: list[tuple[int, int]], on_fail: Any, approve: str
+) -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=2, on_fail=on_fail, approve=approve))
+    canary, now = ramp.begin(NEW, OLD, 0.0), 0.0
+    order: dict[State, int] = {"shadow": 0, "canary": 1, "frozen": 2}
+    for what, size in events:
+        now += size
+        before, canary = canary, do(ramp, canary, what, [o for o in stream if o.started_at <= now], now)
+        assert order.get(canary.state, 3) >= order.get(before.state, 3)
+        if before.is_over:
+            assert canary == before, "an end is an end"
+        elif canary.state in ("shadow", "canary"):
+            assert canary.share >= before.share and canary.rung >= before.rung
+            assert [share for _, share in canary.shares] == sorted({share for _, share in canary.shares})
+        if before.state == "frozen":
+            assert canary.state in ("frozen", "rolled_back", "replaced")
+        if canary.state in ("promoted", "rolled_back"):
+            assert canary.share == float(canary.state == "promoted"), "never both"
+        assert (canary.release is None) == (canary.state not in ("shadow", "canary", "promoted"))
+
+
+@given(streams(), st.booleans())
+def test_nothing_is_promoted_or_rolled_back_without_evidence(stream: list[Outcome], urgent: bool) -> None:
+    canary = heard(stream, urgent=urgent)
+    is_good, is_worse = canary.test.is_good, canary.test.is_worse
+    if canary.state == "promoted":
+        assert is_good >= -math.log(SOON.promote_error) and is_worse < -math.log(SOON.rollback_error)
+        assert canary.test.num[1] >= SOON.ramp_first and canary.rung == 2
+    assert (canary.state == "rolled_back") == (is_worse >= -math.log(SOON.rollback_error))
+    if canary.state == "timed_out":
+        assert canary.test.num[1] == SOON.canary_episodes
+
+
+def test_both_at_once_is_a_rollback() -> None:
+    config = dataclasses.replace(SOON, rollback_error=0.99, promote_error=0.99, canary_margin=0.5)
+    canary = heard([outcome(t, NEW) for t in range(1, 30)] + [outcome(30.0, NEW, failed=True)], config)
+    assert canary.state == "promoted"
+    config = dataclasses.replace(config, ramp_first=30)
+    canary = heard([outcome(t, NEW) for t in range(1, 30)] + [outcome(30.0, NEW, failed=True)], config)
+    assert canary.state == "rolled_back" and canary.test.is_good > 0
+
+
+@given(st.lists(st.floats(0.0, 999.0), max_size=5))
+def test_without_data_it_holds_and_when_time_is_up_the_old_one_stays(times: list[float]) -> None:
+    for config in (DeployConfig(canary_timeout_s=1000.0), DeployConfig(canary_timeout_s=1000.0, shadow_decisions=0)):
+        ramp = Ramp(config)
+        canary = begun = ramp.begin(NEW, OLD, 0.0)
+        for now in sorted(times):
+            canary = ramp.tick(ramp.hear(canary, [outcome(now, "another")], now), now)
+            assert dataclasses.replace(canary, read_to=begun.read_to) == begun
+        canary = ramp.tick(canary, 1000.0)
+        assert (canary.state, canary.share, canary.release) == ("timed_out", 0.0, None)
+
+
+def test_a_new_challenger_begins_from_nothing() -> None:
+    ramp = Ramp(SOON)
+    canary = ramp.hear(ramp.begin(NEW, OLD, 0.0), [outcome(t, NEW) for t in range(1, 4)], NOW)
+    assert canary.test.num == (0, 3) and canary.share == 0.3
+    assert ramp.replace(canary, "third", NOW).state == "replaced"
+    again = ramp.begin("third", OLD, NOW)
+    assert again.test.num == (0, 0) and again.share == SOON.ramp[0] and again.test.is_good == pytest.approx(0.0)
+    with pytest.raises(UsageError, match="in service already"):
+        ramp.begin(OLD, OLD, NOW)
+
+
+def test_the_shadow_ends_after_so_many_good_decisions() -> None:
+    ramp = Ramp(DeployConfig(shadow_decisions=10))
+    canary = ramp.begin(NEW, OLD, 0.0)
+    release = canary.release
+    assert release is not None and (release.stage, release.share, release.previous) == ("shadow", 0.0, OLD)
+    canary = ramp.shadowed(canary, 9, 4, 1.0)
+    assert canary.state == "shadow"
+    release = ramp.shadowed(canary, 1, 0, 2.0).release
+    assert release is not None and (release.stage, release.share, release.released_at) == ("canary", 0.01, 2.0)
+
+
+def test_where_the_champion_is_condemned_it_begins_at_half_and_is_promoted_soon() -> None:
+    ramp = Ramp()
+    canary = ramp.begin(NEW, OLD, 0.0, urgent=True)
+    assert (canary.state, canary.share) == ("canary", 0.5)
+    rows = [outcome(10.0 + t, (OLD, NEW)[t % 2], failed=t % 2 == 0) for t in range(120)]
+    canary = ramp.hear(canary, rows, NOW)
+    assert canary.state == "promoted" and sum(canary.test.num) <= 60
+
+
+def test_half_the_evidence_lifts_it_to_the_last_share() -> None:
+    ramp, now = Ramp(dataclasses.replace(SOON, canary_margin=0.1)), 0.0
+    canary = ramp.begin(NEW, OLD, 0.0)
+    while canary.rung < 2:
+        now += 1.0
+        before, canary = canary, ramp.hear(canary, [outcome(now, NEW)], now)
+    assert before.test.is_good < -math.log(SOON.promote_error) / 2 <= canary.test.is_good
+    assert canary.share == 0.5 and canary.shares[-1] == (now, 0.5)
+
+
+@pytest.mark.parametrize(("on_fail", "state"), [("rollback", "rolled_back"), ("freeze", "frozen")])
+def test_a_challenger_that_fails_or_breaks_is_taken_out(on_fail: Any, state: str) -> None:
+    config = dataclasses.replace(SOON, on_fail=on_fail)
+    worse = heard([outcome(t, NEW, failed=True) for t in range(1, 40)], config)
+    assert worse.state == state and worse.share == 0.0 and "it fails oftener" in worse.reason
+    ramp = Ramp(config)
+    broken = ramp.broke(ramp.begin(NEW, OLD, 0.0), "it answered NaN", 1.0)
+    assert (broken.state, broken.reason, broken.is_over) == (state, "it answered NaN", state not in OPEN)
+    assert ramp.tick(broken, 1e9) == broken, "who is frozen waits for a person"
+    assert ramp.drop(broken, "I say so", 2.0).state == "rolled_back"
+
+
+def test_a_proven_challenger_waits_for_approval() -> None:
+    ramp = Ramp(dataclasses.replace(SOON, approve="module:function"))
+    rows = [outcome(t, NEW) for t in range(1, 60)]
+    canary = ramp.hear(ramp.begin(NEW, OLD, 0.0), rows, NOW)
+    assert canary.state == "canary" and canary.is_proven and canary.share == 0.5
+    assert ramp.approve(canary, True, NOW).state == "promoted"
+    assert ramp.approve(canary, False, NOW).state == "stopped"
+    assert ramp.tick(canary, 1e7).reason == "nobody approved it after 10,000,000 s"
+    worse = ramp.hear(canary, [outcome(100.0 + t, NEW, failed=True) for t in range(90)], NOW)
+    assert worse.state == "rolled_back", "it is watched as long as it waits"
+    early = ramp.hear(ramp.begin(NEW, OLD, 0.0), rows[:2], NOW)
+    assert ramp.approve(early, True, NOW) == early
+
+
+def test_unequal_shares_of_lost_episodes_stop_it() -> None:
+    for arm, other in ((NEW, OLD), (OLD, NEW)):
+        rows = [outcome(t, arm if t % 2 else other, lost=bool(t % 2)) for t in range(1, 60)]
+        canary = heard(rows, dataclasses.replace(DeployConfig(settle_s=0.0)), urgent=True)
+        assert canary.state == "stopped" and "lost oftener" in canary.reason
+    alike = [outcome(t, NEW if t % 4 < 2 else OLD, lost=bool(t % 2)) for t in range(1, 60)]
+    assert heard(alike, dataclasses.replace(DeployConfig(settle_s=0.0)), urgent=True).state == "canary"
+
+
+def test_a_lost_episode_that_had_failed_is_known() -> None:
+    canary = heard([outcome(1.0, NEW, failed=True, lost=True), outcome(2.0, NEW, lost=True)])
+    assert (canary.test.num, canary.test.num_failed, canary.test.num_lost) == ((0, 1), (0, 1), (0, 1))
+
+
+def test_episodes_from_before_and_from_the_change_of_a_share_count_for_nothing() -> None:
+    config = dataclasses.replace(SOON, settle_s=2.0)
+    ramp = Ramp(config)
+    canary = ramp.begin(NEW, OLD, 10.0)
+    rows = [outcome(t, NEW) for t in (9.0, 10.5, 11.9, 12.0, 13.0, 14.0)]
+    canary = ramp.hear(canary, rows, 20.0)
+    assert canary.test.num == (0, 3) and canary.rung == 1
+    canary = ramp.hear(canary, [outcome(19.5, NEW), outcome(20.5, NEW), outcome(22.5, NEW)], 23.0)
+    assert canary.test.num == (0, 5)
+    assert canary.share_at(19.5, 2.0) == 0.1 and canary.share_at(20.5, 2.0) is None
+    assert canary.share_at(22.5, 2.0) == 0.3
