@@ -20,11 +20,12 @@ from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
-from flywheel.records import Release
+from flywheel.records import Release, Stage
 
 State = Literal["shadow", "canary", "frozen", "promoted", "rolled_back", "stopped", "timed_out", "replaced"]
 """`frozen` waits for a person; from `promoted` on it is over, and only `rolled_back` condemns the challenger."""
 OPEN: tuple[State, ...] = ("shadow", "canary", "frozen")
+_STAGES: dict[State, Stage] = {"shadow": "shadow", "canary": "canary", "promoted": "full"}
 Pair = tuple[int, int]
 """A number of the champion's and one of the challenger's."""
 
@@ -122,11 +123,12 @@ class Canary:
     @property
     def release(self) -> Release | None:
         """The challenger's release as it stands; None where it answers nobody and isn't tried."""
-        if self.state not in ("shadow", "canary", "promoted"):
+        stage = _STAGES.get(self.state)
+        if stage is None:
             return None
         return Release(
             digest=self.challenger,
-            stage="full" if self.state == "promoted" else self.state,
+            stage=stage,
             share=self.share,
             previous=self.champion,
             released_at=self.changed_at,
