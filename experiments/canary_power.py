@@ -30,7 +30,7 @@ from rich.table import Table
 from experiments.report import median, report, share, write
 from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
-from flywheel.deploy.canary import Canary, Ramp
+from flywheel.deploy.canary import STEEP, Canary, Ramp
 from flywheel.outcomes import Outcome
 
 CONFIG = DeployConfig()
@@ -101,7 +101,7 @@ class Tests:
         worse = evidence.total(self.worse[at], evidence.WORSE) >= -np.log(config.rollback_error)
         uneven = ~worse & (evidence.total(self.lost[at], evidence.LOST) >= -np.log(config.lost_error))
         climbs = ~worse & ~uneven & (rung < last) & (num >= config.ramp_first)
-        climbs &= (rung == 0) | (good >= enough * rung / max(last, 1))
+        climbs &= (rung == 0) | (good >= enough * (rung / max(last, 1)) ** STEEP)
         rest = ~worse & ~uneven & ~climbs
         proven = rest & (rung == last) & (good >= enough) & (num >= config.ramp_first)
         late = rest & ~proven & (num >= config.canary_episodes)

@@ -155,10 +155,10 @@ class DeployConfig:
     """the challenger's outcomes after which the first share is left"""
     canary_margin: float = 0.02
     """how much oftener than the champion a challenger may fail, at most, and be promoted; it is promoted where it
-    surely doesn't, and half that evidence lifts it to the last share"""
+    surely doesn't, and most of that evidence lifts it to the last share"""
     rollback_error: float = 0.05
     """probability that a challenger is ever rolled back that fails no oftener than the champion"""
-    promote_error: float = 0.01
+    promote_error: float = 0.005
     """probability that one is ever promoted that fails oftener by the margin; it can't be rolled back any more"""
     lost_error: float = 0.01
     """probability that a canary is stopped because one arm's episodes are lost oftener, where they aren't"""

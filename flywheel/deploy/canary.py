@@ -25,6 +25,9 @@ from flywheel.records import Release, Stage
 State = Literal["shadow", "canary", "frozen", "promoted", "rolled_back", "stopped", "timed_out", "replaced"]
 """`frozen` waits for a person; from `promoted` on it is over, and only `rolled_back` condemns the challenger."""
 OPEN: tuple[State, ...] = ("shadow", "canary", "frozen")
+STEEP = 0.25
+"""The second of three shares is left at 0.5 ** STEEP of the evidence (as a log) that promotes: one that is worse and is
+lifted by chance takes many more episodes to be found out, for they say less at a large share."""
 _STAGES: dict[State, Stage] = {"shadow": "shadow", "canary": "canary", "promoted": "full"}
 Pair = tuple[int, int]
 """A number of the champion's and one of the challenger's."""
@@ -239,14 +242,12 @@ class Ramp:
         return canary
 
     def _climbs(self, canary: Canary) -> bool:
-        """Say whether the next share's turn has come: the first is left after some outcomes, others on evidence.
-
-        The second of three shares takes half of the evidence that promotes; of four the second takes a third.
-        """
+        """Say whether the next share's turn has come: the first is left after some outcomes, others on evidence."""
         last = len(self.config.ramp) - 1
         if canary.rung == last or canary.test.num[1] < self.config.ramp_first:
             return False
-        return not canary.rung or canary.test.is_good >= -math.log(self.config.promote_error) * canary.rung / last
+        enough = -math.log(self.config.promote_error) * (canary.rung / last) ** STEEP
+        return not canary.rung or canary.test.is_good >= enough
 
     def _lift(self, canary: Canary, rung: int, now: float) -> Canary:
         shares = (*canary.shares, (now, self.config.ramp[rung]))

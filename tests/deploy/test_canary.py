@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.canary import OPEN, Canary, Ramp, State
+from flywheel.deploy.canary import OPEN, STEEP, Canary, Ramp, State
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
 
@@ -173,13 +173,13 @@ def test_where_the_champion_is_condemned_it_begins_at_half_and_is_promoted_soon(
     assert canary.state == "promoted" and sum(canary.test.num) <= 60
 
 
-def test_half_the_evidence_lifts_it_to_the_last_share() -> None:
+def test_most_of_the_evidence_lifts_it_to_the_last_share() -> None:
     ramp, now = Ramp(dataclasses.replace(SOON, canary_margin=0.1)), 0.0
     canary = ramp.begin(NEW, OLD, 0.0)
     while canary.rung < 2:
         now += 1.0
         before, canary = canary, ramp.hear(canary, [outcome(now, NEW)], now)
-    assert before.test.is_good < -math.log(SOON.promote_error) / 2 <= canary.test.is_good
+    assert before.test.is_good < -math.log(SOON.promote_error) * 0.5**STEEP <= canary.test.is_good
     assert canary.share == 0.5 and canary.shares[-1] == (now, 0.5)
 
 
