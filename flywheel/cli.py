@@ -70,11 +70,12 @@ def policies_list(run_dir: Path) -> int:
 
     registry = open_readonly(run_dir)
     champion, former, condemned = registry.champion(), registry.admissible(), registry.condemned()
+    challenger = registry.aliases().get("@challenger")
     print(f"{'version':<8} {'policy':<9} {'verdict':<13} {'state':<11} made by")
     for artifact in registry.artifacts():
         verdict, digest = registry.verdict(artifact.digest), artifact.digest
         state = "in service" if digest == champion else "condemned" if digest in condemned else ""
-        state = state or ("former" if digest in former else "-")
+        state = state or ("challenger" if digest == challenger else "former" if digest in former else "-")
         print(
             f"{artifact.version:<8} {digest[:8]:<9} {verdict.outcome if verdict else '-':<13} {state:<11} "
             f"{artifact.trained_on.get('strategy', '-')}"

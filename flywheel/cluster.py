@@ -245,7 +245,9 @@ class Rooms:
         self.place = place
         self._future: Future[Serving] | None = None
         self._stopping = threading.Event()
-        self.registry = place.owner(RegistryActor, REGISTRY).remote(str(run_dir), task_digest(task), place.name)
+        self.registry = place.owner(RegistryActor, REGISTRY).remote(
+            str(run_dir), task_digest(task), place.name, config.deploy, task.limits.max_failure_rate
+        )
         self.trace = place.owner(TraceActor, TRACE, max_task_retries=-1).remote(str(run_dir), config.trace, place.name)
         self.spans = outlet(config.trace, place.namespace)
         there = ask(self.registry.run_dir) if place.head else str(run_dir)

@@ -38,6 +38,15 @@ def draws(keys: ArrayLike, t: ArrayLike, num_draws: int) -> NDArray[np.float64]:
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * _TO_UNIT
 
 
+def bucket(run_key: bytes, episode: str) -> float:
+    """Return where in [0, 1) a production episode lies: the challenger is given those below its share.
+
+    Another salt than that of `draw_key`, so that whose an episode is says nothing of what is drawn in it.
+    """
+    mark = hmac.digest(run_key, b"canary\x00" + episode.encode(), hashlib.sha256)
+    return (int.from_bytes(mark[:8], "big") >> 11) * _TO_UNIT
+
+
 def draw_key(run_key: bytes, episode: str) -> int:
     """Return the 64-bit draw key of a production episode: a keyed hash, so that no client can foresee draws."""
     return int.from_bytes(hmac.digest(run_key, episode.encode(), hashlib.sha256)[:8], "big")

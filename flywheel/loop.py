@@ -39,8 +39,8 @@ class Stages(Protocol):
     def rollback(self, plan: Plan) -> Release:
         """Put the previous policy back into service and condemn the present one."""
 
-    def release(self, verdict: Verdict) -> Release:
-        """Put a judged digest into service; raises unless its verdict passed."""
+    def release(self, verdict: Verdict) -> Release | None:
+        """Put a judged digest into service, None if it did not prove itself there; raises unless its verdict passed."""
 
     def observe(self, plan: Plan) -> Mapping[str, Any]:
         """Wait for a signal, a recovery, enough quiet episodes, or a person's stop; return what was seen."""
@@ -72,7 +72,7 @@ def turns(stages: Stages, numbers: Iterable[int], forever: bool = False) -> Iter
         if turn.artifact is not None and turn.verdict is None:
             turn = stages.keep(replace(turn, verdict=stages.judge(turn.plan, turn.artifact)))
         if turn.verdict is not None and turn.verdict.outcome == "pass" and not turn.is_released:
-            turn = stages.keep(replace(turn, release=stages.release(turn.verdict)))
+            turn = stages.keep(replace(turn, release=stages.release(turn.verdict) or turn.release))
         turn = replace(turn, evidence=stages.observe(turn.plan))
         stages.record(turn)
         yield turn

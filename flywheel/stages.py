@@ -33,6 +33,7 @@ from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
 from flywheel.train.ending import deserves_verdict, is_over
+from flywheel.tryout import try_out
 
 ANALYZED = 500
 """Most recent episodes of a release that an analysis reads, changed and unchanged together."""
@@ -264,11 +265,14 @@ class OnRay:
         self._say("gate", told.verdict(signed))
         return signed
 
-    def release(self, verdict: Verdict) -> Release:
-        """Put a judged digest into service; raises Refused unless its verdict passed."""
+    def release(self, verdict: Verdict) -> Release | None:
+        """Put a judged digest into service, beside a champion on evidence; Refused unless its verdict passed."""
         with self._timed("deploy"):
             serving = self._rooms.serving  # up before anything is promoted
-            return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
+            if self._champion() is None:
+                return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
+            is_promoted = try_out(self._rooms, verdict).state == "promoted"
+            return self._announce(serving, self._release()) if is_promoted else None
 
     def rollback(self, plan: Plan) -> Release:
         """Put the previous policy back into service and condemn the present one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.config import Config
+from flywheel.deploy.canary import Canary
 from flywheel.gate.grow import obstacle
 from flywheel.records import Check, Probe, Progress, Signal, Verdict
 from flywheel.task import Task
@@ -95,6 +96,17 @@ def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str)
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def canary(canary: Canary) -> str:
+    """Return how a challenger fares beside the champion."""
+    who, test = f"policy {canary.challenger[:8]}", canary.test
+    if canary.state == "shadow":
+        return f"{who} is in the shadow: {canary.num_shadowed:,} decisions, {canary.num_same:,} as the champion's"
+    if canary.state != "canary":
+        return f"{who} is {canary.state.replace('_', ' ')}: {canary.reason}"
+    its, others = (f"{k:,} of {n:,}" for k, n in zip(test.num_failed[::-1], test.num[::-1], strict=True))
+    return f"{who} has {canary.share:.0%} of new episodes: {its} failed, {others} of the champion's"
 
 
 def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:

@@ -19,9 +19,11 @@ class Script:
         strategies: list[StrategyName],
         outcomes: list[Outcome],
         worth: bool = True,
+        proven: bool = True,
         evidence: Mapping[str, Any] | None = None,
     ) -> None:
         self.strategies, self.outcomes, self.worth = list(strategies), list(outcomes), worth
+        self.proven = proven
         self.evidence = evidence or {"recovered": False, "stopped": False}
         self.asked: list[str] = []
         self.iterations = 0
@@ -90,9 +92,11 @@ class Script:
         self.asked.append("rollback")
         return Release(digest="old", stage="full", share=1.0, previous="d", released_at=1.0)
 
-    def release(self, verdict: Verdict) -> Release:
+    def release(self, verdict: Verdict) -> Release | None:
         self.asked.append("release")
         assert verdict.outcome == "pass"
+        if not self.proven:
+            return None
         return Release(digest=verdict.digest, stage="full", share=1.0, previous=None, released_at=2.0)
 
     def observe(self, plan: Plan) -> Mapping[str, Any]:
@@ -112,6 +116,16 @@ def test_a_passing_candidate_goes_all_the_way() -> None:
     assert stages.asked == [*TRAINED, "release", "observe", "record 1"]
     assert turn.release is not None
     assert turn.release.digest == "d"
+
+
+@pytest.mark.parametrize(("strategy", "released"), [("continue_training", None), ("rollback_and_retrain", "old")])
+def test_a_challenger_that_does_not_prove_itself_leaves_what_served_before(
+    strategy: StrategyName, released: str | None
+) -> None:
+    stages = Script([strategy], ["pass"], proven=False)
+    (turn,) = turns(stages, [1])
+    assert stages.asked[-3:] == ["release", "observe", "record 1"]
+    assert not turn.is_released and (turn.release and turn.release.digest) == released
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in get_args(Outcome) if outcome != "pass"])

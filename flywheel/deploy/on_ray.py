@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
@@ -10,17 +12,22 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from flywheel.deploy.admission import Admission
+from flywheel.config import DeployConfig
+from flywheel.deploy.admission import Admission, Tried
+from flywheel.deploy.canary import Canary
+from flywheel.deploy.driver import Driver
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import AwayError, Secrets
 from flywheel.errors import Refused
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
+from flywheel.outcomes import Outcome
 from flywheel.policy import Bundle, Files
-from flywheel.records import Artifact, Release, Steps, Verdict
+from flywheel.records import Artifact, Release, Signal, Steps, Verdict
 from flywheel.tapes import Scenario
 from flywheel.tokens import Scope
 
+log = logging.getLogger(__name__)
 REGISTRY = "registry"
 OBSERVER = "observer"
 
@@ -34,12 +41,26 @@ T = TypeVar("T")
 
 
 class RegistryActor:
-    """Owns the run's Registry; one process, one call at a time. Named REGISTRY in the wheel's namespace."""
+    """Owns the run's Registry and drives its challengers. Named REGISTRY in the wheel's namespace.
 
-    def __init__(self, run_dir: str, task: str, wheel: str = WHEEL) -> None:
-        """Open the registry of a run directory; `task` is the task's digest."""
+    No call into the Registry awaits, so that none is interleaved with another.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        task: str,
+        wheel: str = WHEEL,
+        config: DeployConfig | None = None,
+        failure_bound: float = 1.0,
+    ) -> None:
+        """Open the registry of a run directory; `task` is the task's digest, `failure_bound` its limit."""
         self._meters = Recorder(wheel)
+        self._config = config or DeployConfig()
         self._registry = Registry(Path(run_dir), task)
+        self._driver = Driver(self._registry, self._config, failure_bound)
+        self._observer = ObserverActorLink(OBSERVER, namespace(wheel))
+        self._driving: asyncio.Task[None] | None = None
         for release in self._registry.releases()[-1:]:
             self._meters.record(readings.of_release(release, self._registry.artifact(release.digest).version))
 
@@ -55,9 +76,39 @@ class RegistryActor:
         keys = self._registry.keys
         return Secrets(public=keys.public, run=keys.run, task=self._registry.task)
 
-    def admission(self) -> Admission:
-        """Return who answers clients, and which."""
+    async def admission(self) -> Admission:
+        """Return who answers clients; replicas ask each second, so that from then on challengers are driven."""
+        if self._driving is None:
+            self._driving = asyncio.create_task(self._drive())
         return self._registry.admission()
+
+    async def _drive(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.poll_s)
+            try:
+                self._say(await self._driver.step(self._observer, time.time()))
+            except AwayError:
+                continue  # without outcomes nothing moves
+            except Exception:  # a full disk, or a person's change meanwhile: the next look may do
+                log.exception("The challenger could not be moved.")
+
+    async def challenge(self, digest: str) -> Canary:
+        """Begin to try a judged digest beside the champion; raises Refused, changing nothing, otherwise."""
+        return await self._driver.challenge(digest, self._observer, time.time())
+
+    async def tried(self, tried: Tried) -> None:
+        """Take in what a replica saw of the challenger."""
+        self._say(self._driver.tried(tried, time.time()))
+
+    def canary(self) -> Canary | None:
+        """Return the last challenger's way, over or not."""
+        return self._registry.canary()
+
+    def _say(self, release: Release | None) -> None:
+        if release is not None:
+            self._told(release, "promotion")
+        for present in filter(None, [self._registry.present()]):
+            self._meters.record(readings.of_release(present, self._registry.artifact(present.digest).version))
 
     def add_token(self, name: str, scopes: Sequence[Scope], quota: float | None = None) -> str:
         """Return a new token, which nobody can be told again."""
@@ -223,9 +274,13 @@ class RegistryActorLink(_Link):
         found: tuple[Bundle, Verdict | None] = await self._ask("papers", digest)
         return found
 
+    async def tried(self, tried: Tried) -> None:
+        """As RegistryActor.tried."""
+        await self._ask("tried", tried)
+
 
 class ObserverActorLink(_Link):
-    """The observer's actor, as a replica calls it."""
+    """The observer's actor, as a replica or the registry calls it."""
 
     async def append(self, steps: Steps) -> None:
         """As ObserverActor.append; raises AwayError, as `end` does."""
@@ -235,3 +290,17 @@ class ObserverActorLink(_Link):
         """As ObserverActor.end."""
         found: Mapping[str, tuple[int, ...]] = await self._ask("end", steps)
         return found
+
+    async def outcomes(self, digests: Sequence[str], after: tuple[float, str]) -> list[Outcome]:
+        """As ObserverActor.outcomes."""
+        found: list[Outcome] = await self._ask("outcomes", digests, after)
+        return found
+
+    async def signals(self) -> tuple[Signal, ...]:
+        """As ObserverActor.signals."""
+        found: tuple[Signal, ...] = await self._ask("signals")
+        return found
+
+    async def release(self, release: Release, failure_bound: float) -> None:
+        """As ObserverActor.release."""
+        await self._ask("release", release, failure_bound)

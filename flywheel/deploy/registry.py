@@ -16,8 +16,8 @@ from flywheel import sqlite
 from flywheel.config import canonical
 from flywheel.deploy import schema, verdicts
 from flywheel.deploy.admission import Admission, check_verdict
+from flywheel.deploy.challenges import Challenges
 from flywheel.deploy.keys import Keys, open_keys
-from flywheel.deploy.suite import Suite
 from flywheel.deploy.tokens import Tokens
 from flywheel.errors import Refused, UsageError
 from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
@@ -27,7 +27,7 @@ FILE = "registry.sqlite"
 POLICIES = "policies"
 
 
-class Registry(Suite, Tokens):
+class Registry(Challenges, Tokens):
     """Owns `registry.sqlite` and the run's keys; every change is durable when its method returns.
 
     One process holds one of these; others open the file read-only.
@@ -196,27 +196,32 @@ class Registry(Suite, Tokens):
         never condemned.
         """
         with sqlite.transaction(self._db):
-            self.artifact(digest)
             present = self._present()
             if present is not None and present.digest == digest:
                 return present
-            verdict = self.verdict(digest)
-            if verdict is None:
-                raise Refused(f"Policy {digest[:12]} was never judged, so it can't be served: let the gate judge it.")
-            check_verdict(verdict, digest, self.task, self.keys.public)
-            if not verdict.judged_at <= now <= verdict.valid_until:
-                raise Refused(
-                    f"The verdict on policy {digest[:12]} is not valid now (it was for {verdict.judged_at:.0f} to "
-                    f"{verdict.valid_until:.0f}, now is {now:.0f}): let the gate judge it again."
-                )
-            self._refuse_condemned(digest)
-            self._refuse_other_terms(verdict)
-            if verdict.baseline != (present.digest if present else None):
-                raise Refused(
-                    f"Policy {digest[:12]} was not judged against the policy that is in service now "
-                    f"({present.digest[:12] if present else 'none'}): let the gate judge it again."
-                )
+            self.check_promotable(digest, now)
+            self.end_canary(digest, now)
             return self._release(digest, now)
+
+    def check_promotable(self, digest: str, now: float) -> None:
+        """Return when a digest may be put into service at `now`; raise Refused, as `promote`, otherwise."""
+        self.artifact(digest)
+        champion, verdict = self.champion(), self.verdict(digest)
+        if verdict is None:
+            raise Refused(f"Policy {digest[:12]} was never judged, so it can't be served: let the gate judge it.")
+        check_verdict(verdict, digest, self.task, self.keys.public)
+        if not verdict.judged_at <= now <= verdict.valid_until:
+            raise Refused(
+                f"The verdict on policy {digest[:12]} is not valid now (it was for {verdict.judged_at:.0f} to "
+                f"{verdict.valid_until:.0f}, now is {now:.0f}): let the gate judge it again."
+            )
+        self._refuse_condemned(digest)
+        self._refuse_other_terms(verdict)
+        if verdict.baseline != champion:
+            raise Refused(
+                f"Policy {digest[:12]} was not judged against the policy that is in service now "
+                f"({champion[:12] if champion else 'none'}): let the gate judge it again."
+            )
 
     def rollback(self, now: float) -> Release:
         """Condemn the digest in service and put the one before it back; return that Release.
@@ -235,6 +240,7 @@ class Registry(Suite, Tokens):
                 raise Refused(f"The verdict on policy {previous[:12]} is gone from the registry.")
             check_verdict(verdict, previous, self.task, self.keys.public)
             self._condemn(champion, "rolled back", now)
+            self.end_canary(previous, now)
             return self._release(previous, now)
 
     def condemn(self, digest: str, reason: str, now: float) -> None:
@@ -327,12 +333,17 @@ class Registry(Suite, Tokens):
         return before[-1].digest if before else None
 
     def admission(self) -> Admission:
-        """Return what replicas need to know: who answers, whom clients may still name, and who may call."""
+        """Return what replicas need to know: who answers, who is tried, whom clients may still name, who may call."""
+        canaries, condemned = self.canaries(), self.condemned()
+        tried = [c.challenger for c in canaries if c.state != "frozen" and c.challenger not in condemned]
+        release = canaries[-1].release if canaries and not canaries[-1].is_over else None
         return Admission(
             champion=self.champion(),
-            admissible=tuple(self.admissible()),
-            known=frozenset(release.digest for release in self.releases()),
+            admissible=tuple(dict.fromkeys([*self.admissible(), *tried])),
+            known=frozenset([*(r.digest for r in self.releases()), *(c.challenger for c in canaries)]),
             tokens=self.in_force(),
+            challenger=None if release is None else release.digest,
+            share=0.0 if release is None else release.share,
         )
 
 

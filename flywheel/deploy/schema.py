@@ -44,7 +44,15 @@ CREATE TABLE tokens (
     revoked_at REAL, quota REAL);
 CREATE UNIQUE INDEX tokens_name ON tokens (name) WHERE revoked_at IS NULL;
 """
-STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH, _TOKENS)
+_CANARIES = """
+CREATE TABLE canaries (
+    id INTEGER PRIMARY KEY, challenger TEXT NOT NULL REFERENCES artifacts, champion TEXT NOT NULL REFERENCES artifacts,
+    state TEXT NOT NULL, begun_at REAL NOT NULL, record TEXT NOT NULL);
+CREATE TRIGGER tried_means_judged BEFORE INSERT ON canaries
+WHEN (SELECT outcome FROM verdicts WHERE digest = NEW.challenger ORDER BY id DESC LIMIT 1) IS NOT 'pass'
+BEGIN SELECT RAISE(ABORT, 'no passing verdict'); END;
+"""
+STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH, _TOKENS, _CANARIES)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Admission, admit
-from flywheel.deploy.outbox import Outbox
+from flywheel.deploy.admission import Admission, Tried, admit
+from flywheel.deploy.outbox import Outbox, join
 from flywheel.deploy.rules import Rules
 from flywheel.deploy.session import Session
 from flywheel.deploy.traces import Call, Traces
@@ -54,6 +54,9 @@ class RegistryLink(Protocol):
     async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
         """Return a digest's artifact with its files and its newest verdict."""
 
+    async def tried(self, tried: Tried) -> None:
+        """Take in what this replica saw of a challenger."""
+
 
 class ObserverLink(Protocol):
     """The observer, from a replica; every method may raise AwayError."""
@@ -89,6 +92,7 @@ class Service:
         self._trouble = ""
         self._versions: dict[str, int] = {}
         self._num_decisions = 0
+        self._shadowed: list[Steps] = []
 
     async def start(self) -> None:
         """Fetch keys and policy, and keep up with the registry and the observer from now on. Raises AwayError."""
@@ -127,6 +131,7 @@ class Service:
             if admission.champion is not None and admission != session.admission:
                 try:
                     await self._hold({admission.champion} - set(session.loaded))
+                    await self._hold_challenger(admission.challenger)
                     session.adopt(admission)
                     self._trouble = ""
                 except Refused as error:
@@ -144,6 +149,27 @@ class Service:
             policy = await asyncio.to_thread(admit, found, verdict, self._secrets.task, self._secrets.public)
             self._live().hold(policy)
             self._versions[digest] = found.artifact.version
+
+    async def _hold_challenger(self, digest: str | None) -> None:
+        """Load a challenger; one that can't be is broken, and the champion goes on alone."""
+        session = self._live()
+        if digest is None or digest in session.loaded or digest in session.broken:
+            return
+        try:
+            await self._hold([digest])
+        except Refused as error:
+            session.break_(digest, f"it can't be loaded: {error}")
+
+    async def _tell_tried(self) -> None:
+        """Tell the registry what was seen of challengers; what it can't be told now is told later."""
+        session = self._live()
+        for tried in session.take_tried():
+            try:
+                if tried.trouble:
+                    log.error("Policy %s is dropped for the champion: %s", tried.digest[:12], tried.trouble)
+                await _within(self._registry.tried(tried))
+            except AwayError:
+                session.untold(tried)
 
     async def _prepare(self, session: Session, request: ActRequest[Any] | EndRequest[Any]) -> None:
         """Load what a request names and this replica doesn't hold; what can't be proven is left out."""
@@ -163,6 +189,7 @@ class Service:
         while True:
             await asyncio.sleep(self.config.poll_s)
             try:
+                await self._tell_tried()
                 await self.reload()
             except AwayError as error:
                 log.warning("The registry is away, so the policy in service stays: %s", error)
@@ -174,6 +201,7 @@ class Service:
             await self._filled.wait()
             await asyncio.sleep(self.config.flush_s)
             self._filled.clear()
+            self._act_in_shadow()
             try:
                 await self._flush()
             except AwayError as error:
@@ -190,6 +218,12 @@ class Service:
                 except BaseException:
                     self._outbox.put_back(steps)
                     raise
+
+    def _act_in_shadow(self) -> None:
+        """Let the challenger act on what was answered meanwhile, beside the requests, which don't wait for it."""
+        if self._shadowed:
+            steps, self._shadowed = join(self._shadowed), []
+            self._live().shadow(steps)
 
     # Requests
 
@@ -219,6 +253,8 @@ class Service:
             call.decided_from, call.decided_at = now, self.clock()
         if steps is not None:
             self._outbox.put(steps)
+            if session.is_shadowing:
+                self._shadowed.append(steps)
             self._filled.set()
         self._num_decisions += len(decisions)
         return ActAnswer(decisions)
@@ -254,6 +290,8 @@ class Service:
             "digest": session.champion,
             "version": self._versions.get(session.champion or "", 0),
             "admissible": list(session.admission.admissible),
+            "challenger": session.admission.challenger,
+            "share": session.admission.share,
             "trouble": self._trouble,
             "decisions": self._num_decisions,
             "waiting": len(self._outbox),

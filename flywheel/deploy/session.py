@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.deploy import columns
-from flywheel.deploy.admission import Admission
+from flywheel.deploy.admission import Admission, Tried
 from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow, Wire, wire
-from flywheel.draws import draw_key, draws
+from flywheel.draws import bucket, draw_key, draws
 from flywheel.errors import Refused
 from flywheel.policy import TOLERANCE, Policy, to_env
 from flywheel.records import Array, Spec, Steps
@@ -48,6 +48,8 @@ class Session:
         self._admission = Admission(champion=None, admissible=(), known=frozenset())
         self._policies: OrderedDict[str, Policy] = OrderedDict()
         self._last: OrderedDict[str, _Last] = OrderedDict()
+        self._broken: dict[str, str] = {}
+        self._tried: dict[str, Tried] = {}
 
     # Policies
 
@@ -81,7 +83,8 @@ class Session:
         """Keep a proven policy ready to answer."""
         self._policies[policy.digest] = policy
         self._policies.move_to_end(policy.digest)
-        for digest in [d for d in self._policies if d not in (self.champion, policy.digest)]:
+        kept = (self.champion, self._admission.challenger, policy.digest)
+        for digest in [d for d in self._policies if d not in kept]:
             if len(self._policies) > LOADED:
                 del self._policies[digest]
 
@@ -129,7 +132,7 @@ class Session:
         if not fresh:
             return [answer for answer in answers if answer is not None], None
         digests = [self._release(rows[i]) for i in fresh]
-        steps = self._act([rows[i] for i in fresh], digests, observations[fresh], rewards[fresh], now)
+        steps = self._act([rows[i] for i in fresh], digests, observations[fresh], rewards[fresh], now, falls_back=True)
         for at, i in enumerate(fresh):
             if rows[i].t > 0:
                 steps.repeated_actions[at] = np.reshape(rows[i].action, spec.action_shape)  # type: ignore[arg-type]
@@ -164,11 +167,15 @@ class Session:
             )
 
     def _release(self, row: ActRow[Any]) -> str:
-        named = row.digest
-        if named is not None and named in self._admission.admissible and named in self._policies:
-            return named
+        """Return whose the answer is: the policy's that the row names, at its episode's start the bucket's."""
         assert self.champion is not None
-        return self.champion
+        named = row.digest
+        if named is None:
+            challenger = self._admission.challenger
+            is_tried = bucket(self._run_key, row.episode) < self._admission.share
+            named = challenger if is_tried and challenger else self.champion
+        is_ready = named in self._policies and named not in self._broken
+        return named if is_ready and named in self._admission.admissible else self.champion
 
     def _remember(self, row: ActRow[Any], decision: Decision) -> None:
         last = self._last.get(row.episode)
@@ -186,8 +193,12 @@ class Session:
         rewards: NDArray[np.float64],
         now: float,
         shift: float = 0.0,
+        falls_back: bool = False,
     ) -> Steps:
-        """Return what the policies say, as Steps. `shift` moves every draw, to see what lies beside a boundary."""
+        """Return what the policies say, as Steps. `shift` moves every draw, to see what lies beside a boundary.
+
+        With `falls_back` the champion answers for a policy that can't.
+        """
         keys = np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64)
         times = np.array([row.t for row in rows], dtype=np.int64)
         spec = self._spec()
@@ -196,16 +207,22 @@ class Session:
             uniform = np.clip(uniform + shift, TOLERANCE / 2, 1 - TOLERANCE / 2)
         raw_actions = np.zeros((len(rows), *spec.action_shape), dtype=spec.action_dtype)
         logps = np.zeros(len(rows))
-        names = np.array(digests)
+        names = list(digests)
         for digest in dict.fromkeys(digests):
-            of_digest = np.flatnonzero(names == digest)
-            for start in range(0, len(of_digest), LOCKSTEP):
-                some = of_digest[start : start + LOCKSTEP]
-                raw_actions[some], logps[some] = self._policies[digest].act(observations[some], uniform[some])
+            some = [i for i, name in enumerate(digests) if name == digest]
+            try:
+                raw_actions[some], logps[some] = self._answer(digest, observations[some], uniform[some])
+            except Exception as error:  # a policy may do anything
+                if not falls_back or self.champion is None or digest == self.champion:
+                    raise
+                self.break_(digest, _how(error))
+                raw_actions[some], logps[some] = self._answer(self.champion, observations[some], uniform[some])
+                for i in some:
+                    names[i] = self.champion
         return Steps(
             episodes=tuple(row.episode for row in rows),
             t=times,
-            digests=tuple(digests),
+            digests=tuple(names),
             observations=observations,
             raw_actions=raw_actions,
             logps=logps,
@@ -217,12 +234,80 @@ class Session:
             repeated_actions=np.zeros_like(raw_actions),
         )
 
+    def _answer(
+        self, digest: str, observations: Array, uniform: NDArray[np.float64]
+    ) -> tuple[Array, NDArray[np.float64]]:
+        """Return a policy's raw actions and log probabilities, LOCKSTEP rows at once; raise what it raises."""
+        spec, num = self._spec(), len(observations)
+        raw_actions = np.zeros((num, *spec.action_shape), dtype=spec.action_dtype)
+        logps = np.zeros(num)
+        for start in range(0, num, LOCKSTEP):
+            some = slice(start, start + LOCKSTEP)
+            raw_actions[some], logps[some] = self._policies[digest].act(observations[some], uniform[some])
+        if digest != self.champion and not (np.isfinite(raw_actions).all() and not np.isnan(logps).any()):
+            raise Refused(f"Policy {digest[:12]} answered with a number that is not finite.")
+        return raw_actions, logps
+
     def _decisions(self, steps: Steps) -> list[Decision]:
         actions = to_env(self._spec(), steps.raw_actions).tolist()
         shape = () if self._spec().action_kind == "discrete" else (-1,)
         flat = steps.raw_actions.reshape(len(steps.t), *shape).tolist()
         rows = zip(steps.episodes, steps.t.tolist(), steps.digests, actions, flat, steps.logps.tolist(), strict=True)
         return [Decision(*values) for values in rows]
+
+    # Challengers
+
+    def break_(self, digest: str, how: str) -> None:
+        """Let the champion answer in place of a policy from now on; `how` it broke is a clause."""
+        if digest not in self._broken:
+            self._broken[digest] = how
+            self._count(Tried(digest=digest, trouble=how))
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Digests that don't answer any more, and why."""
+        return self._broken
+
+    @property
+    def is_shadowing(self) -> bool:
+        """True while there is a challenger that acts and is not heard."""
+        digest = self._admission.challenger
+        return digest in self._policies and digest not in self._broken and not self._admission.share
+
+    def shadow(self, steps: Steps) -> None:
+        """Let a challenger in the shadow act on what the champion answered, with the same draws, and count it.
+
+        What it would have done can be computed again at any time: the store keeps observations and draw keys.
+        """
+        digest, rows = self._admission.challenger, np.flatnonzero(np.array(steps.digests) == self.champion)
+        if digest is None or not self.is_shadowing or not len(rows):
+            return
+        uniform = draws(steps.draw_keys[rows], steps.t[rows], self._spec().num_draws)
+        try:
+            actions, _ = self._answer(digest, steps.observations[rows], uniform)
+        except Exception as error:  # whatever it does, it is not the clients' affair
+            self.break_(digest, _how(error))
+            return
+        same = ~_differs(actions, steps.raw_actions[rows])
+        self._count(Tried(digest=digest, num_shadowed=len(rows), num_same=int(same.sum())))
+
+    def take_tried(self) -> list[Tried]:
+        """Return what was seen of challengers since the last call."""
+        found, self._tried = list(self._tried.values()), {}
+        return found
+
+    def _count(self, more: Tried) -> None:
+        known = self._tried.get(more.digest, Tried(digest=more.digest))
+        self._tried[more.digest] = Tried(
+            digest=more.digest,
+            num_shadowed=known.num_shadowed + more.num_shadowed,
+            num_same=known.num_same + more.num_same,
+            trouble=known.trouble or more.trouble,
+        )
+
+    def untold(self, tried: Tried) -> None:
+        """Put back what could not be told to the registry."""
+        self._count(tried)
 
     # Ending
 
@@ -298,6 +383,10 @@ class Session:
         """Drop what is remembered of episodes that are over and durable."""
         for episode in episodes:
             self._last.pop(episode, None)
+
+
+def _how(error: Exception) -> str:
+    return f"it could not answer: {error}" if isinstance(error, Refused) else f"it crashed with {error!r}"
 
 
 def _differs(found: Array, told: Array) -> NDArray[np.bool_]:

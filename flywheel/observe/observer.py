@@ -162,6 +162,10 @@ class Observer:
             raised += self._read(outcome, given, now)
         return raised
 
+    def settled_until(self, now: float) -> tuple[float, str]:
+        """Return the start and id of the first episode that may not be over: what began before it is known whole."""
+        return min(self._assembler.first_open() or (now, ""), (now - self._config.wait_s, ""))
+
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""
         return self._read(self._count(episode), episode, episode.ended_at if now is None else now)

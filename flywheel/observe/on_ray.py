@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -112,6 +113,17 @@ class ObserverActor:
         """As Observer.heard."""
         await self._ready()
         return self._observer.heard(n)
+
+    async def outcomes(self, digests: Sequence[str], after: tuple[float, str]) -> list[Outcome]:
+        """Return how these policies' episodes came out that began after one, in order of start.
+
+        They end where the first one is open: whoever reads them reads in order of start, at the price of waiting.
+        """
+        await self._ready()
+        until = self._observer.settled_until(time.time())
+        rows = await self._store.settled.remote(digests, after, until)
+        names = [field.name for field in dataclasses.fields(Outcome)]
+        return [Outcome(**{name: getattr(row, name) for name in names}) for row in rows]
 
     async def signals(self) -> tuple[Signal, ...]:
         """Return every Signal raised so far."""

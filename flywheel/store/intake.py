@@ -163,6 +163,18 @@ class Reader(sqlite.Reader):
         rows = self._connection.execute(f"SELECT {_COLUMNS} FROM episodes WHERE {where} {order}", [*values, last])
         return [_outcome(row) for row in rows][::-1]
 
+    def settled(
+        self, digests: Sequence[str], after: tuple[float, str], until: tuple[float, str], n: int = 2000
+    ) -> list[Outcome]:
+        """Return the next n outcomes of production with these policies between two (start, id), in order of start."""
+        marks = ", ".join("?" * len(digests))
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM episodes WHERE origin = 'production' AND digest IN ({marks}) "
+            "AND (started_at, id) > (?, ?) AND (started_at, id) < (?, ?) ORDER BY started_at, id LIMIT ?",
+            [*digests, *after, *until, n],
+        )
+        return [_outcome(row) for row in rows]
+
     def page(self, wanted: Wanted) -> list[Outcome]:
         """Return a page of a list of outcomes; one index holds all that it reads, and no episode's steps are read."""
         # a plus keeps SQLite from the index on digest, which lacks the other columns

@@ -10,7 +10,7 @@ from flywheel.config import StoreConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.records import Episode, Origin
-from flywheel.store.intake import Answer, Intake
+from flywheel.store.intake import Answer, Intake, Outcome
 
 GROUP = 16
 """Episodes that are committed at once, without waiting for more."""
@@ -56,6 +56,12 @@ class StoreActor:
     async def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
         """As Reader.following."""
         return self._intake.following(digest, started_at, id_, n)
+
+    async def settled(
+        self, digests: Sequence[str], after: tuple[float, str], until: tuple[float, str]
+    ) -> list[Outcome]:
+        """As Reader.settled."""
+        return self._intake.settled(digests, after, until)
 
     async def read(self, ids: Sequence[str]) -> list[Episode]:
         """As Reader.read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Admission
+from flywheel.deploy.admission import Admission, Tried
 from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import AwayError, Secrets, Service
@@ -87,6 +87,7 @@ class Links:
         self.lost: set[tuple[str, int]] = set()
         """Steps that the observer forgets once."""
         self.loads: list[str] = []
+        self.tried_: list[Tried] = []
 
     async def _reach(self) -> None:
         if self.away:
@@ -107,6 +108,10 @@ class Links:
         await self._reach()
         self.loads.append(digest)
         return self.registry.bundle(digest), self.registry.verdict(digest)
+
+    async def tried(self, tried: Tried) -> None:
+        await self._reach()
+        self.tried_.append(tried)
 
     async def append(self, steps: Steps) -> None:
         await self._reach()

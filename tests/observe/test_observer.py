@@ -213,3 +213,12 @@ def test_one_policys_episodes_are_watched_without_a_release(played) -> None:
     others = Observer(cartpole).watch("another", failure_bound=0.5)
     assert not [signal for episode in played[1] for signal in others.observe(episode)]
     assert others.heard(10) == (0, []) and others.status()["digests"][DIGEST]["episodes"] == len(played[1])
+
+
+def test_an_open_episode_holds_back_what_began_after_it() -> None:
+    observer = make()
+    feed(observer, rows_of("early", 3, 10.0)[:2], 11.0)
+    feed(observer, rows_of("late", 3, 12.0), 13.0)
+    assert observer.settled_until(20.0) == (10.0, "early")
+    feed(observer, rows_of("early", 3, 10.0)[2:], 21.0)
+    assert observer.settled_until(22.0) == (22.0 - CONFIG.wait_s, "")

@@ -38,6 +38,7 @@ from tests.test_readme import block
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
 NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0)
+CANARY = DeployConfig(shadow_decisions=40, ramp=(0.5,), ramp_first=5, settle_s=0.0, poll_s=0.2)
 STORE = "store-of-test-rooms"
 TRACING = TraceConfig(sample_share=0.5)
 
@@ -80,6 +81,16 @@ class Rooms:
         self.ask(self.observer.release, release, 0.05)
         assert {status["digest"] for status in self.deployment.reload()} == {artifact.digest}
 
+    def fail_but(self, digest: str, num_episodes: int) -> None:
+        """Play episodes that fail with every policy but one."""
+        with Client(self.deployment.url, self.token) as client:
+            batch = client.batch()
+            ids = batch.begin(num_episodes)
+            observations, rewards = np.zeros((num_episodes, 4)), np.ones(num_episodes)
+            batch.act(ids, observations, rewards)
+            fine = np.array([each == digest for each in batch.digests(ids)])
+            batch.end(ids, observations, rewards, ~fine, fine)
+
     def play(self, num_episodes: int, num_steps: int = 20) -> set[str]:
         """Play short episodes over HTTP and return the digests that answered."""
         seen: set[str] = set()
@@ -104,7 +115,7 @@ def rooms(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     named = {"namespace": NAMESPACE, "num_cpus": 0}
     gate = ray.remote(GateActor).options(num_cpus=0).remote(cartpole, GateConfig())
     registry = ray.remote(on_ray.RegistryActor).options(name=on_ray.REGISTRY, **named).remote(
-        str(run_dir), task_digest(cartpole)
+        str(run_dir), task_digest(cartpole), "test", CANARY, 0.05
     )  # fmt: skip
     trace = ray.remote(TraceActor).options(name=TRACE, **named).remote(str(run_dir), TRACING)
     store = ray.remote(StoreActor).options(name=STORE, **named).remote(str(run_dir), StoreConfig())
@@ -254,3 +265,25 @@ def test_a_wrong_observation_is_422_by_name_and_nothing_is_stored(rooms: Rooms, 
     assert "observation" in answer.text
     after = rooms.ask(rooms.observer.status)
     assert (after["counts"], after["open"]) == (before["counts"], before["open"])
+
+
+def test_a_challenger_goes_from_the_shadow_to_full_by_what_production_shows(rooms: Rooms) -> None:
+    champion = rooms.ask(rooms.registry.champion)
+    artifact, outcome = rooms.submit(tuple(1.2 * gain for gain in GOOD))
+    assert outcome == "pass"
+    begun = rooms.ask(rooms.registry.challenge, artifact.digest)
+    assert (begun.state, begun.champion) == ("shadow", champion)
+    assert {status["challenger"] for status in rooms.deployment.reload()} == {artifact.digest}
+    assert rooms.play(4) == {champion}, "in the shadow it is not heard"
+    deadline, seen = time.monotonic() + 60, set()
+    while (canary := rooms.ask(rooms.registry.canary)).state in ("shadow", "canary"):
+        assert time.monotonic() < deadline, canary
+        seen.add(canary.state)
+        rooms.fail_but(artifact.digest, 8)
+        time.sleep(0.1)
+    assert canary.state == "promoted" and canary.num_shadowed >= 40 and seen == {"shadow", "canary"}
+    assert canary.test.num_failed == (canary.test.num[0], 0)
+    assert {status["digest"] for status in rooms.deployment.reload()} == {artifact.digest}
+    assert rooms.play(4) == {artifact.digest}
+    released = rooms.ask(rooms.registry.releases)[-1]
+    assert rooms.ask(rooms.observer.status)["release"]["released_at"] == released.released_at, "it is watched already"

@@ -262,3 +262,21 @@ def test_a_store_is_closed_at_the_end_of_its_block(tmp_path: Path) -> None:
         (found,) = reader.recent(1)
         assert found.id == "mine" and np.array_equal(found.raw_actions, [1]) and np.isnan(found.logps).all()
         assert store.append([episode]) == {"mine": "same"}
+
+
+def test_outcomes_between_two_starts_come_in_order_of_start(intake: Intake) -> None:
+    some = [
+        episode("d", at=2.0, digests=("a",) * 3),
+        episode("c", at=2.0, digests=("b",) * 3, end="lost", failed=False),
+        episode("b", at=5.0, digests=("a", "b", "b")),
+        episode("a", at=1.0, digests=("a",) * 3),
+        episode("x", at=3.0, digests=("x",) * 3),
+        episode("g", at=3.0, origin="gate"),
+        episode("z", at=9.0, digests=("b",) * 3),
+    ]
+    intake.append(some)
+    found = intake.settled(["a", "b"], (1.0, "a"), (9.0, ""))
+    assert [(o.id, o.digest, o.end, o.failed) for o in found] == [
+        ("c", "b", "lost", False), ("d", "a", "terminated", True), ("b", "a", "terminated", True),
+    ]  # fmt: skip
+    assert [o.id for o in intake.settled(["b"], (0.0, ""), (2.0, "d"), n=1)] == ["c"]

@@ -1,0 +1,43 @@
+"""A challenger on its way, as the loop sees it: begins it, tells how it fares, and waits for its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flywheel import told
+from flywheel.cluster import Rooms, ask
+from flywheel.deploy.canary import Canary
+from flywheel.records import Verdict
+
+LOOK_S = 0.5
+"""Seconds between two looks at a challenger; the registry's owner moves it each second."""
+
+
+def try_out(rooms: Rooms, verdict: Verdict) -> Canary:
+    """Return how a judged challenger ended, or that it is frozen; one that an earlier start had begun goes on.
+
+    Its replicas are told of each change at once. Raises Refused where it may not be tried.
+    """
+    rooms.produce()
+    canary = _begun(rooms, verdict)
+    shown: Any = None
+    while True:
+        now = (canary.state, canary.share)
+        if now != shown:
+            rooms.serving.deployment.reload()
+            shown = now
+        if canary.is_over or canary.state == "frozen":
+            rooms.say("deploy", told.canary(canary))
+            return canary
+        rooms.say("deploy", told.canary(canary), passing=True)
+        rooms.production.check()
+        ask(rooms.serving.observer.wait, timeout_s=LOOK_S)
+        canary = ask(rooms.registry.canary)
+
+
+def _begun(rooms: Rooms, verdict: Verdict) -> Canary:
+    known: Canary | None = ask(rooms.registry.canary)
+    if known is not None and known.challenger == verdict.digest and known.begun_at >= verdict.judged_at:
+        return known
+    begun: Canary = ask(rooms.registry.challenge, verdict.digest)
+    return begun

@@ -1,0 +1,223 @@
+"""Challengers in the registry: judged before they are tried, one at a time, and one commit for an end and its alias."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+
+import pytest
+
+from flywheel.config import DeployConfig
+from flywheel.deploy.admission import Tried
+from flywheel.deploy.canary import Canary, Ramp
+from flywheel.deploy.driver import Driver, approver
+from flywheel.deploy.registry import Registry, open_readonly
+from flywheel.errors import Refused, UsageError
+from flywheel.outcomes import Outcome
+from flywheel.records import Release, Signal
+from tests.deploy.conftest import NOW, World, verdict_on
+from tests.deploy.test_canary import outcome
+
+CONFIG = DeployConfig(shadow_decisions=10, settle_s=0.0)
+RAMP = Ramp(CONFIG)
+
+
+def trying(world: World, **how: bool) -> Canary:
+    """Return the canary of a second policy beside a first one."""
+    world.served(1.0)
+    return world.registry.challenge(world.judged(2.0).digest, RAMP, NOW + 1, **how)
+
+
+class Seen:
+    """The observer, as the registry sees it."""
+
+    def __init__(self, *signals: Signal) -> None:
+        self.raised, self.known, self.watched = signals, list[Outcome](), list[Release]()
+        self.asked: list[tuple[tuple[str, ...], tuple[float, str]]] = []
+
+    async def outcomes(self, digests: tuple[str, ...], after: tuple[float, str]) -> list[Outcome]:
+        self.asked.append((tuple(digests), after))
+        return [o for o in self.known if (o.started_at, o.id) > after]
+
+    async def signals(self) -> tuple[Signal, ...]:
+        return self.raised
+
+    async def release(self, release: Release, failure_bound: float) -> None:
+        self.watched.append(release)
+
+
+def alarm(digest: str, released_at: float) -> Signal:
+    return Signal(
+        kind="degradation", monitor="failed", digest=digest, value=2.0, threshold=1.0, since_episode="a",
+        at_episode="b", evidence={"released_at": released_at}, at=NOW,
+    )  # fmt: skip
+
+
+def test_only_what_may_be_promoted_is_tried_and_only_beside_a_champion(world: World) -> None:
+    first = world.judged(1.0)
+    with pytest.raises(Refused, match="promote it at once"):
+        world.registry.challenge(first.digest, RAMP, NOW)
+    world.registry.promote(first.digest, NOW)
+    for artifact, now, why in (
+        (world.artifact(2.0), NOW, "never judged"),
+        (world.judged(3.0), NOW + 1000, "not valid now"),
+    ):
+        with pytest.raises(Refused, match=why):
+            world.registry.challenge(artifact.digest, RAMP, now)
+    failed = world.artifact(4.0)
+    world.registry.record(verdict_on(failed, "fail", baseline=first.digest))
+    with pytest.raises(Refused, match="'fail'"):
+        world.registry.challenge(failed.digest, RAMP, NOW)
+    assert world.registry.canary() is None and world.registry.admission().challenger is None
+    file = sqlite3.connect(world.run_dir / "registry.sqlite")
+    with pytest.raises(sqlite3.IntegrityError, match="no passing verdict"):
+        file.execute("INSERT INTO canaries VALUES (1, ?, ?, 'canary', 0, '{}')", (failed.digest, first.digest))
+    file.close()
+
+
+def test_replicas_are_told_of_a_challenger_and_its_share(world: World) -> None:
+    canary = trying(world)
+    admission = world.registry.admission()
+    assert (admission.champion, admission.challenger, admission.share) == (canary.champion, canary.challenger, 0.0)
+    assert canary.challenger in admission.admissible and canary.challenger in admission.known
+    world.registry.keep_canary(RAMP.shadowed(canary, 10, 5, NOW + 2))
+    assert world.registry.admission().share == 0.01
+    assert world.registry.aliases() == {"@champion": canary.champion, "@challenger": canary.challenger}
+
+
+def test_a_promotion_is_the_canarys_end_and_the_release_in_one_commit(world: World) -> None:
+    canary = trying(world, urgent=True)
+    rows = [outcome(NOW + 2 + t, (canary.champion, canary.challenger)[t % 2], failed=t % 2 == 0) for t in range(100)]
+    done = RAMP.hear(canary, rows, NOW + 200)
+    assert done.state == "promoted"
+    release = world.registry.keep_canary(done)
+    assert release is not None and (release.digest, release.stage, release.previous) == (
+        canary.challenger, "full", canary.champion,
+    )  # fmt: skip
+    assert world.registry.champion() == canary.challenger and world.registry.previous() == canary.champion
+    assert world.registry.admission().challenger is None
+    assert world.registry.aliases() == {"@champion": canary.challenger, "@previous": canary.champion}
+    with pytest.raises(Refused, match="is over"):
+        world.registry.keep_canary(done)
+    assert len(world.registry.releases()) == 2
+    world.registry.close()
+    world.registry = Registry(world.run_dir, world.registry.task)
+    assert world.registry.canary() == done, "it is read again as it was"
+    with open_readonly(world.run_dir)._db as _:
+        assert open_readonly(world.run_dir).canaries() == [done]
+
+
+def test_a_challenger_that_is_rolled_back_is_condemned_and_one_that_timed_out_is_not(world: World) -> None:
+    canary = trying(world)
+    world.registry.keep_canary(RAMP.tick(canary, NOW + 1e6))
+    assert not world.registry.condemned() and canary.challenger in world.registry.admission().admissible
+    assert world.registry.previous() is None, "it never served, so nobody goes back to it"
+    again = world.registry.challenge(canary.challenger, RAMP, NOW + 2)
+    world.registry.keep_canary(RAMP.broke(again, "it answered NaN", NOW + 3))
+    assert world.registry.reasons()[canary.challenger] == ("it answered NaN", NOW + 3)
+    assert canary.challenger not in world.registry.admission().admissible
+    assert canary.challenger in world.registry.admission().known, "its steps can be sent again"
+    with pytest.raises(Refused, match="condemned"):
+        world.registry.challenge(canary.challenger, RAMP, NOW + 4)
+
+
+def test_one_that_is_frozen_answers_nobody(world: World) -> None:
+    canary = trying(world)
+    frozen = Ramp(dataclasses.replace(CONFIG, on_fail="freeze")).broke(canary, "it crashed", NOW + 2)
+    world.registry.keep_canary(frozen)
+    admission = world.registry.admission()
+    assert admission.challenger is None and canary.challenger not in admission.admissible
+    assert not world.registry.condemned() and world.registry.aliases()["@challenger"] == canary.challenger
+
+
+def test_another_challenger_begins_from_nothing_and_a_retry_changes_nothing(world: World) -> None:
+    canary = trying(world)
+    assert world.registry.challenge(canary.challenger, RAMP, NOW + 2) == canary
+    third = world.judged(3.0)
+    fresh = world.registry.challenge(third.digest, RAMP, NOW + 3)
+    states = [(c.challenger, c.state) for c in world.registry.canaries()]
+    assert states == [(canary.challenger, "replaced"), (third.digest, "shadow")] and fresh.num_shadowed == 0
+    with pytest.raises(Refused, match="is over"):
+        world.registry.keep_canary(canary)
+
+
+def test_a_promotion_or_a_rollback_by_hand_ends_the_canary(world: World) -> None:
+    canary = trying(world)
+    world.registry.promote(canary.challenger, NOW + 2)
+    found = world.registry.canary()
+    assert found is not None and found.state == "replaced"
+    third = world.judged(3.0)
+    world.registry.challenge(third.digest, RAMP, NOW + 3)
+    world.registry.rollback(NOW + 4)
+    found = world.registry.canary()
+    assert found is not None and found.state == "replaced" and world.registry.champion() == canary.champion
+
+
+async def test_the_driver_moves_it_from_the_shadow_to_full(world: World) -> None:
+    world.served(1.0)
+    new, seen = world.judged(2.0), Seen()
+    config = dataclasses.replace(CONFIG, ramp=(0.5,), ramp_first=1)
+    driver = Driver(world.registry, config, 0.05)
+    canary = await driver.challenge(new.digest, seen, NOW + 1)
+    assert canary.state == "shadow" and await driver.step(seen, NOW + 2) is None
+    assert [r.digest for r in seen.watched] == [canary.champion] and seen.asked == []
+    driver.tried(Tried(digest="another", num_shadowed=99), NOW + 2)
+    driver.tried(Tried(digest=new.digest, num_shadowed=10, num_same=9), NOW + 3)
+    assert await driver.step(seen, NOW + 4) is None, "no data: it holds"
+    both = (canary.champion, canary.challenger)
+    assert seen.asked[-1] == (both, (NOW + 1, ""))
+    seen.known = [outcome(NOW + 5 + t, both[t % 2], failed=t % 2 == 0) for t in range(200)]
+    release = await driver.step(seen, NOW + 300)
+    assert release is not None and release.digest == new.digest and seen.watched[-1] == release
+    assert await driver.step(seen, NOW + 301) is None
+
+
+async def test_an_open_incident_of_the_champion_lets_it_begin_at_half(world: World) -> None:
+    old, new = world.served(1.0), world.judged(2.0)
+    driver = Driver(world.registry, CONFIG, 0.05)
+    healed = alarm(old.digest, NOW - 5)
+    assert (await driver.challenge(new.digest, Seen(healed), NOW + 1)).state == "shadow"
+    third = world.judged(3.0)
+    canary = await driver.challenge(third.digest, Seen(healed, alarm(old.digest, NOW)), NOW + 2)
+    assert (canary.state, canary.share) == ("canary", 0.5)
+
+
+async def test_a_crash_in_a_replica_rolls_it_back_at_once(world: World) -> None:
+    canary = trying(world)
+    driver = Driver(world.registry, CONFIG, 0.05)
+    assert driver.tried(Tried(digest=canary.challenger, trouble="it crashed"), NOW + 2) is None
+    assert canary.challenger in world.registry.condemned()
+    assert driver.tried(Tried(digest=canary.challenger, trouble="it crashed"), NOW + 3) is None, "told twice"
+
+
+WORDS: list[bool | None] = []
+
+
+def says(canary: Canary) -> bool | None:
+    """Give the next word, as a person would."""
+    assert canary.is_proven
+    if not WORDS:
+        raise RuntimeError("nobody is there")
+    return WORDS.pop(0)
+
+
+async def test_a_person_is_asked_until_there_is_a_word(world: World) -> None:
+    canary = trying(world, urgent=True)
+    config = dataclasses.replace(CONFIG, approve=f"{__name__}:says")
+    driver, seen = Driver(world.registry, config, 0.05), Seen()
+    both = (canary.champion, canary.challenger)
+    seen.known = [outcome(NOW + 2 + t, both[t % 2], failed=t % 2 == 0) for t in range(200)]
+    for word in ([], [None]):
+        WORDS[:] = word
+        assert await driver.step(seen, NOW + 300) is None
+        found = world.registry.canary()
+        assert found is not None and found.is_proven and not found.is_over
+    WORDS[:] = [True]
+    release = await driver.step(seen, NOW + 301)
+    assert release is not None and release.digest == canary.challenger
+
+
+@pytest.mark.parametrize("reference", ["says", "no_such_module:says", f"{__name__}:nothing", f"{__name__}:NOW"])
+def test_a_function_that_is_none_is_named(reference: str) -> None:
+    with pytest.raises(UsageError, match=r"deploy\.approve"):
+        approver(reference)
