@@ -156,6 +156,9 @@ class DeployConfig:
     canary_margin: float = 0.02
     """how much oftener than the champion a challenger may fail, at most, and be promoted; it is promoted where it
     surely doesn't, and most of that evidence lifts it to the last share"""
+    incident_margin: float = 0.1
+    """the same where an open alarm condemns the champion: each of its episodes costs, and the gate compared both in the
+    changed world already; there, promoting what is worse may be as likely as `rollback_error`"""
     rollback_error: float = 0.05
     """probability that a challenger is ever rolled back that fails no oftener than the champion"""
     promote_error: float = 0.005
