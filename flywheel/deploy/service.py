@@ -218,6 +218,7 @@ class Service:
                 except BaseException:
                     self._outbox.put_back(steps)
                     raise
+                self._outbox.sent(steps)
 
     def _act_in_shadow(self) -> None:
         """Let the challenger act on what was answered meanwhile, beside the requests, which don't wait for it."""
