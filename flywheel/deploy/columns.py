@@ -43,11 +43,12 @@ def observations(rows: Sequence[Row], spec: Spec, where: str) -> Array:
 def _cast(given: Array, to: str, where: str, name: str) -> Array:
     """Return numbers [N, ...] in another type, which has to hold them."""
     dtype = np.dtype(to)
-    _refuse_first(~np.isfinite(given), where, name, "Expected a finite number")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = given.astype(dtype)
-    fits = np.isfinite(cast) if np.issubdtype(dtype, np.floating) else cast == given
-    _refuse_first(~fits, where, name, f"Expected a number that {dtype} can hold")
+    fits = np.isfinite(cast) if dtype.kind == "f" else cast == given
+    if not fits.all():
+        _refuse_first(~np.isfinite(given), where, name, "Expected a finite number")
+        _refuse_first(~fits, where, name, f"Expected a number that {dtype} can hold")
     return cast
 
 
@@ -60,25 +61,23 @@ def _refuse_first(wrong: NDArray[np.bool_], where: str, name: str, sentence: str
 
 def rewards(rows: Sequence[Row], where: str) -> NDArray[np.float64]:
     """Return the rewards float64[N] of the actions before, NaN where not known; else raise RejectedError (422)."""
-    column = np.array([np.nan if row.reward is None else row.reward for row in rows], dtype=np.float64)
     for i, row in enumerate(rows):
-        if row.reward is not None:
+        if row.reward is not None and not (row.t and math.isfinite(row.reward)):
             field = f"{where}[{i}].reward"
-            if not math.isfinite(row.reward):
+            if row.t:
                 raise RejectedError(422, f"{field}: Expected a finite number, or null where it isn't known yet.", field)
-            if row.t == 0:
-                raise RejectedError(
-                    422, f"{field}: It is of the action before; at t = 0 there was none, so leave it out.", field
-                )
-    return column
+            raise RejectedError(
+                422, f"{field}: It is of the action before; at t = 0 there was none, so leave it out.", field
+            )
+    return np.array([math.nan if row.reward is None else row.reward for row in rows], dtype=np.float64)
 
 
-def raw_action(value: Any, spec: Spec, field: str) -> Array:
+def raw_action(value: Any, spec: Spec, field: str) -> Array | int:
     """Return one raw action [*a] as the policy gave it; raise RejectedError (422) naming the field otherwise."""
     if spec.action_kind == "discrete":
         if not isinstance(value, int) or not 0 <= value < spec.num_actions:
             raise RejectedError(422, f"{field}: Expected a whole number from 0 to {spec.num_actions - 1}.", field)
-        return np.array(value, dtype=np.int64)
+        return value
     size = int(np.prod(spec.action_shape))
     if spec.action_kind == "multi_discrete":
         if not isinstance(value, list) or len(value) != size:
@@ -101,25 +100,28 @@ def raw_actions(rows: Sequence[EndRow[Any] | ResentRow[Any]], spec: Spec, where:
     return np.array([raw_action(row.action, spec, f"{where}[{i}].action") for i, row in enumerate(rows)])
 
 
-def repeated(rows: Sequence[ActRow[Any]], spec: Spec) -> None:
-    """Return when each step repeats digest and raw action of the answer before exactly from t = 1 on.
+def repeated(rows: Sequence[ActRow[Any]], spec: Spec) -> Array:
+    """Return the raw actions [N, *a] of the answers before, which steps repeat from t = 1 on; nothing is said at t = 0.
 
-    Raises RejectedError (422) otherwise, and when an episode is there twice.
+    Raises RejectedError (422) where a step doesn't repeat digest and raw action exactly from t = 1 on, and when an
+    episode is there twice.
     """
     seen: set[str] = set()
+    found = np.zeros((len(rows), *spec.action_shape), dtype=spec.action_dtype)
     for i, row in enumerate(rows):
-        where = f"steps[{i}]"
         if row.episode in seen:
-            raise RejectedError(
-                422,
-                f"{where}.episode: It is in this request twice; send its steps one after another.",
-                f"{where}.episode",
-            )
+            field = f"steps[{i}].episode"
+            raise RejectedError(422, f"{field}: It is in this request twice; send its steps one after another.", field)
         seen.add(row.episode)
-        for name in ("digest", "action"):
-            given = getattr(row, name) is not None
-            if given != (row.t > 0):
-                hint = "left out at t = 0" if given else "repeated from the answer before, from t = 1 on"
-                raise RejectedError(422, f"{where}.{name}: It has to be {hint}.", f"{where}.{name}")
+        if (row.digest is not None) != (row.t > 0) or (row.action is not None) != (row.t > 0):
+            raise _unlike(row, f"steps[{i}]")
         if row.t > 0:
-            raw_action(row.action, spec, f"{where}.action")
+            found[i] = raw_action(row.action, spec, f"steps[{i}].action")
+    return found
+
+
+def _unlike(row: ActRow[Any], where: str) -> RejectedError:
+    """Return what is wrong with a step that repeats too much or too little of the answer before."""
+    name = "digest" if (row.digest is not None) != (row.t > 0) else "action"
+    hint = "repeated from the answer before, from t = 1 on" if row.t > 0 else "left out at t = 0"
+    return RejectedError(422, f"{where}.{name}: It has to be {hint}.", f"{where}.{name}")

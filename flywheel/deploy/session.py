@@ -7,12 +7,11 @@ if the policy in service changed in between) and lets it see that a client chang
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,8 +31,7 @@ LOADED = 32
 """Policies kept ready; former ones are loaded again when an episode that began on them asks."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Last:
+class _Last(msgspec.Struct, frozen=True, gc=False):
     row: ActRow[Any]
     decision: Decision
 
@@ -94,9 +92,10 @@ class Session:
 
     def wanted(self, acting: Iterable[ActRow[Any]], resent: Iterable[ResentRow[Any]] = ()) -> set[str]:
         """Return digests to be held for these rows that aren't: admissible ones to act, known ones to recompute."""
-        act = {row.digest for row in acting if row.digest is not None} & set(self._admission.admissible)
-        again = {row.digest for row in resent} & self._admission.known
-        return (act | again) - self._policies.keys()
+        held = self._policies.keys()
+        act = {row.digest for row in acting if row.digest is not None} - held
+        again = {row.digest for row in resent} - held
+        return act.intersection(self._admission.admissible) | (again & self._admission.known)
 
     def _spec(self) -> Spec:
         if self.champion is None:
@@ -125,57 +124,52 @@ class Session:
         spec = self._spec()
         observations = columns.observations(rows, spec, "steps")
         rewards = columns.rewards(rows, "steps")
-        columns.repeated(rows, spec)
+        repeated = columns.repeated(rows, spec)
         self._check_known(rows, "steps")
-        answers = [self._retry(row, f"steps[{i}]") for i, row in enumerate(rows)]
+        answers = [self._retry(row, i) for i, row in enumerate(rows)]
         fresh = [i for i, answer in enumerate(answers) if answer is None]
-        if not fresh:
-            return [answer for answer in answers if answer is not None], None
-        digests = [self._release(rows[i]) for i in fresh]
-        steps = self._act([rows[i] for i in fresh], digests, observations[fresh], rewards[fresh], now, falls_back=True)
-        for at, i in enumerate(fresh):
-            if rows[i].t > 0:
-                steps.repeated_actions[at] = np.reshape(rows[i].action, spec.action_shape)  # type: ignore[arg-type]
-        steps = dataclasses.replace(steps, repeated_digests=tuple(rows[i].digest or "" for i in fresh))
-        decisions = iter(self._decisions(steps))
-        complete = [answer or next(decisions) for answer in answers]
-        for i in fresh:
-            self._remember(rows[i], complete[i])
-        return complete, steps
+        steps = None
+        if fresh:
+            if len(fresh) < len(rows):
+                rows = [rows[i] for i in fresh]
+                observations, rewards, repeated = observations[fresh], rewards[fresh], repeated[fresh]
+            digests = [self._release(row) for row in rows]
+            steps = self._act(rows, digests, observations, rewards, now, repeated=repeated, falls_back=True)
+            for i, row, decision in zip(fresh, rows, self._decisions(steps), strict=True):
+                answers[i] = decision
+                self._remember(row, decision)
+        return [answer for answer in answers if answer is not None], steps
 
-    def _retry(self, row: ActRow[Any], where: str) -> Decision | None:
+    def _retry(self, row: ActRow[Any], i: int) -> Decision | None:
         """Return the answer this very row got before, None if it is new; RejectedError (409) if it contradicts it."""
         last = self._last.get(row.episode)
-        if last is None:
+        if last is None or last.row.t != row.t:
+            self._check_story(row, last, f"steps[{i}]")
             return None
-        if last.row.t == row.t:
-            if last.row == row:
-                return last.decision
+        if last.row != row:
+            where = f"steps[{i}]"
             raise RejectedError(409, f"{where}: Step {row.t} of this episode came before with other content.", where)
-        self._check_story(row, last, where)
-        return None
+        return last.decision
 
-    def _check_story(self, row: ActRow[Any] | EndRow[Any], last: _Last, where: str) -> None:
+    def _check_story(self, row: ActRow[Any] | EndRow[Any], last: _Last | None, where: str) -> None:
         """Raise RejectedError (409) when a row repeats the answer before otherwise than it was.
 
         Another digest is fine: another replica may have answered a retry, and the repeated one counts.
         """
-        before = last.decision
-        if before.t == row.t - 1 and before.digest == row.digest and before.raw_action != row.action:
+        before = None if last is None else last.decision
+        if before and before.t == row.t - 1 and before.digest == row.digest and before.raw_action != row.action:
             raise RejectedError(
                 409, f"{where}.action: The answer before was {before.raw_action}, not {row.action}.", f"{where}.action"
             )
 
     def _release(self, row: ActRow[Any]) -> str:
         """Return whose the answer is: the policy's that the row names, at its episode's start the bucket's."""
-        assert self.champion is not None
-        named = row.digest
-        if named is None:
-            challenger = self._admission.challenger
-            is_tried = bucket(self._run_key, row.episode) < self._admission.share
-            named = challenger if is_tried and challenger else self.champion
+        admission, named = self._admission, row.digest
+        assert admission.champion is not None
+        if named is None and admission.challenger and bucket(self._run_key, row.episode) < admission.share:
+            named = admission.challenger
         is_ready = named in self._policies and named not in self._broken
-        return named if is_ready and named in self._admission.admissible else self.champion
+        return named if named and is_ready and named in admission.admissible else admission.champion
 
     def _remember(self, row: ActRow[Any], decision: Decision) -> None:
         last = self._last.get(row.episode)
@@ -192,23 +186,49 @@ class Session:
         observations: Array,
         rewards: NDArray[np.float64],
         now: float,
+        *,
+        repeated: Array | None = None,
         shift: float = 0.0,
         falls_back: bool = False,
     ) -> Steps:
         """Return what the policies say, as Steps. `shift` moves every draw, to see what lies beside a boundary.
 
+        `repeated` are the raw actions [N, *a] that the rows repeat of the answers before, None where they repeat none.
         With `falls_back` the champion answers for a policy that can't.
         """
         keys = np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64)
         times = np.array([row.t for row in rows], dtype=np.int64)
-        spec = self._spec()
-        uniform = draws(keys, times, spec.num_draws)
+        uniform = draws(keys, times, self._spec().num_draws)
         if shift:
             uniform = np.clip(uniform + shift, TOLERANCE / 2, 1 - TOLERANCE / 2)
-        raw_actions = np.zeros((len(rows), *spec.action_shape), dtype=spec.action_dtype)
-        logps = np.zeros(len(rows))
-        names = list(digests)
-        for digest in dict.fromkeys(digests):
+        names, raw_actions, logps = self._heard(digests, observations, uniform, falls_back)
+        num, told = len(rows), repeated is not None
+        return Steps(
+            episodes=tuple([row.episode for row in rows]),
+            t=times,
+            digests=names,
+            observations=observations,
+            raw_actions=raw_actions,
+            logps=logps,
+            draw_keys=keys,
+            rewards=rewards,
+            ends=("no",) * num,
+            seen_at=np.full(num, now),
+            repeated_digests=tuple([row.digest or "" for row in rows]) if told else ("",) * num,
+            repeated_actions=np.zeros_like(raw_actions) if repeated is None else repeated,
+        )
+
+    def _heard(
+        self, digests: Sequence[str], observations: Array, uniform: NDArray[np.float64], falls_back: bool
+    ) -> tuple[tuple[str, ...], Array, NDArray[np.float64]]:
+        """Return who answered each row, with what raw actions and log probabilities."""
+        names, (first, *others) = list(digests), dict.fromkeys(digests)
+        if not others and first == self.champion:  # hardly ever otherwise
+            return tuple(names), *self._answer(first, observations, uniform)
+        spec = self._spec()
+        raw_actions = np.zeros((len(names), *spec.action_shape), dtype=spec.action_dtype)
+        logps = np.zeros(len(names))
+        for digest in (first, *others):
             some = [i for i, name in enumerate(digests) if name == digest]
             try:
                 raw_actions[some], logps[some] = self._answer(digest, observations[some], uniform[some])
@@ -219,31 +239,15 @@ class Session:
                 raw_actions[some], logps[some] = self._answer(self.champion, observations[some], uniform[some])
                 for i in some:
                     names[i] = self.champion
-        return Steps(
-            episodes=tuple(row.episode for row in rows),
-            t=times,
-            digests=tuple(names),
-            observations=observations,
-            raw_actions=raw_actions,
-            logps=logps,
-            draw_keys=keys,
-            rewards=rewards,
-            ends=tuple("no" for _ in rows),
-            seen_at=np.full(len(rows), now),
-            repeated_digests=("",) * len(rows),
-            repeated_actions=np.zeros_like(raw_actions),
-        )
+        return tuple(names), raw_actions, logps
 
     def _answer(
         self, digest: str, observations: Array, uniform: NDArray[np.float64]
     ) -> tuple[Array, NDArray[np.float64]]:
         """Return a policy's raw actions and log probabilities, LOCKSTEP rows at once; raise what it raises."""
-        spec, num = self._spec(), len(observations)
-        raw_actions = np.zeros((num, *spec.action_shape), dtype=spec.action_dtype)
-        logps = np.zeros(num)
-        for start in range(0, num, LOCKSTEP):
-            some = slice(start, start + LOCKSTEP)
-            raw_actions[some], logps[some] = self._policies[digest].act(observations[some], uniform[some])
+        act, starts = self._policies[digest].act, range(0, len(observations), LOCKSTEP)
+        parts = [act(observations[i : i + LOCKSTEP], uniform[i : i + LOCKSTEP]) for i in starts]
+        raw_actions, logps = parts[0] if len(parts) == 1 else (np.concatenate(column) for column in zip(*parts, strict=True))
         if digest != self.champion and not (np.isfinite(raw_actions).all() and not np.isnan(logps).any()):
             raise Refused(f"Policy {digest[:12]} answered with a number that is not finite.")
         return raw_actions, logps
@@ -372,7 +376,7 @@ class Session:
         wrong = _differs(steps.raw_actions, told)
         # another replica's CPU may have fallen on the other side of a boundary between two actions
         for shift in (TOLERANCE, -TOLERANCE) if wrong.any() else ():
-            wrong &= _differs(self._act(rows, digests, observations, rewards, now, shift).raw_actions, told)
+            wrong &= _differs(self._act(rows, digests, observations, rewards, now, shift=shift).raw_actions, told)
         if wrong.any():
             field = f"resend[{int(np.flatnonzero(wrong)[0])}].action"
             raise RejectedError(409, f"{field}: The policy that is named never gave this action there.", field)
