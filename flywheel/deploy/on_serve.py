@@ -25,6 +25,7 @@ from flywheel.config import DeployConfig, TraceConfig
 from flywheel.deploy.door import Door, Receive, Scope, Send
 from flywheel.deploy.on_ray import OBSERVER, REGISTRY, ObserverActorLink, RegistryActorLink, namespace
 from flywheel.deploy.service import Service
+from flywheel.deploy.shortcut import open_to
 from flywheel.deploy.traces import TOLD, Traces
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
@@ -66,8 +67,8 @@ class PolicyReplica:
         self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
         self._service = Service(config, registry, observer, time.time, self._traces)
 
-    def __serve_build_asgi_app__(self) -> TimedDoor:
-        return TimedDoor(self._service, self._meters)
+    def __serve_build_asgi_app__(self) -> Door:
+        return open_to(TimedDoor(self._service, self._meters))
 
     async def check_health(self) -> None:
         """Report the replica's numbers; Serve asks every few seconds."""
