@@ -208,6 +208,10 @@ def peer(kind: str, wheel: Wheel, directory: Path) -> Iterator[Server]:
             process.stdin.close()
             if kind == "bare":
                 process.terminate()
+            try:
+                process.wait(60.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:

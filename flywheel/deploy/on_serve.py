@@ -52,7 +52,8 @@ class TimedDoor(Door):
             await send(message)
 
         await super().__call__(scope, receive, told)
-        self._meters.record(readings.of_request(scope["path"], code, time.perf_counter() - began))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        self._meters.record(readings.of_request(path, code, time.perf_counter() - began))
 
 
 @serve.ingress()

@@ -10,11 +10,12 @@ the API to the door directly; everything else, and all of it where the variable 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 
-from flywheel.deploy.door import Door, Receive, Scope, Send
+if TYPE_CHECKING:  # Serve's proxies import this, too, and have no use for NumPy
+    from flywheel.deploy.door import Door, Receive, Scope, Send
 
 _API = "/v1/"
 _doors: dict[asyncio.AbstractEventLoop, Door] = {}
