@@ -24,7 +24,7 @@ from tests.deploy.test_session import RUN_KEY, after, first, resent, session_of
 
 
 def acted(session: Session, lease: Lease, num_steps: int = 5, seed: int = 0, **changes: Any) -> EpisodeRow:
-    """Return a whole episode of a client that acts by itself, on made-up observations, by the lease's policy and key."""
+    """Return a whole episode of a client that acts by itself on made-up observations, by its lease's policy and key."""
     policy = session.policy(lease.digest)
     assert policy is not None
     observations = np.random.default_rng(seed).normal(0.0, 0.1, (num_steps + 1, 4)).astype(np.float32)
