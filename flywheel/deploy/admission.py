@@ -28,6 +28,8 @@ class Admission:
     """The digest that is being tried beside the champion; None where none is."""
     share: float = 0.0
     """Share of new episodes that the challenger is given; at 0 it is in the shadow: it acts, and is not heard."""
+    since: float = 0.0
+    """When that share came into force; 0 where there is no challenger."""
     previous: str | None = None
     """The digest that a rollback would put into service."""
     condemned: Mapping[str, str] = field(default_factory=dict)

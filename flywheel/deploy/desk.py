@@ -87,8 +87,9 @@ class Desk:
             for each in told:
                 await self._prepare(session, EpisodesRequest([each.row]))
                 policy, now = session.policy(each.row.digest), self.clock()
+                given = (policy, secrets.run, secrets.task, now, session.admission.since + self.config.settle_s)
                 try:  # in a thread: thousands of steps may be computed again, and others wait for decisions
-                    proven.append(await asyncio.to_thread(prove, each, policy, secrets.run, secrets.task, now))
+                    proven.append(await asyncio.to_thread(prove, each, *given))
                 except Refused as error:
                     refused[each.row.episode] = str(error)
             answers = await within(self._observer.upload(proven)) if proven else {}

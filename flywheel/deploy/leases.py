@@ -81,12 +81,14 @@ def _wrong(i: int, name: str, sentence: str) -> RejectedError:
     return RejectedError(422, f"{field}: {sentence}", field)
 
 
-def prove(told: Told, policy: Policy | None, run_key: bytes, task: str, now: float) -> Episode:
+def prove(told: Told, policy: Policy | None, run_key: bytes, task: str, now: float, settled_at: float = 0.0) -> Episode:
     """Return the episode that was acted under a lease, with its draws and log probabilities computed again.
 
     Whether it failed is not judged yet. Times that are not between the lease's and `now` are moved there, as clocks
-    differ. Raises Refused when the seal is not of this lease, there is no `policy` to prove it by (None), or an action
-    is one that the policy didn't give there.
+    differ. One whose lease was given before `settled_at` begins with its lease: whoever reads outcomes by the share of
+    episodes that a challenger had at their start reads by the share that drew it.
+    Raises Refused when the seal is not of this lease, there is no `policy` to prove it by (None), or an action is one
+    that the policy didn't give there.
     """
     row, num_steps = told.row, len(told.raw_actions)
     if not hmac.compare_digest(row.seal, seal(run_key, row.episode, row.digest, row.given_at)):
@@ -105,7 +107,8 @@ def prove(told: Told, policy: Policy | None, run_key: bytes, task: str, now: flo
     if not same.all():
         t = int(np.flatnonzero(~same)[0])
         raise Refused(f"raw_actions[{t}]: Policy {row.digest[:12]} never gave this action there.")
-    started_at = min(max(row.started_at, row.given_at), now)
+    begun_at = row.given_at if row.given_at < settled_at else max(row.started_at, row.given_at)
+    started_at = min(begun_at, now)
     return Episode(
         id=row.episode,
         origin="production",

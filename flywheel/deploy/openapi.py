@@ -90,7 +90,8 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 def _operation(route: Route, schemas: Mapping[Any, Any]) -> dict[str, Any]:
     answer = {} if route.gives is None else schemas[route.gives]
     fails = {404: "there is no such path", 405: "the path takes another method"}
-    fails |= (_OF_TOKENS if route.scopes else {}) | (_OF_BODIES if route.takes else {}) | route.fails
+    for some in (_OF_TOKENS if route.scopes else {}, _OF_BODIES if route.takes else {}, route.fails):
+        fails.update(some)
     told: dict[str, Any] = {
         "operationId": route.name,
         "summary": f"{route.method} {route.path}",

@@ -355,6 +355,7 @@ class Registry(Challenges, Tokens):
             tokens=self.in_force(),
             challenger=None if release is None else release.digest,
             share=0.0 if release is None else release.share,
+            since=0.0 if release is None else release.released_at,
             previous=self.previous(),
             condemned={digest: reason for digest, (reason, _) in condemned.items()},
         )

@@ -201,8 +201,9 @@ class Service(Desk):
     @property
     def spec(self) -> Spec | None:
         """What the policy in service reads and gives; None where there is none yet."""
-        policy = self._session and self._session.policy(self._session.champion or "")
-        return policy.spec if policy else None
+        session = self._session
+        policy = None if session is None else session.policy(session.champion or "")
+        return None if policy is None else policy.spec
 
     @property
     def wire(self) -> Wire:

@@ -272,8 +272,9 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 # Bodies as bytes
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
-JSON, MSGPACK = "application/json", "application/msgpack"
 Media = Literal["application/json", "application/msgpack"]
+JSON: Media = "application/json"
+MSGPACK: Media = "application/msgpack"
 
 
 def media_of(header: bytes) -> Media:
@@ -312,8 +313,10 @@ class Wire:
 @lru_cache(maxsize=8)
 def wire(leaves: Leaves) -> Wire:
     """Return what reads observations of these leaves."""
-    kinds: tuple[Any, ...] = (ActRequest, EndRequest, EpisodesRequest)
-    return Wire(*(Reading(kind[wire_type(leaves)]) for kind in kinds))
+    seen = wire_type(leaves)
+    act: Reading[ActRequest[Any]] = Reading(ActRequest[seen])
+    end: Reading[EndRequest[Any]] = Reading(EndRequest[seen])
+    return Wire(act, end, Reading(EpisodesRequest[seen]))
 
 
 REWARDS: Reading[RewardsRequest] = Reading(RewardsRequest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 from typing import Any
 
@@ -124,12 +125,11 @@ def links_of(service: Service) -> Links:
 
 async def uploadable(http: httpx.AsyncClient, world: World, num: int = 1, **changes: Any) -> list[dict[str, Any]]:
     """Return whole episodes of two steps, acted by a client that knows no more than what the API tells it."""
-    (told,) = [(await http.get("/v1/policies/@champion")).json()]
-    files = {name: base64.b64decode(data) for name, data in told["files"].items()}
-    policy = load(Bundle(world.registry.artifact(told["artifact"]["digest"]), files))
     episodes = []
     for lease in (await sent(http, "/v1/leases", num=num))["leases"]:
-        assert lease["digest"] == policy.digest
+        told = (await http.get(f"/v1/policies/{lease['digest']}")).json()
+        files = {name: base64.b64decode(data) for name, data in told["files"].items()}
+        policy = load(Bundle(world.registry.artifact(lease["digest"]), files))
         observations = np.array([[0.01, 0.02, 0.03, 0.04], [0.02, 0.0, 0.1, 0.2], [0.0, 0.0, 0.3, 0.4]], np.float32)
         actions, _ = policy.act(observations[:-1], draws([lease["draw_key"]] * 2, [0, 1], policy.spec.num_draws))
         whole = {key: lease[key] for key in ("episode", "digest", "given_at", "seal")}
@@ -201,6 +201,25 @@ async def test_episodes_can_be_sent_again_when_the_observer_was_away(
         assert (await rejected(http, "/v1/episodes", episodes=episodes))[0] == 503
         links.away = False
         assert len((await sent(http, "/v1/episodes", episodes=episodes))["acknowledged"]) == 1
+
+
+async def test_what_a_lease_of_another_share_brings_counts_for_the_share_that_drew_it(
+    world: World, links: Links
+) -> None:
+    world.served(1.0)
+    canary = world.registry.challenge(world.judged(2.0).digest, Ramp(), NOW + 5, urgent=True)
+    now = [NOW]
+    service = Service(dataclasses.replace(DOOR, settle_s=2.0), links, links, lambda: now[0])
+    async with opened(service) as http:
+        episodes = []
+        for given_at in (NOW, NOW + 6, NOW + 8):
+            now[0] = given_at
+            episodes += await uploadable(http, world, started_at=NOW + 20, ended_at=NOW + 20)
+        now[0] = NOW + 20
+        await sent(http, "/v1/episodes", episodes=episodes)
+    started = [episode.started_at for episode in links.store.read([episode["episode"] for episode in episodes])]
+    assert started == [NOW, NOW + 6, NOW + 20]
+    assert [canary.share_at(at, 2.0) for at in started] == [None, None, canary.share]
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,17 @@ def test_times_of_another_clock_are_moved_between_the_lease_and_now(
     assert (episode.started_at, episode.ended_at) == kept
 
 
+@pytest.mark.parametrize(("settled_at", "kept"), [(0.0, NOW + 5), (NOW, NOW + 5), (NOW + 1, NOW), (NOW + 9, NOW)])
+def test_an_episode_whose_lease_was_drawn_by_another_share_begins_with_its_lease(
+    world: World, settled_at: float, kept: float
+) -> None:
+    session = session_of(world, world.served())
+    (lease,) = session.lease(["mine"], NOW)
+    (told,) = session.told([acted(session, lease, started_at=NOW + 5, ended_at=NOW + 6)])
+    episode = prove(told, session.policy(lease.digest), RUN_KEY, "t", NOW + 10, settled_at)
+    assert (episode.started_at, episode.ended_at) == (kept, NOW + 6)
+
+
 nan = float("nan")
 
 
