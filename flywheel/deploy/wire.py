@@ -313,10 +313,9 @@ class Wire:
 @lru_cache(maxsize=8)
 def wire(leaves: Leaves) -> Wire:
     """Return what reads observations of these leaves."""
-    seen = wire_type(leaves)
-    act: Reading[ActRequest[Any]] = Reading(ActRequest[seen])
-    end: Reading[EndRequest[Any]] = Reading(EndRequest[seen])
-    return Wire(act, end, Reading(EpisodesRequest[seen]))
+    kinds: tuple[Any, Any, Any] = (ActRequest, EndRequest, EpisodesRequest)
+    act, end, episodes = (kind[wire_type(leaves)] for kind in kinds)
+    return Wire(Reading(act), Reading(end), Reading(episodes))
 
 
 REWARDS: Reading[RewardsRequest] = Reading(RewardsRequest)
