@@ -3,9 +3,9 @@
     python -m experiments.bench_serve             # some ten minutes
     python -m experiments.bench_serve --quick     # a rough answer, and nothing is written
 
-S3  one decision a request over keep-alive connections, 1, 8 and 32 of them: Flywheel's own application in Serve's HAProxy
-    ingress, with a registry, a judged policy and steps that go to the observer; FastAPI under uvicorn with the same
-    network, body and answer, and a token (experiments/serve_peers.py); and the same in Ray Serve as it comes
+S3  one decision a request over keep-alive connections, 1, 8 and 32 of them: Flywheel's own application behind Serve's
+    HAProxy ingress, with a registry, a judged policy and steps that go to the observer; FastAPI under uvicorn with the
+    same network, body and answer, and a token (experiments/serve_peers.py); and the same in Ray Serve as it comes
 S4  batches of 256 decisions, on one replica
 S6  the observer is killed: requests are answered, and the steps that were not logged are counted, to the last one
 

@@ -3,8 +3,7 @@
 It plays made-up episodes over keep-alive connections, each of which sends its next request when it has the answer to
 the one before. All that can be is made beforehand, and an answer is searched for the two things that the next request
 repeats, not parsed: it has to be so light that the server is what is measured, and it says itself which share of a CPU
-it took. It speaks JSON lines on its standard input and output: a Block there, a Played back, and after that "end" there and
-an Ended back, until the input ends.
+it took. It speaks JSON lines on its standard input and output: a Block there, Played back; "end" there, Ended back.
 """
 
 from __future__ import annotations

@@ -192,6 +192,9 @@ class ObserveConfig:
     """mean number of episodes between false alarms of all monitors together (at least)"""
     baseline_episodes: int = 100
     """episodes of a release from which the world monitor learns what is normal"""
+    reward_window_s: float = 0.0
+    """seconds after an episode's end for which its outcome waits where a reward isn't known yet, and all that began
+    after it; 0 has it read at once. Later rewards are kept and learnt from, and alarm nobody"""
 
 
 @dataclass(frozen=True, slots=True)
