@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-OBSERVATIONS = tuple(
-    b"[%.6f,%.6f,%.6f,%.6f]" % (0.001 * i, 0.002 * i, 0.0005 * (i % 7), -0.001 * i) for i in range(-50, 50)
-)
+POINTS = tuple((0.001 * i, 0.002 * i, 0.0005 * (i % 7), -0.001 * i) for i in range(-50, 50))
+OBSERVATIONS = tuple(b"[%.6f,%.6f,%.6f,%.6f]" % point for point in POINTS)
 _REPEATED = re.compile(rb'"digest":"([0-9a-f]{64})","action":[^}]*?"raw_action":(\d+)')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _END = b"\r\n\r\n"
@@ -38,6 +38,8 @@ class Block(msgspec.Struct, kw_only=True):
     seconds: float
     rows: int = 1
     """Decisions a request asks for, each of another episode."""
+    media: str = "application/json"
+    """How requests and answers are written: so, or as application/msgpack."""
     steps: int = 100
     """Length of an episode; the next one begins where it ends."""
     ends: bool = False
@@ -56,6 +58,15 @@ class Played(msgspec.Struct, kw_only=True):
     """Of one CPU, that the generator took in that time."""
     num_decisions: int
     """All that were answered, those after the time was over, too."""
+
+
+class _Decision(msgspec.Struct):
+    digest: str
+    raw_action: int
+
+
+class _Answer(msgspec.Struct):
+    decisions: list[_Decision]
 
 
 class Ended(msgspec.Struct, kw_only=True):
@@ -95,7 +106,7 @@ class Player:
         self._block, self._count = block, 0
         self._head = (
             f" HTTP/1.1\r\nHost: {block.host}\r\nAuthorization: Bearer {block.token}\r\n"
-            "Content-Type: application/json\r\nContent-Length: "
+            f"Content-Type: {block.media}\r\nAccept: {block.media}\r\nContent-Length: "
         ).encode()
         self._over: list[bytes] = []
         self._connections = [Connection(self._connect(), self._names()) for _ in range(block.connections)]
@@ -150,20 +161,30 @@ class Player:
 
     def _send(self, connection: Connection) -> None:
         """Send the next step of its episodes."""
-        t, each = connection.t, zip(connection.names, connection.repeated, strict=False)
-        observation = OBSERVATIONS[t % len(OBSERVATIONS)]
-        if t == 0:
-            rows = [b'{"episode":"%b","t":0,"observation":%b}' % (n.encode(), observation) for n in connection.names]
-        else:
-            rows = [
-                b'{"episode":"%b","t":%d,"observation":%b,"reward":1.0,"digest":"%b","action":%b}'
-                % (name.encode(), t, observation, *repeated)
-                for name, repeated in each
-            ]
-        body = b'{"steps":[' + b",".join(rows) + b"]}"
+        body = self._binary(connection) if self._block.media.endswith("msgpack") else self._text(connection)
         message = b"POST /v1/act" + self._head + b"%d" % len(body) + _END + body
         connection.sent_at = time.perf_counter()
         connection.sock.sendall(message)
+
+    def _text(self, connection: Connection) -> bytes:
+        t, names = connection.t, [name.encode() for name in connection.names]
+        observation = OBSERVATIONS[t % len(OBSERVATIONS)]
+        if t == 0:
+            rows = [b'{"episode":"%b","t":0,"observation":%b}' % (name, observation) for name in names]
+        else:
+            rows = [
+                b'{"episode":"%b","t":%d,"observation":%b,"reward":1.0,"digest":"%b","action":%b}'
+                % (name, t, observation, *repeated)
+                for name, repeated in zip(names, connection.repeated, strict=True)
+            ]
+        return b'{"steps":[' + b",".join(rows) + b"]}"
+
+    def _binary(self, connection: Connection) -> bytes:
+        t, point = connection.t, POINTS[connection.t % len(POINTS)]
+        rows: list[dict[str, Any]] = [{"episode": name, "t": t, "observation": point} for name in connection.names]
+        for row, (digest, action) in zip(rows, connection.repeated if t else (), strict=False):
+            row |= {"reward": 1.0, "digest": digest.decode(), "action": int(action)}
+        return msgspec.msgpack.encode({"steps": rows})
 
     def _receive(self, connection: Connection) -> bool:
         """Read what is there; return True once the whole answer is."""
@@ -183,7 +204,7 @@ class Player:
 
     def _take(self, connection: Connection) -> None:
         """Take in a whole answer."""
-        found = _REPEATED.findall(connection.received)
+        found = self._repeated(connection.received)
         if len(found) != self._block.rows:
             raise RefusedError(f"Expected {self._block.rows} decisions, got {connection.received.decode()}.")
         connection.received, connection.wanted, connection.repeated = b"", 0, found
@@ -191,6 +212,12 @@ class Player:
         if connection.t == self._block.steps:
             self._finish(connection)
             connection.t, connection.names = 0, self._names()
+
+    def _repeated(self, received: bytes) -> list[tuple[bytes, bytes]]:
+        if not self._block.media.endswith("msgpack"):
+            return _REPEATED.findall(received)
+        decisions = msgspec.msgpack.decode(received.partition(_END)[2], type=_Answer).decisions
+        return [(decision.digest.encode(), b"%d" % decision.raw_action) for decision in decisions]
 
     def _finish(self, connection: Connection) -> None:
         """Note the end of its episodes, which is told later."""
@@ -212,7 +239,8 @@ class Player:
         teller = Connection(self._connect(), [])
         for start in range(0, len(self._over), 512):
             body = b'{"episodes":[' + b",".join(self._over[start : start + 512]) + b"]}"
-            teller.sock.sendall(b"POST /v1/end" + self._head + b"%d" % len(body) + _END + body)
+            head = self._head.replace(b"application/msgpack", b"application/json")
+            teller.sock.sendall(b"POST /v1/end" + head + b"%d" % len(body) + _END + body)
             while not self._receive(teller):
                 pass
             answer = msgspec.json.decode(teller.received.partition(_END)[2])
