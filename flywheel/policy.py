@@ -7,13 +7,14 @@ the files are ONNX, safetensors and JSON.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ class Policy:
         result: NDArray[np.float32] = self._session.run(self._gives, {self._input: rows})[0]
         return result
 
+    def bound(self) -> tuple[Callable[[], object], NDArray[np.float32], NDArray[np.float32]]:
+        """Return (run, observation float32[1, o], outputs float32[1, D]) for one decision after another.
+
+        What lies in the second array when `run` is called has its outputs, those of `outputs`, in the third one then.
+        """
+        seen = np.zeros((1, math.prod(self.spec.observation_shape)), np.float32)
+        gives = self.outputs(seen)
+        binding = self._session.io_binding()
+        binding.bind_input(self._input, "cpu", 0, np.float32, seen.shape, seen.ctypes.data)
+        binding.bind_output(self._gives[0], "cpu", 0, np.float32, gives.shape, gives.ctypes.data)
+        return functools.partial(self._session.run_with_iobinding, binding), seen, gives
+
     def act(
         self, observations: Array, draws: NDArray[np.float64], rule: Rule | None = None
     ) -> tuple[Array, NDArray[np.float64]]:
@@ -121,7 +134,8 @@ def _multi_categorical(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     parts = np.split(logits, np.cumsum(nvec)[:-1], axis=1)
     drawn = [_categorical(part, draws[:, k : k + 1], rule) for k, part in enumerate(parts)]
-    return np.stack([actions for actions, _ in drawn], axis=1), np.sum([logps for _, logps in drawn], axis=0)
+    # one after another, at any number of rows: np.sum adds the parts of a single row in another order
+    return np.stack([actions for actions, _ in drawn], axis=1), np.add.accumulate([logps for _, logps in drawn])[-1]
 
 
 def _gaussian(
@@ -260,10 +274,16 @@ def read_artifact(directory: Path) -> Artifact:
 
 def bundle(artifact: Artifact) -> Bundle:
     """Return an artifact with its network and manifest, read and proven; it says no more where they lie."""
-    files = read_files(Path(artifact.uri))
-    _proven(artifact.digest, files)
-    acting = {name: files[name] for name in (MANIFEST, NETWORK)}
-    return Bundle(dataclasses.replace(artifact, uri=""), acting)
+    return bundled(artifact.digest, read_files(Path(artifact.uri)))
+
+
+def bundled(digest: str, files: Files) -> Bundle:
+    """Return what acting needs of a policy's files, each hashed again; raise Refused when one isn't of this digest."""
+    artifact = _proven(digest, files)
+    try:
+        return Bundle(artifact, {name: files[name] for name in (MANIFEST, NETWORK)})
+    except KeyError as error:
+        raise Refused(f"Policy {digest[:12]} is incomplete: there is no {NETWORK}.") from error
 
 
 def _manifest(digest: str, files: Files) -> dict[str, Any]:

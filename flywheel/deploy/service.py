@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Admission, Tried, admit
+from flywheel.deploy.admission import Admission, Tried
 from flywheel.deploy.outbox import Outbox, join
 from flywheel.deploy.rules import Rules
 from flywheel.deploy.session import Session
@@ -19,6 +19,7 @@ from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, R
 from flywheel.errors import FlywheelError, Refused
 from flywheel.policy import Bundle
 from flywheel.records import Steps, Verdict
+from flywheel.verdicts import admit
 
 AWAY_S = 5.0
 """Seconds after which an observer or a registry that doesn't answer counts as away."""
