@@ -31,6 +31,7 @@ WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 TOLERANCE = 1e-5
 """Largest difference between an output and its golden vector on another CPU kind or library version."""
+NO_DEVIATIONS = "The policy gives means without deviations, so its actions can't be drawn: its rule is greedy."
 
 
 class Policy:
@@ -148,7 +149,7 @@ def _gaussian(
     if rule.greedy:
         return mean.astype(np.float32).reshape(-1, *shape), np.zeros(len(mean))
     if not log_deviation.size:
-        raise Refused("The policy gives means without deviations, so its actions can't be drawn: its rule is greedy.")
+        raise Refused(NO_DEVIATIONS)
     deviation = np.exp(log_deviation) * rule.temperature
     actions = (mean + deviation * ndtri(draws)).astype(np.float32)
     distance = (actions - mean) / deviation
@@ -162,12 +163,21 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
         return np.asarray(raw_actions) + spec.action_start
     if spec.action_kind == "multi_discrete":
         return np.asarray(raw_actions) + np.array(spec.action_starts, dtype=np.int64)
-    low = np.asarray(spec.action_low, dtype=np.float32).reshape(spec.action_shape)
-    high = np.asarray(spec.action_high, dtype=np.float32).reshape(spec.action_shape)
-    actions: Array = np.asarray(raw_actions, dtype=np.float32)
-    if spec.unsquash:
-        actions = low + (actions + 1.0) * (high - low) / 2.0
-    return np.clip(actions, low, high).astype(np.float32)
+    return in_box(np.asarray(raw_actions, dtype=np.float32), *bounds(spec), spec.unsquash)
+
+
+def bounds(spec: Spec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the lowest and the highest box action, float32[*a] each."""
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in (spec.action_low, spec.action_high))
+    return low.reshape(spec.action_shape), high.reshape(spec.action_shape)
+
+
+def in_box(
+    raw_actions: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], unsquash: bool
+) -> NDArray[np.float32]:
+    """Return raw box actions float32[..., *a] within their bounds, stretched to them where they are unsquashed."""
+    actions = low + (raw_actions + 1.0) * (high - low) / 2.0 if unsquash else raw_actions
+    return np.minimum(np.maximum(actions, low), high)
 
 
 Files = Mapping[str, bytes]
@@ -279,11 +289,10 @@ def bundle(artifact: Artifact) -> Bundle:
 
 def bundled(digest: str, files: Files) -> Bundle:
     """Return what acting needs of a policy's files, each hashed again; raise Refused when one isn't of this digest."""
-    artifact = _proven(digest, files)
-    try:
-        return Bundle(artifact, {name: files[name] for name in (MANIFEST, NETWORK)})
-    except KeyError as error:
-        raise Refused(f"Policy {digest[:12]} is incomplete: there is no {NETWORK}.") from error
+    for name in (MANIFEST, NETWORK):
+        if name not in files:
+            raise Refused(f"Policy {digest[:12]} is incomplete: there is no {name}.")
+    return Bundle(_proven(digest, files), {name: files[name] for name in (MANIFEST, NETWORK)})
 
 
 def _manifest(digest: str, files: Files) -> dict[str, Any]:
