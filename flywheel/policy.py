@@ -7,13 +7,14 @@ the files are ONNX, safetensors and JSON.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 TOLERANCE = 1e-5
 """Largest difference between an output and its golden vector on another CPU kind or library version."""
+NO_DEVIATIONS = "The policy gives means without deviations, so its actions can't be drawn: its rule is greedy."
 
 
 class Policy:
@@ -77,6 +79,18 @@ class Policy:
         rows = np.ascontiguousarray(observations, dtype=np.float32).reshape(len(observations), -1)
         result: NDArray[np.float32] = self._session.run(self._gives, {self._input: rows})[0]
         return result
+
+    def bound(self) -> tuple[Callable[[], object], NDArray[np.float32], NDArray[np.float32]]:
+        """Return (run, observation float32[1, o], outputs float32[1, D]) for one decision after another.
+
+        What lies in the second array when `run` is called has its outputs, those of `outputs`, in the third one then.
+        """
+        seen = np.zeros((1, math.prod(self.spec.observation_shape)), np.float32)
+        gives = self.outputs(seen)
+        binding = self._session.io_binding()
+        binding.bind_input(self._input, "cpu", 0, np.float32, seen.shape, seen.ctypes.data)
+        binding.bind_output(self._gives[0], "cpu", 0, np.float32, gives.shape, gives.ctypes.data)
+        return functools.partial(self._session.run_with_iobinding, binding), seen, gives
 
     def act(
         self, observations: Array, draws: NDArray[np.float64], rule: Rule | None = None
@@ -145,7 +159,8 @@ def _multi_categorical(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     parts = np.split(logits, np.cumsum(nvec)[:-1], axis=1)
     drawn = [_categorical(part, draws[:, k : k + 1], rule) for k, part in enumerate(parts)]
-    return np.stack([actions for actions, _ in drawn], axis=1), np.sum([logps for _, logps in drawn], axis=0)
+    # one after another, at any number of rows: np.sum adds the parts of a single row in another order
+    return np.stack([actions for actions, _ in drawn], axis=1), np.add.accumulate([logps for _, logps in drawn])[-1]
 
 
 def _gaussian(
@@ -158,7 +173,7 @@ def _gaussian(
     if rule.greedy:
         return mean.astype(np.float32).reshape(-1, *shape), np.zeros(len(mean))
     if not log_deviation.size:
-        raise Refused("The policy gives means without deviations, so its actions can't be drawn: its rule is greedy.")
+        raise Refused(NO_DEVIATIONS)
     deviation = np.exp(log_deviation) * rule.temperature
     actions = (mean + deviation * ndtri(draws)).astype(np.float32)
     distance = (actions - mean) / deviation
@@ -172,12 +187,21 @@ def to_env(spec: Spec, raw_actions: Array) -> Array:
         return np.asarray(raw_actions) + spec.action_start
     if spec.action_kind == "multi_discrete":
         return np.asarray(raw_actions) + np.array(spec.action_starts, dtype=np.int64)
-    low = np.asarray(spec.action_low, dtype=np.float32).reshape(spec.action_shape)
-    high = np.asarray(spec.action_high, dtype=np.float32).reshape(spec.action_shape)
-    actions: Array = np.asarray(raw_actions, dtype=np.float32)
-    if spec.unsquash:
-        actions = low + (actions + 1.0) * (high - low) / 2.0
-    return np.clip(actions, low, high).astype(np.float32)
+    return in_box(np.asarray(raw_actions, dtype=np.float32), *bounds(spec), spec.unsquash)
+
+
+def bounds(spec: Spec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the lowest and the highest box action, float32[*a] each."""
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in (spec.action_low, spec.action_high))
+    return low.reshape(spec.action_shape), high.reshape(spec.action_shape)
+
+
+def in_box(
+    raw_actions: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], unsquash: bool
+) -> NDArray[np.float32]:
+    """Return raw box actions float32[..., *a] within their bounds, stretched to them where they are unsquashed."""
+    actions = low + (raw_actions + 1.0) * (high - low) / 2.0 if unsquash else raw_actions
+    return np.minimum(np.maximum(actions, low), high)
 
 
 Files = Mapping[str, bytes]
@@ -284,10 +308,15 @@ def read_artifact(directory: Path) -> Artifact:
 
 def bundle(artifact: Artifact) -> Bundle:
     """Return an artifact with its network and manifest, read and proven; it says no more where they lie."""
-    files = read_files(Path(artifact.uri))
-    _proven(artifact.digest, files)
-    acting = {name: files[name] for name in (MANIFEST, NETWORK)}
-    return Bundle(dataclasses.replace(artifact, uri=""), acting)
+    return bundled(artifact.digest, read_files(Path(artifact.uri)))
+
+
+def bundled(digest: str, files: Files) -> Bundle:
+    """Return what acting needs of a policy's files, each hashed again; raise Refused when one isn't of this digest."""
+    for name in (MANIFEST, NETWORK):
+        if name not in files:
+            raise Refused(f"Policy {digest[:12]} is incomplete: there is no {name}.")
+    return Bundle(_proven(digest, files), {name: files[name] for name in (MANIFEST, NETWORK)})
 
 
 def _manifest(digest: str, files: Files) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from flywheel import archive, owner
+from flywheel import verdicts as signed
 from flywheel.config import Config, GateConfig
-from flywheel.deploy import verdicts as signed
 from flywheel.deploy.registry import POLICIES, open_readonly
 from flywheel.judging import CODES
 from flywheel.records import Verdict

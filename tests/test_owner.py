@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from flywheel import archive, cli, foreign, owner
+from flywheel import verdicts as signed
 from flywheel.config import Config, GateConfig, TrainConfig
 from flywheel.deploy import registry as registries
-from flywheel.deploy import verdicts as signed
 from flywheel.deploy.registry import open_readonly
 from flywheel.errors import Refused, UsageError
 from flywheel.policy import Policy

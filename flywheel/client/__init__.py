@@ -6,12 +6,45 @@
         episode.reward(1.0)
         episode.end(observation, terminated=True)
 
-In: observations, rewards and ends of a program. Out: actions, and episodes that are durable once `end` returns.
-Never: imports Ray, torch or ONNX Runtime; forgets a step before its episode is acknowledged.
+`AsyncClient` is the same with awaits; `Local` acts in process, without a request a step.
+
+In: observations, rewards and ends of a program. Out: actions, and episodes that are durable: on the server once `end`
+returns, by `Local` on this machine's disk until the server has them.
+Never: imports Ray or torch, or ONNX Runtime but for `Local`; forgets a step before its episode is acknowledged; acts by
+a policy that isn't proven.
 """
 
-from flywheel.client.batch import Batch, Episode
-from flywheel.client.http import Client, Counters
-from flywheel.client.refusal import RejectedError, UnavailableError
+from __future__ import annotations
 
-__all__ = ["Batch", "Client", "Counters", "Episode", "RejectedError", "UnavailableError"]
+from typing import TYPE_CHECKING, Any
+
+from flywheel.client.batch import AsyncBatch, AsyncEpisode, Batch, Episode
+from flywheel.client.calls import Counters
+from flywheel.client.http import AsyncClient, Client
+from flywheel.client.refusal import FullError, RejectedError, UnavailableError
+
+if TYPE_CHECKING:
+    from flywheel.client.local import Local, LocalEpisode
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncClient",
+    "AsyncEpisode",
+    "Batch",
+    "Client",
+    "Counters",
+    "Episode",
+    "FullError",
+    "Local",
+    "LocalEpisode",
+    "RejectedError",
+    "UnavailableError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Local", "LocalEpisode"):  # they need what acts; whoever asks a server doesn't
+        from flywheel.client import local
+
+        return getattr(local, name)
+    raise AttributeError(f"module 'flywheel.client' has no attribute {name!r}; it has {', '.join(__all__)}")

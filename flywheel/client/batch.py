@@ -1,53 +1,61 @@
-"""Episodes from the program's side: what to repeat, what to keep until it is durable."""
+"""Episodes from the program's side: many with one request a step, or one; with calls that block, or with awaits."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-import uuid
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flywheel.client.observations import plain
-from flywheel.client.refusal import UnavailableError
+from flywheel.client.book import Book, Observations
 from flywheel.errors import UsageError
 from flywheel.records import Array
 from flywheel.trace import context
 
-_ROWS = 512
-"""Most rows of one request."""
-Observations = Sequence[Any] | NDArray[Any]
-_PATIENCE_S = 60.0
-"""Seconds after which an end that is answered but never acknowledged raises UnavailableError."""
+if TYPE_CHECKING:
+    from flywheel.client.http import AsyncClient, Client
+
+Flags = Sequence[bool] | NDArray[np.bool_]
 
 
-class Connection(Protocol):
-    """What episodes need of a Client."""
+class _Rows:
+    """What both batches have: whatever needs no request."""
 
-    def act(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """As Client.act."""
+    def __init__(self, book: Book) -> None:
+        self._book = book
 
-    def end(self, rows: Sequence[Mapping[str, Any]], resend: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        """As Client.end."""
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Ids of the episodes that began and aren't acknowledged yet."""
+        return self._book.open
+
+    def digests(self, ids: Sequence[str]) -> list[str]:
+        """Return which policy gave the last answer to each of these episodes."""
+        return [self.last(id)[1] for id in ids]
+
+    def last(self, id: str) -> tuple[int, str]:
+        """Return the last step of an episode that was answered, and the policy that did."""
+        return self._book.last(id)
+
+    def begin(self, num_episodes: int = 1, ids: Sequence[str] | None = None) -> list[str]:
+        """Open episodes and return their ids: fresh ones, or the given ones, which have to be unique for ever.
+
+        Raises UsageError for an id that is open or waits in the spool, FullError when the spool has no room.
+        """
+        return self._book.begin(num_episodes, ids)
+
+    def abandon(self, ids: Sequence[str]) -> None:
+        """Give up episodes: those that were not ended are forgotten, and lost to the server after its timeout.
+
+        One that was ended and is not acknowledged yet goes on being sent from the spool, where there is one.
+        """
+        self._book.abandon(ids)
 
 
-@dataclasses.dataclass(slots=True)
-class _Open:
-    """An episode that isn't durable yet: every step as it was answered, so that it can be sent again."""
-
-    steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def before(self) -> dict[str, Any]:
-        """Return what the next call repeats of the answer before."""
-        last = self.steps[-1]
-        return {"digest": last["digest"], "action": last["action"]}
-
-
-class Batch:
+class Batch(_Rows):
     """Plays many episodes with one request a step. Not for several threads at once.
 
     ids = batch.begin(16)
@@ -56,34 +64,10 @@ class Batch:
     batch.end(ids[:1], observations[:1], rewards[:1], terminated=[True], truncated=[False])
     """
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: Client) -> None:
         """Begin without episodes."""
+        super().__init__(Book(client.calls, client.spool))
         self._client = client
-        self._open: dict[str, _Open] = {}
-
-    @property
-    def open(self) -> tuple[str, ...]:
-        """Ids of the episodes that began and aren't acknowledged yet."""
-        return tuple(self._open)
-
-    def digests(self, ids: Sequence[str]) -> list[str]:
-        """Return which policy gave the last answer to each of these episodes."""
-        return [self._open[id].before()["digest"] for id in ids]
-
-    def last(self, id: str) -> tuple[int, str]:
-        """Return the last step of an episode that was answered, and the policy that did."""
-        steps = self._open[id].steps
-        return len(steps) - 1, steps[-1]["digest"]
-
-    def begin(self, num_episodes: int = 1, ids: Sequence[str] | None = None) -> list[str]:
-        """Open episodes and return their ids: fresh ones, or the given ones, which have to be unique for ever."""
-        names = [uuid.uuid4().hex for _ in range(num_episodes)] if ids is None else list(ids)
-        for name in names:
-            if name in self._open:
-                raise UsageError(f"Episode {name!r} is open already: give every episode its own id.")
-            self._open[name] = _Open()
-        context.link(names)
-        return names
 
     def act(self, ids: Sequence[str], observations: Observations, rewards: ArrayLike | None = None) -> Array:
         """Return the actions [N, *a] for the environments of N episodes, by one request.
@@ -94,25 +78,18 @@ class Batch:
                 dicts or tuples; finite.
             rewards: [N] of the actions before, NaN where not known; not looked at for an episode's first step.
 
-        Raises UsageError before anything is sent, RejectedError, or UnavailableError; after the last one the same
-        call may be made again.
+        Raises UsageError before anything is sent, RejectedError, or UnavailableError or FullError; after the last two
+        the same call may be made again.
         """
-        rows = [self._row(*column) for column in self._columns(ids, observations, rewards)]
-        decisions: list[dict[str, Any]] = []
-        for start in range(0, len(rows), _ROWS):
-            decisions += self._client.act(rows[start : start + _ROWS])
-        for row, decision in zip(rows, decisions, strict=True):
-            kept = row | {"digest": decision["digest"], "action": decision["raw_action"]}
-            self._open[row["episode"]].steps.append(kept)
-        return np.array([decision["action"] for decision in decisions])
+        return self._client.run(self._book.act(ids, observations, rewards))
 
     def end(
         self,
         ids: Sequence[str],
         observations: Observations,
         rewards: ArrayLike | None,
-        terminated: Sequence[bool] | NDArray[np.bool_],
-        truncated: Sequence[bool] | NDArray[np.bool_],
+        terminated: Flags,
+        truncated: Flags,
     ) -> None:
         """Return when N episodes are durable: steps that were lost on the way are sent again until they are.
 
@@ -123,114 +100,139 @@ class Batch:
             terminated: [N] the world came to an end.
             truncated: [N] the episode was cut off; one of the two is true.
 
-        Raises RejectedError or UnavailableError; after the latter the same call may be made again.
+        Raises as `act`.
         """
-        waiting = {}
-        columns = self._columns(ids, observations, rewards)
-        for (id, observation, reward), over, cut in zip(columns, terminated, truncated, strict=True):
-            if not self._open[id].steps:
-                raise UsageError(f"Episode {id!r} has no step yet, so there is nothing to end.")
-            row = self._row(id, observation, reward)
-            waiting[id] = row | {"terminated": bool(over), "truncated": bool(cut)}
-        deadline, pause = time.monotonic() + _PATIENCE_S, 0.0
-        while waiting:
-            time.sleep(pause)
-            before = len(waiting)
-            lost = self._end_once(waiting)
-            if lost:
-                self._send_again(lost)
-            pause = 0.0 if len(waiting) < before or (lost and pause == 0.0) else min(max(2 * pause, 0.05), 1.0)
-            if waiting and time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"{len(waiting)} episodes were not acknowledged in {_PATIENCE_S:g} s, although every request was "
-                    "answered: the observer keeps losing their steps. The same call may be made again."
-                )
-
-    def _end_once(self, waiting: dict[str, dict[str, Any]]) -> dict[str, list[int]]:
-        """Send the ends that wait, drop those that are durable now, and return what is missing of the others."""
-        rows, lost = list(waiting.values()), dict[str, list[int]]()
-        for start in range(0, len(rows), _ROWS):
-            answer = self._client.end(rows[start : start + _ROWS])
-            for id in answer["acknowledged"]:
-                del waiting[id], self._open[id]
-            lost |= answer["missing"]
-        return lost
-
-    def _send_again(self, lost: dict[str, list[int]]) -> None:
-        rows = [self._open[id].steps[t] for id, missing in lost.items() for t in missing]
-        for start in range(0, len(rows), _ROWS):
-            self._client.end([], rows[start : start + _ROWS])
-
-    def abandon(self, ids: Sequence[str]) -> None:
-        """Forget episodes that will never be ended; the server counts them as lost after its timeout."""
-        for id in ids:
-            self._open.pop(id, None)
-
-    def _columns(
-        self, ids: Sequence[str], observations: Observations, rewards: ArrayLike | None
-    ) -> list[tuple[str, Any, float | None]]:
-        given = np.full(len(ids), np.nan) if rewards is None else np.asarray(rewards, dtype=np.float64)
-        if given.shape != (len(ids),):
-            raise UsageError(f"{len(ids)} episodes need as many rewards, not {given.shape}: nothing was sent.")
-        if np.isinf(given).any():
-            raise UsageError("A reward is infinite: nothing was sent. Leave out (NaN) what isn't known.")
-        for id in ids:
-            if id not in self._open:
-                raise UsageError(f"There is no open episode {id!r}: open it with begin(); an ended one can't go on.")
-        known = [None if np.isnan(reward) else float(reward) for reward in given]
-        return list(zip(ids, plain(observations, ids), known, strict=True))
-
-    def _row(self, id: str, observation: Any, reward: float | None) -> dict[str, Any]:
-        episode = self._open[id]
-        row = {"episode": id, "t": len(episode.steps), "observation": observation}
-        return row if not episode.steps else row | {"reward": reward} | episode.before()
+        self._client.run(self._book.end(ids, observations, rewards, terminated, truncated))
 
 
-class Episode:
-    """One episode, for a program that has one world. Use it in a `with`, and end it there.
+class AsyncBatch(_Rows):
+    """A Batch whose `act` and `end` are awaited. Not for several tasks at once."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        """Begin without episodes."""
+        super().__init__(Book(client.calls, client.spool))
+        self._client = client
+
+    async def act(self, ids: Sequence[str], observations: Observations, rewards: ArrayLike | None = None) -> Array:
+        """As Batch.act."""
+        return await self._client.run(self._book.act(ids, observations, rewards))
+
+    async def end(
+        self,
+        ids: Sequence[str],
+        observations: Observations,
+        rewards: ArrayLike | None,
+        terminated: Flags,
+        truncated: Flags,
+    ) -> None:
+        """As Batch.end."""
+        await self._client.run(self._book.end(ids, observations, rewards, terminated, truncated))
+
+
+class OneEpisode:
+    """What every episode of a program that has one world has: its id, its reward, its trace, and that it is ended.
 
     Its requests, and the spans that the program makes inside, belong to one trace.
     """
 
-    def __init__(self, batch: Batch, id: str | None = None) -> None:
-        """Open the episode; `id` None makes a fresh one."""
-        self._batch = batch
-        self.id = batch.begin(1, None if id is None else [id])[0]
-        self._reward: float | None = None
+    def __init__(self, id: str) -> None:
+        """Begin the episode of this id."""
+        self.id = id
+        self._reward = math.nan
         self._ended = False
-        self._scope = context.EpisodeScope(self.id)
+        self._scope = context.EpisodeScope(id)
 
-    def __enter__(self) -> Episode:
+    def reward(self, reward: float) -> None:
+        """Tell the reward of the last action; leave it out where it isn't known."""
+        self._reward = float(reward)
+
+    def _enter(self) -> None:
         self._scope.__enter__()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         self._scope.__exit__()
         if not self._ended:
-            self._batch.abandon([self.id])
+            self._abandon()
             if error is None:
                 raise UsageError(
                     f"Episode {self.id!r} was left without an end, so nothing can be learned from it: "
                     "call end(observation, terminated=… or truncated=True)."
                 )
 
+    def _abandon(self) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _check_end(terminated: bool, truncated: bool) -> None:
+        if terminated == truncated:
+            raise UsageError("An episode ends either terminated=True (by its world) or truncated=True (cut off).")
+
+
+class Episode(OneEpisode):
+    """One episode, for a program that has one world. Use it in a `with`, and end it there."""
+
+    def __init__(self, batch: Batch, id: str | None = None) -> None:
+        """Open the episode; `id` None makes a fresh one."""
+        super().__init__(batch.begin(1, None if id is None else [id])[0])
+        self._batch = batch
+
+    def __enter__(self) -> Episode:
+        self._enter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._leave(error)
+
     def act(self, observation: Any) -> Any:
         """Return the action for the environment: an int, or an array in the action's shape."""
-        action = self._batch.act([self.id], [observation], self._rewards())[0]
-        self._reward = None
+        action = self._batch.act([self.id], [observation], [self._reward])[0]
+        self._reward = math.nan
         self._scope.acted(*self._batch.last(self.id))
-        return int(action) if action.ndim == 0 and np.issubdtype(action.dtype, np.integer) else action
-
-    def reward(self, reward: float) -> None:
-        """Tell the reward of the last action; leave it out where it isn't known."""
-        self._reward = float(reward)
+        return _one(action)
 
     def end(self, observation: Any, *, terminated: bool = False, truncated: bool = False) -> None:
         """Return when the episode is durable. `observation` is the last one; one of the two ways to end is true."""
-        if terminated == truncated:
-            raise UsageError("An episode ends either terminated=True (by its world) or truncated=True (cut off).")
-        self._batch.end([self.id], [observation], self._rewards(), [terminated], [truncated])
+        self._check_end(terminated, truncated)
+        self._batch.end([self.id], [observation], [self._reward], [terminated], [truncated])
         self._ended = True
 
-    def _rewards(self) -> list[float]:
-        return [float("nan") if self._reward is None else self._reward]
+    def _abandon(self) -> None:
+        self._batch.abandon([self.id])
+
+
+class AsyncEpisode(OneEpisode):
+    """An Episode whose `act` and `end` are awaited. Use it in an `async with`, and end it there."""
+
+    def __init__(self, batch: AsyncBatch, id: str | None = None) -> None:
+        """Open the episode; `id` None makes a fresh one."""
+        super().__init__(batch.begin(1, None if id is None else [id])[0])
+        self._batch = batch
+
+    async def __aenter__(self) -> AsyncEpisode:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    async def act(self, observation: Any) -> Any:
+        """As Episode.act."""
+        action = (await self._batch.act([self.id], [observation], [self._reward]))[0]
+        self._reward = math.nan
+        self._scope.acted(*self._batch.last(self.id))
+        return _one(action)
+
+    async def end(self, observation: Any, *, terminated: bool = False, truncated: bool = False) -> None:
+        """As Episode.end."""
+        self._check_end(terminated, truncated)
+        await self._batch.end([self.id], [observation], [self._reward], [terminated], [truncated])
+        self._ended = True
+
+    def _abandon(self) -> None:
+        self._batch.abandon([self.id])
+
+
+def _one(action: Any) -> Any:
+    return int(action) if action.ndim == 0 and np.issubdtype(action.dtype, np.integer) else action

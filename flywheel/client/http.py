@@ -1,50 +1,46 @@
-"""The connection: one keep-alive HTTP client that retries what can be retried and counts what went wrong."""
+"""The connections: HTTP that blocks, or that is awaited, and performs what the flows ask for."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import threading
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from flywheel.client.batch import Batch, Episode
-from flywheel.client.refusal import RejectedError, UnavailableError
-from flywheel.errors import FlywheelError
+from flywheel.client.batch import AsyncBatch, AsyncEpisode, Batch, Episode
+from flywheel.client.book import Book
+from flywheel.client.calls import Calls, Counters, Row
+from flywheel.client.flow import Flow, Pause, Reply, Step, T, drive, drive_async
+from flywheel.client.worker import Worker, flush
 from flywheel.net import is_loopback
-from flywheel.trace import context
 
-_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+if TYPE_CHECKING:
+    from flywheel.client.spool import Spool
 
-
-@dataclasses.dataclass(slots=True)
-class Counters:
-    """What a client's requests came to."""
-
-    requests: int = 0
-    """Requests the program made; a request that was retried counts once."""
-    errors: int = 0
-    """Requests that got no 2xx answer in the end, retries included."""
-    attempts: int = 0
-    """HTTP requests that were sent."""
-    not_2xx: int = 0
-    """Attempts that were answered by anything but 2xx."""
-    not_answered: int = 0
-    """Attempts that failed without an answer: connection refused or lost, time over."""
+SPOOL_BYTES = 256 * 2**20
+"""Bytes that a spool holds at most: some 5,000 episodes of 500 small steps."""
+_LOOK_S = 30.0
+"""Seconds between a courier's looks at a spool in which nothing waits; it is woken when something does."""
+_SENDER_PATIENCE_S = 1.0
+"""A courier's patience with one request: it comes again by itself."""
 
 
-class Client:
-    """Speaks to a policy over HTTP. Safe to share between threads; close it, or use it in a `with`.
+class _Shared:
+    """What both clients have: the calls, and a spool with a courier for what nobody waits for."""
 
-    Every request can be sent twice without harm, so connection errors and 5xx answers are retried with growing
-    pauses until `patience_s` is over; one over the token's quota (429) when the server says that it may come again.
-    """
-
-    def __init__(self, url: str, token: str, *, timeout_s: float = 15.0, patience_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout_s: float = 15.0,
+        patience_s: float = 60.0,
+        spool: str | Path | None = None,
+        spool_bytes: int = SPOOL_BYTES,
+    ) -> None:
         """Connect lazily to `url` with a token.
 
         Args:
@@ -52,17 +48,67 @@ class Client:
             token: one with the scope act, as in run_dir/keys/client.token.
             timeout_s: seconds one attempt may take.
             patience_s: seconds after which a request that keeps failing raises UnavailableError.
+            spool: directory in which each episode is kept from its first step until it is acknowledged, for this
+                program alone (UsageError when another one has it open); what an earlier program left there is sent
+                in the background. None keeps episodes in memory only: the server has their steps already, and what a
+                program observes goes to a disk only where somebody said which.
+            spool_bytes: bytes that it holds at most; an episode that would need more raises FullError.
         """
         self.url = url.rstrip("/")
-        self.counters = Counters()
-        self._patience_s = patience_s
-        self._lock = threading.Lock()
-        self._http = httpx.Client(
+        self.calls = Calls(self.url, patience_s)
+        """Flows of single requests, for `run`."""
+        self._connect(
             base_url=self.url,
             timeout=timeout_s,
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            headers={"Authorization": f"Bearer {token}"},
             trust_env=not is_loopback(httpx.URL(self.url).host),
         )
+        self.spool: Spool | None = None
+        """Where episodes are kept, if anywhere."""
+        if spool is not None:
+            from flywheel.client.spool import Spool
+
+            self.spool = Spool(Path(spool), spool_bytes)
+            self._sender = Client(url, token, timeout_s=timeout_s, patience_s=_SENDER_PATIENCE_S)
+            book = Book(self._sender.calls, self.spool)
+            self._courier = Worker(lambda: self._sender.run(book.send_left()), _LOOK_S, "flywheel-courier")
+            self.spool.wake = self._courier.wake
+
+    def _connect(self, **options: Any) -> None:
+        raise NotImplementedError
+
+    @property
+    def counters(self) -> Counters:
+        """What the program's requests came to."""
+        return self.calls.counters
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Ids of the episodes in the spool that nobody plays any more and that aren't acknowledged yet."""
+        return () if self.spool is None else self.spool.waiting
+
+    def _flush(self, timeout_s: float) -> None:
+        if self.spool is not None:
+            flush(self.spool, self._courier, timeout_s)
+
+    def _close(self) -> None:
+        if self.spool is not None:
+            self._courier.close()
+            self._sender.close()
+            self.spool.close()
+
+
+class Client(_Shared):
+    """Speaks to a policy over HTTP. Safe to share between threads; close it, or use it in a `with`.
+
+    Every request can be sent twice without harm, so connection errors and 5xx answers are retried with growing
+    pauses until `patience_s` is over; one over the token's quota (429) when the server says that it may come again.
+    """
+
+    _http: httpx.Client
+
+    def _connect(self, **options: Any) -> None:
+        self._http = httpx.Client(**options)
 
     def __enter__(self) -> Client:
         return self
@@ -71,7 +117,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what is in the spool stays there for the next program."""
+        self._close()
         self._http.close()
 
     def episode(self, id: str | None = None) -> Episode:
@@ -82,75 +129,111 @@ class Client:
         """Return a Batch, which plays many episodes with one request a step."""
         return Batch(self)
 
-    def act(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def act(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Send rows to /v1/act as they are and return the decisions, one a row, in order.
 
         Raises RejectedError, or UnavailableError when patience is over.
         """
-        decisions: list[dict[str, Any]] = self._request("POST", "/v1/act", {"steps": rows})["decisions"]
-        return decisions
+        return self.run(self.calls.act(rows))
 
-    def end(self, rows: Sequence[Mapping[str, Any]], resend: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def end(self, rows: Sequence[Row], resend: Sequence[Row] = ()) -> dict[str, Any]:
         """Send ends and steps that were lost to /v1/end; return {"acknowledged": [ids], "missing": {id: [t, …]}}.
 
         Raises RejectedError, or UnavailableError when patience is over.
         """
-        return self._request("POST", "/v1/end", {"episodes": rows, "resend": resend})
+        return self.run(self.calls.end(rows, resend))
+
+    def rewards(self, rows: Sequence[Row]) -> int:
+        """Tell rewards that were not known when their episodes ended; return how many were taken, durably.
+
+        Each row is {"episode": id, "t": step whose action earned it, "reward": number}; the same again is fine.
+        Raises RejectedError (404 for an episode that nobody knows, 409 for another number than before), or
+        UnavailableError when patience is over.
+        """
+        return self.run(self.calls.rewards(rows))
 
     def policy(self) -> dict[str, Any]:
         """Return which policy answers: digest, version, and the digests that may still answer."""
-        return self._request("GET", "/v1/policy", None)
+        return self.run(self.calls.policy())
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        content = None if body is None else json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        self._count("requests")
+    def flush(self, timeout_s: float = 60.0) -> None:
+        """Return when nothing waits in the spool; raise UnavailableError when time is over before."""
+        self._flush(timeout_s)
+
+    def run(self, flow: Flow[T]) -> T:
+        """Return what a flow comes to, with this client's connections."""
+        return drive(flow, self._perform)
+
+    def _perform(self, step: Step) -> Reply | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
         try:
-            answer: dict[str, Any] = self._until_answered(method, path, content).json()
-        except FlywheelError:
-            self._count("errors")
-            raise
-        return answer
-
-    def _until_answered(self, method: str, path: str, content: bytes | None) -> httpx.Response:
-        deadline, pause, traced = time.monotonic() + self._patience_s, _FIRST_PAUSE_S, context.headers()
-        while True:
-            self._count("attempts")
-            asked_s = 0.0
-            try:
-                response = self._http.request(method, path, content=content, headers=traced)
-            except httpx.TransportError as error:
-                self._count("not_answered")
-                why = f"{type(error).__name__}: {error}"
-            else:
-                if response.is_success:
-                    return response
-                self._count("not_2xx")
-                why, field = _reason(response)
-                if response.status_code not in _RETRIED:
-                    raise RejectedError(response.status_code, why, field)
-                asked_s = _asked_s(response)
-            if time.monotonic() + max(pause, asked_s) > deadline:
-                raise UnavailableError(
-                    f"{self.url}{path} gave no answer for {self._patience_s:g} s, the last time: {why} "
-                    "Is the policy being served there? The same call may be made again."
-                )
-            time.sleep(max(pause, asked_s))
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-    def _count(self, name: str) -> None:
-        with self._lock:
-            setattr(self.counters, name, getattr(self.counters, name) + 1)
+            return _reply(self._http.request(step.method, step.path, content=step.content, headers=step.headers))
+        except httpx.TransportError as error:
+            return Reply(0, why=f"{type(error).__name__}: {error}")
 
 
-def _asked_s(response: httpx.Response) -> float:
-    """Return the seconds after which a server asks to be called again, 0 where it doesn't say."""
-    said = response.headers.get("retry-after", "")
-    return float(said) if said.isdecimal() else 0.0
+class AsyncClient(_Shared):
+    """A Client whose calls are awaited: the same episodes, batches and retries. Use it in an `async with`."""
+
+    _http: httpx.AsyncClient
+
+    def _connect(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As Client.close."""
+        await asyncio.to_thread(self._close)
+        await self._http.aclose()
+
+    def episode(self, id: str | None = None) -> AsyncEpisode:
+        """Return a new episode to be used in an `async with`; `id` has to be unique, None makes one."""
+        return AsyncEpisode(AsyncBatch(self), id)
+
+    def batch(self) -> AsyncBatch:
+        """Return an AsyncBatch, which plays many episodes with one request a step."""
+        return AsyncBatch(self)
+
+    async def act(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """As Client.act."""
+        return await self.run(self.calls.act(rows))
+
+    async def end(self, rows: Sequence[Row], resend: Sequence[Row] = ()) -> dict[str, Any]:
+        """As Client.end."""
+        return await self.run(self.calls.end(rows, resend))
+
+    async def rewards(self, rows: Sequence[Row]) -> int:
+        """As Client.rewards."""
+        return await self.run(self.calls.rewards(rows))
+
+    async def policy(self) -> dict[str, Any]:
+        """As Client.policy."""
+        return await self.run(self.calls.policy())
+
+    async def flush(self, timeout_s: float = 60.0) -> None:
+        """As Client.flush."""
+        await asyncio.to_thread(self._flush, timeout_s)
+
+    async def run(self, flow: Flow[T]) -> T:
+        """As Client.run."""
+        return await drive_async(flow, self._perform)
+
+    async def _perform(self, step: Step) -> Reply | None:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            return _reply(await self._http.request(step.method, step.path, content=step.content, headers=step.headers))
+        except httpx.TransportError as error:
+            return Reply(0, why=f"{type(error).__name__}: {error}")
 
 
-def _reason(response: httpx.Response) -> tuple[str, str]:
-    try:
-        answer = response.json()
-        return str(answer["error"]), str(answer["field"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code} {response.text[:200]}", ""
+def _reply(response: httpx.Response) -> Reply:
+    return Reply(response.status_code, response.content, response.headers)

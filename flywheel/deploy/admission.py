@@ -1,14 +1,10 @@
-"""What may be served: a digest with a passing, signed verdict, proven again by every process that loads it."""
+"""Who may answer clients, as the registry says it and replicas hear it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flywheel.deploy.verdicts import verify
-from flywheel.errors import Refused
-from flywheel.policy import Bundle, Policy, load
-from flywheel.records import Verdict
 from flywheel.tokens import Token
 
 
@@ -60,32 +56,3 @@ class Tried:
     """Those of them that were the champion's."""
     trouble: str = ""
     """How it broke, as a clause: then this replica lets the champion answer for it; "" where it did not."""
-
-
-def check_verdict(verdict: Verdict, digest: str, task: str, public: bytes) -> None:
-    """Return when the verdict is signed, passed and is about this digest and task; raise Refused otherwise.
-
-    The date is not looked at: validity is checked at promotion, so that a replica can start at three in the morning.
-    """
-    verify(verdict, public)
-    if verdict.digest != digest:
-        raise Refused(f"The verdict is about policy {verdict.digest[:12]}, not about {digest[:12]}.")
-    if verdict.task != task:
-        raise Refused(
-            f"The verdict on policy {digest[:12]} was made for another task (digest {verdict.task[:12]}, "
-            f"here {task[:12]}): let the gate judge it for this one."
-        )
-    if verdict.outcome != "pass":
-        raise Refused(
-            f"The gate's verdict on policy {digest[:12]} is {verdict.outcome!r}, so it can't be served: "
-            "only a policy that passed is."
-        )
-
-
-def admit(policy: Bundle, verdict: Verdict, task: str, public: bytes) -> Policy:
-    """Return the policy, ready to act, when its verdict and its files are proven; raise Refused otherwise.
-
-    Proven is: signature, outcome, digest and task of the verdict; sha256 of every file; golden vectors.
-    """
-    check_verdict(verdict, policy.artifact.digest, task, public)
-    return load(policy)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from flywheel import sqlite
+from flywheel import sqlite, verdicts
 from flywheel.config import canonical
-from flywheel.deploy import schema, verdicts
-from flywheel.deploy.admission import Admission, check_verdict
+from flywheel.deploy import schema
+from flywheel.deploy.admission import Admission
 from flywheel.deploy.challenges import Challenges
 from flywheel.deploy.keys import Keys, open_keys
 from flywheel.deploy.tokens import Tokens
@@ -209,7 +209,7 @@ class Registry(Challenges, Tokens):
         champion, verdict = self.champion(), self.verdict(digest)
         if verdict is None:
             raise Refused(f"Policy {digest[:12]} was never judged, so it can't be served: let the gate judge it.")
-        check_verdict(verdict, digest, self.task, self.keys.public)
+        verdicts.check_verdict(verdict, digest, self.task, self.keys.public)
         if not verdict.judged_at <= now <= verdict.valid_until:
             raise Refused(
                 f"The verdict on policy {digest[:12]} is not valid now (it was for {verdict.judged_at:.0f} to "
@@ -245,7 +245,7 @@ class Registry(Challenges, Tokens):
             verdict = self.verdict(previous)
             if verdict is None:
                 raise Refused(f"The verdict on policy {previous[:12]} is gone from the registry.")
-            check_verdict(verdict, previous, self.task, self.keys.public)
+            verdicts.check_verdict(verdict, previous, self.task, self.keys.public)
             self._condemn(champion, reason, now)
             self.end_canary(previous, now)
             return self._release(previous, now)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import admit
 from flywheel.deploy.desk import Desk
 from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
 from flywheel.deploy.outbox import Outbox, join
@@ -27,6 +26,7 @@ from flywheel.deploy.wire import (
 )
 from flywheel.errors import Refused
 from flywheel.records import Spec, Steps
+from flywheel.verdicts import admit
 
 log = logging.getLogger(__name__)
 

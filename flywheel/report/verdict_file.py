@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from flywheel import verdicts
 from flywheel.config import canonical
-from flywheel.deploy import verdicts
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION, Verdict
 from flywheel.report.context import Context

@@ -15,16 +15,18 @@ from flywheel.deploy.door import Door
 from flywheel.deploy.environment import free_ports
 from flywheel.deploy.service import Service
 from flywheel.records import Artifact
+from tests.client.standin import Network
 from tests.deploy.conftest import NOW, Links, World
 
 
 class Server(uvicorn.Server):
     """Says when it listens."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, network: Network) -> None:
+        self.network = network
         self.port = free_ports(1)[0]
         self.listens = threading.Event()
-        super().__init__(uvicorn.Config(door, host="127.0.0.1", port=self.port, log_config=None, ws="none"))
+        super().__init__(uvicorn.Config(network, host="127.0.0.1", port=self.port, log_config=None, ws="none"))
 
     async def startup(self, sockets: object = None) -> None:
         await super().startup()
@@ -57,9 +59,9 @@ def links(world: World) -> Iterator[Links]:
 
 
 @pytest.fixture
-def server(links: Links) -> Iterator[Server]:
+def server(world: World, links: Links) -> Iterator[Server]:
     service = Service(DeployConfig(flush_s=0.001, poll_s=0.01), links, links, lambda: NOW)
-    server = Server(Door(service))
+    server = Server(Network(Door(service), world))
     thread = threading.Thread(target=server.run)
     thread.start()
     assert server.listens.wait(30)

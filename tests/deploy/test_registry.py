@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from flywheel.config import canonical
 from flywheel.deploy.keys import open_keys
 from flywheel.deploy.registry import FILE, Registry, open_readonly
-from flywheel.deploy.verdicts import decode, encode, sign, verify
 from flywheel.errors import Refused, UsageError
 from flywheel.tapes import Scenario
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tokens import find
+from flywheel.verdicts import decode, encode, sign, verify
 from tests.deploy.conftest import NOW, World, verdict_on
 
 

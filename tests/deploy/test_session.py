@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flywheel.deploy.admission import admit
 from flywheel.deploy.session import REMEMBERED, Session
 from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow
 from flywheel.draws import draw_key, draws
 from flywheel.policy import bundle
 from flywheel.records import Artifact
+from flywheel.verdicts import admit
 from tests.deploy.conftest import NOW, World
 
 RUN_KEY = b"k" * 32

@@ -13,7 +13,6 @@ import pytest
 
 from flywheel.config import GateConfig
 from flywheel.deploy.registry import Registry
-from flywheel.deploy.verdicts import encode
 from flywheel.errors import Refused
 from flywheel.gate import SafetyGate
 from flywheel.gate.judge import terms
@@ -23,6 +22,7 @@ from flywheel.records import Artifact, Verdict
 from flywheel.task import Limits, Task, task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import GOOD, load_linear, write_linear_artifact
+from flywheel.verdicts import encode
 
 TIMES = 20
 CONFIG = GateConfig(num_sims=20, batch=20, max_sims=200, latency_calls=5, search_sims=0, stress_sims=20, edge_trials=2)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel import verdicts as signed
 from flywheel.config import GateConfig
-from flywheel.deploy import verdicts as signed
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate import SafetyGate
 from flywheel.records import Check, Trial, Verdict

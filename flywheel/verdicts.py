@@ -1,4 +1,7 @@
-"""Verdicts as signed text: canonical JSON, Ed25519 (RFC 8032). Pure."""
+"""Verdicts as signed text (canonical JSON, Ed25519, RFC 8032), and what they allow: each process that acts asks again.
+
+Replicas and clients that act of themselves take nothing but what is proven here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from flywheel.config import canonical
 from flywheel.errors import Refused
+from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Verdict
 
 
@@ -52,3 +56,32 @@ def verify(verdict: Verdict, public: bytes) -> None:
         raise Refused(
             f"The verdict on policy {verdict.digest[:12]} {what}, so nobody vouches for it: let the gate judge again."
         ) from error
+
+
+def check_verdict(verdict: Verdict, digest: str, task: str, public: bytes) -> None:
+    """Return when the verdict is signed, passed and is about this digest and task; raise Refused otherwise.
+
+    The date is not looked at: validity is checked at promotion, so that a replica can start at three in the morning.
+    """
+    verify(verdict, public)
+    if verdict.digest != digest:
+        raise Refused(f"The verdict is about policy {verdict.digest[:12]}, not about {digest[:12]}.")
+    if verdict.task != task:
+        raise Refused(
+            f"The verdict on policy {digest[:12]} was made for another task (digest {verdict.task[:12]}, "
+            f"here {task[:12]}): let the gate judge it for this one."
+        )
+    if verdict.outcome != "pass":
+        raise Refused(
+            f"The gate's verdict on policy {digest[:12]} is {verdict.outcome!r}, so it can't be served: "
+            "only a policy that passed is."
+        )
+
+
+def admit(policy: Bundle, verdict: Verdict, task: str, public: bytes) -> Policy:
+    """Return the policy, ready to act, when its verdict and its files are proven; raise Refused otherwise.
+
+    Proven is: signature, outcome, digest and task of the verdict; sha256 of every file; golden vectors.
+    """
+    check_verdict(verdict, policy.artifact.digest, task, public)
+    return load(policy)

@@ -1,0 +1,250 @@
+"""Episodes on the disk from their first step until they are acknowledged, so that a program may die at any moment.
+
+One file an episode, one line a step, one write a line: the CRC-32 of a JSON text as eight hexadecimal digits, a space,
+the text. What the operating system took survives the program's death; a line that was torn ends its file, so that all
+before it counts. Power that fails may take the last seconds of what `sync` was not called for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import logging
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flywheel.client.refusal import FullError
+from flywheel.errors import FlywheelError, UsageError
+from flywheel.records import SCHEMA_VERSION
+
+_SUFFIX, _REFUSED = ".episode", ".refused"
+_OPEN_FILES = 256
+"""Files kept open for their next line; beyond it the one that was silent longest is closed."""
+_RESERVED = 8
+"""No episode begins once less than this part of the room is left: it is for those that run."""
+log = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An episode as it lies in the spool."""
+
+    head: Row
+    """Its id as `episode`, and what it began with."""
+    steps: list[dict[str, Any]]
+    """From t = 0 on, none missing."""
+    end: Row | None
+    """None where the program was torn out of it."""
+    num_bytes: int
+    changed_at: float
+    """When its last line was written."""
+
+
+class Spool:
+    """A directory that one program has open at a time. Safe to share between threads."""
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        """Open a directory, made where it is missing; what an earlier program left in it waits.
+
+        Raises UsageError when another program has it open, FlywheelError when a newer version wrote it.
+        """
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # what a program observes may be nobody else's affair
+        self._directory, self._max_bytes = directory, max_bytes
+        self._mutex = threading.Lock()
+        self._sizes: dict[str, int] = {}
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._waiting: dict[str, None] = {}
+        self._is_closed = False
+        self.wake: Callable[[], None] = lambda: None
+        """Called whenever an episode begins to wait."""
+        self._lock = _locked(directory)
+        try:
+            self._find()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        refused = directory.glob(f"*{_REFUSED}")
+        self.num_bytes = sum(self._sizes.values()) + sum(path.stat().st_size for path in refused)
+        """Bytes of all that it holds, of refused episodes too."""
+
+    def _find(self) -> None:
+        for path in sorted(self._directory.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
+            first = list(itertools.islice(_lines(path), 2))
+            if len(first) < 2:  # its program died before a step of it was whole
+                path.unlink()
+                continue
+            if first[0]["schema_version"] > SCHEMA_VERSION:
+                raise FlywheelError(
+                    f"The spool {self._directory} was written in format {first[0]['schema_version']}, and this "
+                    f"version reads up to {SCHEMA_VERSION}: update flywheel."
+                )
+            self._sizes[first[0]["episode"]] = path.stat().st_size
+            self._waiting[first[0]["episode"]] = None
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Ids of the episodes that nobody plays any more and that aren't acknowledged, oldest first."""
+        with self._mutex:
+            return tuple(self._waiting)
+
+    def close(self) -> None:
+        """Let another program open the directory; whatever is in it stays."""
+        with self._mutex:
+            self._is_closed = True
+            while self._files:
+                os.close(self._files.popitem()[1])
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    # An episode's way through it
+
+    def begin(self, id: str, **head: Any) -> None:
+        """Take in a new episode; `head` is what its steps don't say.
+
+        Raises UsageError for an id that is in the spool, FullError when little room is left.
+        """
+        with self._mutex:
+            if id in self._sizes:
+                raise UsageError(f"Episode {id!r} is in the spool already: give every episode its own id.")
+            if self.num_bytes > self._max_bytes - self._max_bytes // _RESERVED:
+                raise FullError(f"{self._full()} No episode begins until there is room; those that run go on.")
+            self._sizes[id] = 0
+            try:
+                self._append(id, {"schema_version": SCHEMA_VERSION, "episode": id, **head})
+            except FullError:
+                self._remove(id)
+                raise
+
+    def add(self, id: str, row: Row) -> None:
+        """Keep a step of an episode that began, or its end; of two for one t the later one counts.
+
+        Raises FullError, keeping nothing.
+        """
+        with self._mutex:
+            self._append(id, row)
+
+    def sync(self, id: str) -> None:
+        """Return when what was kept of an episode is on the disk, whatever becomes of the machine."""
+        with self._mutex:
+            os.fsync(self._file(id))
+        directory = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def leave(self, id: str) -> None:
+        """Let an episode wait that nobody plays any more, ended or not."""
+        with self._mutex:
+            self._shut(id)
+            self._waiting[id] = None
+        self.wake()
+
+    def read(self, id: str) -> Kept:
+        """Return an episode as far as it was kept."""
+        path = self._path(id)
+        head, *rest = _lines(path)
+        steps = {row["t"]: row for row in rest if "terminated" not in row}
+        ends = [row for row in rest if "terminated" in row]
+        info = path.stat()
+        return Kept(
+            head, [steps[t] for t in range(len(steps))], ends[-1] if ends else None, info.st_size, info.st_mtime
+        )
+
+    def drop(self, id: str) -> None:
+        """Forget an episode: it is acknowledged, or nobody is to hear of it."""
+        with self._mutex:
+            self._remove(id)
+
+    def refuse(self, id: str, why: str) -> None:
+        """Put an episode aside that will never be taken; its file stays for people, and counts."""
+        path = self._path(id)
+        log.warning("Episode %s was refused and lies in %s: %s", id, path.with_suffix(_REFUSED), why)
+        with self._mutex:
+            self._shut(id)
+            path.rename(path.with_suffix(_REFUSED))
+            del self._sizes[id], self._waiting[id]
+
+    # Files
+
+    def _path(self, id: str) -> Path:
+        return self._directory / f"{hashlib.blake2b(id.encode(), digest_size=16).hexdigest()}{_SUFFIX}"
+
+    def _append(self, id: str, row: Row) -> None:
+        text = msgspec.json.encode(row)
+        line = b"%08x %b\n" % (zlib.crc32(text), text)
+        if self.num_bytes + len(line) > self._max_bytes:
+            raise FullError(f"{self._full()} Nothing was kept; the same call may be made again once there is room.")
+        file, size = self._file(id), self._sizes[id]
+        try:
+            if (written := os.write(file, line)) != len(line):
+                os.ftruncate(file, size)  # else what follows would stand behind a torn line
+                raise OSError(f"{written} of {len(line)} bytes were written")
+        except OSError as error:
+            raise FullError(
+                f"The disk of the spool {self._directory} takes nothing ({error}): make room there, and make the same "
+                "call again."
+            ) from error
+        self._sizes[id] = size + len(line)
+        self.num_bytes += len(line)
+
+    def _file(self, id: str) -> int:
+        file = self._files.get(id)
+        if file is None:
+            if self._is_closed:
+                raise UsageError("The client is closed, and its spool with it: open another one.")
+            if len(self._files) == _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+            file = self._files[id] = os.open(self._path(id), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        else:
+            self._files.move_to_end(id)
+        return file
+
+    def _shut(self, id: str) -> None:
+        if (file := self._files.pop(id, None)) is not None:
+            os.close(file)
+
+    def _remove(self, id: str) -> None:
+        self._shut(id)
+        self._path(id).unlink(missing_ok=True)
+        self._waiting.pop(id, None)
+        self.num_bytes -= self._sizes.pop(id)
+
+    def _full(self) -> str:
+        return (
+            f"The spool {self._directory} holds {self.num_bytes:,} of at most {self._max_bytes:,} bytes, "
+            f"{len(self._sizes)} episodes that the server has not acknowledged yet."
+        )
+
+
+def _locked(directory: Path) -> int:
+    lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UsageError(
+            f"The spool {directory} is in use by another program: give each program a directory of its own."
+        ) from error
+    return lock
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the lines of a file say, up to one that isn't whole."""
+    with open(path, "rb") as file:
+        for line in file:
+            mark, _, text = line.partition(b" ")
+            if mark != b"%08x" % zlib.crc32(text.removesuffix(b"\n")) or not line.endswith(b"\n"):
+                return
+            yield msgspec.json.decode(text)

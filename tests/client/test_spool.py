@@ -1,0 +1,194 @@
+"""The spool keeps what was written whole, bounds what it holds, and says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel.client import FullError
+from flywheel.client import spool as module
+from flywheel.client.spool import Spool
+from flywheel.errors import FlywheelError, UsageError
+
+ROOM = 2**20
+
+
+def step(t: int, **more: Any) -> dict[str, Any]:
+    return {"t": t, "observation": [0.1 * t, -1e300], "action": t % 2, "reward": None if t == 0 else 1.0} | more
+
+
+def filled(directory: Path, num_steps: int = 3, *, end: bool = True) -> Path:
+    """Keep an episode and return its file."""
+    spool = Spool(directory, ROOM)
+    spool.begin("e", seal="s")
+    for t in range(num_steps):
+        spool.add("e", step(t))
+    if end:
+        spool.add("e", step(num_steps, terminated=True, truncated=False))
+    spool.close()
+    (path,) = directory.glob("*.episode")
+    return path
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool", ROOM)
+    yield spool
+    spool.close()
+
+
+def test_an_episode_is_there_again_as_it_was(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    assert (path.stat().st_mode & 0o777, (tmp_path / "lock").stat().st_mode & 0o777) == (0o600, 0o600)
+    again = Spool(tmp_path, ROOM)
+    assert again.waiting == ("e",)
+    assert again.num_bytes == path.stat().st_size
+    found = again.read("e")
+    assert found.head == {"schema_version": 1, "episode": "e", "seal": "s"}
+    assert found.steps == [step(t) for t in range(3)]
+    assert found.end == step(3, terminated=True, truncated=False)
+    again.drop("e")
+    assert (again.waiting, again.num_bytes, list(tmp_path.glob("*.episode"))) == ((), 0, [])
+    again.close()
+
+
+def test_a_torn_write_loses_the_step_that_was_being_written_and_no_other(tmp_path: Path) -> None:
+    path = filled(tmp_path / "whole")
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(len(whole)):
+        directory = tmp_path / str(size)
+        directory.mkdir()
+        (directory / path.name).write_bytes(whole[:size])
+        spool = Spool(directory, ROOM)
+        num_steps = sum(end <= size for end in ends) - 1  # the first line is the head
+        if num_steps < 1:
+            assert spool.waiting == ()
+            assert not list(directory.glob("*.episode"))
+        else:
+            found = spool.read("e")
+            assert found.steps == [step(t) for t in range(num_steps)]
+            assert found.end is None
+        spool.close()
+
+
+@given(at=st.integers(0, 10_000), to=st.integers(0, 255))
+def test_a_damaged_byte_ends_the_file_where_it_stands(
+    tmp_path_factory: pytest.TempPathFactory, at: int, to: int
+) -> None:
+    directory = tmp_path_factory.mktemp("spool")
+    path = filled(directory, 6)
+    content = bytearray(path.read_bytes())
+    at %= len(content)
+    is_same = content[at] == to
+    content[at] = to
+    path.write_bytes(content)
+    num_whole = content[:at].count(b"\n")
+    spool = Spool(directory, ROOM)
+    if is_same:
+        assert spool.read("e").end is not None
+    elif num_whole < 2:
+        assert spool.waiting == ()
+    else:
+        assert spool.read("e").steps == [step(t) for t in range(num_whole - 1)]
+    spool.close()
+
+
+def test_of_two_lines_for_one_step_the_later_one_counts(spool: Spool) -> None:
+    spool.begin("e")
+    for row in (step(0), step(1, action=0), step(1, action=1), step(2, terminated=True), step(2, terminated=False)):
+        spool.add("e", row)
+    found = spool.read("e")
+    assert [row["action"] for row in found.steps] == [0, 1]
+    assert found.end == step(2, terminated=False)
+
+
+def test_a_full_spool_lets_no_episode_begin_and_lets_running_ones_go_on(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 8_000)
+    spool.begin("e")
+    t = 0
+    while spool.num_bytes <= 7_000:
+        spool.add("e", step(t))
+        t += 1
+    with pytest.raises(FullError, match=r"holds 7,[01]\d\d of at most 8,000 bytes, 1 episodes .* No episode begins"):
+        spool.begin("f")
+    spool.add("e", step(t))
+    with pytest.raises(FullError, match="Nothing was kept; the same call may be made again"):
+        for _ in range(100):
+            t += 1
+            spool.add("e", step(t))
+    assert spool.num_bytes <= 8_000
+    assert len(spool.read("e").steps) == t
+    spool.drop("e")
+    spool.begin("f")
+    spool.close()
+
+
+def test_a_disk_that_takes_half_a_line_keeps_none_of_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    spool.begin("e")
+    spool.add("e", step(0))
+    monkeypatch.setattr(module.os, "write", lambda file, line: write(file, line[:20]))
+    with pytest.raises(FullError, match=r"takes nothing \(20 of"):
+        spool.add("e", step(1))
+    monkeypatch.undo()
+    spool.add("e", step(1))
+    assert spool.read("e").steps == [step(0), step(1)]
+
+
+def test_more_episodes_than_open_files_are_kept(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OPEN_FILES", 3)
+    for t in range(3):
+        for name in "abcdefgh":
+            if t == 0:
+                spool.begin(name)
+            spool.add(name, step(t))
+    assert len(spool._files) == 3
+    assert all(spool.read(name).steps == [step(t) for t in range(3)] for name in "abcdefgh")
+
+
+def test_one_program_has_it_at_a_time(spool: Spool, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="in use by another program: give each"):
+        Spool(tmp_path / "spool", ROOM)
+    spool.close()
+    Spool(tmp_path / "spool", ROOM).close()
+    with pytest.raises(UsageError, match="closed"):
+        spool.begin("e")
+
+
+def test_ids_are_unique_and_may_be_anything(spool: Spool) -> None:
+    name = "../ä/" + "x" * 120
+    spool.begin(name)
+    with pytest.raises(UsageError, match="in the spool already"):
+        spool.begin(name)
+    spool.add(name, step(0))
+    assert spool.read(name).head["episode"] == name
+
+
+def test_a_refused_episode_stays_for_people(spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool.begin("e")
+    spool.add("e", step(0))
+    spool.leave("e")
+    size = spool.num_bytes
+    spool.refuse("e", "It is another run's.")
+    assert (spool.waiting, spool.num_bytes) == ((), size)
+    assert "It is another run's." in caplog.text
+    spool.close()
+    again = Spool(tmp_path / "spool", ROOM)
+    assert (again.waiting, again.num_bytes) == ((), size)
+    again.close()
+
+
+def test_what_a_newer_version_wrote_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(module, "SCHEMA_VERSION", 2)
+        path = filled(tmp_path)
+    with pytest.raises(FlywheelError, match="format 2, and this version reads up to 1: update"):
+        Spool(tmp_path, ROOM)
+    assert path.exists()
