@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from flywheel import verdicts
 from flywheel.config import DeployConfig
-from flywheel.deploy import columns, verdicts
+from flywheel.deploy import columns
 from flywheel.deploy.admission import Served
 from flywheel.deploy.leases import prove
 from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
