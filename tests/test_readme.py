@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from flywheel.policy import load as load_policy
 from flywheel.task import spec_of, task_digest
 from flywheel.tasks import load
 from flywheel.testing import GOOD, SHORT_POLE, linear_policy, load_linear
-from tests.client.conftest import Server
 from tests.deploy.conftest import NOW, Links, World
+from tests.deploy.listening import listening
 from tests.page.conftest import operate_token, served
 from tests.runs import make_run
 
@@ -131,27 +131,22 @@ def test_its_requests_are_answered_as_shown(tmp_path: Path, monkeypatch: pytest.
     world.served(1.0)
     artifact = world.served(2.0, NOW + 1)
     links = Links(world.registry)
-    server = Server(Door(Service(DeployConfig(flush_s=0.001), links, links, lambda: NOW + 2)))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert server.listens.wait(30)
-    try:
-        (tmp_path / "episodes.json").write_text(json.dumps({"episodes": [_acted(server.url, world)]}))
+    with (
+        closing(world.registry),
+        closing(links.store) as store,
+        listening(Door(Service(DeployConfig(flush_s=0.001), links, links, lambda: NOW + 2))) as url,
+    ):
+        (tmp_path / "episodes.json").write_text(json.dumps({"episodes": [_acted(url, world)]}))
         (text,) = re.findall(r"```sh\n(URL=.*?)```", README, flags=re.DOTALL)
         shown = [json.loads(line[2:]) for line in text.splitlines() if re.match(r"# *{", line)]
-        commands = re.sub(r"^URL=\S+", f"URL={server.url}", text)
+        commands = re.sub(r"^URL=\S+", f"URL={url}", text)
         commands = re.sub(r"\nDIGEST=\S+", f"\nDIGEST={artifact.digest}", commands)
         assert text.count("\ncurl ") == len(shown)
         script = commands.replace("\ncurl ", "\necho; curl --fail ")
         done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=True)
         for said, found in zip(shown, done.stdout.strip().splitlines(), strict=True):
             _check_like(said, json.loads(found))
-        assert world.registry.champion() != artifact.digest and links.store.count() == 1
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        links.store.close()
-        world.registry.close()
+        assert world.registry.champion() != artifact.digest and store.count() == 1
 
 
 def _acted(url: str, world: World) -> dict[str, Any]:

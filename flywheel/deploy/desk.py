@@ -13,7 +13,7 @@ from flywheel import verdicts
 from flywheel.config import DeployConfig
 from flywheel.deploy import columns
 from flywheel.deploy.admission import Served
-from flywheel.deploy.leases import prove
+from flywheel.deploy.leases import is_given, prove
 from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
 from flywheel.deploy.session import Session
 from flywheel.deploy.wire import (
@@ -86,7 +86,8 @@ class Desk:
         told, proven = session.told(request.episodes), []
         with _or_503("Episodes can't be made durable now"):
             for each in told:
-                await self._prepare(session, EpisodesRequest([each.row]))
+                if is_given(each.row, secrets.run):  # else nothing is loaded for it
+                    await self._prepare(session, EpisodesRequest([each.row]))
                 policy, now = session.policy(each.row.digest), self.clock()
                 given = (policy, secrets.run, secrets.task, now, session.admission.since + self.config.settle_s)
                 try:  # in a thread: thousands of steps may be computed again, and others wait for decisions

@@ -36,6 +36,11 @@ def seal(run_key: bytes, episode: str, digest: str, given_at: float) -> str:
     return hmac.digest(run_key, text, hashlib.sha256).hex()
 
 
+def is_given(row: EpisodeRow[Any], run_key: bytes) -> bool:
+    """Say whether an episode carries a lease of this run as it was given."""
+    return hmac.compare_digest(row.seal, seal(run_key, row.episode, row.digest, row.given_at))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
     """What a client tells of an episode, as arrays that fit the Spec."""
@@ -91,7 +96,7 @@ def prove(told: Told, policy: Policy | None, run_key: bytes, task: str, now: flo
     that the policy didn't give there.
     """
     row, num_steps = told.row, len(told.raw_actions)
-    if not hmac.compare_digest(row.seal, seal(run_key, row.episode, row.digest, row.given_at)):
+    if not is_given(row, run_key):
         raise Refused(
             "It was not begun under a lease of this run: send episode, digest, given_at and seal back as POST "
             "/v1/leases gave them."

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-import flywheel
+from flywheel import __version__
 from flywheel.deploy.nested import wire_type
 from flywheel.deploy.routes import Route
 from flywheel.deploy.wire import JSON, MSGPACK, ErrorAnswer
@@ -49,7 +49,7 @@ def document(routes: Iterable[Route], spec: Spec | None, root: str = "") -> dict
         "openapi": "3.1.0",
         "info": {
             "title": "Flywheel",
-            "version": flywheel.__version__,
+            "version": __version__,
             "description": "Decisions of a judged policy, and all that belongs to them. A field is named where it is "
             "wrong, and an error is a sentence.",
         },

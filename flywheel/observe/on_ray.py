@@ -210,7 +210,7 @@ class ObserverActor:
 
     async def _known(self, episodes: Sequence[Episode], answers: Mapping[str, str]) -> Sequence[Episode]:
         """Return episodes that were stored just now with the rewards that came before their end, beside their steps."""
-        lacking = [e.id for e in episodes if np.isnan(e.rewards).any() and answers[e.id] != "conflict"]
+        lacking = [e.id for e in episodes if np.isnan(e.rewards).any() and answers[e.id] == "stored"]
         if not lacking:
             return episodes
         stored = {e.id: e for e in await self._judged(await self._store.read.remote(lacking))}

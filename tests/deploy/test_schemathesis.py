@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +14,8 @@ from flywheel.deploy.routes import ROUTES, Route
 from flywheel.deploy.service import Service
 from flywheel.deploy.wire import MSGPACK
 from flywheel.tokens import SCOPES
-from tests.client.conftest import Server
 from tests.deploy.conftest import NOW, Links, World
+from tests.deploy.listening import listening
 from tests.deploy.test_desk import DOOR
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
@@ -36,14 +35,8 @@ def served(world: World, links: Links) -> Iterator[tuple[str, str]]:
     world.served(1.0)
     world.served(2.0, NOW + 1)
     secret = world.registry.add_token("tester", SCOPES, NOW, quota=1e6)
-    server = Server(Door(Service(DOOR, links, links, lambda: NOW)))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert server.listens.wait(30)
-    yield server.url, secret
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
+    with listening(Door(Service(DOOR, links, links, lambda: NOW))) as url:
+        yield url, secret
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
