@@ -86,7 +86,7 @@ class Challenges(Suite):
 
     def canaries(self, last: int = -1) -> list[Canary]:
         """Return every canary, or the `last` so many, oldest first; [] in a file from before there were any."""
-        if not self._has("canaries"):
+        if not sqlite.has_table(self._db, "canaries"):
             return []
         rows = self._db.execute("SELECT record FROM canaries ORDER BY id DESC LIMIT ?", (last,)).fetchall()
         return [msgspec.convert(json.loads(text), Canary) for (text,) in rows][::-1]
