@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flywheel.challenge import Challenge
 from flywheel.config import Config
 from flywheel.deploy.canary import Canary
 from flywheel.gate.grow import obstacle
@@ -67,7 +68,7 @@ def budget(history: Sequence[tuple[float, str | None, str | None]], tries: int, 
     lines = []
     for at, digest, reason in history:
         what = f"policy {digest[:8]} was judged" if digest else f"filled: {reason}"
-        lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC  {what}")
+        lines.append(f"{_utc(at)}  {what}")
     since = f"{tries} candidate{'' if tries == 1 else 's'} judged since it was filled"
     left = "it is spent: no candidate can pass" if is_spent else f"the next one may pass with an error of {error:.2g}"
     return "\n".join([*lines, f"{since}; {left}."])
@@ -107,6 +108,47 @@ def canary(canary: Canary) -> str:
         return f"{who} is {canary.state.replace('_', ' ')}: {canary.reason}"
     its, others = (f"{k:,} of {n:,}" for k, n in zip(test.num_failed[::-1], test.num[::-1], strict=True))
     return f"{who} has {canary.share:.0%} of new episodes: {its} failed, {others} of the champion's"
+
+
+def place(canary: Canary) -> str:
+    """Return where a challenger is, or how it ended, in a word or two."""
+    if canary.state == "canary":
+        return f"challenger, {canary.share:.0%}"
+    return "challenger, shadow" if canary.state == "shadow" else canary.state.replace("_", " ")
+
+
+def challenges(found: Sequence[Challenge], width: int) -> str:
+    """Return how the challenger on its way fares, and what became of the others, in lines of at most `width`."""
+    lines = [] if found and not found[-1].is_over else ["No challenger is on its way."]
+    for each in reversed(found):
+        end = f"policy {each.challenger[:8]} {each.state.replace('_', ' ')} {_utc(each.changed_at)}: {each.reason}"
+        lines += [end] if each.is_over else _on_its_way(each)
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+
+def _on_its_way(each: Challenge) -> list[str]:
+    (others, its), (others_failed, its_failed) = each.num, each.num_failed
+    given = f"has {each.share:.0%} of new episodes"
+    where = {"shadow": "is in the shadow", "frozen": "is frozen"}.get(each.state, given)
+    lines = [
+        f"policy {each.challenger[:8]} {where} since {_utc(each.changed_at)}, beside policy {each.champion[:8]}",
+        f"  shadow    {each.num_same:,} of {each.num_shadowed:,} decisions were the champion's",
+        f"  outcomes  {_of(its_failed, its)} failed, {each.num_lost[1]:,} lost; the champion's "
+        f"{_of(others_failed, others)}, {each.num_lost[0]:,} lost",
+    ]
+    for name, found in zip(("worse", "good", "uneven"), each.evidence, strict=True):
+        lines.append(f"  {name:<9} evidence {found.value:.3g} that {found.claim}; at {found.acts_at:,.0f} {found.then}")
+    reason = [f"  frozen    because {each.reason}"] if each.state == "frozen" else []
+    until = "" if each.ends_at is None else f"; if nothing is certain by {_utc(each.ends_at)}, the champion stays"
+    return [*lines, *reason, f"  next      {each.next}{until}"]
+
+
+def _of(some: int, of: int) -> str:
+    return f"{some:,} of {of:,}" + (f" ({some / of:.1%})" if of else "")
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:
