@@ -268,7 +268,7 @@ class Ramp:
         """Return the evidence, as a log, on which the present share is left for the next; -inf where on any."""
         if canary.rung <= 0:
             return -math.inf
-        return -math.log(self.config.promote_error) * (canary.rung / (len(self.config.ramp) - 1)) ** STEEP
+        return -math.log(self.config.promote_error) * math.pow(canary.rung / (len(self.config.ramp) - 1), STEEP)
 
     def _climbs(self, canary: Canary) -> bool:
         """Say whether the next share's turn has come: the first is left after some outcomes, others on evidence."""
