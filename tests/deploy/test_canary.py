@@ -16,6 +16,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.canary import OPEN, STEEP, Canary, Ramp, State
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
+from flywheel.records import End
 
 OLD, NEW = "old", "new"
 SOON = DeployConfig(
@@ -28,10 +29,10 @@ NOW = 10_000.0
 
 def outcome(at: float, digest: str, failed: bool = False, lost: bool = False) -> Outcome:
     """Return an episode that began at a time and is over."""
-    end = "lost" if lost else "terminated" if failed else "truncated"
+    end: End = "lost" if lost else "terminated" if failed else "truncated"
     return Outcome(
         started_at=at, id=f"e{at:g}", digest=digest, end=end, failed=failed, total=1.0, num_steps=1, ended_at=at + 1
-    )  # type: ignore[arg-type]
+    )
 
 
 @st.composite
