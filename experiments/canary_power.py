@@ -32,6 +32,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
 from flywheel.deploy.canary import STEEP, Canary, Ramp
 from flywheel.outcomes import Outcome
+from flywheel.records import End
 
 CONFIG = DeployConfig()
 CHAMPION = 0.019
@@ -227,10 +228,11 @@ def real(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def _outcome(now: float, is_challengers: bool, failed: bool, lost: bool) -> Outcome:
-    digest, end = "new" if is_challengers else "old", "lost" if lost else "terminated" if failed else "truncated"
+    end: End = "lost" if lost else "terminated" if failed else "truncated"
+    digest = "new" if is_challengers else "old"
     return Outcome(
         started_at=now, id=f"{now:.0f}", digest=digest, end=end, failed=failed, total=0.0, num_steps=1, ended_at=now
-    )  # type: ignore[arg-type]
+    )
 
 
 def _agrees(canary: Canary, tests: Tests) -> bool:

@@ -7,13 +7,14 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import __version__, judging, travel
+from flywheel import __version__, deciding, judging, travel
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -61,26 +62,29 @@ def policies_add(
 
 
 def policies_list(run_dir: Path) -> int:
-    """List the policies of a run directory with their verdicts, and which one is in service.
+    """List the policies of a run directory with their verdicts: which is in service, and which challenges it.
 
     Args:
         run_dir: directory of the run
     """
+    from flywheel import told
     from flywheel.deploy.registry import open_readonly
 
-    registry = open_readonly(run_dir)
-    champion, former, condemned = registry.champion(), registry.admissible(), registry.condemned()
-    challenger = registry.aliases().get("@challenger")
-    print(f"{'version':<8} {'policy':<9} {'verdict':<13} {'state':<11} made by")
-    for artifact in registry.artifacts():
-        verdict, digest = registry.verdict(artifact.digest), artifact.digest
-        state = "in service" if digest == champion else "condemned" if digest in condemned else ""
-        state = state or ("challenger" if digest == challenger else "former" if digest in former else "-")
-        print(
-            f"{artifact.version:<8} {digest[:8]:<9} {verdict.outcome if verdict else '-':<13} {state:<11} "
-            f"{artifact.trained_on.get('strategy', '-')}"
-        )
-    registry.close()
+    with contextlib.closing(open_readonly(run_dir)) as registry:
+        champion, former, condemned = registry.champion(), registry.admissible(), registry.condemned()
+        challenger = registry.aliases().get("@challenger")
+        tried = {canary.challenger: told.place(canary) for canary in registry.canaries()}
+        print(f"{'version':<8} {'policy':<9} {'verdict':<13} {'state':<19} made by")
+        for artifact in registry.artifacts():
+            verdict, digest = registry.verdict(artifact.digest), artifact.digest
+            state = tried.get(digest, "-")
+            if digest != challenger and state != "rolled back":
+                state = "condemned" if digest in condemned else "former" if digest in former else state
+            state = "in service" if digest == champion else state
+            print(
+                f"{artifact.version:<8} {digest[:8]:<9} {verdict.outcome if verdict else '-':<13} {state:<19} "
+                f"{artifact.trained_on.get('strategy', '-')}"
+            )
     return 0
 
 
@@ -152,15 +156,11 @@ class Page:
         return 0
 
 
-@contextlib.contextmanager
-def _writer(run_dir: Path, task: str) -> Iterator[Owner]:
-    """Yield whoever writes the registry of a run directory, of its own task where `task` is empty."""
-    from flywheel import archive, owner
-    from flywheel.tasks import load
+def _writer(run_dir: Path, task: str) -> AbstractContextManager[Owner]:
+    """Return whoever writes the registry of a run directory, of its own task where `task` is empty."""
+    from flywheel import owner
 
-    reference = task or archive.read_config(run_dir)["config"].task
-    with owner.opened(load(reference), reference, run_dir) as writer:
-        yield writer
+    return owner.writing(run_dir, task)
 
 
 def rollback(run_dir: Path, task: str = "") -> int:
@@ -294,6 +294,10 @@ def down(run_dir: Path) -> int:
 
 COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "budget": budget,
+    "canary": deciding.canary,
+    "canary approve": deciding.approve,
+    "canary drop": deciding.drop,
+    "canary freeze": deciding.freeze,
     "check": check,
     "diverge": travel.diverge,
     "down": down,
@@ -330,11 +334,13 @@ def find(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     Raises UsageError with the nearest name when there is none.
     """
     names = ["run", *COMMANDS]
-    for size in (2, 1):
-        if len(words) >= size and " ".join(words[:size]) in names:
-            return " ".join(words[:size]), words[size:]
-    first = [word for word in words if not word.startswith("-")][:2]
     groups = {name.split()[0] for name in names if " " in name}
+    for size in (2, 1):
+        name, rest = " ".join(words[:size]), words[size:]
+        is_misspelt = name in groups and rest and not rest[0].startswith("-")
+        if len(words) >= size and name in names and not is_misspelt:
+            return name, rest
+    first = [word for word in words if not word.startswith("-")][:2]
     raise unknown("command", " ".join(first if first and first[0] in groups else first[:1]), names)
 
 

@@ -176,8 +176,8 @@ class DeployConfig:
     """what becomes of a challenger that fails oftener, crashes or answers NaN: `rollback` condemns it; `freeze` gives
     it no more episodes, and leaves the rest to a person"""
     approve: str = ""
-    """module:function that is asked before a challenger is promoted: True, False, or None to be asked again; empty asks
-    nobody"""
+    """module:function that is asked before a challenger is promoted: True, False, or None to be asked again; `person`
+    waits for `flywheel canary approve`, or the same on the page; empty asks nobody"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flywheel import archive, foreign, growth
+from flywheel.challenge import Word
 from flywheel.config import Config
+from flywheel.deploy.canary import Canary
 from flywheel.deploy.registry import Registry
 from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
 from flywheel.records import Artifact, Release, Verdict
 from flywheel.task import Task, task_digest
+from flywheel.tasks import load
 from flywheel.tokens import Scope
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -35,6 +38,9 @@ class Owner(Protocol):
 
     def rollback(self) -> Release:
         """Condemn the digest in service and put the one before it back; raises Refused where there is none."""
+
+    def decide(self, word: Word, reason: str, digest: str) -> Canary:
+        """Do what a person says to the challenger on its way, as Challenges.decide; return its canary as it is then."""
 
     def spend(self, digest: str) -> int:
         """Note that a candidate is about to be judged; return how many were since the gate's budget was filled."""
@@ -66,6 +72,10 @@ class Here:
     def rollback(self) -> Release:
         """As Owner.rollback."""
         return self.registry.rollback(time.time())
+
+    def decide(self, word: Word, reason: str, digest: str) -> Canary:
+        """As Owner.decide."""
+        return self.registry.decide(word, reason, time.time(), digest)[0]
 
     def spend(self, digest: str) -> int:
         """As Owner.spend."""
@@ -103,6 +113,11 @@ class Living:
     def rollback(self) -> Release:
         """As Owner.rollback; watched and followed as a promotion is."""
         return self._watched(self.registry.rollback())
+
+    def decide(self, word: Word, reason: str, digest: str) -> Canary:
+        """As Owner.decide; the registry's owner lets the observer watch one that is approved, as any it promotes."""
+        canary: Canary = self.registry.decide(word, reason, digest)
+        return canary
 
     def spend(self, digest: str) -> int:
         """As Owner.spend."""
@@ -166,6 +181,14 @@ def opened(task: Task, reference: str, run_dir: Path, fresh: Config | None = Non
             yield here
         finally:
             here.registry.close()
+
+
+@contextmanager
+def writing(run_dir: Path, reference: str = "") -> Iterator[Owner]:
+    """Yield the owner of a run directory that is there, of its own task where `reference` is empty; as `opened`."""
+    reference = reference or archive.read_config(run_dir)["config"].task
+    with opened(load(reference), reference, run_dir) as owner:
+        yield owner
 
 
 def configuration(run_dir: Path, reference: str, fresh: Config | None = None) -> Config:

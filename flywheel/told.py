@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flywheel.challenge import Challenge
 from flywheel.config import Config
 from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary
@@ -71,7 +72,7 @@ def budget(history: Sequence[tuple[float, str | None, str | None]], tries: int, 
     lines = []
     for at, digest, reason in history:
         what = f"policy {digest[:8]} was judged" if digest else f"filled: {reason}"
-        lines.append(f"{_moment(at)}  {what}")
+        lines.append(f"{_utc(at)}  {what}")
     since = f"{tries} candidate{'' if tries == 1 else 's'} judged since it was filled"
     left = "it is spent: no candidate can pass" if is_spent else f"the next one may pass with an error of {error:.2g}"
     return "\n".join([*lines, f"{since}; {left}."])
@@ -116,14 +117,10 @@ def canary(canary: Canary) -> str:
 def served(found: Served) -> str:
     """Return who answered at a time."""
     if found.champion is None:
-        return f"{_moment(found.at)}  no policy was in service yet"
+        return f"{_utc(found.at)}  no policy was in service yet"
     with_share = f"with {found.share:.0%} of new episodes" if found.share else "in the shadow"
     beside = f"; policy {found.challenger[:8]} was tried beside it, {with_share}" if found.challenger else ""
-    return f"{_moment(found.at)}  policy {found.champion[:8]} answered{beside}"
-
-
-def _moment(at: float) -> str:
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC"
+    return f"{_utc(found.at)}  policy {found.champion[:8]} answered{beside}"
 
 
 def seconds(text: str) -> float:
@@ -140,6 +137,47 @@ def seconds(text: str) -> float:
             f"{text!r} is no time: give UTC epoch seconds, or a date and a time such as 2026-11-26T03:00:00."
         ) from error
     return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def place(canary: Canary) -> str:
+    """Return where a challenger is, or how it ended, in a word or two."""
+    if canary.state == "canary":
+        return f"challenger, {canary.share:.0%}"
+    return "challenger, shadow" if canary.state == "shadow" else canary.state.replace("_", " ")
+
+
+def challenges(found: Sequence[Challenge], width: int) -> str:
+    """Return how the challenger on its way fares, and what became of the others, in lines of at most `width`."""
+    lines = [] if found and not found[-1].is_over else ["No challenger is on its way."]
+    for each in reversed(found):
+        end = f"policy {each.challenger[:8]} {each.state.replace('_', ' ')} {_utc(each.changed_at)}: {each.reason}"
+        lines += [end] if each.is_over else _on_its_way(each)
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+
+def _on_its_way(each: Challenge) -> list[str]:
+    (others, its), (others_failed, its_failed) = each.num, each.num_failed
+    given = f"has {each.share:.0%} of new episodes"
+    where = {"shadow": "is in the shadow", "frozen": "is frozen"}.get(each.state, given)
+    lines = [
+        f"policy {each.challenger[:8]} {where} since {_utc(each.changed_at)}, beside policy {each.champion[:8]}",
+        f"  shadow    {each.num_same:,} of {each.num_shadowed:,} decisions were the champion's",
+        f"  outcomes  {_of(its_failed, its)} failed, {each.num_lost[1]:,} lost; the champion's "
+        f"{_of(others_failed, others)}, {each.num_lost[0]:,} lost",
+    ]
+    for name, found in zip(("worse", "good", "uneven"), each.evidence, strict=True):
+        lines.append(f"  {name:<9} evidence {found.value:.3g} that {found.claim}; at {found.acts_at:,.0f} {found.then}")
+    reason = [f"  frozen    because {each.reason}"] if each.state == "frozen" else []
+    until = "" if each.ends_at is None else f"; if nothing is certain by {_utc(each.ends_at)}, the champion stays"
+    return [*lines, *reason, f"  next      {each.next}{until}"]
+
+
+def _of(some: int, of: int) -> str:
+    return f"{some:,} of {of:,}" + (f" ({some / of:.1%})" if of else "")
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +14,12 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from flywheel import archive, sqlite
+from flywheel import archive, command, sqlite
+from flywheel.challenge import Word
 from flywheel.config import TraceConfig
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
+from flywheel.deploy.shown import shown
 from flywheel.errors import FlywheelError, UsageError, unknown
 from flywheel.gate.suite import WINDOW, standings
 from flywheel.observe.observer import SIGNALS
@@ -42,8 +42,6 @@ from flywheel.trace.spanstore import Stored
 
 LOOK_S = 0.4
 """Seconds for which what was seen of the files stands, however many ask."""
-COMMAND_S = 120.0
-"""Seconds after which a command that has not answered is given up on."""
 T = TypeVar("T")
 
 
@@ -179,6 +177,7 @@ class Window:
             artifacts=artifacts,
             verdicts={artifact.digest: registry.verdicts(artifact.digest) for artifact in artifacts},
             releases=registry.releases(),
+            challenges=[shown(canary, self._config["config"].deploy) for canary in registry.canaries()],
             condemned=registry.reasons(),
             previous=registry.previous(),
             tries=registry.tries(),
@@ -350,6 +349,10 @@ class Window:
         """As Source.rollback."""
         return self._command("rollback")
 
+    def decide(self, word: Word, digest: str, reason: str) -> str:
+        """As Source.decide."""
+        return self._command("canary", word, digest, f"--reason={reason}")
+
     def save(self, id_: str, at: int, edits: Mapping[str, Any], name: str) -> str:
         """As Source.save."""
         if id_.startswith("-"):  # an id is whatever a client liked it to be, and here it would be an option
@@ -366,20 +369,7 @@ class Window:
         return self._command("scenarios", "drop", name)
 
     def _command(self, *words: str) -> str:
-        """Return what a command of this run directory printed.
-
-        It runs as a person would run it, in a process of its own, so that this one never loads Ray.
-        """
-        command = [sys.executable, "-m", "flywheel.cli", *words, f"--run-dir={self.run_dir}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S)
-        except subprocess.TimeoutExpired as error:
-            raise FlywheelError(f"`flywheel {words[0]}` has not answered for {COMMAND_S:.0f} s: is it well?") from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["the command said nothing"])[-1]
-            kind = UsageError if done.returncode == 2 else FlywheelError
-            raise kind(last.removeprefix("flywheel: "))
-        return done.stdout.strip()
+        return command.run(self.run_dir, words)
 
 
 MOST = 20_000

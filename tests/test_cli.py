@@ -71,6 +71,9 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
         (["page", "--run-dir", "none"], "none is no run directory"),
         (["page", "--run-dir", "none", "--port", "70000"], "page.port must be less than 65536"),
         (["rollback", "--run-dir", "none"], "none is no run directory"),
+        (["canary", "--run-dir", "none"], "none is no run directory"),
+        (["canary", "drop", "--run-dir", "none"], "--reason"),
+        (["canary", "approv", "--reason", "x"], "Did you mean 'canary approve'"),
         (["tokens", "ad", "x"], "Did you mean 'tokens add'"),
         (["tokens", "list", "--run-dir", "none"], "no registry in none"),
         (["tokens", "add", "robot", "--run-dir", "none", "--scope", "act"], "none is no run directory"),
@@ -92,7 +95,7 @@ def test_no_words_are_a_wrong_call_and_a_version_is_told(
     assert call(monkeypatch) == 2
     assert "usage" in capsys.readouterr().out
     assert call(monkeypatch, "--version") == 0
-    with pytest.raises(UsageError, match="Known: budget, check, diverge, down"):
+    with pytest.raises(UsageError, match="Known: budget, canary, canary approve"):
         cli.find(["--task", "cartpole"])
 
 

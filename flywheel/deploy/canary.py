@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flywheel.challenge import Pair, Word
 from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
 from flywheel.errors import UsageError
@@ -29,8 +30,6 @@ STEEP = 0.25
 """The second of three shares is left at 0.5 ** STEEP of the evidence (as a log) that promotes: one that is worse and is
 lifted by chance takes many more episodes to be found out, for they say less at a large share."""
 _STAGES: dict[State, Stage] = {"shadow": "shadow", "canary": "canary", "promoted": "full"}
-Pair = tuple[int, int]
-"""A number of the champion's and one of the challenger's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +108,11 @@ class Canary:
     read_to: tuple[float, str] = (0.0, "")
     """Start and id of the last episode that was read: those that began before it count no more."""
     reason: str = ""
-    """Why it stopped, as a clause; "" while it goes on."""
+    """Why it ended, or was frozen, as a clause; "" while it goes on."""
     changed_at: float = 0.0
     """When its state or its share was last another."""
+    frozen: tuple[float, str] | None = None
+    """When and why it was frozen; None where it never was."""
 
     @property
     def is_over(self) -> bool:
@@ -200,17 +201,28 @@ class Ramp:
         """Take the challenger out because it crashed or answered what is no action; `how` is a clause."""
         return self._fail(canary, how, now)
 
-    def approve(self, canary: Canary, is_approved: bool, now: float) -> Canary:
+    def approve(self, canary: Canary, is_approved: bool, now: float, reason: str = "") -> Canary:
         """Take a person's word on a challenger that is proven; without the configured approval nobody is asked."""
         if canary.state != "canary" or not canary.is_proven:
             return canary
+        because = f": {reason}" if reason else ""
         if is_approved:
-            return self._to(canary, "promoted", "it was approved", now)
-        return self._to(canary, "stopped", "it was not approved", now)
+            return self._to(canary, "promoted", f"it was approved{because}", now)
+        return self._to(canary, "stopped", f"it was not approved{because}", now)
 
     def drop(self, canary: Canary, reason: str, now: float) -> Canary:
         """Roll the challenger back, frozen or not, for a reason of one's own."""
         return canary if canary.is_over else self._to(canary, "rolled_back", reason, now)
+
+    def freeze(self, canary: Canary, reason: str, now: float) -> Canary:
+        """Give the challenger no more episodes, for a reason of one's own: the rest is left to a person."""
+        return self._to(canary, "frozen", reason, now) if canary.state in ("shadow", "canary") else canary
+
+    def decide(self, canary: Canary, word: Word, reason: str, now: float) -> Canary:
+        """Do what a person says; the canary stays as it is where that can't be done."""
+        if word == "approve":
+            return self.approve(canary, True, now, reason)
+        return self.drop(canary, reason, now) if word == "drop" else self.freeze(canary, reason, now)
 
     def replace(self, canary: Canary, by: str, now: float) -> Canary:
         """End the canary because another challenger comes, for which one begins from nothing."""
@@ -252,13 +264,17 @@ class Ramp:
             return self._to(canary, "timed_out", f"nothing is certain: {_told(test.num_failed, test.num)}", now)
         return canary
 
+    def climbs_at(self, canary: Canary) -> float:
+        """Return the evidence, as a log, on which the present share is left for the next; -inf where on any."""
+        if canary.rung <= 0:
+            return -math.inf
+        return -math.log(self.config.promote_error) * math.pow(canary.rung / (len(self.config.ramp) - 1), STEEP)
+
     def _climbs(self, canary: Canary) -> bool:
         """Say whether the next share's turn has come: the first is left after some outcomes, others on evidence."""
-        last = len(self.config.ramp) - 1
-        if canary.rung == last or canary.test.num[1] < self.config.ramp_first:
+        if canary.rung == len(self.config.ramp) - 1 or canary.test.num[1] < self.config.ramp_first:
             return False
-        enough = -math.log(self.config.promote_error) * (canary.rung / last) ** STEEP
-        return not canary.rung or canary.test.is_good >= enough
+        return canary.test.is_good >= self.climbs_at(canary)
 
     def _lift(self, canary: Canary, rung: int, now: float) -> Canary:
         shares = (*canary.shares, (now, self.config.ramp[rung]))
@@ -270,7 +286,8 @@ class Ramp:
         return self._to(canary, "rolled_back" if self.config.on_fail == "rollback" else "frozen", reason, now)
 
     def _to(self, canary: Canary, state: State, reason: str, now: float) -> Canary:
-        return dataclasses.replace(canary, state=state, reason=reason, changed_at=now)
+        frozen = (now, reason) if state == "frozen" else canary.frozen
+        return dataclasses.replace(canary, state=state, reason=reason, changed_at=now, frozen=frozen)
 
 
 def _told(some: Pair, of: Pair) -> str:

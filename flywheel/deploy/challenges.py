@@ -8,11 +8,12 @@ import json
 import msgspec
 
 from flywheel import sqlite
+from flywheel.challenge import Word
 from flywheel.config import canonical
 from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.suite import Suite
-from flywheel.errors import Refused
+from flywheel.errors import Refused, UsageError
 from flywheel.records import Release
 
 
@@ -67,6 +68,28 @@ class Challenges(Suite):
             if self.champion() != canary.champion:
                 raise Refused(f"Policy {canary.challenger[:12]} was tried beside another policy than serves now.")
             return self._release(canary.challenger, canary.changed_at)
+
+    def decide(self, word: Word, reason: str, now: float, digest: str = "") -> tuple[Canary, Release | None]:
+        """Do what a person says to the challenger on its way, for a reason that is kept.
+
+        Return its canary as it is then, and the Release of one that is approved. `digest` is what the challenger's
+        begins with, so that no other one can be meant. Raises UsageError without a reason, and Refused, changing
+        nothing, where no such challenger is on its way, or that can't be said to it now.
+        """
+        reason, canary = " ".join(reason.split()), self.canary()
+        if not reason:
+            raise UsageError("What becomes of a challenger is decided for a reason, which is kept: give one.")
+        if canary is None or canary.is_over:
+            raise Refused("No challenger is on its way, so nothing can be decided about one.")
+        who = f"Policy {canary.challenger[:12]}"
+        if not canary.challenger.startswith(digest):
+            raise Refused(f"{who} is on its way by now, and not {digest[:12]}: look at it before you decide.")
+        decided = Ramp().decide(canary, word, reason, now)
+        if decided != canary:
+            return decided, self.keep_canary(decided)
+        if canary.state == "frozen":
+            raise Refused(f"{who} is frozen: it can be dropped, or make room for another challenger.")
+        raise Refused(f"{who} can't be approved before its outcomes have proven it: `flywheel canary` shows how far.")
 
     def end_canary(self, by: str, now: float) -> None:
         """Let the challenger on its way make room for a digest that goes into service otherwise; in a transaction."""

@@ -18,6 +18,8 @@ from flywheel.records import Release, Signal
 
 log = logging.getLogger(__name__)
 Approve = Callable[[Canary], bool | None]
+PERSON = "person"
+"""Who approves where no function does: whoever says so by `flywheel canary approve`, or on the page."""
 
 
 class Witness(Protocol):
@@ -42,7 +44,7 @@ class Driver:
         Raises UsageError when the function that is to approve can't be found.
         """
         self._registry, self._ramp, self._bound = registry, Ramp(config), failure_bound
-        self._approve = approver(config.approve) if config.approve else None
+        self._approve = approver(config.approve) if config.approve not in ("", PERSON) else None
         self._watched: Release | None = None
 
     async def challenge(self, digest: str, witness: Witness, now: float) -> Canary:
@@ -117,7 +119,7 @@ def approver(reference: str) -> Approve:
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"deploy.approve is {reference!r}, and there is no such function ({error}): give module:function, "
-            "importable where the registry runs."
+            f"importable where the registry runs, or {PERSON}."
         ) from error
     if not callable(found):
         raise UsageError(f"deploy.approve is {reference!r}, which is no function.")

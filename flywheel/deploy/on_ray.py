@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
+from flywheel.challenge import Word
 from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission, Served, Tried
 from flywheel.deploy.canary import Canary
@@ -103,6 +104,12 @@ class RegistryActor:
     def canary(self) -> Canary | None:
         """Return the last challenger's way, over or not."""
         return self._registry.canary()
+
+    def decide(self, word: Word, reason: str, digest: str = "") -> Canary:
+        """Do what a person says to the challenger on its way; replicas follow when they look next."""
+        canary, release = self._registry.decide(word, reason, time.time(), digest)
+        self._say(release)
+        return canary
 
     def _say(self, release: Release | None) -> None:
         if release is not None:

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from flywheel.challenge import Word
 from flywheel.errors import Refused, UsageError
 from flywheel.page.access import Access, role_of
 from flywheel.page.routes import answer
@@ -39,6 +40,15 @@ class Dropped(msgspec.Struct, forbid_unknown_fields=True):
     """Body of DELETE /scenarios."""
 
     name: Name
+
+
+class Decided(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /canary."""
+
+    word: Word
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """Of the challenger that is meant."""
+    reason: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$", max_length=200)]
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,6 +107,13 @@ def operating(source: Source, access: Access) -> APIRouter:
         check_may_operate(request)
         await body_of(request, Nothing)
         return answer({"done": await asyncio.to_thread(source.rollback)})
+
+    @router.post("/canary")
+    async def canary(request: Request) -> Response:
+        """Drop, approve or freeze the challenger on its way."""
+        check_may_operate(request)
+        asked = await body_of(request, Decided)
+        return answer({"done": await asyncio.to_thread(source.decide, asked.word, asked.digest, asked.reason)})
 
     return router
 

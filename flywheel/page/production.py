@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ def _marks(
     signals: Sequence[Signal],
     changes: Changes,
 ) -> list[dict[str, Any]]:
-    """Return change, signals, verdicts and releases at their places among the episodes that are shown."""
+    """Return change, signals, verdicts, challengers and releases at their places among the episodes that are shown."""
     numbers = {e.id: first + i for i, e in enumerate(episodes)}
     versions = {artifact.digest: artifact.version for artifact in policies.artifacts}
 
@@ -121,6 +121,10 @@ def _marks(
                 {"kind": "verdict", "number": place(verdict.judged_at), "at": verdict.judged_at, "text": text,
                  "digest": digest}
             )  # fmt: skip
+    found += [
+        {"kind": "challenge", "number": place(at), "at": at, "text": text, "digest": digest}
+        for at, text, digest in _tried(policies, versions)
+    ]
     for release in policies.releases:
         text = f"v{versions.get(release.digest, 0)} in service"
         found.append(
@@ -130,3 +134,12 @@ def _marks(
     begun = starts[0] if len(starts) else 0.0
     shown = [mark for mark in found if first == 1 or mark.get("at", begun) >= begun]
     return sorted(shown, key=lambda mark: float(mark["number"]))
+
+
+def _tried(policies: Policies, versions: Mapping[str, int]) -> Iterator[tuple[float, str, str]]:
+    """Yield when challengers began and ended, in words; a promotion is told as the release that it is."""
+    for each in policies.challenges:
+        who = f"v{versions.get(each.challenger, 0)}"
+        yield each.begun_at, f"{who} is tried", each.challenger
+        if each.is_over and each.state != "promoted":
+            yield each.changed_at, f"{who} {each.state.replace('_', ' ')}", each.challenger

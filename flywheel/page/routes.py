@@ -58,7 +58,7 @@ def reading(source: Source, streams: Streams, frames: Frames, turnstile: Turnsti
 def _now(router: APIRouter, source: Source) -> None:
     @router.get("/now")
     def now(request: Request) -> Response:
-        """Return whose run this is, what turns, who serves, the alarms, and the last sentences."""
+        """Return whose run this is, what turns, who serves and who is tried, the alarms, and the last sentences."""
         about, told, known, tally = source.about(), source.told(0), source.policies(), source.tally()
         rows = shapes.policies(known, tally)
         whole = sum(row["episodes"] - row["lost"] for row in tally.values())
@@ -71,6 +71,7 @@ def _now(router: APIRouter, source: Source) -> None:
                 "last": shapes.turn(turns[-1], True) if turns else None,
                 "service": next((row for row in rows if row["state"] == "in service"), None),
                 "previous": known.previous,
+                "challenger": next((shapes.challenge(c) for c in known.challenges[-1:] if not c.is_over), None),
                 "signals": [shapes.signal(each) for each in source.signals()],
                 "production": {
                     "episodes": int(sum(row["episodes"] for row in tally.values())),
@@ -115,20 +116,23 @@ def _turns_and_policies(router: APIRouter, source: Source) -> None:
 
     @router.get("/policies")
     def policies() -> Response:
-        """Return every policy, newest first."""
+        """Return every policy, and every challenger, newest first."""
         known = source.policies()
         rows = shapes.policies(known, source.tally())
-        return answer({"policies": rows, "previous": known.previous, "tries": known.tries})
+        challenges = [shapes.challenge(each) for each in known.challenges]
+        about = {"previous": known.previous, "tries": known.tries}
+        return answer({"policies": rows, "challenges": challenges[::-1], **about})
 
     @router.get("/policy")
     def policy(digest: Digest) -> Response:
-        """Return one policy with all its verdicts, newest first."""
+        """Return one policy with all its verdicts, and each time that it was tried, newest first."""
         known = source.policies()
         row = next((row for row in shapes.policies(known, source.tally()) if row["digest"] == digest), None)
         if row is None:
             raise UsageError(f"The registry knows no policy {digest[:12]}.")
         verdicts = [shapes.verdict(each) for each in known.verdicts.get(digest, ())]
-        return answer({**row, "verdicts": verdicts[::-1]})
+        tried = [shapes.challenge(each) for each in known.challenges if each.challenger == digest]
+        return answer({**row, "verdicts": verdicts[::-1], "challenges": tried[::-1]})
 
     @router.get("/verdict")
     def verdict(digest: Digest, number: Annotated[int, Query(ge=0)] = 0) -> Response:

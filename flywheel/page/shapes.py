@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.challenge import Challenge
 from flywheel.page.source import About, Listed, Policies
 from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
 from flywheel.tapes import NOMINAL, Difference, Scenario, Standing
@@ -144,9 +145,9 @@ def trial(each: Trial) -> dict[str, Any]:
 
 def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Return every policy, newest first: what it was trained on, by whom it was judged, where and when it served."""
-    served = _served(known)
-    order = list(dict.fromkeys(release.digest for release in known.releases))
-    champion = known.releases[-1].digest if known.releases else None
+    served, shadowed = _served(known)
+    order = sorted(served, key=lambda digest: float(served[digest][0]["from"]))
+    tried = {each.challenger: each for each in known.challenges}
     found = []
     for artifact in known.artifacts:
         digest = artifact.digest
@@ -164,7 +165,7 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
                 "made_at": artifact.made_at,
                 "trained_on": plain(artifact.trained_on),
                 "rule": plain(artifact.spec.rule),
-                "state": _state(digest, champion, known, bool(served.get(digest))),
+                "state": _state(digest, known, tried.get(digest)),
                 "condemned": {"reason": reason, "at": condemned_at} if reason else None,
                 "place": order.index(digest) if digest in order else None,
                 "outcome": last.outcome if last else None,
@@ -172,6 +173,7 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
                 "num_trials": len(nominal),
                 "num_failed": sum(trial.failed for trial in nominal),
                 "served": served.get(digest, []),
+                "shadowed": shadowed.get(digest, []),
                 "episodes": int(row.get("episodes", 0)),
                 "failed": int(row.get("failed", 0)),
                 "lost": int(row.get("lost", 0)),
@@ -181,15 +183,32 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
     return found[::-1]
 
 
-def _state(digest: str, champion: str | None, known: Policies, has_served: bool) -> str:
-    if digest == champion:
+def _state(digest: str, known: Policies, tried: Challenge | None) -> str:
+    if known.releases and digest == known.releases[-1].digest:
         return "in service"
-    return "condemned" if digest in known.condemned else "former" if has_served else "candidate"
+    if tried is not None and not tried.is_over:
+        return "frozen" if tried.state == "frozen" else "challenger"
+    ended = "" if tried is None else tried.state.replace("_", " ")
+    if digest in known.condemned:
+        return ended if ended == "rolled back" else "condemned"
+    return "former" if digest in {release.digest for release in known.releases} else ended or "candidate"
 
 
-def _served(known: Policies) -> dict[str, list[dict[str, Any]]]:
-    """Return by digest the spans in which it was in service; the present one has no end."""
-    found: dict[str, list[dict[str, Any]]] = {}
+Spans = dict[str, list[dict[str, Any]]]
+
+
+def _served(known: Policies) -> tuple[Spans, Spans]:
+    """Return by digest the spans in which it answered, all or a share, and in which it was in the shadow, in order.
+
+    Those of now have no end.
+    """
+    served: Spans = {}
+    shadowed: Spans = {}
+    for each in known.challenges:
+        for span in each.spans:
+            found = shadowed if span.stage == "shadow" else served
+            shown = {"from": span.begin, "to": span.end, "stage": span.stage, "share": span.share}
+            found.setdefault(each.challenger, []).append(shown)
     for release, after in zip(known.releases, [*known.releases[1:], None], strict=False):
         span = {
             "from": release.released_at,
@@ -197,7 +216,13 @@ def _served(known: Policies) -> dict[str, list[dict[str, Any]]]:
             "stage": release.stage,
             "share": release.share,
         }
-        found.setdefault(release.digest, []).append(span)
+        served.setdefault(release.digest, []).append(span)
+    return {digest: sorted(spans, key=lambda span: float(span["from"])) for digest, spans in served.items()}, shadowed
+
+
+def challenge(each: Challenge) -> dict[str, Any]:
+    """Return a challenger on its way, or what became of it."""
+    found: dict[str, Any] = plain(each)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.challenge import Challenge, Word
 from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
 from flywheel.tapes import Difference, Scenario, Standing
 from flywheel.task import Task
@@ -114,6 +115,8 @@ class Policies:
     verdicts: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
     """By digest, oldest first."""
     releases: Sequence[Release] = ()
+    challenges: Sequence[Challenge] = ()
+    """Oldest first; only the last one can still be on its way."""
     condemned: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     """By digest: why and when."""
     previous: str | None = None
@@ -234,6 +237,12 @@ class Source(Protocol):
 
     def rollback(self) -> str:
         """Put the policy before the present one back into service; return what was done. Raises FlywheelError."""
+
+    def decide(self, word: Word, digest: str, reason: str) -> str:
+        """Do what a person says to the challenger on its way, if its digest begins so; return what was done.
+
+        Raises FlywheelError.
+        """
 
     def save(self, id_: str, at: int, edits: Mapping[str, Any], name: str) -> str:
         """Make a fork a scenario of the gate's suite; return what was done. Raises FlywheelError."""

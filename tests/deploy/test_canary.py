@@ -16,6 +16,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.canary import OPEN, STEEP, Canary, Ramp, State
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
+from flywheel.records import End
 
 OLD, NEW = "old", "new"
 SOON = DeployConfig(
@@ -28,10 +29,10 @@ NOW = 10_000.0
 
 def outcome(at: float, digest: str, failed: bool = False, lost: bool = False) -> Outcome:
     """Return an episode that began at a time and is over."""
-    end = "lost" if lost else "terminated" if failed else "truncated"
+    end: End = "lost" if lost else "terminated" if failed else "truncated"
     return Outcome(
         started_at=at, id=f"e{at:g}", digest=digest, end=end, failed=failed, total=1.0, num_steps=1, ended_at=at + 1
-    )  # type: ignore[arg-type]
+    )
 
 
 @st.composite
@@ -77,13 +78,14 @@ def do(ramp: Ramp, canary: Canary, what: int, batch: list[Outcome], now: float) 
         lambda: ramp.broke(canary, "it crashed", now),
         lambda: ramp.drop(canary, "I say so", now),
         lambda: ramp.replace(canary, "third", now),
+        lambda: ramp.freeze(canary, "I want to look", now),
     ]
     return events[what]()
 
 
 @given(
     streams(),
-    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(8))), st.integers(1, 30)), max_size=30),
+    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(9))), st.integers(1, 30)), max_size=30),
     st.sampled_from(["rollback", "freeze"]),
     st.sampled_from(["", "module:function"]),
 )
@@ -104,6 +106,8 @@ def test_stages_only_go_forward_and_an_end_is_an_end(
             assert [share for _, share in canary.shares] == sorted({share for _, share in canary.shares})
         if before.state == "frozen":
             assert canary.state in ("frozen", "rolled_back", "replaced")
+            assert canary.frozen == before.frozen
+        assert (canary.state == "frozen") <= (canary.frozen is not None)
         if canary.state in ("promoted", "rolled_back"):
             assert canary.share == float(canary.state == "promoted"), "never both"
         assert (canary.release is None) == (canary.state not in ("shadow", "canary", "promoted"))
@@ -204,6 +208,23 @@ def test_a_challenger_that_fails_or_breaks_is_taken_out(on_fail: Any, state: str
     assert ramp.drop(broken, "I say so", 2.0).state == "rolled_back"
 
 
+@pytest.mark.parametrize("shadow", [0, 5])
+def test_a_person_may_freeze_it_and_then_only_a_person_or_another_challenger_moves_it(shadow: int) -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=shadow))
+    canary = ramp.begin(NEW, OLD, 0.0)
+    frozen = ramp.decide(canary, "freeze", "I want to look", 1.0)
+    assert (frozen.state, frozen.share, frozen.release) == ("frozen", 0.0, None)
+    assert (frozen.reason, frozen.changed_at, frozen.frozen) == ("I want to look", 1.0, (1.0, "I want to look"))
+    rows = [outcome(t, NEW, failed=True) for t in range(1, 60)]
+    for what in range(6):  # outcomes, decisions, time, a word on its approval, a crash
+        assert do(ramp, frozen, what, rows, 1e7) == frozen
+    assert ramp.decide(frozen, "freeze", "again", 2.0) == ramp.decide(frozen, "approve", "?", 2.0) == frozen
+    dropped = ramp.decide(frozen, "drop", "it hums", 2.0)
+    assert (dropped.state, dropped.reason, dropped.frozen) == ("rolled_back", "it hums", frozen.frozen)
+    assert ramp.freeze(dropped, "too late", 3.0) == dropped
+    assert ramp.replace(frozen, "third", 2.0).state == "replaced"
+
+
 def test_a_proven_challenger_waits_for_approval() -> None:
     ramp = Ramp(dataclasses.replace(SOON, approve="module:function"))
     rows = [outcome(t, NEW) for t in range(1, 60)]
@@ -211,6 +232,8 @@ def test_a_proven_challenger_waits_for_approval() -> None:
     assert canary.state == "canary" and canary.is_proven and canary.share == 0.5
     assert ramp.approve(canary, True, NOW).state == "promoted"
     assert ramp.approve(canary, False, NOW).state == "stopped"
+    assert ramp.decide(canary, "approve", "it is fine", NOW).reason == "it was approved: it is fine"
+    assert ramp.decide(canary, "freeze", "not on a Friday", NOW).state == "frozen"
     assert ramp.tick(canary, 1e7).reason == "nobody approved it after 10,000,000 s"
     worse = ramp.hear(canary, [outcome(100.0 + t, NEW, failed=True) for t in range(90)], NOW)
     assert worse.state == "rolled_back", "it is watched as long as it waits"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Served, Tried
 from flywheel.deploy.canary import Canary, Ramp
-from flywheel.deploy.driver import Driver, approver
+from flywheel.deploy.driver import PERSON, Driver, approver
+from flywheel.deploy.on_ray import RegistryActor
 from flywheel.deploy.registry import Registry, open_readonly
 from flywheel.errors import Refused, UsageError
 from flywheel.outcomes import Outcome
@@ -242,6 +244,63 @@ async def test_a_person_is_asked_until_there_is_a_word(world: World) -> None:
     WORDS[:] = [True]
     release = await driver.step(seen, NOW + 301)
     assert release is not None and release.digest == canary.challenger
+
+
+async def test_where_a_person_approves_nobody_is_asked_and_it_waits_for_the_word(world: World) -> None:
+    canary = trying(world, urgent=True)
+    driver, seen = Driver(world.registry, dataclasses.replace(CONFIG, approve=PERSON), 0.05), Seen()
+    both = (canary.champion, canary.challenger)
+    with pytest.raises(Refused, match="can't be approved before"):
+        world.registry.decide("approve", "it looks fine", NOW + 2)
+    seen.known = [outcome(NOW + 2 + t, both[t % 2], failed=t % 2 == 0) for t in range(200)]
+    assert await driver.step(seen, NOW + 300) is None
+    found, release = world.registry.decide("approve", "it looks\nfine", NOW + 301, canary.challenger[:8])
+    assert (found.state, found.reason) == ("promoted", "it was approved: it looks fine")
+    assert release is not None and release == world.registry.releases()[-1]
+    assert world.registry.champion() == canary.challenger and world.registry.previous() == canary.champion
+    assert await driver.step(seen, NOW + 302) is None
+    assert seen.watched[-1] == release, "the observer watches it without being told"
+
+
+def test_a_person_freezes_a_challenger_and_drops_it(world: World) -> None:
+    canary = trying(world)
+    frozen, release = world.registry.decide("freeze", "it hums", NOW + 2)
+    assert release is None and world.registry.canary() == frozen and frozen.state == "frozen"
+    assert world.registry.admission().challenger is None and not world.registry.condemned()
+    for word in ("freeze", "approve"):
+        with pytest.raises(Refused, match="is frozen: it can be dropped"):
+            world.registry.decide(word, "again", NOW + 3)  # type: ignore[arg-type]
+    dropped, _ = world.registry.decide("drop", "it hums louder", NOW + 4)
+    assert dropped.state == "rolled_back" and dropped.frozen == (NOW + 2, "it hums")
+    assert world.registry.reasons()[canary.challenger] == ("it hums louder", NOW + 4)
+    with pytest.raises(Refused, match="No challenger is on its way"):
+        world.registry.decide("drop", "again", NOW + 5)
+
+
+def test_nothing_is_decided_without_a_reason_or_about_another_challenger(world: World) -> None:
+    with pytest.raises(Refused, match="No challenger is on its way"):
+        world.registry.decide("drop", "it hums", NOW)
+    canary = trying(world)
+    with pytest.raises(UsageError, match="for a reason"):
+        world.registry.decide("drop", " \n", NOW + 2)
+    with pytest.raises(Refused, match=f"Policy {canary.challenger[:12]} is on its way by now"):
+        world.registry.decide("drop", "it hums", NOW + 2, canary.champion)
+    assert world.registry.canary() == canary
+
+
+async def test_the_registrys_actor_does_what_a_person_says(tmp_path: Path) -> None:
+    """The actor's body, without Ray."""
+    world = World(tmp_path)
+    canary = trying(world)
+    world.registry.close()
+    actor = RegistryActor(str(tmp_path), world.registry.task, config=CONFIG)
+    assert actor.decide("freeze", "it hums") == actor.canary()
+    assert (await actor.admission()).challenger is None
+    assert actor.decide("drop", "it hums louder", canary.challenger).state == "rolled_back"
+    assert actor.condemned() == {canary.challenger}
+    assert actor._driving is not None
+    actor._driving.cancel()
+    actor._registry.close()
 
 
 @pytest.mark.parametrize("reference", ["says", "no_such_module:says", f"{__name__}:nothing", f"{__name__}:NOW"])

@@ -29,7 +29,7 @@ def chances(champion: float, challenger: float, share: float) -> list[tuple[bool
 def test_no_bet_on_worse_gains_while_the_challenger_is_not(one: float, other: float, share: float) -> None:
     challenger, champion = sorted((one, other))
     gain = sum(p * np.exp(evidence.worse(f, mine, share)) for f, mine, p in chances(champion, challenger, share))
-    assert (gain <= 1.0 + 1e-9).all()
+    assert np.all(gain <= 1.0 + 1e-9)
     even = sum(p * np.exp(evidence.worse(f, mine, share)) for f, mine, p in chances(champion, champion, share))
     assert even == pytest.approx(np.ones(len(evidence.RATIOS)))
 
@@ -45,7 +45,7 @@ def test_no_bet_on_good_gains_while_the_challenger_fails_oftener_by_the_margin(
         p * np.exp(evidence.good(f, mine, share, margin, num, num_failed))
         for f, mine, p in chances(champion, challenger, share)
     )
-    assert (gain <= 1.0 + 1e-9).all()
+    assert np.all(gain <= 1.0 + 1e-9)
 
 
 @given(SHARES)

@@ -16,6 +16,7 @@ import numpy as np
 
 from flywheel import archive, told
 from flywheel.config import Config
+from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.registry import POLICIES, Registry
 from flywheel.draws import draw_key
 from flywheel.gate.judge import SafetyGate
@@ -30,6 +31,7 @@ from flywheel.testing import GOOD, SHORT_POLE, write_linear_artifact
 from flywheel.trace.context import EPISODE, STEP, TURN, trace_of
 from flywheel.trace.row import Row, Value
 from flywheel.trace.spanstore import SpanStore
+from tests.deploy.conftest import verdict_on
 
 HALF = tuple(0.3 * good + 0.7 * short for good, short in zip(GOOD, SHORT_POLE, strict=True))
 """Gains that let a third of the long poles fall."""
@@ -184,6 +186,23 @@ def write_spans(run_dir: Path, episode: Episode) -> None:
     train = Row("ab" * 16, "00000000000000b2", turn.id, "train", "loop", began - 50, began - 30, {TURN: 1})
     with SpanStore(run_dir, 10_000) as spans:
         spans.append([*rows, turn, train])
+
+
+def challenge(registry: Registry, number: float, now: float, ramp: Ramp | None = None) -> Canary:
+    """Let a policy that passed be tried beside the one in service; another number gives another digest."""
+    champion = registry.champion()
+    artifact = write_linear_artifact(
+        registry.run_dir / POLICIES,
+        cartpole,
+        tuple(number * gain for gain in GOOD),
+        version=registry.next_version(),
+        parent=champion,
+        trained_on={"strategy": "continue_training"},
+        made_at=now - 5.0,
+    )
+    registry.add(artifact)
+    registry.record(verdict_on(artifact, baseline=champion, judged_at=now - 1.0, valid_until=now + 1e6))
+    return registry.challenge(artifact.digest, ramp or Ramp(), now)
 
 
 def as_production(episode: Episode, id_: str, started_at: float) -> Episode:

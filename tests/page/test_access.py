@@ -41,7 +41,7 @@ TAKES: dict[tuple[str, str], str] = {
         )
     },
     **{("POST", f"/api/v1/{path}"): "read" for path in ("fork", "travel/edits", "travel/scenario", "travel/replay")},
-    **{("POST", f"/api/v1/{path}"): "operate" for path in ("rollback", "scenarios", "travel/spans")},
+    **{("POST", f"/api/v1/{path}"): "operate" for path in ("rollback", "canary", "scenarios", "travel/spans")},
     ("DELETE", "/api/v1/scenarios"): "operate",
 }  # fmt: skip
 """The scope that a route takes, "" where it is open; a route that isn't here fails the test."""

@@ -253,9 +253,9 @@ def test_a_run_that_has_just_begun_has_nothing_and_says_so(tmp_path: Path) -> No
     with archive.opened(tmp_path / "new", Config(task="cartpole"), "cartpole", task_digest(cartpole)):
         pass
     with served(tmp_path / "new") as url, httpx.Client(base_url=f"{url}api/v1/") as api:
-        assert got(api, "now")["service"] is None and got(api, "now")["story"] == []
+        assert got(api, "now")["service"] is got(api, "now")["challenger"] is None and got(api, "now")["story"] == []
         assert got(api, "production")["count"] == 0 and got(api, "turns") == {"turns": []}
-        assert got(api, "policies") == {"policies": [], "previous": None, "tries": 0}
+        assert got(api, "policies") == {"policies": [], "challenges": [], "previous": None, "tries": 0}
         assert got(api, "episodes") == {"episodes": [], "next": None}
         assert "There is no" in api.get("episode", params={"id": "x"}).json()["error"]
 

@@ -50,7 +50,7 @@ export const command = (kind, text) =>
 export const commands = (...lines) =>
   h("div", { class: "commands" }, lines.filter(Boolean).map(([kind, text]) => command(kind, text)));
 
-/* A policy by its version and digest, in its colour: that of its release, hollow where it was never released. */
+/* A policy by its version and digest, in its colour: that of its turn to answer, hollow where it never answered. */
 export function chip(policies, digest, withDigest = true) {
   if (!digest) return h("span", { class: "muted" }, "none");
   const known = policies.get(digest);
@@ -123,6 +123,30 @@ export function confirm({ title, text, lines = [], verb, danger = true }) {
         h("button", { type: "button", onclick: () => dialog.close("no") }, "Cancel"),
         h("button", { type: "button", class: danger ? "danger" : "main", onclick: () => dialog.close("yes") }, verb)));
     dialog.addEventListener("close", () => { resolve(dialog.returnValue === "yes"); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/* The same for what is done for a reason, which is kept; `line` gives the command for one. A promise of it, "" for no. */
+export function reasoned({ title, text, line, verb, danger = true }) {
+  return new Promise((resolve) => {
+    const input = h("input", { name: "reason", required: true, pattern: ".*\\S.*", maxlength: "200", autocomplete: "off" });
+    const shown = h("div", { class: "tight" });
+    const draw = () => replace(shown, commands(["CLI", line(input.value.trim() || "REASON")]));
+    const form = h("form", { method: "dialog" }, h("h2", { id: "reasoned-title" }, title), h("p", {}, text),
+      h("label", { class: "field" }, "Reason, which is kept", input), shown,
+      h("div", { class: "actions" },
+        h("button", { type: "button", onclick: () => dialog.close("") }, "Cancel"),
+        h("button", { type: "submit", class: danger ? "danger" : "main" }, verb)));
+    const dialog = h("dialog", { "aria-labelledby": "reasoned-title" }, form);
+    input.addEventListener("input", draw);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      dialog.close(input.value.trim());
+    });
+    dialog.addEventListener("close", () => { resolve(dialog.returnValue); dialog.remove(); });
+    draw();
     document.body.append(dialog);
     dialog.showModal();
   });

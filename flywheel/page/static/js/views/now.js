@@ -6,12 +6,14 @@ import { ago, clock, count, number, percent, plural, seconds, utc, words } from 
 import { body, card, chip, commands, facts, figure, head, id, note, outcome, segments, time } from "../parts.js";
 import { shell } from "../format.js";
 import { wheel } from "../wheel.js";
+import { share, trying } from "./challenger.js";
 
 const MOST_LINES = 120;
 
 export async function now(shared, to, signal) {
   const parts = { wheel: card(), service: card(), production: card(), alarms: card(), events: card(), story: card() };
   const node = h("div", { class: "view now" });
+  const challenger = trying(shared);
   let found = shared.first ?? (await get("now", {}, signal));
   shared.first = null;
   let last = null;
@@ -36,6 +38,7 @@ export async function now(shared, to, signal) {
   function draw() {
     replace(parts.wheel, ...turning(found));
     replace(parts.service, ...serving(shared, found));
+    challenger.show(found.challenger);
     replace(parts.production, ...producing(shared, found, series));
     replace(parts.alarms, ...alarms(shared, found, shift));
     replace(parts.events, ...happened(shared, series));
@@ -53,6 +56,7 @@ export async function now(shared, to, signal) {
   add(node, [
     h("h1", { class: "unseen", tabindex: "-1" }, `${found.about.run} now`),
     h("div", { class: "lead" }, parts.wheel, parts.service, parts.production, parts.alarms),
+    challenger.node,
     charts.node,
     h("div", { class: "duo" }, parts.events, parts.story),
   ]);
@@ -101,7 +105,7 @@ function turning({ wheel: state, about, last }) {
     body(wheel({ ...state, seconds: spent }), said)];
 }
 
-function serving(shared, { service, previous, about }) {
+function serving(shared, { service, previous, about, challenger }) {
   if (!service) {
     return [h("header", {}, h("h2", {}, "In service")), body(note("No policy is in service", "The first one that passes the gate will answer clients. One that was trained elsewhere can be put to the gate, too."),
       commands(["CLI", `flywheel policies add policy.onnx --task ${shell(about.reference)} --run-dir ${shell(about.run_dir)}`]))];
@@ -110,12 +114,12 @@ function serving(shared, { service, previous, about }) {
   const rate = service.episodes ? service.failed / Math.max(1, service.episodes - service.lost) : null;
   return [h("header", {}, h("h2", {}, "In service"), h("div", { class: "end" }, outcome(service.outcome))),
     body(
-      h("p", { class: "champion" }, chip(shared.policies, service.digest), span.share < 1 && h("span", { class: "tag on" }, `${percent(span.share, 0)} of episodes`)),
+      h("p", { class: "champion" }, chip(shared.policies, service.digest)),
       h("div", { class: "figures" },
         figure(number(service.mean_return), "mean return"),
         figure(percent(rate), "failed", `${count(service.failed)} of ${plural(service.episodes, "episode")}`)),
       facts({
-        share: `${percent(span.share, 0)} of episodes${span.stage === "full" ? "" : ` (${span.stage})`}`,
+        share: challenger?.share ? [`${share(1 - challenger.share)} of new episodes, the rest `, chip(shared.policies, challenger.challenger, false)] : "all episodes",
         since: time(span.from),
         "trained by": words(service.trained_on.strategy ?? "elsewhere"),
         "failed at the gate": `${count(service.num_failed)} of ${plural(service.num_trials, "simulation")}`,
@@ -169,10 +173,10 @@ function alarms(shared, { signals }, shift) {
           h("div", {}, h("span", {}, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)), each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))]];
 }
 
-const EVENT = { verdict: "verdict", release: "release", change: "change" };
+const EVENT = { verdict: "verdict", challenge: "challenge", release: "release", change: "change" };
 function happened(shared, series) {
   const shown = series.marks.filter((mark) => EVENT[mark.kind]).reverse();
-  return [h("header", {}, h("h2", {}, "Verdicts and releases")),
+  return [h("header", {}, h("h2", {}, "Verdicts, challengers, releases")),
     shown.length === 0
       ? body(h("p", { class: "small-note" }, "Nothing was judged or released yet."))
       : h("ul", { class: "rows" }, shown.map((mark) => h("li", {},

@@ -1,15 +1,17 @@
-/* Policies: their lineage, their verdicts, where and when each served; and rolling back. */
+/* Policies: their lineage, their verdicts, where and when each served or was tried; and rolling back. */
 import { address, Failed, get, post, remove } from "../api.js";
 import { h } from "../dom.js";
 import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
 import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
+import { challengers, share, told } from "./challenger.js";
 import { checksOf, trialsOf } from "./verdict.js";
 
 export async function policies(shared, to, signal) {
   return to.rest[0] ? one(shared, to.rest[0], signal) : all(shared, signal);
 }
 
-const STATES = { "in service": "tag on", condemned: "tag bad", former: "tag", candidate: "tag" };
+const STATES = { "in service": "tag on", challenger: "tag on", frozen: "tag open", condemned: "tag bad", "rolled back": "tag bad", "timed out": "tag open", stopped: "tag open" };
+const state = (each) => h("span", { class: STATES[each.state] ?? "tag", title: each.condemned?.reason }, each.state);
 
 async function all(shared, signal) {
   const [found, { scenarios }] = await Promise.all([get("policies", {}, signal), get("scenarios", {}, signal)]);
@@ -20,26 +22,38 @@ async function all(shared, signal) {
       ["At the gate", "Episodes", "Failed", "Mean return"].map((each) => h("th", { scope: "col", class: "num" }, each)), h("th", { scope: "col" }, "Served"))),
     h("tbody", {}, found.policies.map((each) => row(shared, each)))));
   const node = h("div", { class: "view" }, head("Policies", plural(found.policies.length, "policy", "policies"), rollback(shared, found)),
-    found.policies.length ? [lineage(shared, found.policies), table] : note("No policy yet", "The first candidate that training brings forth is here as soon as it is exported, and stays, whatever the gate says of it."),
+    found.policies.length ? [lineage(shared, found.policies), challengers(shared, found.challenges), table] : note("No policy yet", "The first candidate that training brings forth is here as soon as it is exported, and stays, whatever the gate says of it."),
     suite(shared, scenarios, run),
     card("The gate's error budget", `${plural(found.tries, "candidate")} since it was filled`, body(h("p", { class: "small-note" }, found.tries
       ? "The next candidate needs more simulations than the last one did, so that trying often doesn't wear the gate down. Production fills the budget when it confirms a release (at a limit of 5 %: 100 episodes of which none failed, and no alarm); a person can, for a reason."
       : "It is whole: the next candidate needs as few simulations as any."))),
-    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel scenarios list ${run}`], ["CLI", `flywheel budget ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
+    card("The same in a terminal", null, body(commands(["CLI", `flywheel policies list ${run}`], ["CLI", `flywheel canary ${run}`], ["CLI", `flywheel scenarios list ${run}`], ["CLI", `flywheel budget ${run}`], found.previous && ["CLI", `flywheel rollback ${run}`]))));
   node.lastChild.classList.add("after");
   return { title: "Policies", node, changed: (what) => { if (what.includes("policies") || what.includes("production")) refresh(shared, node, signal); } };
 }
 
+/* Draws it again, but not behind a dialog or under a finger that is down; what had the focus has it again. */
+let waiting;
 async function refresh(shared, node, signal) {
   const fresh = await all(shared, signal).catch(() => null);
-  if (fresh && !document.querySelector("dialog[open]")) node.replaceChildren(...fresh.node.children);
+  if (!fresh) return;
+  clearTimeout(waiting);
+  if (document.querySelector("dialog[open]") || node.querySelector(":active")) {
+    waiting = setTimeout(() => refresh(shared, node, signal), 500);
+    return;
+  }
+  const focused = node.contains(document.activeElement) ? document.activeElement : null;
+  const alike = () => [...node.querySelectorAll("a, button")].filter((each) => each.textContent === focused.textContent);
+  const place = focused && alike().indexOf(focused);
+  node.replaceChildren(...fresh.node.children);
+  if (focused) alike()[place]?.focus({ preventScroll: true });
 }
 
 function row(shared, each) {
   const rate = each.episodes ? each.failed / Math.max(1, each.episodes - each.lost) : null;
   return h("tr", { class: "link", onclick: (event) => { if (!event.target.closest("a, button")) shared.go(`#/policies/${each.digest}`); } },
     h("td", {}, h("span", { class: "id" }, chip(shared.policies, each.digest), copy(each.digest, "digest"))),
-    h("td", {}, h("span", { class: STATES[each.state] }, each.state)),
+    h("td", {}, state(each)),
     h("td", { data: { label: "from" } }, each.parent ? chip(shared.policies, each.parent, false) : h("span", { class: "muted" }, "afresh")),
     h("td", {}, words(each.trained_on.strategy ?? "elsewhere")),
     h("td", {}, outcome(each.outcome)),
@@ -70,11 +84,12 @@ function suite(shared, scenarios, run) {
     : body(h("p", { class: "small-note" }, "There is none yet. An episode that fails in production becomes a scenario by itself, and so does a fork that is saved: every later candidate must master it, beside the task's own edge cases.")));
 }
 
-const served = (span) => h("span", {}, time(span.from), " – ", span.to ? time(span.to) : "now");
+const served = (span) => h("span", {}, time(span.from), " – ", span.to ? time(span.to) : "now", part(span));
+const part = (span) => (span.stage === "shadow" ? ", in the shadow" : span.share < 1 ? `, ${share(span.share)} of new episodes` : "");
 
-/* When each policy served, on one line of time, and which one it was trained from. */
+/* When each policy served, on one line of time, and which one it was trained from: as high as its share, dashed in the shadow. */
 function lineage(shared, rows) {
-  const spans = rows.flatMap((each) => each.served.map((span) => ({ ...span, each })));
+  const spans = rows.flatMap((each) => [...each.served, ...each.shadowed]);
   if (!spans.length) return null;
   const begin = Math.min(...rows.map((each) => each.made_at).filter(Boolean), ...spans.map((span) => span.from));
   const last = Math.max(...rows.map((each) => each.made_at), ...spans.map((span) => span.to ?? span.from), shared.about.living ? Date.now() / 1000 : shared.toldAt ?? 0, begin + 1);
@@ -86,8 +101,9 @@ function lineage(shared, rows) {
     h("span", { class: "lane-name" }, chip(shared.policies, each.digest, false), each.parent && h("small", {}, `from v${shared.policies.get(each.parent)?.version ?? "?"}`)),
     h("span", { class: `lane ${each.place === null ? "" : `p${each.place % 5}`}` },
       h("i", { class: "made", style: { left: place(Math.max(begin, each.made_at)) }, title: `made, and judged: ${each.outcome ?? "not yet"}` }),
-      each.served.map((span) => h("i", { class: "span", style: { left: place(span.from), right: `calc(100% - ${place(span.to ?? end)})` }, title: "in service" })),
-      !each.served.length && h("small", { style: beside(each.made_at) }, each.outcome === "fail" ? "refused by the gate" : "never served"))])));
+      [...each.shadowed, ...each.served].map((span) => h("i", { class: span.share < 1 ? `span ${span.stage}` : "span", style: { left: place(span.from), right: `calc(100% - ${place(span.to ?? end)})`, "--share": span.share }, title: span.share < 1 ? `challenger${part(span)}` : "in service" })),
+      !each.served.length && !each.shadowed.length && h("small", { style: beside(each.made_at) }, each.outcome === "fail" ? "refused by the gate" : "never served"))])),
+    spans.some((span) => span.share < 1) && h("p", { class: "readout" }, "A challenger's bar is as high as its share of new episodes, and dashed in the shadow, where it acts and is not heard."));
 }
 
 function rollback(shared, found) {
@@ -118,7 +134,7 @@ async function one(shared, digest, signal) {
   const rate = each.episodes ? each.failed / Math.max(1, each.episodes - each.lost) : null;
   const parameters = Object.entries(each.trained_on.parameters ?? {});
   const node = h("div", { class: "view" },
-    head(`Policy v${each.version}`, h("span", { class: "id" }, h("code", {}, each.digest.slice(0, 16)), copy(each.digest, "digest")), h("span", { class: STATES[each.state] }, each.state), outcome(each.outcome)),
+    head(`Policy v${each.version}`, h("span", { class: "id" }, h("code", {}, each.digest.slice(0, 16)), copy(each.digest, "digest")), state(each), outcome(each.outcome)),
     h("div", { class: "pair" },
       card("Where it comes from", time(each.made_at), body(facts({
         "trained by": words(each.trained_on.strategy ?? "elsewhere"),
@@ -130,8 +146,9 @@ async function one(shared, digest, signal) {
       }))),
       card("In production", each.episodes ? h("a", { href: `#/episodes?digest=${each.digest}` }, "its episodes") : null, body(each.served.length
         ? [h("div", { class: "figures" }, figure(number(each.mean_return), "mean return"), figure(percent(rate), "failed", `${count(each.failed)} of ${plural(each.episodes, "episode")}`)),
-          facts(Object.fromEntries(each.served.map((span, i) => [i ? `served ${i + 1}` : "served", [served(span), span.share < 1 ? `, ${percent(span.share, 0)} of episodes` : ""]])))]
+          facts(Object.fromEntries(each.served.map((span, i) => [i ? `served ${i + 1}` : "served", served(span)])))]
         : h("p", { class: "small-note" }, "It never answered a client.")))),
+    each.challenges.map((tried) => card("As a challenger", ["beside ", chip(shared.policies, tried.champion, false)], body(told(shared, tried)))),
     each.verdicts.length
       ? each.verdicts.map((verdict, i) => card("Verdict", [outcome(verdict.outcome), time(verdict.judged_at), h("a", { href: address("verdict", { digest, number: each.verdicts.length - 1 - i }), target: "_blank", rel: "noopener" }, "as a page to keep")],
           body(facts({ against: verdict.baseline ? chip(shared.policies, verdict.baseline) : "no policy in service", seed: h("code", {}, verdict.seed), cost: seconds(verdict.cost_s) })), checksOf(verdict), trialsOf(verdict, shared)))
