@@ -14,6 +14,7 @@ import numpy as np
 
 from flywheel import verdicts
 from flywheel.deploy.door import Door, Receive, Scope, Send
+from flywheel.deploy.wire import RejectedError
 from flywheel.draws import bucket, draw_key, draws
 from flywheel.errors import Refused
 from flywheel.policy import bundle, load
@@ -71,14 +72,14 @@ class Network:
         status, answer, headers = sent[0]["status"], sent[1]["body"], sent[0]["headers"]
         if status != 404 or not answer.startswith(b'{"error":"There is no /v1/'):
             return status, answer, headers
-        asked = msgspec.msgpack.decode(body) if body else {}
+        sent_headers = dict(scope["headers"])
+        kind = msgspec.msgpack if sent_headers.get(b"content-type") == PACKED else msgspec.json
         try:
+            asked = kind.decode(body) if body else {}
             status, found = 200, StandIn(self._world, self.uploaded).answer(scope["path"], asked)
-        except KeyError as error:
-            status, found = 404, {"error": str(error), "field": ""}
-        except PermissionError as error:
-            status, found = 410, {"error": str(error), "field": ""}
-        packed = dict(scope["headers"]).get(b"accept") == PACKED
+        except RejectedError as error:
+            status, found = error.status, {"error": error.sentence, "field": ""}
+        packed = sent_headers.get(b"accept") == PACKED
         return (
             status,
             (msgspec.msgpack if packed else msgspec.json).encode(found),
@@ -93,7 +94,7 @@ class StandIn:
         self._registry, self._run_key, self._uploaded = world.registry, world.registry.keys.run, uploaded
 
     def answer(self, path: str, asked: Any) -> dict[str, Any]:
-        """Return the answer to a request; KeyError means 404, PermissionError 410."""
+        """Return the answer to a request, or raise RejectedError."""
         if path == "/v1/leases":
             return {"leases": [self._lease(uuid.uuid4().hex) for _ in range(asked["num"])]}
         if path == "/v1/key":
@@ -104,7 +105,7 @@ class StandIn:
             return {"accepted": len(asked["rewards"])}
         if path.startswith("/v1/policies/"):
             return self._policy(path.rpartition("/")[2])
-        raise KeyError(f"There is no {path}.")
+        raise RejectedError(404, f"There is no {path}.")
 
     def _seal(self, episode: str, digest: str, given_at: float) -> str:
         return hmac.digest(self._run_key, f"{episode} {digest} {given_at}".encode(), hashlib.sha256).hex()
@@ -113,7 +114,8 @@ class StandIn:
         admission = self._registry.admission()
         is_tried = bucket(self._run_key, episode) < admission.share
         digest = admission.challenger if is_tried and admission.challenger else admission.champion
-        assert digest is not None
+        if digest is None:
+            raise RejectedError(503, "No policy is in service yet.")
         return {
             "episode": episode, "digest": digest, "draw_key": draw_key(self._run_key, episode), "given_at": NOW,
             "seal": self._seal(episode, digest, NOW),
@@ -121,9 +123,9 @@ class StandIn:
 
     def _policy(self, digest: str) -> dict[str, Any]:
         if digest not in self._registry.admission().known:
-            raise KeyError(f"There is no policy {digest}.")
+            raise RejectedError(404, f"There is no policy {digest}.")
         if digest in self._registry.condemned():
-            raise PermissionError(f"Policy {digest[:12]} may not act any more.")
+            raise RejectedError(410, f"Policy {digest[:12]} may not act any more.")
         verdict, found = self._registry.verdict(digest), self._registry.bundle(digest)
         assert verdict is not None
         return {"artifact": {"digest": digest}, "files": dict(found.files), "verdict": verdicts.encode(verdict)}
