@@ -177,7 +177,8 @@ def in_box(
 ) -> NDArray[np.float32]:
     """Return raw box actions float32[..., *a] within their bounds, stretched to them where they are unsquashed."""
     actions = low + (raw_actions + 1.0) * (high - low) / 2.0 if unsquash else raw_actions
-    return np.minimum(np.maximum(actions, low), high)
+    inside: NDArray[np.float32] = np.minimum(np.maximum(actions, low), high)
+    return inside
 
 
 Files = Mapping[str, bytes]

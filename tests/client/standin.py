@@ -72,19 +72,19 @@ class Network:
         status, answer, headers = sent[0]["status"], sent[1]["body"], sent[0]["headers"]
         if status != 404 or not answer.startswith(b'{"error":"There is no /v1/'):
             return status, answer, headers
-        sent_headers = dict(scope["headers"])
-        kind = msgspec.msgpack if sent_headers.get(b"content-type") == PACKED else msgspec.json
+        given = dict(scope["headers"])
         try:
-            asked = kind.decode(body) if body else {}
+            asked = written_as(given.get(b"content-type")).decode(body) if body else {}
             status, found = 200, StandIn(self._world, self.uploaded).answer(scope["path"], asked)
         except RejectedError as error:
             status, found = error.status, {"error": error.sentence, "field": ""}
-        packed = sent_headers.get(b"accept") == PACKED
-        return (
-            status,
-            (msgspec.msgpack if packed else msgspec.json).encode(found),
-            [(b"content-type", PACKED if packed else b"application/json")],
-        )
+        wanted = PACKED if given.get(b"accept") == PACKED else b"application/json"
+        return status, written_as(wanted).encode(found), [(b"content-type", wanted)]
+
+
+def written_as(media: bytes | None) -> Any:
+    """Return what encodes and decodes bodies."""
+    return msgspec.msgpack if media == PACKED else msgspec.json
 
 
 class StandIn:

@@ -54,7 +54,8 @@ spaces = st.sampled_from([flat(1), flat(4), flat(9, "float64"), NESTED])
 @st.composite
 def specs(draw: st.DrawFn) -> Spec:
     """Return a spec of any space, any kind of action and any acting rule."""
-    kind = draw(st.sampled_from(["discrete", "multi_discrete", "box"]))
+    kind: Any = draw(st.sampled_from(["discrete", "multi_discrete", "box"]))
+    action: dict[str, Any]
     greedy, tau = draw(st.booleans()), draw(st.sampled_from([1.0, 0.3, 2.5]))
     if kind == "box":
         shape = draw(st.sampled_from([(1,), (6,), (2, 2), (17,)]))
@@ -67,7 +68,7 @@ def specs(draw: st.DrawFn) -> Spec:
     else:
         epsilon = draw(st.sampled_from([0.0, 0.1, 1.0]))
         nvec = tuple(draw(st.lists(st.integers(2, 7), min_size=1, max_size=12))) if kind == "multi_discrete" else ()
-        rule = "multi_categorical" if nvec else "categorical"
+        rule: Any = "multi_categorical" if nvec else "categorical"
         action = {
             "action_shape": (len(nvec),) if nvec else (), "num_actions": 0 if nvec else draw(st.integers(2, 19)),
             "num_draws": len(nvec) or 1, "action_nvec": nvec, "action_starts": (3,) * len(nvec), "action_start": 2,
@@ -134,7 +135,7 @@ def test_a_policy_that_answers_infinity_is_refused() -> None:
 
 
 def test_a_gaussian_without_deviations_is_refused() -> None:
-    box = {"action_kind": "box", "action_shape": (2,), "num_draws": 2, "rule": Rule(kind="gaussian")}
+    box: dict[str, Any] = {"action_kind": "box", "action_shape": (2,), "num_draws": 2, "rule": Rule(kind="gaussian")}
     spec = dataclasses.replace(CARTPOLE, num_actions=0, **box)
     policy = Policy(linear_policy(spec, np.zeros((2, 4)))[0], spec)
     with pytest.raises(Refused, match="means without deviations"):
