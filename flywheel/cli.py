@@ -84,6 +84,21 @@ def policies_list(run_dir: Path) -> int:
     return 0
 
 
+def policies_at(when: str, /, run_dir: Path) -> int:
+    """Say which policy answered at a time, and which was tried beside it.
+
+    Args:
+        when: UTC epoch seconds, or a date and a time such as 2026-11-26T03:00:00 (UTC, unless it names another zone)
+        run_dir: directory of the run
+    """
+    from flywheel import told
+    from flywheel.deploy.registry import open_readonly
+
+    with contextlib.closing(open_readonly(run_dir)) as registry:
+        print(told.served(registry.served(told.seconds(when))))
+    return 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Serve:
     """Serve the run directory's policy and watch production, without any training, until Ctrl-C or SIGTERM.
@@ -239,7 +254,8 @@ def tokens_add(
     Args:
         name: what it is called: a program, or a person
         run_dir: directory of the run
-        scopes: what it lets do: act (decisions and ends), ingest (spans), read (look), operate (change, and read)
+        scopes: what it lets do: act (decide, end, lease, and all of ingest), ingest (tell spans, late rewards, whole
+            episodes), read (look), operate (change, and read)
         quota: requests a second that a replica takes of it; the configuration's deploy.quota by default
         task: a built-in task, or module:attribute of your own; the run directory's own by default
     """
@@ -286,6 +302,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "gate": judging.Gate,
     "page": Page,
     "policies add": policies_add,
+    "policies at": policies_at,
     "policies list": policies_list,
     "rollback": rollback,
     "scenarios drop": travel.scenarios_drop,

@@ -156,6 +156,9 @@ class DeployConfig:
     canary_margin: float = 0.02
     """how much oftener than the champion a challenger may fail, at most, and be promoted; it is promoted where it
     surely doesn't, and most of that evidence lifts it to the last share"""
+    incident_margin: float = 0.1
+    """the same where an open alarm condemns the champion: each of its episodes costs, and the gate compared both in the
+    changed world already; there, promoting what is worse may be as likely as `rollback_error`"""
     rollback_error: float = 0.05
     """probability that a challenger is ever rolled back that fails no oftener than the champion"""
     promote_error: float = 0.005
@@ -189,6 +192,9 @@ class ObserveConfig:
     """mean number of episodes between false alarms of all monitors together (at least)"""
     baseline_episodes: int = 100
     """episodes of a release from which the world monitor learns what is normal"""
+    reward_window_s: float = 0.0
+    """seconds after an episode's end for which its outcome waits where a reward isn't known yet, and all that began
+    after it; 0 has it read at once. Later rewards are kept and learnt from, and alarm nobody"""
 
 
 @dataclass(frozen=True, slots=True)

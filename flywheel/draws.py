@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _TO_UNIT = 2.0**-53
+_ALL = 2**64 - 1
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -23,19 +25,33 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def _mix_one(z: int) -> int:
+    """Return `_mix` of one number: in Python's own integers it takes a tenth of the time."""
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _ALL
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _ALL
+    return z ^ (z >> 31)
+
+
 def draws(keys: ArrayLike, t: ArrayLike, num_draws: int) -> NDArray[np.float64]:
     """Return float64[N, K] uniform on (0, 1), a function of keys uint64[N], t int[N] and the column alone.
 
     Counter-based: SplitMix64's finalizer (Steele, Lea and Flood 2014) over the key, the step and the
     column, twice, so that neighbouring keys and steps share nothing. Rows don't depend on each other.
     """
+    key, step = np.atleast_1d(np.asarray(keys, dtype=np.uint64)), np.atleast_1d(np.asarray(t, dtype=np.uint64))
+    if key.size == step.size == 1:
+        return np.array([_row(key.item(), step.item(), num_draws)])
     with np.errstate(over="ignore"):
-        key = _mix(np.atleast_1d(np.asarray(keys, dtype=np.uint64)) + _GOLDEN)
-        step = np.atleast_1d(np.asarray(t, dtype=np.uint64))
-        row = _mix(key ^ _mix((step + np.uint64(1)) * _GOLDEN))
+        row = _mix(_mix(key + _GOLDEN) ^ _mix((step + np.uint64(1)) * _GOLDEN))
         column = np.arange(1, num_draws + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(row[:, None] + column[None, :])
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * _TO_UNIT
+
+
+def _row(key: int, step: int, num_draws: int) -> list[float]:
+    golden = int(_GOLDEN)
+    row = _mix_one(_mix_one(key + golden & _ALL) ^ _mix_one((step + 1) * golden & _ALL))
+    return [((_mix_one(row + k * golden & _ALL) >> 11) + 0.5) * _TO_UNIT for k in range(1, num_draws + 1)]
 
 
 def bucket(run_key: bytes, episode: str) -> float:
@@ -47,6 +63,7 @@ def bucket(run_key: bytes, episode: str) -> float:
     return (int.from_bytes(mark[:8], "big") >> 11) * _TO_UNIT
 
 
+@lru_cache(maxsize=16_384)  # it is asked for at each step, and takes longer than that step's draws
 def draw_key(run_key: bytes, episode: str) -> int:
     """Return the 64-bit draw key of a production episode: a keyed hash, so that no client can foresee draws."""
     return int.from_bytes(hmac.digest(run_key, episode.encode(), hashlib.sha256)[:8], "big")

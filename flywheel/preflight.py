@@ -40,7 +40,10 @@ def check(config: Config) -> None:
             max(config.deploy.rollback_error, config.deploy.promote_error, config.deploy.lost_error) < 1,
             "deploy.rollback_error, promote_error and lost_error are probabilities, less than 1",
         ),
-        (config.deploy.canary_margin <= 0.5, "deploy.canary_margin must be at most 0.5"),
+        (
+            max(config.deploy.canary_margin, config.deploy.incident_margin) <= 0.5,
+            "deploy.canary_margin and incident_margin must be at most 0.5",
+        ),
         (config.page.port < 65536, "page.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
         (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),

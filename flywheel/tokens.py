@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Scope = Literal["act", "ingest", "read", "operate"]
-"""act: ask for decisions and end episodes; ingest: tell spans; read: look; operate: change what is served or judged."""
+"""act: ask for decisions and leases, end episodes, and tell; ingest: tell spans, late rewards and whole episodes; read:
+look; operate: change what is served or judged."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
+import re
 import shlex
 import textwrap
 import time
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.config import Config
+from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary
+from flywheel.errors import UsageError
 from flywheel.gate.grow import obstacle
 from flywheel.records import Check, Probe, Progress, Signal, Verdict
 from flywheel.task import Task
@@ -67,7 +71,7 @@ def budget(history: Sequence[tuple[float, str | None, str | None]], tries: int, 
     lines = []
     for at, digest, reason in history:
         what = f"policy {digest[:8]} was judged" if digest else f"filled: {reason}"
-        lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC  {what}")
+        lines.append(f"{_moment(at)}  {what}")
     since = f"{tries} candidate{'' if tries == 1 else 's'} judged since it was filled"
     left = "it is spent: no candidate can pass" if is_spent else f"the next one may pass with an error of {error:.2g}"
     return "\n".join([*lines, f"{since}; {left}."])
@@ -107,6 +111,35 @@ def canary(canary: Canary) -> str:
         return f"{who} is {canary.state.replace('_', ' ')}: {canary.reason}"
     its, others = (f"{k:,} of {n:,}" for k, n in zip(test.num_failed[::-1], test.num[::-1], strict=True))
     return f"{who} has {canary.share:.0%} of new episodes: {its} failed, {others} of the champion's"
+
+
+def served(found: Served) -> str:
+    """Return who answered at a time."""
+    if found.champion is None:
+        return f"{_moment(found.at)}  no policy was in service yet"
+    with_share = f"with {found.share:.0%} of new episodes" if found.share else "in the shadow"
+    beside = f"; policy {found.challenger[:8]} was tried beside it, {with_share}" if found.challenger else ""
+    return f"{_moment(found.at)}  policy {found.champion[:8]} answered{beside}"
+
+
+def _moment(at: float) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC"
+
+
+def seconds(text: str) -> float:
+    """Return the UTC epoch seconds that a text names: as such, or as a date and a time (ISO 8601).
+
+    A zone that isn't named is UTC. Raises UsageError where it is neither.
+    """
+    if re.fullmatch(r"\d{1,10}(\.\d*)?", text):
+        return float(text)
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is no time: give UTC epoch seconds, or a date and a time such as 2026-11-26T03:00:00."
+        ) from error
+    return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:

@@ -64,6 +64,7 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
         (["gate", "good.onnx"], "--task"),
         (["gate", "good.onnx", "--taks", "cartpole"], "--task"),
         (["policies", "list", "--run-dir", "none"], "no registry in none"),
+        (["policies", "at", "0", "--run-dir", "none"], "no registry in none"),
         (["policies", "add", "good.onnx", "--task", "cartpole", "--run-dir", "/dev/null/run"], "another --run-dir"),
         (["serve", "--task", "cartpole", "--run-dir", "run", "--deploy.max-batch", "0"], "deploy.max_batch"),
         (["run", "--turns", "0"], "turns must be more than 0"),
@@ -158,6 +159,9 @@ def test_policies_are_added_refused_and_listed(
     assert call(monkeypatch, "policies", "list", "--run-dir", "run") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [(row[0], row[2], row[3]) for row in rows] == [("1", "pass", "in"), ("2", "fail", "-")]
+    for when, said in (("9999999999", f"policy {rows[0][1]} answered\n"), ("1970-01-02", "no policy was in service")):
+        assert call(monkeypatch, "policies", "at", when, "--run-dir", "run") == 0
+        assert said in capsys.readouterr().out
     assert call(monkeypatch, "rollback", "--run-dir", "run", "--task", RELAXED) == 1
     assert "nothing to roll back to" in capsys.readouterr().err
     assert len(list((files / "run" / "policies").glob(f"*/{MANIFEST}"))) == 2

@@ -79,7 +79,11 @@ def test_categorical_actions_come_as_often_as_their_log_probabilities_say(rule: 
 def test_a_row_of_many_actions_does_not_depend_on_the_others(num_actions: int) -> None:
     rng = np.random.default_rng(3)
     logits, uniform = rng.normal(0.0, 3.0, (100, num_actions)), rng.random((100, 1))
-    for rule in (Rule(kind="categorical"), Rule(kind="categorical", temperature=0.7, exploration_rate=0.1)):
+    for rule in (
+        Rule(kind="categorical"),
+        Rule(kind="categorical", temperature=0.7, exploration_rate=0.1),
+        Rule(kind="categorical", greedy=True, exploration_rate=0.1),
+    ):
         actions, logps = _categorical(logits, uniform, rule)
         for i in range(100):
             action, logp = _categorical(logits[i : i + 1], uniform[i : i + 1], rule)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tyro
 
 from experiments.wheel import markdown
 from flywheel import cli, connect, foreign
+from flywheel.config import DeployConfig
+from flywheel.deploy.door import Door
+from flywheel.deploy.service import Service
+from flywheel.draws import draws
 from flywheel.gate import SafetyGate
+from flywheel.policy import Bundle
+from flywheel.policy import load as load_policy
 from flywheel.task import spec_of, task_digest
 from flywheel.tasks import load
 from flywheel.testing import GOOD, SHORT_POLE, linear_policy, load_linear
+from tests.deploy.conftest import NOW, Links, World
+from tests.deploy.listening import listening
 from tests.page.conftest import operate_token, served
 from tests.runs import make_run
 
@@ -110,6 +123,58 @@ def test_so_it_does_by_the_address_of_a_page(
     assert "95 %" in capsys.readouterr().out
     assert (tmp_path / "fork.png").stat().st_size > 10_000
     assert [scenario.name for scenario in connect(tmp_path / "mine").scenarios()] == ["long-pole"]
+
+
+def test_its_requests_are_answered_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = World(tmp_path / "runs" / "mine")
+    world.served(1.0)
+    artifact = world.served(2.0, NOW + 1)
+    links = Links(world.registry)
+    with (
+        closing(world.registry),
+        closing(links.store) as store,
+        listening(Door(Service(DeployConfig(flush_s=0.001), links, links, lambda: NOW + 2))) as url,
+    ):
+        (tmp_path / "episodes.json").write_text(json.dumps({"episodes": [_acted(url, world)]}))
+        (text,) = re.findall(r"```sh\n(URL=.*?)```", README, flags=re.DOTALL)
+        shown = [json.loads(line[2:]) for line in text.splitlines() if re.match(r"# *{", line)]
+        commands = re.sub(r"^URL=\S+", f"URL={url}", text)
+        commands = re.sub(r"\nDIGEST=\S+", f"\nDIGEST={artifact.digest}", commands)
+        assert text.count("\ncurl ") == len(shown)
+        script = commands.replace("\ncurl ", "\necho; curl --fail ")
+        done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=True)
+        for said, found in zip(shown, done.stdout.strip().splitlines(), strict=True):
+            _check_like(said, json.loads(found))
+        assert world.registry.champion() != artifact.digest and store.count() == 1
+
+
+def _acted(url: str, world: World) -> dict[str, Any]:
+    """Return an episode of one step that was acted under a lease, as a client would that has nothing but the API."""
+    shown = {"authorization": f"Bearer {world.token}"}
+    told = httpx.get(f"{url}/v1/policies/@champion", headers=shown).json()
+    files = {name: base64.b64decode(data) for name, data in told["files"].items()}
+    policy = load_policy(Bundle(world.registry.artifact(told["artifact"]["digest"]), files))
+    (lease,) = httpx.post(f"{url}/v1/leases", json={"num": 1}, headers=shown).json()["leases"]
+    actions, _ = policy.act(np.zeros((1, 4), np.float32), draws([lease.pop("draw_key")], [0], policy.spec.num_draws))
+    return lease | {
+        "started_at": NOW, "ended_at": NOW, "observations": [[0.0] * 4] * 2, "raw_actions": actions.tolist(),
+        "rewards": [1.0], "terminated": True, "truncated": False,
+    }  # fmt: skip
+
+
+def _check_like(said: Any, found: Any) -> None:
+    """Raise unless an answer has the fields that are shown, of the same kinds; {} and a text that ends in … are cut."""
+    if isinstance(said, dict) and said:
+        assert said.keys() == found.keys()
+        for name, value in said.items():
+            _check_like(value, found[name])
+    elif isinstance(said, list) and isinstance(found, list) and said and found:
+        _check_like(said[0], found[0])
+    elif isinstance(said, int | float) and not isinstance(said, bool):
+        assert isinstance(found, int | float)
+    else:
+        assert type(said) is type(found)
 
 
 def test_its_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel import told
 from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
+from flywheel.deploy.admission import Served
+from flywheel.errors import UsageError
 
 RUN_DIR = Path("/runs/mine")
 LIVING = {"store": StoreConfig(), "observe": ObserveConfig(), "deploy": DeployConfig(port=8123)}
@@ -28,6 +31,22 @@ def test_each_setting_that_stays_is_named_with_what_was_asked_for_and_what_to_do
         "deploy.port 8123 (not 9000), deploy.num_replicas 1 (not 3); to change them, end it by "
         "`flywheel down --run-dir /runs/mine`, then start again"
     )
+
+
+def test_who_answered_is_told_with_whoever_was_tried_beside_it() -> None:
+    at = told.seconds("2026-11-26T03:00:00")
+    assert at == told.seconds("2026-11-26 04:00:00+01:00") == told.seconds("1795662000") == 1795662000.0
+    moment, champion, challenger = "2026-11-26 03:00:00 UTC", "a" * 64, "b" * 64
+    assert told.served(Served(at, None, None, 0.0)) == f"{moment}  no policy was in service yet"
+    assert told.served(Served(at, champion, None, 0.0)) == f"{moment}  policy aaaaaaaa answered"
+    assert told.served(Served(at, champion, challenger, 0.0)).endswith("bbbbbbbb was tried beside it, in the shadow")
+    assert told.served(Served(at, champion, challenger, 0.1)).endswith("beside it, with 10% of new episodes")
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "nan", "1e9", "-1", "99999999999", "2026-13-01"])
+def test_what_is_no_time_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        told.seconds(text)
 
 
 def test_nothing_is_said_where_nothing_differs_or_nobody_can_be_asked() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flywheel.tokens import Token
 
@@ -23,6 +24,25 @@ class Admission:
     """The digest that is being tried beside the champion; None where none is."""
     share: float = 0.0
     """Share of new episodes that the challenger is given; at 0 it is in the shadow: it acts, and is not heard."""
+    since: float = 0.0
+    """When that share came into force; 0 where there is no challenger."""
+    previous: str | None = None
+    """The digest that a rollback would put into service."""
+    condemned: Mapping[str, str] = field(default_factory=dict)
+    """Digests that may not come back, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who answered at a time."""
+
+    at: float
+    champion: str | None
+    """None before the first promotion."""
+    challenger: str | None
+    """The digest that was tried beside it; None where none was."""
+    share: float
+    """Share of new episodes that the challenger was given; 0 in the shadow, and where there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -93,6 +93,8 @@ class Canary:
     champion: str
     state: State
     begun_at: float
+    is_urgent: bool = False
+    """True where an open incident condemned the champion when it began."""
     shares: tuple[tuple[float, float], ...] = ()
     """When each share of new episodes came into force, and which; each is more than the one before."""
     rung: int = -1
@@ -153,12 +155,13 @@ class Ramp:
     def begin(self, challenger: str, champion: str, now: float, *, urgent: bool = False) -> Canary:
         """Return a canary at its beginning: in the shadow, or, where `urgent`, at the last share at once.
 
-        It is urgent where an open incident condemns the champion, so that each of its episodes is likely to be lost.
-        Raises UsageError when the challenger is the champion.
+        It is urgent where an open incident condemns the champion, so that each of its episodes is likely to be lost: it
+        is promoted on less, then. Raises UsageError when the challenger is the champion.
         """
         if challenger == champion:
             raise UsageError(f"Policy {challenger[:12]} is in service already: there is nothing to try it against.")
-        canary = Canary(challenger=challenger, champion=champion, state="shadow", begun_at=now, changed_at=now)
+        begun: dict[str, Any] = {"begun_at": now, "changed_at": now, "is_urgent": urgent}
+        canary = Canary(challenger=challenger, champion=champion, state="shadow", **begun)
         if urgent:
             return self._lift(canary, len(self.config.ramp) - 1, now)
         return canary if self.config.shadow_decisions else self._lift(canary, 0, now)
@@ -189,7 +192,7 @@ class Ramp:
             canary = dataclasses.replace(canary, read_to=(outcome.started_at, outcome.id))
             if share is not None and outcome.digest in (canary.champion, canary.challenger):
                 is_challengers = outcome.digest == canary.challenger
-                test = canary.test.read(outcome, is_challengers, share, self.config.canary_margin)
+                test = canary.test.read(outcome, is_challengers, share, self.promotes_at(canary)[0])
                 canary = self._look(dataclasses.replace(canary, test=test), now)
         return canary
 
@@ -220,6 +223,13 @@ class Ramp:
         missing = "nobody approved it" if canary.is_proven else "nothing was certain"
         return self._to(canary, "timed_out", f"{missing} after {now - canary.begun_at:,.0f} s", now)
 
+    def promotes_at(self, canary: Canary) -> tuple[float, float]:
+        """Return by how much oftener it may fail to be promoted, and how likely one is promoted that does."""
+        config = self.config
+        if canary.is_urgent:
+            return config.incident_margin, config.rollback_error
+        return config.canary_margin, config.promote_error
+
     def _look(self, canary: Canary, now: float) -> Canary:
         """Return what follows from the test as it is."""
         config, test, num = self.config, canary.test, canary.test.num[1]
@@ -231,11 +241,12 @@ class Ramp:
             return self._to(canary, "stopped", reason, now)
         if self._climbs(canary):
             return self._lift(canary, canary.rung + 1, now)
-        enough = test.is_good >= -math.log(config.promote_error) and num >= config.ramp_first
+        margin, error = self.promotes_at(canary)
+        enough = test.is_good >= -math.log(error) and num >= config.ramp_first
         is_proven = canary.is_proven or (enough and canary.rung == len(config.ramp) - 1)
         canary = dataclasses.replace(canary, is_proven=is_proven)
         if is_proven and not config.approve:
-            reason = f"it fails no oftener by {config.canary_margin:.1%}: {_told(test.num_failed, test.num)}"
+            reason = f"it fails no oftener by {margin:.1%}: {_told(test.num_failed, test.num)}"
             return self._to(canary, "promoted", reason, now)
         if num >= config.canary_episodes and not is_proven:
             return self._to(canary, "timed_out", f"nothing is certain: {_told(test.num_failed, test.num)}", now)

@@ -9,6 +9,7 @@ import msgspec
 
 from flywheel import sqlite
 from flywheel.config import canonical
+from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.suite import Suite
 from flywheel.errors import Refused
@@ -107,10 +108,27 @@ class Challenges(Suite):
         }
         return {name: digest for name, digest in found.items() if digest is not None}
 
+    def served(self, at: float) -> Served:
+        """Return who answered at a time."""
+        row = None
+        if sqlite.has_table(self._db, "canaries"):
+            row = self._db.execute(
+                "SELECT record FROM canaries WHERE begun_at <= ? ORDER BY id DESC LIMIT 1", (at,)
+            ).fetchone()
+        canary = None if row is None else msgspec.convert(json.loads(row[0]), Canary)
+        if canary is None or (canary.state not in ("shadow", "canary") and canary.changed_at <= at):
+            return Served(at, self.served_at(at), None, 0.0)
+        begun = [share for since, share in canary.shares if since <= at]
+        return Served(at, self.served_at(at), canary.challenger, begun[-1] if begun else 0.0)
+
     # What the Registry has
 
     def champion(self) -> str | None:
         """Return the digest in service."""
+        raise NotImplementedError
+
+    def served_at(self, t: float) -> str | None:
+        """Return the digest that was in service at `t`, None if none was."""
         raise NotImplementedError
 
     def _present(self) -> Release | None:

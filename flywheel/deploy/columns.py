@@ -11,74 +11,95 @@ from numpy.typing import NDArray
 
 from flywheel.deploy.nested import told
 from flywheel.deploy.wire import ActRow, EndRow, RejectedError, ResentRow
-from flywheel.records import Array, Spec
+from flywheel.records import Array, Spec, Steps
 from flywheel.spaces import join, place
 
 Row = ActRow[Any] | EndRow[Any] | ResentRow[Any]
+Path = tuple[str | int, ...]
+"""Where something is in a request: names and indices."""
 
 
 def observations(rows: Sequence[Row], spec: Spec, where: str) -> Array:
     """Return the flat observations dtype[N, D]; raise RejectedError (422) naming the first part that doesn't fit."""
-    given = [row.observation for row in rows]
+    return observed([row.observation for row in rows], spec, (where,), ("observation",))
+
+
+def observed(given: Sequence[Any], spec: Spec, where: Path, name: Path = ()) -> Array:
+    """Return N observations as flat ones dtype[N, D]; raise RejectedError (422) naming the first part that doesn't fit.
+
+    The n-th stands at `where`[n].`name` of the request.
+    """
     if spec.observation_leaves:
         leaves = spec.observation_leaves
         parts = [
-            _cast(column, leaf.dtype, where, place(("observation", *leaf.path)))
+            _cast(column, leaf.dtype, where, (*name, *leaf.path))
             for leaf, column in zip(leaves, told(leaves, given), strict=True)
         ]
         return join(leaves, parts)
     (size,) = spec.observation_shape
     for i, observation in enumerate(given):
         if len(observation) != size:
+            field = place((*where, i, *name))
+            shape = list(spec.observation_shape)
             raise RejectedError(
-                422,
-                f"{where}[{i}].observation: Expected {size} numbers (shape {list(spec.observation_shape)}), "
-                f"got {len(observation)}.",
-                f"{where}[{i}].observation",
+                422, f"{field}: Expected {size} numbers (shape {shape}), got {len(observation)}.", field
             )
     column = np.array(given, dtype=np.float64).reshape(-1, size)
-    return _cast(column, spec.observation_dtype, where, "observation")
+    return _cast(column, spec.observation_dtype, where, name)
 
 
-def _cast(given: Array, to: str, where: str, name: str) -> Array:
+def _cast(given: Array, to: str, where: Path, name: Path) -> Array:
     """Return numbers [N, ...] in another type, which has to hold them."""
     dtype = np.dtype(to)
-    _refuse_first(~np.isfinite(given), where, name, "Expected a finite number")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = given.astype(dtype)
-    fits = np.isfinite(cast) if np.issubdtype(dtype, np.floating) else cast == given
-    _refuse_first(~fits, where, name, f"Expected a number that {dtype} can hold")
+    fits = np.isfinite(cast) if dtype.kind == "f" else cast == given
+    if not fits.all():
+        _refuse_first(~np.isfinite(given), where, name, "Expected a finite number")
+        _refuse_first(~fits, where, name, f"Expected a number that {dtype} can hold")
     return cast
 
 
-def _refuse_first(wrong: NDArray[np.bool_], where: str, name: str, sentence: str) -> None:
+def _refuse_first(wrong: NDArray[np.bool_], where: Path, name: Path, sentence: str) -> None:
     if wrong.any():
         i, *index = np.argwhere(wrong)[0].tolist()
-        field = f"{where}[{i}].{name}{place(index)}"
+        field = place((*where, i, *name, *index))
         raise RejectedError(422, f"{field}: {sentence}.", field)
 
 
 def rewards(rows: Sequence[Row], where: str) -> NDArray[np.float64]:
     """Return the rewards float64[N] of the actions before, NaN where not known; else raise RejectedError (422)."""
-    column = np.array([np.nan if row.reward is None else row.reward for row in rows], dtype=np.float64)
     for i, row in enumerate(rows):
-        if row.reward is not None:
+        if row.reward is not None and not (row.t and math.isfinite(row.reward)):
             field = f"{where}[{i}].reward"
-            if not math.isfinite(row.reward):
-                raise RejectedError(422, f"{field}: Expected a finite number, or null where it isn't known yet.", field)
-            if row.t == 0:
-                raise RejectedError(
-                    422, f"{field}: It is of the action before; at t = 0 there was none, so leave it out.", field
-                )
-    return column
+            if row.t:
+                finite(row.reward, field)
+            raise RejectedError(
+                422, f"{field}: It is of the action before; at t = 0 there was none, so leave it out.", field
+            )
+    return np.array([math.nan if row.reward is None else row.reward for row in rows], dtype=np.float64)
 
 
-def raw_action(value: Any, spec: Spec, field: str) -> Array:
+def known(given: Sequence[float | None], where: str) -> NDArray[np.float64]:
+    """Return an episode's rewards float64[T], NaN where not known; raise RejectedError (422) naming what is none."""
+    for t, reward in enumerate(given):
+        if reward is not None:
+            finite(reward, f"{where}[{t}]")
+    return np.array([np.nan if reward is None else reward for reward in given], dtype=np.float64)
+
+
+def finite(reward: float, field: str) -> None:
+    """Return when a reward is a number; raise RejectedError (422) naming its field otherwise."""
+    if not math.isfinite(reward):
+        raise RejectedError(422, f"{field}: Expected a finite number, or null where it isn't known yet.", field)
+
+
+def raw_action(value: Any, spec: Spec, field: str) -> Array | int:
     """Return one raw action [*a] as the policy gave it; raise RejectedError (422) naming the field otherwise."""
     if spec.action_kind == "discrete":
         if not isinstance(value, int) or not 0 <= value < spec.num_actions:
             raise RejectedError(422, f"{field}: Expected a whole number from 0 to {spec.num_actions - 1}.", field)
-        return np.array(value, dtype=np.int64)
+        return value
     size = int(np.prod(spec.action_shape))
     if spec.action_kind == "multi_discrete":
         if not isinstance(value, list) or len(value) != size:
@@ -101,25 +122,66 @@ def raw_actions(rows: Sequence[EndRow[Any] | ResentRow[Any]], spec: Spec, where:
     return np.array([raw_action(row.action, spec, f"{where}[{i}].action") for i, row in enumerate(rows)])
 
 
-def repeated(rows: Sequence[ActRow[Any]], spec: Spec) -> None:
-    """Return when each step repeats digest and raw action of the answer before exactly from t = 1 on.
+def repeated(rows: Sequence[ActRow[Any]], spec: Spec) -> Array:
+    """Return the raw actions [N, *a] of the answers before, which steps repeat from t = 1 on; nothing is said at t = 0.
 
-    Raises RejectedError (422) otherwise, and when an episode is there twice.
+    Raises RejectedError (422) where a step doesn't repeat digest and raw action exactly from t = 1 on, and when an
+    episode is there twice.
     """
     seen: set[str] = set()
+    found = np.zeros((len(rows), *spec.action_shape), dtype=spec.action_dtype)
     for i, row in enumerate(rows):
-        where = f"steps[{i}]"
         if row.episode in seen:
-            raise RejectedError(
-                422,
-                f"{where}.episode: It is in this request twice; send its steps one after another.",
-                f"{where}.episode",
-            )
+            field = f"steps[{i}].episode"
+            raise RejectedError(422, f"{field}: It is in this request twice; send its steps one after another.", field)
         seen.add(row.episode)
-        for name in ("digest", "action"):
-            given = getattr(row, name) is not None
-            if given != (row.t > 0):
-                hint = "left out at t = 0" if given else "repeated from the answer before, from t = 1 on"
-                raise RejectedError(422, f"{where}.{name}: It has to be {hint}.", f"{where}.{name}")
+        if (row.digest is not None) != (row.t > 0) or (row.action is not None) != (row.t > 0):
+            raise _unlike(row, f"steps[{i}]")
         if row.t > 0:
-            raw_action(row.action, spec, f"{where}.action")
+            found[i] = raw_action(row.action, spec, f"steps[{i}].action")
+    return found
+
+
+def _unlike(row: ActRow[Any], where: str) -> RejectedError:
+    """Return what is wrong with a step that repeats too much or too little of the answer before."""
+    name = "digest" if (row.digest is not None) != (row.t > 0) else "action"
+    hint = "repeated from the answer before, from t = 1 on" if row.t > 0 else "left out at t = 0"
+    return RejectedError(422, f"{where}.{name}: It has to be {hint}.", f"{where}.{name}")
+
+
+def times(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Return the steps int64[N] of rows."""
+    return np.array([row.t for row in rows], dtype=np.int64)
+
+
+def steps(
+    rows: Sequence[Row],
+    keys: NDArray[np.uint64],
+    digests: Sequence[str],
+    observations: Array,
+    raw_actions: Array,
+    logps: NDArray[np.float64],
+    rewards: NDArray[np.float64],
+    now: float,
+    repeated: Array | None = None,
+) -> Steps:
+    """Return N rows, seen now, with these columns as Steps of episodes that go on.
+
+    `repeated` are the raw actions [N, *a] of the answers before, which rows repeat with their digests; None where
+    nothing is repeated.
+    """
+    nothing = repeated is None
+    return Steps(
+        episodes=tuple([row.episode for row in rows]),
+        t=times(rows),
+        digests=tuple(digests),
+        observations=observations,
+        raw_actions=raw_actions,
+        logps=logps,
+        draw_keys=keys,
+        rewards=rewards,
+        ends=("no",) * len(rows),
+        seen_at=np.full(len(rows), now),
+        repeated_digests=("",) * len(rows) if nothing else tuple([row.digest or "" for row in rows]),
+        repeated_actions=np.zeros_like(raw_actions) if repeated is None else repeated,
+    )

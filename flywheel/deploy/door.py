@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
-import msgspec
-
+from flywheel.deploy import wire
+from flywheel.deploy.openapi import document
+from flywheel.deploy.routes import ROUTES, Route
 from flywheel.deploy.service import Service
 from flywheel.deploy.traces import Call
-from flywheel.deploy.wire import RejectedError, parse, parse_spans
+from flywheel.deploy.wire import Media, Reading, RejectedError, encode, media_of, parse, parse_spans
 from flywheel.errors import Refused
-from flywheel.tokens import Scope as TokenScope
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Handle = Callable[[bytes, Call], Awaitable[tuple[int, Any]]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was let in."""
+
+    body: bytes
+    media: Media
+    """How the body is written."""
+    call: Call
+    name: str
+    """What stands in the path in place of a {name}."""
+    query: bytes
+    root: str
+    """Path under which the door is served."""
+
+    def read(self, reading: Reading[T]) -> T:
+        """Return the request in the body; raise RejectedError where it is none."""
+        return parse(self.body, reading, self.media)
+
+
+Handle = Callable[[Asked], Awaitable[Any]]
 
 
 class Door:
-    """Answers POST /v1/act, /v1/end and /v1/spans, GET /v1/policy and, without a token, GET /v1/health.
-
-    Each route names the scopes one of which a token has to have.
-    """
+    """Answers what the routing table lists."""
 
     def __init__(self, service: Service) -> None:
         """Open the door to a service; the service starts and stops with ASGI's lifespan."""
         self._service = service
-        self._routes: dict[str, tuple[str, tuple[TokenScope, ...], Handle]] = {
-            "/v1/act": ("POST", ("act",), self._act),
-            "/v1/end": ("POST", ("act",), self._end),  # who begins an episode has to be able to end it
-            "/v1/spans": ("POST", ("ingest", "act"), self._spans),  # a client tells of its own episodes, too
-            "/v1/policy": ("GET", ("read", "act"), self._policy),
-            "/v1/health": ("GET", (), self._health),
+        self._routes: Mapping[str, tuple[Route, Handle]] = {
+            route.path: (route, getattr(self, f"_{route.name}")) for route in ROUTES
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,8 +62,9 @@ class Door:
         if scope["type"] != "http":
             raise ValueError(f"This door speaks HTTP only, not {scope['type']}.")
         call, more = Call(came_at=self._service.clock()), list[tuple[bytes, bytes]]()
+        headers = dict(scope["headers"])
         try:
-            status, answer = await self._answer(scope, receive, call)
+            status, answer = 200, await self._answer(scope, headers, receive, call)
         except RejectedError as error:
             status, answer, call.error = error.status, {"error": error.sentence, "field": error.field}, error.sentence
             if error.status == 401:
@@ -55,28 +73,38 @@ class Door:
                 more = [(b"retry-after", str(math.ceil(error.wait_s)).encode())]
         except Refused as error:
             status, answer, call.error = 503, {"error": str(error), "field": ""}, str(error)
-        body = msgspec.json.encode(answer)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        media = media_of(headers.get(b"accept", b""))
+        body = encode(answer, media)
+        more += [(b"content-type", media.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": more})
         await send({"type": "http.response.body", "body": body})
         if self._service.traces is not None and call.path:
             call.answered_at = self._service.clock()
             self._service.traces.answered(call)
 
-    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> tuple[int, Any]:
-        path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
-        if path not in self._routes:
-            raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
-        wanted, scopes, handle = self._routes[path]
-        if method != wanted:
-            raise RejectedError(405, f"{path} takes {wanted}, not {method}.")
-        headers = dict(scope["headers"])
-        if scopes:
+    async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, call: Call) -> Any:
+        root = scope.get("root_path", "")
+        path, method = scope["path"].removeprefix(root), scope["method"]
+        route, handle, name = self._find(path)
+        if method != route.method:
+            raise RejectedError(405, f"{path} takes {route.method}, not {method}.")
+        if route.scopes:
             shown = headers.get(b"authorization", b"").decode("latin-1")
-            self._service.rules.check(shown, scopes, call.came_at)
+            self._service.rules.check(shown, route.scopes, call.came_at)
         if path in ("/v1/act", "/v1/end"):
             call.path, call.traceparent = path, headers.get(b"traceparent", b"").decode("latin-1")
-        return await handle(await self._body(headers, receive), call)
+        body, media = await self._body(headers, receive), media_of(headers.get(b"content-type", b""))
+        return await handle(Asked(body, media, call, name, scope.get("query_string", b""), root))
+
+    def _find(self, path: str) -> tuple[Route, Handle, str]:
+        """Return what a path leads to, and what stands in place of a {name} in it."""
+        if path in self._routes:
+            return *self._routes[path], ""
+        head, _, name = path.rpartition("/")
+        for route, handle in self._routes.values():
+            if name and route.path.endswith("}") and head == route.path.rpartition("/")[0]:
+                return route, handle, name
+        raise RejectedError(404, f"There is no {path}. Known: {', '.join(self._routes)}.")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._service.config.max_body
@@ -95,29 +123,58 @@ class Door:
                 raise too_long
         return body
 
-    async def _act(self, body: bytes, call: Call) -> tuple[int, Any]:
-        call.request = parse(body, self._service.wire.act)
-        call.answer = await self._service.act(call.request, call)
-        return 200, call.answer
+    async def _act(self, asked: Asked) -> wire.ActAnswer:
+        call = asked.call
+        call.request = asked.read(self._service.wire.act)
+        answer = call.answer = await self._service.act(call.request, call)
+        return answer
 
-    async def _end(self, body: bytes, call: Call) -> tuple[int, Any]:
-        call.request = parse(body, self._service.wire.end)
-        call.answer = await self._service.end(call.request, call)
-        return 200, call.answer
+    async def _end(self, asked: Asked) -> wire.EndAnswer:
+        call = asked.call
+        call.request = asked.read(self._service.wire.end)
+        answer = call.answer = await self._service.end(call.request, call)
+        return answer
 
-    async def _spans(self, body: bytes, _: Call) -> tuple[int, Any]:
+    async def _rewards(self, asked: Asked) -> wire.RewardsAnswer:
+        return wire.RewardsAnswer(await self._service.reward(asked.read(wire.REWARDS)))
+
+    async def _leases(self, asked: Asked) -> wire.LeasesAnswer:
+        return wire.LeasesAnswer(self._service.lease(asked.read(wire.LEASES).num))
+
+    async def _episodes(self, asked: Asked) -> wire.EpisodesAnswer:
+        return await self._service.upload(asked.read(self._service.wire.episodes))
+
+    async def _spans(self, asked: Asked) -> Any:
         if self._service.traces is None:
             raise RejectedError(404, "No spans are kept here.")
-        return 200, self._service.traces.tell(parse_spans(body))
+        return self._service.traces.tell(parse_spans(asked.body))
 
-    async def _policy(self, _: bytes, __: Call) -> tuple[int, Any]:
-        return 200, self._service.status()
+    async def _policy(self, _: Asked) -> wire.StatusAnswer:
+        return wire.StatusAnswer(**self._service.status())
 
-    async def _health(self, _: bytes, __: Call) -> tuple[int, Any]:
+    async def _policies(self, asked: Asked) -> wire.PolicyAnswer:
+        return await self._service.policy(asked.name)
+
+    async def _key(self, _: Asked) -> wire.KeyAnswer:
+        return self._service.key()
+
+    async def _served(self, asked: Asked) -> wire.ServedAnswer:
+        given = parse_qs(asked.query.decode("latin-1"), keep_blank_values=True).get("at")
+        at = self._service.clock() if given is None else _number(given[-1], "at")
+        found = await self._service.served(at)
+        return wire.ServedAnswer(found.at, found.champion, found.challenger, found.share)
+
+    async def _rollback(self, asked: Asked) -> wire.RollbackAnswer:
+        return await self._service.rollback(asked.read(wire.ROLLBACK))
+
+    async def _health(self, _: Asked) -> wire.HealthAnswer:
         digest = self._service.status()["digest"]
         if digest is None:
             raise RejectedError(503, "No policy is in service yet: none has passed the gate.")
-        return 200, {"status": "ok", "digest": digest}
+        return wire.HealthAnswer("ok", digest)
+
+    async def _openapi(self, asked: Asked) -> dict[str, Any]:
+        return document(ROUTES, self._service.spec, asked.root)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -133,3 +190,14 @@ class Door:
                 await self._service.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _number(text: str, field: str) -> float:
+    """Return a number of a query; raise RejectedError (422) where it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RejectedError(422, f"{field}: Expected a finite number, got {text[:64]!r}.", field)
+    return number

@@ -22,8 +22,10 @@ _PORTS = range(20_000, 30_000)
 """Below the system's own ephemeral ports and below Serve's replica ports (from 30,000): nobody else is given these."""
 _LOOPBACK = r"""#!/bin/sh
 # Ray binds HAProxy's metrics and statistics to every interface, with no setting for it; here they stay on this machine.
+# And it would send a datagram of each request to a syslog daemon that few machines have.
 sed -i -e "s/bind :$RAY_SERVE_HAPROXY_METRICS_PORT\$/bind 127.0.0.1:$RAY_SERVE_HAPROXY_METRICS_PORT/" \
-    -e "s/bind \*:$RAY_SERVE_HAPROXY_STATS_PORT\$/bind 127.0.0.1:$RAY_SERVE_HAPROXY_STATS_PORT/" "$3"
+    -e "s/bind \*:$RAY_SERVE_HAPROXY_STATS_PORT\$/bind 127.0.0.1:$RAY_SERVE_HAPROXY_STATS_PORT/" \
+    -e "/^ *log 127.0.0.1:514 /d" "$3"
 # Nor would it end with Ray: one that a killed run left behind would hold the port for ever.
 setpriv --pdeathsig KILL true 2>/dev/null && exec setpriv --pdeathsig KILL {binary} "$@"
 exec {binary} "$@"
@@ -98,6 +100,9 @@ def serve_environment(config: DeployConfig) -> dict[str, str]:
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # one decision takes microseconds: handing it to a second thread and back costs more (1.5 against 1.0 ms)
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "flywheel.deploy.shortcut:middlewares",
+        # or HAProxy tells a process in Python of each request, which takes as long as the decision
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
     }

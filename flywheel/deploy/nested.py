@@ -33,12 +33,12 @@ def told(leaves: Leaves, observations: Sequence[Any]) -> list[Array]:
 def _wire(leaves: Leaves) -> tuple[Any, tuple[Get, ...]]:
     if not leaves:
         return list[float], ()
-    kind, steps = _branch(leaves, 0)
+    kind, steps = _branch(leaves, 0, "Observation")
     return kind, tuple(chain(one) for one in steps)
 
 
-def _branch(leaves: Sequence[Leaf], depth: int) -> tuple[Any, list[list[Get]]]:
-    """Return the wire type of leaves with `depth` keys in common, and the steps from there to each of them."""
+def _branch(leaves: Sequence[Leaf], depth: int, name: str) -> tuple[Any, list[list[Get]]]:
+    """Return the wire type, of this name, of leaves with `depth` keys in common, and the steps to each of them."""
     if len(leaves[0].path) == depth:
         return _leaf_type(leaves[0]), [[]]
     groups: dict[str | int, list[Leaf]] = {}
@@ -46,7 +46,7 @@ def _branch(leaves: Sequence[Leaf], depth: int) -> tuple[Any, list[list[Get]]]:
         groups.setdefault(leaf.path[depth], []).append(leaf)
     types, found = [], []
     for index, (key, group) in enumerate(groups.items()):
-        part, steps = _branch(group, depth + 1)
+        part, steps = _branch(group, depth + 1, f"{name}_{index}")
         step: Get = operator.attrgetter(f"f{index}") if isinstance(key, str) else operator.itemgetter(key)
         types.append(part)
         found += [[step, *rest] for rest in steps]
@@ -54,7 +54,7 @@ def _branch(leaves: Sequence[Leaf], depth: int) -> tuple[Any, list[list[Get]]]:
         return tuple.__class_getitem__(tuple(types)), found
     names = {f"f{index}": str(key) for index, key in enumerate(groups)}
     fields = list(zip(names, types, strict=True))
-    return msgspec.defstruct("Observation", fields, rename=names, forbid_unknown_fields=True, frozen=True), found
+    return msgspec.defstruct(name, fields, rename=names, forbid_unknown_fields=True, frozen=True), found
 
 
 def _leaf_type(leaf: Leaf) -> Any:

@@ -13,17 +13,17 @@ import ray
 from ray.exceptions import RayError
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Admission, Tried
+from flywheel.deploy.admission import Admission, Served, Tried
 from flywheel.deploy.canary import Canary
 from flywheel.deploy.driver import Driver
+from flywheel.deploy.links import AwayError, Secrets
 from flywheel.deploy.registry import Registry
-from flywheel.deploy.service import AwayError, Secrets
 from flywheel.errors import Refused
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.outcomes import Outcome
 from flywheel.policy import Bundle, Files
-from flywheel.records import Artifact, Release, Signal, Steps, Verdict
+from flywheel.records import Artifact, Episode, Release, Reward, Signal, Steps, Verdict
 from flywheel.tapes import Scenario
 from flywheel.tokens import Scope
 
@@ -186,9 +186,15 @@ class RegistryActor:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
         return self._told(self._registry.promote(digest, time.time()), "promotion")
 
-    def rollback(self) -> Release:
-        """Condemn the digest in service and put the one before it back."""
-        return self._told(self._registry.rollback(time.time()), "rollback")
+    def rollback(self, reason: str = "rolled back", digest: str | None = None) -> Release:
+        """Condemn the digest in service, which is this one if any is given, and put the one before it back."""
+        before = self._registry.champion()
+        release = self._registry.rollback(time.time(), reason, digest)
+        return self._told(release, "rollback") if release.digest != before else release
+
+    def served(self, at: float) -> Served:
+        """Return who answered at a time."""
+        return self._registry.served(at)
 
     def condemn(self, digest: str, reason: str) -> None:
         """Bar a digest from coming back."""
@@ -249,8 +255,8 @@ class _Link:
                 self._handle = ray.get_actor(self._name, namespace=self._namespace)
             answer: Awaitable[Any] = getattr(self._handle, method).remote(*args)
             return await answer
-        except Refused:
-            raise
+        except Refused as error:
+            raise getattr(error, "cause", error) from None  # Ray's own has a traceback for its message
         except (RayError, ValueError) as error:
             self._handle = None
             raise AwayError(f"actor {self._name!r}: {type(error).__name__}") from error
@@ -278,6 +284,16 @@ class RegistryActorLink(_Link):
         """As RegistryActor.tried."""
         await self._ask("tried", tried)
 
+    async def served(self, at: float) -> Served:
+        """As RegistryActor.served."""
+        found: Served = await self._ask("served", at)
+        return found
+
+    async def rollback(self, reason: str, digest: str | None) -> Release:
+        """As RegistryActor.rollback."""
+        release: Release = await self._ask("rollback", reason, digest)
+        return release
+
 
 class ObserverActorLink(_Link):
     """The observer's actor, as a replica or the registry calls it."""
@@ -289,6 +305,16 @@ class ObserverActorLink(_Link):
     async def end(self, steps: Steps) -> Mapping[str, tuple[int, ...]]:
         """As ObserverActor.end."""
         found: Mapping[str, tuple[int, ...]] = await self._ask("end", steps)
+        return found
+
+    async def reward(self, rewards: Sequence[Reward]) -> Sequence[str]:
+        """As ObserverActor.reward."""
+        found: Sequence[str] = await self._ask("reward", rewards)
+        return found
+
+    async def upload(self, episodes: Sequence[Episode]) -> Mapping[str, str]:
+        """As ObserverActor.upload."""
+        found: Mapping[str, str] = await self._ask("upload", episodes)
         return found
 
     async def outcomes(self, digests: Sequence[str], after: tuple[float, str]) -> list[Outcome]:

@@ -25,6 +25,7 @@ from flywheel.config import DeployConfig, TraceConfig
 from flywheel.deploy.door import Door, Receive, Scope, Send
 from flywheel.deploy.on_ray import OBSERVER, REGISTRY, ObserverActorLink, RegistryActorLink, namespace
 from flywheel.deploy.service import Service
+from flywheel.deploy.shortcut import open_to
 from flywheel.deploy.traces import TOLD, Traces
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
@@ -51,7 +52,8 @@ class TimedDoor(Door):
             await send(message)
 
         await super().__call__(scope, receive, told)
-        self._meters.record(readings.of_request(scope["path"], code, time.perf_counter() - began))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        self._meters.record(readings.of_request(path, code, time.perf_counter() - began))
 
 
 @serve.ingress()
@@ -66,8 +68,8 @@ class PolicyReplica:
         self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
         self._service = Service(config, registry, observer, time.time, self._traces)
 
-    def __serve_build_asgi_app__(self) -> TimedDoor:
-        return TimedDoor(self._service, self._meters)
+    def __serve_build_asgi_app__(self) -> Door:
+        return open_to(TimedDoor(self._service, self._meters))
 
     async def check_health(self) -> None:
         """Report the replica's numbers; Serve asks every few seconds."""

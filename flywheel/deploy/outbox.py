@@ -36,18 +36,20 @@ def join(pieces: Sequence[Steps]) -> Steps:
 class Outbox:
     """Keeps at most `max_rows` rows; the oldest go first, and `dropped` counts them.
 
-    A dropped step is not lost for good: its episode's end names it as missing, and the client sends it again.
+    Its length is the number of rows that wait or are on their way: with those that were dropped, all that nobody has
+    said to have. A dropped step is not lost for good: its episode's end names it as missing, and the client sends it
+    again.
     """
 
     def __init__(self, max_rows: int) -> None:
         """Begin empty."""
         self._max_rows = max_rows
         self._pieces: deque[Steps] = deque()
-        self._num_rows = 0
+        self._num_rows = self._num_taken = 0
         self.dropped = 0
 
     def __len__(self) -> int:
-        return self._num_rows
+        return self._num_rows + self._num_taken
 
     def put(self, steps: Steps) -> None:
         """Keep rows behind all others."""
@@ -56,8 +58,9 @@ class Outbox:
         self._trim()
 
     def put_back(self, steps: Steps) -> None:
-        """Keep rows that couldn't be sent before all others."""
+        """Keep rows that were taken and couldn't be sent before all others."""
         self._pieces.appendleft(steps)
+        self._num_taken -= len(steps.t)
         self._num_rows += len(steps.t)
         self._trim()
 
@@ -68,11 +71,16 @@ class Outbox:
             self.dropped += lost
 
     def take(self) -> Steps | None:
-        """Return the oldest rows as one message, removed from here; None when there are none."""
+        """Return the oldest rows as one message, to be `sent` or `put_back`; None when there are none."""
         pieces: list[Steps] = []
         size = 0
         while self._pieces and size < MESSAGE:
             pieces.append(self._pieces.popleft())
             size += len(pieces[-1].t)
         self._num_rows -= size
+        self._num_taken += size
         return join(pieces) if pieces else None
+
+    def sent(self, steps: Steps) -> None:
+        """Forget rows that were taken: the observer has them."""
+        self._num_taken -= len(steps.t)

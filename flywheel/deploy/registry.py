@@ -224,13 +224,20 @@ class Registry(Challenges, Tokens):
                 f"({champion[:12] if champion else 'none'}): let the gate judge it again."
             )
 
-    def rollback(self, now: float) -> Release:
-        """Condemn the digest in service and put the one before it back; return that Release.
+    def rollback(self, now: float, reason: str = "rolled back", digest: str | None = None) -> Release:
+        """Condemn the digest in service, for a reason, and put the one before it back; return that Release.
 
-        Raises Refused, changing nothing, when there is no former digest that isn't condemned.
+        `digest` says which one is meant, so that the same call again does no harm: where it is condemned already the
+        present Release is returned. Raises Refused, changing nothing, when there is no former digest that isn't
+        condemned, or another one than `digest` is in service.
         """
         with sqlite.transaction(self._db):
-            previous, champion = self.previous(), self.champion()
+            previous, present = self.previous(), self._present()
+            champion = present.digest if present else None
+            if present is not None and digest is not None and digest != champion:
+                if digest in self.condemned():
+                    return present
+                raise Refused(f"Policy {digest[:12]} is not in service, {present.digest[:12]} is: nothing was changed.")
             if previous is None or champion is None:
                 raise Refused(
                     "There is nothing to roll back to: no former policy is admissible. "
@@ -240,7 +247,7 @@ class Registry(Challenges, Tokens):
             if verdict is None:
                 raise Refused(f"The verdict on policy {previous[:12]} is gone from the registry.")
             check_verdict(verdict, previous, self.task, self.keys.public)
-            self._condemn(champion, "rolled back", now)
+            self._condemn(champion, reason, now)
             self.end_canary(previous, now)
             return self._release(previous, now)
 
@@ -323,19 +330,23 @@ class Registry(Challenges, Tokens):
     def previous(self) -> str | None:
         """Return the digest that a rollback would put into service, None when there is none."""
         for digest in self.admissible()[1:]:
-            verdict = self.verdict(digest)  # a later look at it may not have passed
-            if verdict is not None and verdict.outcome == "pass":
+            row = self._db.execute(
+                "SELECT outcome FROM verdicts WHERE digest = ? ORDER BY id DESC LIMIT 1", (digest,)
+            ).fetchone()  # a later look at it may not have passed
+            if row == ("pass",):
                 return digest
         return None
 
     def served_at(self, t: float) -> str | None:
         """Return the digest that was in service at `t`, None if none was."""
-        before = [release for release in self.releases() if release.released_at <= t]
-        return before[-1].digest if before else None
+        row = self._db.execute(
+            "SELECT digest FROM releases WHERE released_at <= ? ORDER BY id DESC LIMIT 1", (t,)
+        ).fetchone()
+        return None if row is None else str(row[0])
 
     def admission(self) -> Admission:
         """Return what replicas need to know: who answers, who is tried, whom clients may still name, who may call."""
-        canaries, condemned = self.canaries(), self.condemned()
+        canaries, condemned = self.canaries(), self.reasons()
         tried = [c.challenger for c in canaries if c.state != "frozen" and c.challenger not in condemned]
         release = canaries[-1].release if canaries and not canaries[-1].is_over else None
         return Admission(
@@ -345,6 +356,9 @@ class Registry(Challenges, Tokens):
             tokens=self.in_force(),
             challenger=None if release is None else release.digest,
             share=0.0 if release is None else release.share,
+            since=0.0 if release is None else release.released_at,
+            previous=self.previous(),
+            condemned={digest: reason for digest, (reason, _) in condemned.items()},
         )
 
 

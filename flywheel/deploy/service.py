@@ -4,72 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Admission, Tried
+from flywheel.deploy.desk import Desk
+from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
 from flywheel.deploy.outbox import Outbox, join
 from flywheel.deploy.rules import Rules
 from flywheel.deploy.session import Session
 from flywheel.deploy.traces import Call, Traces
-from flywheel.deploy.wire import ActAnswer, ActRequest, EndAnswer, EndRequest, RejectedError, Wire
-from flywheel.errors import FlywheelError, Refused
-from flywheel.policy import Bundle
-from flywheel.records import Steps, Verdict
+from flywheel.deploy.wire import (
+    ActAnswer,
+    ActRequest,
+    EndAnswer,
+    EndRequest,
+    EpisodesRequest,
+    RejectedError,
+    Wire,
+)
+from flywheel.errors import Refused
+from flywheel.records import Spec, Steps
 from flywheel.verdicts import admit
 
-AWAY_S = 5.0
-"""Seconds after which an observer or a registry that doesn't answer counts as away."""
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class AwayError(FlywheelError):
-    """The registry or the observer can't be reached now; it may be back in a moment."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Secrets:
-    """What a replica needs of the run's keys, and whose policies it serves."""
-
-    public: bytes
-    run: bytes
-    task: str
-
-    def __repr__(self) -> str:
-        return f"Secrets(task={self.task[:12]})"
-
-
-class RegistryLink(Protocol):
-    """The registry, from a replica; every method may raise AwayError."""
-
-    async def secrets(self) -> Secrets:
-        """Return what this replica needs of the run's keys."""
-
-    async def admission(self) -> Admission:
-        """Return who answers, and whom."""
-
-    async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
-        """Return a digest's artifact with its files and its newest verdict."""
-
-    async def tried(self, tried: Tried) -> None:
-        """Take in what this replica saw of a challenger."""
-
-
-class ObserverLink(Protocol):
-    """The observer, from a replica; every method may raise AwayError."""
-
-    async def append(self, steps: Steps) -> None:
-        """Hand over rows of running episodes."""
-
-    async def end(self, steps: Steps) -> Mapping[str, tuple[int, ...]]:
-        """Hand over ends; return () for each episode that is durable now, else its missing steps."""
-
-
-class Service:
+class Service(Desk):
     """Answers clients; the door turns HTTP into calls of this."""
 
     def __init__(
@@ -97,7 +59,7 @@ class Service:
 
     async def start(self) -> None:
         """Fetch keys and policy, and keep up with the registry and the observer from now on. Raises AwayError."""
-        self._secrets = await _within(self._registry.secrets())
+        self._secrets = await within(self._registry.secrets())
         self._session = Session(self._secrets.run, self.config.max_batch)
         await self.reload()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._send_always())]
@@ -126,7 +88,7 @@ class Service:
         A policy that can't be proven changes nothing: the old one goes on answering and `trouble` says why.
         """
         async with self._loading:
-            admission = await _within(self._registry.admission())
+            admission = await within(self._registry.admission())
             self.rules.adopt(admission.tokens)
             session = self._live()
             if admission.champion is not None and admission != session.admission:
@@ -144,7 +106,7 @@ class Service:
     async def _hold(self, digests: Iterable[str]) -> None:
         assert self._secrets is not None
         for digest in digests:
-            found, verdict = await _within(self._registry.papers(digest))
+            found, verdict = await within(self._registry.papers(digest))
             if verdict is None:
                 raise Refused(f"Policy {digest[:12]} has no verdict.")
             policy = await asyncio.to_thread(admit, found, verdict, self._secrets.task, self._secrets.public)
@@ -168,18 +130,21 @@ class Service:
             try:
                 if tried.trouble:
                     log.error("Policy %s is dropped for the champion: %s", tried.digest[:12], tried.trouble)
-                await _within(self._registry.tried(tried))
+                await within(self._registry.tried(tried))
             except AwayError:
                 session.untold(tried)
 
-    async def _prepare(self, session: Session, request: ActRequest[Any] | EndRequest[Any]) -> None:
+    async def _prepare(
+        self, session: Session, request: ActRequest[Any] | EndRequest[Any] | EpisodesRequest[Any]
+    ) -> None:
         """Load what a request names and this replica doesn't hold; what can't be proven is left out."""
         acting = request.steps if isinstance(request, ActRequest) else []
         resent = request.resend if isinstance(request, EndRequest) else []
-        ended = request.episodes if isinstance(request, EndRequest) else []
+        ended = [] if isinstance(request, ActRequest) else request.episodes
+        proven = request.episodes if isinstance(request, EpisodesRequest) else resent
         if session.unknown([*acting, *resent, *ended]):
             await self.reload()
-        for digest in session.wanted(acting, resent):
+        for digest in session.wanted(acting, proven):
             try:
                 async with self._loading:
                     await self._hold([digest])
@@ -215,10 +180,11 @@ class Service:
         async with self._sending:
             while (steps := self._outbox.take()) is not None:
                 try:
-                    await _within(self._observer.append(steps))
+                    await within(self._observer.append(steps))
                 except BaseException:
                     self._outbox.put_back(steps)
                     raise
+                self._outbox.sent(steps)
 
     def _act_in_shadow(self) -> None:
         """Let the challenger act on what was answered meanwhile, beside the requests, which don't wait for it."""
@@ -232,6 +198,13 @@ class Service:
         if self._session is None:
             raise RejectedError(503, "This replica is starting. Try again in a moment.")
         return self._session
+
+    @property
+    def spec(self) -> Spec | None:
+        """What the policy in service reads and gives; None where there is none yet."""
+        session = self._session
+        policy = None if session is None else session.policy(session.champion or "")
+        return None if policy is None else policy.spec
 
     @property
     def wire(self) -> Wire:
@@ -273,7 +246,7 @@ class Service:
             if resent is not None:
                 self._outbox.put(resent)
             await self._flush()
-            found = await _within(self._observer.end(ended)) if request.episodes else {}
+            found = await within(self._observer.end(ended)) if request.episodes else {}
         except AwayError as error:
             raise RejectedError(
                 503, f"The end can't be made durable now ({error}). Send the same request again."
@@ -298,12 +271,3 @@ class Service:
             "waiting": len(self._outbox),
             "dropped": self._outbox.dropped,
         }
-
-
-async def _within(call: Awaitable[T]) -> T:
-    """Return the answer of a link; raise AwayError when it takes longer than AWAY_S."""
-    try:
-        async with asyncio.timeout(AWAY_S):  # wait_for may swallow a cancellation, and stop() would wait for ever
-            return await call
-    except TimeoutError as error:
-        raise AwayError(f"no answer in {AWAY_S:g} s") from error

@@ -10,30 +10,31 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.deploy import columns
 from flywheel.deploy.admission import Admission, Tried
-from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow, Wire, wire
+from flywheel.deploy.leases import Told, give, read
+from flywheel.deploy.proof import answers, differs, gave
+from flywheel.deploy.wire import ActRow, Decision, EndRow, EpisodeRow, Lease, RejectedError, ResentRow, Wire, wire
 from flywheel.draws import bucket, draw_key, draws
 from flywheel.errors import Refused
-from flywheel.policy import TOLERANCE, Policy, to_env
+from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Spec, Steps
 
-LOCKSTEP = 256
-"""Rows of one call of the network: up to here ONNX Runtime's rows were bit-equal at every batch size."""
 REMEMBERED = 16_384
 """Episodes whose last answer is remembered; beyond it the one that was silent longest is forgotten."""
 LOADED = 32
 """Policies kept ready; former ones are loaded again when an episode that began on them asks."""
+Named = ActRow[Any] | ResentRow[Any] | EndRow[Any] | EpisodeRow[Any]
+"""What may name a policy."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Last:
+class _Last(msgspec.Struct, frozen=True, gc=False):
     row: ActRow[Any]
     decision: Decision
 
@@ -63,6 +64,10 @@ class Session:
         """The registry's word that this session acts on."""
         return self._admission
 
+    def policy(self, digest: str) -> Policy | None:
+        """Return a policy that is ready to answer, None where it isn't."""
+        return self._policies.get(digest)
+
     @property
     def loaded(self) -> tuple[str, ...]:
         """Digests that are ready to answer."""
@@ -88,20 +93,24 @@ class Session:
             if len(self._policies) > LOADED:
                 del self._policies[digest]
 
-    def unknown(self, rows: Iterable[ActRow[Any] | ResentRow[Any] | EndRow[Any]]) -> set[str]:
+    def unknown(self, rows: Iterable[Named]) -> set[str]:
         """Return digests that rows name and that this session never heard of."""
         return {row.digest for row in rows if row.digest is not None} - self._admission.known
 
-    def wanted(self, acting: Iterable[ActRow[Any]], resent: Iterable[ResentRow[Any]] = ()) -> set[str]:
+    def wanted(self, acting: Iterable[Named], resent: Iterable[Named] = ()) -> set[str]:
         """Return digests to be held for these rows that aren't: admissible ones to act, known ones to recompute."""
-        act = {row.digest for row in acting if row.digest is not None} & set(self._admission.admissible)
-        again = {row.digest for row in resent} & self._admission.known
-        return (act | again) - self._policies.keys()
+        held = self._policies.keys()
+        act = {row.digest for row in acting if row.digest is not None} - held
+        again = {row.digest for row in resent} - held
+        return act.intersection(self._admission.admissible) | (again & self._admission.known)
 
     def _spec(self) -> Spec:
+        return self._policies[self._in_service()].spec
+
+    def _in_service(self) -> str:
         if self.champion is None:
             raise RejectedError(503, "No policy is in service yet: none has passed the gate. Try again later.")
-        return self._policies[self.champion].spec
+        return self.champion
 
     def _check_known(self, rows: Sequence[ActRow[Any] | ResentRow[Any] | EndRow[Any]], where: str) -> None:
         for i, row in enumerate(rows):
@@ -125,57 +134,58 @@ class Session:
         spec = self._spec()
         observations = columns.observations(rows, spec, "steps")
         rewards = columns.rewards(rows, "steps")
-        columns.repeated(rows, spec)
+        repeated = columns.repeated(rows, spec)
         self._check_known(rows, "steps")
-        answers = [self._retry(row, f"steps[{i}]") for i, row in enumerate(rows)]
+        answers = [self._retry(row, i) for i, row in enumerate(rows)]
         fresh = [i for i, answer in enumerate(answers) if answer is None]
-        if not fresh:
-            return [answer for answer in answers if answer is not None], None
-        digests = [self._release(rows[i]) for i in fresh]
-        steps = self._act([rows[i] for i in fresh], digests, observations[fresh], rewards[fresh], now, falls_back=True)
-        for at, i in enumerate(fresh):
-            if rows[i].t > 0:
-                steps.repeated_actions[at] = np.reshape(rows[i].action, spec.action_shape)  # type: ignore[arg-type]
-        steps = dataclasses.replace(steps, repeated_digests=tuple(rows[i].digest or "" for i in fresh))
-        decisions = iter(self._decisions(steps))
-        complete = [answer or next(decisions) for answer in answers]
-        for i in fresh:
-            self._remember(rows[i], complete[i])
-        return complete, steps
+        steps = None
+        if fresh:
+            if len(fresh) < len(rows):
+                rows = [rows[i] for i in fresh]
+                observations, rewards, repeated = observations[fresh], rewards[fresh], repeated[fresh]
+            digests = [self._release(row) for row in rows]
+            steps = self._act(rows, digests, observations, rewards, now, repeated)
+            for i, row, decision in zip(fresh, rows, self._decisions(steps), strict=True):
+                answers[i] = decision
+                self._remember(row, decision)
+        return [answer for answer in answers if answer is not None], steps
 
-    def _retry(self, row: ActRow[Any], where: str) -> Decision | None:
+    def _retry(self, row: ActRow[Any], i: int) -> Decision | None:
         """Return the answer this very row got before, None if it is new; RejectedError (409) if it contradicts it."""
         last = self._last.get(row.episode)
-        if last is None:
+        if last is None or last.row.t != row.t:
+            self._check_story(row, last, f"steps[{i}]")
             return None
-        if last.row.t == row.t:
-            if last.row == row:
-                return last.decision
+        if last.row != row:
+            where = f"steps[{i}]"
             raise RejectedError(409, f"{where}: Step {row.t} of this episode came before with other content.", where)
-        self._check_story(row, last, where)
-        return None
+        return last.decision
 
-    def _check_story(self, row: ActRow[Any] | EndRow[Any], last: _Last, where: str) -> None:
+    def _check_story(self, row: ActRow[Any] | EndRow[Any], last: _Last | None, where: str) -> None:
         """Raise RejectedError (409) when a row repeats the answer before otherwise than it was.
 
         Another digest is fine: another replica may have answered a retry, and the repeated one counts.
         """
-        before = last.decision
-        if before.t == row.t - 1 and before.digest == row.digest and before.raw_action != row.action:
+        before = None if last is None else last.decision
+        if before and before.t == row.t - 1 and before.digest == row.digest and before.raw_action != row.action:
             raise RejectedError(
                 409, f"{where}.action: The answer before was {before.raw_action}, not {row.action}.", f"{where}.action"
             )
 
     def _release(self, row: ActRow[Any]) -> str:
         """Return whose the answer is: the policy's that the row names, at its episode's start the bucket's."""
-        assert self.champion is not None
-        named = row.digest
-        if named is None:
-            challenger = self._admission.challenger
-            is_tried = bucket(self._run_key, row.episode) < self._admission.share
-            named = challenger if is_tried and challenger else self.champion
-        is_ready = named in self._policies and named not in self._broken
-        return named if is_ready and named in self._admission.admissible else self.champion
+        return self._begins(row.episode) if row.digest is None else self._or_champion(row.digest)
+
+    def _begins(self, episode: str) -> str:
+        """Return whose the answer to step 0 of an episode is."""
+        challenger, share = self._admission.challenger, self._admission.share
+        is_tried = challenger is not None and bucket(self._run_key, episode) < share
+        return self._or_champion(challenger if is_tried else None)
+
+    def _or_champion(self, digest: str | None) -> str:
+        """Return the digest where it may answer and can, else the champion."""
+        is_ready = digest in self._policies and digest not in self._broken
+        return digest if digest and is_ready and digest in self._admission.admissible else self._in_service()
 
     def _remember(self, row: ActRow[Any], decision: Decision) -> None:
         last = self._last.get(row.episode)
@@ -187,63 +197,49 @@ class Session:
 
     def _act(
         self,
-        rows: Sequence[ActRow[Any] | ResentRow[Any]],
+        rows: Sequence[ActRow[Any]],
         digests: Sequence[str],
         observations: Array,
         rewards: NDArray[np.float64],
         now: float,
-        shift: float = 0.0,
-        falls_back: bool = False,
+        repeated: Array,
     ) -> Steps:
-        """Return what the policies say, as Steps. `shift` moves every draw, to see what lies beside a boundary.
+        """Return what the policies say, as Steps; the champion answers for a policy that can't."""
+        keys, times = self._keys(rows), columns.times(rows)
+        names, raw_actions, logps = self._heard(digests, observations, draws(keys, times, self._spec().num_draws))
+        return columns.steps(rows, keys, names, observations, raw_actions, logps, rewards, now, repeated)
 
-        With `falls_back` the champion answers for a policy that can't.
-        """
-        keys = np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64)
-        times = np.array([row.t for row in rows], dtype=np.int64)
-        spec = self._spec()
-        uniform = draws(keys, times, spec.num_draws)
-        if shift:
-            uniform = np.clip(uniform + shift, TOLERANCE / 2, 1 - TOLERANCE / 2)
-        raw_actions = np.zeros((len(rows), *spec.action_shape), dtype=spec.action_dtype)
-        logps = np.zeros(len(rows))
-        names = list(digests)
-        for digest in dict.fromkeys(digests):
+    def _keys(self, rows: Sequence[Named]) -> NDArray[np.uint64]:
+        return np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64)
+
+    def _heard(
+        self, digests: Sequence[str], observations: Array, uniform: NDArray[np.float64]
+    ) -> tuple[Sequence[str], Array, NDArray[np.float64]]:
+        """Return who answered each row, with what raw actions and log probabilities."""
+        first, *others = dict.fromkeys(digests)
+        if not others and first == self.champion:  # hardly ever otherwise
+            return digests, *self._answer(first, observations, uniform)
+        spec, names = self._spec(), list(digests)
+        raw_actions = np.zeros((len(names), *spec.action_shape), dtype=spec.action_dtype)
+        logps = np.zeros(len(names))
+        for digest in (first, *others):
             some = [i for i, name in enumerate(digests) if name == digest]
             try:
                 raw_actions[some], logps[some] = self._answer(digest, observations[some], uniform[some])
             except Exception as error:  # a policy may do anything
-                if not falls_back or self.champion is None or digest == self.champion:
+                if self.champion is None or digest == self.champion:
                     raise
                 self.break_(digest, _how(error))
                 raw_actions[some], logps[some] = self._answer(self.champion, observations[some], uniform[some])
                 for i in some:
                     names[i] = self.champion
-        return Steps(
-            episodes=tuple(row.episode for row in rows),
-            t=times,
-            digests=tuple(names),
-            observations=observations,
-            raw_actions=raw_actions,
-            logps=logps,
-            draw_keys=keys,
-            rewards=rewards,
-            ends=tuple("no" for _ in rows),
-            seen_at=np.full(len(rows), now),
-            repeated_digests=("",) * len(rows),
-            repeated_actions=np.zeros_like(raw_actions),
-        )
+        return names, raw_actions, logps
 
     def _answer(
         self, digest: str, observations: Array, uniform: NDArray[np.float64]
     ) -> tuple[Array, NDArray[np.float64]]:
-        """Return a policy's raw actions and log probabilities, LOCKSTEP rows at once; raise what it raises."""
-        spec, num = self._spec(), len(observations)
-        raw_actions = np.zeros((num, *spec.action_shape), dtype=spec.action_dtype)
-        logps = np.zeros(num)
-        for start in range(0, num, LOCKSTEP):
-            some = slice(start, start + LOCKSTEP)
-            raw_actions[some], logps[some] = self._policies[digest].act(observations[some], uniform[some])
+        """Return a policy's raw actions and log probabilities; raise what it raises, or what isn't finite."""
+        raw_actions, logps = answers(self._policies[digest], observations, uniform)
         if digest != self.champion and not (np.isfinite(raw_actions).all() and not np.isnan(logps).any()):
             raise Refused(f"Policy {digest[:12]} answered with a number that is not finite.")
         return raw_actions, logps
@@ -288,7 +284,7 @@ class Session:
         except Exception as error:  # whatever it does, it is not the clients' affair
             self.break_(digest, _how(error))
             return
-        same = ~_differs(actions, steps.raw_actions[rows])
+        same = ~differs(actions, steps.raw_actions[rows])
         self._count(Tried(digest=digest, num_shadowed=len(rows), num_same=int(same.sum())))
 
     def take_tried(self) -> list[Tried]:
@@ -333,18 +329,11 @@ class Session:
                     field = f"episodes[{i}].t"
                     sentence = f"Step {last.row.t} was answered, so it has more than {row.t} steps."
                     raise RejectedError(409, f"{field}: {sentence}", field)
-        return Steps(
-            episodes=tuple(row.episode for row in rows),
-            t=np.array([row.t for row in rows], dtype=np.int64),
-            digests=tuple(row.digest for row in rows),
-            observations=observations,
-            raw_actions=raw_actions,
-            logps=np.full(len(rows), np.nan),
-            draw_keys=np.array([draw_key(self._run_key, row.episode) for row in rows], dtype=np.uint64),
-            rewards=rewards,
+        digests, logps = tuple(row.digest for row in rows), np.full(len(rows), np.nan)
+        return dataclasses.replace(
+            columns.steps(rows, self._keys(rows), digests, observations, raw_actions, logps, rewards, now),
             ends=tuple("terminated" if row.terminated else "truncated" for row in rows),
-            seen_at=np.full(len(rows), now),
-            repeated_digests=tuple(row.digest for row in rows),
+            repeated_digests=digests,
             repeated_actions=raw_actions,
         )
 
@@ -367,17 +356,27 @@ class Session:
                 raise RejectedError(
                     409, f"{field}: Policy {row.digest[:12]} can't be loaded to prove this step.", field
                 )
+        keys, times, logps = self._keys(rows), columns.times(rows), np.zeros(len(rows))
+        same = np.zeros(len(rows), dtype=np.bool_)
         digests = [row.digest for row in rows]
-        steps = self._act(rows, digests, observations, rewards, now)
-        wrong = _differs(steps.raw_actions, told)
-        # another replica's CPU may have fallen on the other side of a boundary between two actions
-        for shift in (TOLERANCE, -TOLERANCE) if wrong.any() else ():
-            wrong &= _differs(self._act(rows, digests, observations, rewards, now, shift).raw_actions, told)
-        if wrong.any():
-            field = f"resend[{int(np.flatnonzero(wrong)[0])}].action"
+        for digest in dict.fromkeys(digests):
+            some = [i for i, name in enumerate(digests) if name == digest]
+            policy = self._policies[digest]
+            same[some], logps[some] = gave(policy, observations[some], keys[some], times[some], told[some])
+        if not same.all():
+            field = f"resend[{int(np.flatnonzero(~same)[0])}].action"
             raise RejectedError(409, f"{field}: The policy that is named never gave this action there.", field)
-        steps.raw_actions[:] = told
-        return steps
+        return columns.steps(rows, keys, digests, observations, told, logps, rewards, now)
+
+    # Episodes that clients act in by themselves
+
+    def lease(self, episodes: Iterable[str], now: float) -> list[Lease]:
+        """Return a lease for each of these fresh ids; RejectedError (503) without a policy."""
+        return [give(self._run_key, episode, self._begins(episode), now) for episode in episodes]
+
+    def told(self, rows: Sequence[EpisodeRow[Any]]) -> list[Told]:
+        """Return whole episodes as arrays; RejectedError: 422 naming the wrong field, 503 without a policy."""
+        return read(rows, self._spec())
 
     def forget(self, episodes: Iterable[str]) -> None:
         """Drop what is remembered of episodes that are over and durable."""
@@ -387,9 +386,3 @@ class Session:
 
 def _how(error: Exception) -> str:
     return f"it could not answer: {error}" if isinstance(error, Refused) else f"it crashed with {error!r}"
-
-
-def _differs(found: Array, told: Array) -> NDArray[np.bool_]:
-    near = np.isclose(found, told, rtol=TOLERANCE, atol=TOLERANCE).reshape(len(found), -1)
-    wrong: NDArray[np.bool_] = np.any(~near, axis=1)
-    return wrong

@@ -11,7 +11,13 @@ from flywheel.records import Episode, Probe, Progress, Release, Signal, Stage, S
 
 LAST = 50
 """Outcomes that production's return and failure rate are taken over."""
-ROUTES = frozenset({"/v1/act", "/v1/end", "/v1/spans", "/v1/policy", "/v1/health"})
+_NAMES = (
+    "act", "end", "rewards", "leases", "episodes", "spans", "policy", "key", "served", "rollback", "health",
+    "openapi.json",
+)  # fmt: skip
+POLICIES = "/v1/policies/"
+"""What the path of any policy begins with; all of them share a series."""
+ROUTES = frozenset({f"{POLICIES}{{digest}}", *(f"/v1/{name}" for name in _NAMES)})
 """Paths that get a series of their own; a stranger's inventions share one."""
 _ROWS = ("received", "kept", "duplicates")
 _LOSSES = ("lost", "void", "quarantined", "unjudged", "conflicts", "stray")
@@ -117,6 +123,7 @@ def of_replica(status: Mapping[str, Any]) -> Iterator[Reading]:
 
 def of_request(path: str, code: int, seconds: float) -> Iterator[Reading]:
     """Read one request."""
+    path = f"{POLICIES}{{digest}}" if path.startswith(POLICIES) else path
     yield Reading(meters.REQUESTS, seconds, (path if path in ROUTES else "other", str(code)))
 
 

@@ -42,6 +42,8 @@ class Counts:
     """openings without two steps in a row from the start, or whose episode the store had already"""
     quarantined: int = 0
     """episodes whose id the store held with other content; they count nowhere else than in whole or lost"""
+    uploaded: int = 0
+    """episodes that came whole, from clients that act by themselves; they count nowhere else"""
     unjudged: int = 0
     """episodes on which the task's `failed` raised an error; they count as failed, which is the safe side"""
 
@@ -190,6 +192,18 @@ class Assembler:
                 self._over[id_] = (now, True)
                 self.counts.void += 1
 
+    def is_open(self, id_: str) -> bool:
+        """Say whether an episode has begun and is not over."""
+        return id_ in self._open
+
+    def reward_of(self, id_: str, t: int) -> float | None:
+        """Return the reward that came for a step of an open episode, NaN where none did; None for no such step."""
+        episode = self._open.get(id_)
+        if episode is None or t not in episode.slots or 0 <= episode.num_steps <= t:
+            return None
+        after = episode.end_slot if t + 1 == episode.num_steps else episode.slots.get(t + 1, -1)
+        return float(self._rows.rewards[after]) if after >= 0 else np.nan
+
     def seen_at(self, id_: str) -> NDArray[np.float64] | None:
         """Return when each step and the end of an open episode was seen first, float64[T + 1]; None when it is over."""
         episode = self._open.get(id_)
@@ -233,6 +247,10 @@ class Assembler:
         self._rows.give_back(slots)
         self.counts.kept += kept
         self.counts.stray += len(slots) - kept
+
+    def judge(self, episode: Episode) -> Episode:
+        """Return the episode with the task's word on whether it failed."""
+        return dataclasses.replace(episode, failed=self._judge(episode))
 
     def _judge(self, episode: Episode) -> bool:
         try:
@@ -279,7 +297,7 @@ class Assembler:
             started_at=episode.first_at,
             ended_at=float(rows.seen_at[slots[-1]]),
         )
-        return dataclasses.replace(built, failed=self._judge(built))
+        return self.judge(built)
 
 
 def ends_of(steps: Steps) -> list[str]:

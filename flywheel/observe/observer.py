@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,17 @@ SIGNALS = "observer.signals"
 """Name of the store's note of every Signal raised so far, as JSON."""
 RECENT = 1000
 """Outcomes that `window` and `heard` can look back on."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Waiting:
+    """An outcome that waits for its turn to be read; in order of start."""
+
+    outcome: Outcome
+    given: NDArray[np.float64] | Episode = field(compare=False)
+    """What the world monitor reads: its score by the model of the time, else the episode."""
+    until: float = field(compare=False)
+    """When it is read although a reward of it isn't known; 0 where all are."""
 
 
 @dataclass(slots=True)
@@ -54,8 +64,7 @@ class Observer:
         self._task = task
         self._config = config or ObserveConfig()
         self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, self._config.episode_timeout_s)
-        self._waiting: list[tuple[Outcome, int, NDArray[np.float64] | Episode]] = []
-        self._places = itertools.count()
+        self._waiting: list[_Waiting] = []
         self._recent: deque[Outcome] = deque(maxlen=RECENT)
         self._tally: dict[str, dict[str, float]] = {}
         self._arm: _Arm | None = None
@@ -90,7 +99,7 @@ class Observer:
         loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
         self._arm = _Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
         # Whoever has a score from the model before belongs to the release before.
-        self._waiting = [entry for entry in self._waiting if isinstance(entry[2], Episode)]
+        self._waiting = [entry for entry in self._waiting if isinstance(entry.given, Episode)]
         heapq.heapify(self._waiting)
 
     def add(self, steps: Steps, now: float) -> None:
@@ -138,33 +147,80 @@ class Observer:
             if answers[episode.id] == "conflict":
                 self._assembler.counts.quarantined += 1
                 continue
-            outcome = self._count(episode)
-            mine = self._arm is not None and outcome.digest == self._arm.release.digest
-            score = self._arm.world.score(episode) if self._arm is not None and mine else None
-            heapq.heappush(self._waiting, (outcome, next(self._places), episode if score is None else score))
+            self._put(episode, now)
             over.append(episode)
         return over
+
+    def _put(self, episode: Episode, now: float) -> None:
+        """Count a durable episode, and let its outcome wait for its turn."""
+        outcome = self._count(episode)
+        mine = self._arm is not None and outcome.digest == self._arm.release.digest
+        score = self._arm.world.score(episode) if self._arm is not None and mine else None
+        until = now + self._config.reward_window_s if np.isnan(episode.rewards).any() else 0.0
+        heapq.heappush(self._waiting, _Waiting(outcome, episode if score is None else score, until))
+
+    def judge(self, episodes: Iterable[Episode]) -> list[Episode]:
+        """Return the episodes with the task's word on whether they failed."""
+        return [self._assembler.judge(episode) for episode in episodes]
+
+    def uploaded(self, episodes: Sequence[Episode], answers: Mapping[str, str], now: float) -> list[Episode]:
+        """Count durable episodes that came whole, let their outcomes wait for their turn, and return the new ones.
+
+        `answers` is as for `close`; what the store held already was counted when it came first.
+        """
+        new = [episode for episode in episodes if answers[episode.id] == "stored"]
+        for episode in new:
+            self._put(episode, now)
+        self._assembler.counts.uploaded += len(new)
+        self._assembler.counts.quarantined += list(answers.values()).count("conflict")
+        return new
+
+    def is_open(self, id_: str) -> bool:
+        """Say whether an episode has begun and is not over."""
+        return self._assembler.is_open(id_)
+
+    def reward_of(self, id_: str, t: int) -> float | None:
+        """Return the reward that came for a step of an open episode, NaN where none did; None for no such step."""
+        return self._assembler.reward_of(id_, t)
+
+    def rewarded(self, episode: Episode, before: Outcome) -> None:
+        """Count a durable episode by the rewards that came late, where it counted as `before` until now.
+
+        What the monitors have read of it already stays as they read it.
+        """
+        after = outcome_of(episode)
+        before = next((outcome for outcome in self._recent if outcome.id == after.id), before)
+        row = self._tally.get(after.digest)
+        if row is not None:
+            row["failed"] += after.failed - before.failed
+            row["total"] += after.total - before.total
+        self._recent = deque((after if o.id == after.id else o for o in self._recent), RECENT)
+        is_whole = not np.isnan(episode.rewards).any()
+        self._waiting = [
+            _Waiting(after, entry.given, 0.0 if is_whole else entry.until) if entry.outcome.id == after.id else entry
+            for entry in self._waiting
+        ]
 
     def tick(self, now: float) -> list[Signal]:
         """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.
 
         Its turn comes when every episode that began before it is closed, and `wait_s` after its start, since other
-        replicas may know of earlier ones.
+        replicas may know of earlier ones; where a reward isn't known, when it is, or the reward window is over.
         """
         first = self._assembler.first_open()
         raised = []
         while self._waiting:
-            outcome = self._waiting[0][0]
+            outcome, until = self._waiting[0].outcome, self._waiting[0].until
             begun = (outcome.started_at, outcome.id)
-            if (first is not None and begun > first) or outcome.started_at + self._config.wait_s > now:
+            if (first is not None and begun > first) or outcome.started_at + self._config.wait_s > now or until > now:
                 break
-            _, _, given = heapq.heappop(self._waiting)
-            raised += self._read(outcome, given, now)
+            raised += self._read(outcome, heapq.heappop(self._waiting).given, now)
         return raised
 
     def settled_until(self, now: float) -> tuple[float, str]:
         """Return the start and id of the first episode that may not be over: what began before it is known whole."""
-        return min(self._assembler.first_open() or (now, ""), (now - self._config.wait_s, ""))
+        unsealed = [(e.outcome.started_at, e.outcome.id) for e in self._waiting if e.until > now]
+        return min(self._assembler.first_open() or (now, ""), (now - self._config.wait_s, ""), *unsealed)
 
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,8 +18,8 @@ from flywheel.config import ObserveConfig, TraceConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.observe.observer import SIGNALS, Observer
-from flywheel.outcomes import Outcome
-from flywheel.records import Episode, Release, Signal, Steps
+from flywheel.outcomes import Outcome, outcome_of
+from flywheel.records import Episode, Release, Reward, Signal, Steps
 from flywheel.task import Task
 from flywheel.trace import on_ray as trace
 from flywheel.trace.tail import Tail
@@ -60,7 +60,7 @@ class ObserverActor:
         self._config = config
         self._store = ray.get_actor(store, namespace=namespace)
         self._observer = Observer(task, config)
-        self._lock = asyncio.Lock()
+        self._lock, self._rewarding = asyncio.Lock(), asyncio.Lock()
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
         self._trouble = ""
@@ -93,6 +93,58 @@ class ObserverActor:
         await self._keep(self._observer.whole(steps))
         self._meters.record(readings.of_ends(steps, missing, time.time()))
         return missing
+
+    async def reward(self, rewards: Sequence[Reward]) -> list[str]:
+        """Return what became of each late reward: "stored" or "same" (durable), "conflict" (aside), or "unknown".
+
+        A step that nobody knows yet is waited for as an end waits for its steps.
+        """
+        await self._ready()
+        answers = await self._rewarded(rewards)
+        rest = [i for i, answer in enumerate(answers) if answer == "unknown"]
+        if rest:
+            late = [rewards[i] for i in rest]
+            await self._wait_for(lambda: all(self._told(reward) is not None for reward in late), self._config.wait_s)
+            for i, answer in zip(rest, await self._rewarded(late), strict=True):
+                answers[i] = answer
+        return answers
+
+    def _told(self, reward: Reward) -> float | None:
+        return self._observer.reward_of(reward.episode, reward.t)
+
+    async def _rewarded(self, rewards: Sequence[Reward]) -> list[str]:
+        """Make rewards durable, and count the episodes that are over as they show them."""
+        async with self._rewarding:
+            answers, changed = await self._store.reward.remote(rewards, [self._told(reward) for reward in rewards])
+            ids = [each.episode.id for each in changed]
+            await self._wait_for(lambda: not any(map(self._observer.is_open, ids)), self._config.wait_s)
+            judged = await self._judged([each.episode for each in changed])
+            for each, episode in zip(changed, judged, strict=True):
+                before = dataclasses.replace(outcome_of(each.episode), total=each.total_before)
+                self._observer.rewarded(episode, before)
+        await self._notify()
+        found: list[str] = list(answers)
+        return found
+
+    async def _judged(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Return stored episodes as the task judges them, which the store knows then."""
+        judged = self._observer.judge(episodes)
+        pairs = zip(episodes, judged, strict=True)
+        if failed := {after.id: after.failed for before, after in pairs if after.failed != before.failed}:
+            await self._store.judge.remote(failed)
+        return judged
+
+    async def upload(self, episodes: Sequence[Episode]) -> Mapping[str, str]:
+        """Return what became of each whole episode: "stored" or "same" (durable), or "conflict" (aside)."""
+        await self._ready()
+        judged, began = self._observer.judge(episodes), time.time()
+        answers: Mapping[str, str] = await self._store.append.remote(judged)
+        new = self._observer.uploaded(judged, answers, time.time())
+        # nobody saw its steps: they are told as evenly spread
+        spread = [(e, np.linspace(e.started_at, e.ended_at, e.num_steps + 1)) for e in new]
+        self._trace(spread, (began, time.time()))
+        await self._read()
+        return answers
 
     async def release(self, release: Release, failure_bound: float) -> None:
         """Watch this release, with a baseline of its own, from now on and after any restart of this actor.
@@ -150,9 +202,22 @@ class ObserverActor:
         if episodes:
             seen_at, began = [self._observer.seen_at(episode.id) for episode in episodes], time.time()
             answers = await self._store.append.remote(episodes)
+            episodes = await self._known(episodes, answers)
             over = {episode.id for episode in self._observer.close(episodes, answers, time.time())}
             pairs = zip(episodes, seen_at, strict=True)
             self._trace([(e, seen) for e, seen in pairs if seen is not None and e.id in over], (began, time.time()))
+        await self._read()
+
+    async def _known(self, episodes: Sequence[Episode], answers: Mapping[str, str]) -> Sequence[Episode]:
+        """Return episodes that were stored just now with the rewards that came before their end, beside their steps."""
+        lacking = [e.id for e in episodes if np.isnan(e.rewards).any() and answers[e.id] == "stored"]
+        if not lacking:
+            return episodes
+        stored = {e.id: e for e in await self._judged(await self._store.read.remote(lacking))}
+        return [stored.get(episode.id, episode) for episode in episodes]
+
+    async def _read(self) -> None:
+        """Let the monitors read what is due."""
         if raised := self._observer.tick(time.time()):
             self._trace_signals(raised)
             self._meters.record(readings.of_signals(raised))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from flywheel import sqlite
 from flywheel.errors import UsageError
-from flywheel.records import SCHEMA_VERSION, End, Episode, Origin
+from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
+from flywheel.store import late
 from flywheel.store.encode import content, decode, encode
+from flywheel.store.late import Changed, RewardAnswer
 
 FILE = "store.sqlite"
 Answer = Literal["stored", "same", "conflict"]
@@ -31,7 +34,7 @@ CREATE TABLE IF NOT EXISTS quarantine (
     id TEXT NOT NULL, content BLOB NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL,
     UNIQUE (id, content)) STRICT;
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-"""
+{late.SCHEMA}"""
 _INSERT = """
 INSERT INTO episodes (id, content, origin, task, digest, "end", failed, num_steps, total, started_at, ended_at, body)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -42,6 +45,7 @@ ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.dig
 
 
 _COLUMNS = 'id, started_at, ended_at, digest, "end", failed, total, num_steps, origin'
+_WHOLE = "body, started_at, ended_at, failed"
 _HOW = {"failed": "failed", "fine": "NOT failed AND \"end\" <> 'lost'", "lost": "\"end\" = 'lost'"}
 
 
@@ -89,14 +93,22 @@ class Reader(sqlite.Reader):
 
     def read(self, ids: Sequence[str]) -> list[Episode]:
         """Return the episodes of these ids in their order; UsageError names one that the store does not hold."""
-        query = "SELECT body, started_at, ended_at FROM episodes WHERE id = ?"
+        query = f"SELECT {_WHOLE} FROM episodes WHERE id = ?"
         found = []
         for id_ in ids:
             row = self._connection.execute(query, (id_,)).fetchone()
             if row is None:
                 raise UsageError(f"The store holds no episode {id_!r}: it was not acknowledged here, or was deleted.")
-            found.append(decode(*row))
+            found.append(self._episode(row))
         return found
+
+    def _episode(self, row: tuple[Any, ...]) -> Episode:
+        """Return an episode as it is known now, by its late rewards, too."""
+        body, started_at, ended_at, failed = row
+        episode = decode(body, started_at, ended_at)
+        if episode.failed != bool(failed):
+            episode = dataclasses.replace(episode, failed=bool(failed))
+        return late.join(self._connection, episode)
 
     def recent(
         self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
@@ -113,19 +125,19 @@ class Reader(sqlite.Reader):
                 raise UsageError(f"The store holds no episode {since!r} to read from: name one that it holds.")
             where, values = f"{where} AND (started_at, id) >= (?, ?)", [*values, *start]
         rows = self._connection.execute(
-            f"SELECT body, started_at, ended_at FROM episodes WHERE {where} ORDER BY started_at DESC, id DESC LIMIT ?",
+            f"SELECT {_WHOLE} FROM episodes WHERE {where} ORDER BY started_at DESC, id DESC LIMIT ?",
             [*values, n],
         ).fetchall()
-        return [decode(*row) for row in reversed(rows)]
+        return [self._episode(row) for row in reversed(rows)]
 
     def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
         """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start."""
         rows = self._connection.execute(
-            "SELECT body, started_at, ended_at FROM episodes WHERE digest = ? AND origin = 'production' "
+            f"SELECT {_WHOLE} FROM episodes WHERE digest = ? AND origin = 'production' "
             "AND (started_at, id) > (?, ?) ORDER BY started_at, id LIMIT ?",
             (digest, started_at, id_, n),
         ).fetchall()
-        return [decode(*row) for row in rows]
+        return [self._episode(row) for row in rows]
 
     def holds(self, id_: str) -> bool:
         """Say whether the store holds an episode of this id."""
@@ -245,6 +257,44 @@ class Intake(Reader):
                 answers[episode.id] = max(answer, answers.get(episode.id, answer), key=_WORST.index)
         return answers
 
+    def reward(
+        self, rewards: Sequence[Reward], told: Sequence[float | None]
+    ) -> tuple[list[RewardAnswer], list[Changed]]:
+        """Make late rewards durable in one commit; return what became of each, and the stored episodes they are of.
+
+        "stored" is new, "same" was known already. A "conflict" was known otherwise, stays as it was, and the newcomer
+        is set aside. `told` says of steps of open episodes, which aren't stored, what reward came with them, NaN where
+        none did; where that is None, and no stored episode has the step, it is "unknown".
+        """
+        held: dict[str, tuple[Episode, float] | None] = {}
+        answers = list[RewardAnswer]()
+        with sqlite.transaction(self._connection):
+            for reward, open_told in zip(rewards, told, strict=True):
+                if reward.episode not in held:
+                    held[reward.episode] = self._held(reward.episode)
+                found = held[reward.episode]
+                is_stored = found is not None and reward.t < found[0].num_steps
+                known = float(found[0].rewards[reward.t]) if found is not None and is_stored else open_told
+                answers.append(late.keep(self._connection, reward, known))
+            changed = [Changed(self.read([each.id])[0], total) for each, total in filter(None, held.values())]
+            for each in changed:
+                self._connection.execute(
+                    "UPDATE episodes SET total = ? WHERE id = ?", (each.episode.total, each.episode.id)
+                )
+        return answers, changed
+
+    def _held(self, id_: str) -> tuple[Episode, float] | None:
+        """Return a stored episode as it was told, and its return as it is known now."""
+        query = "SELECT body, started_at, ended_at, total FROM episodes WHERE id = ?"
+        row = self._connection.execute(query, (id_,)).fetchone()
+        return None if row is None else (decode(*row[:3]), row[3])
+
+    def judge(self, failed: Mapping[str, bool]) -> None:
+        """Say of stored episodes, by id, whether they failed as their late rewards show them."""
+        with sqlite.transaction(self._connection):
+            for id_, has_failed in failed.items():
+                self._connection.execute("UPDATE episodes SET failed = ? WHERE id = ?", (int(has_failed), id_))
+
     def note(self, name: str, value: str) -> None:
         """Keep a text durably under a name, in place of an earlier one."""
         self._connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
@@ -262,11 +312,11 @@ class Intake(Reader):
                     (episode.id, mark, episode.started_at, episode.ended_at, body),
                 )
                 return "conflict"
-        first = episode.digests[0] if episode.digests else ""
+        first, total = episode.digests[0] if episode.digests else "", late.settle(self._connection, episode)
         self._connection.execute(
             _INSERT,
             (episode.id, mark, episode.origin, episode.task, first, episode.end, int(episode.failed), episode.num_steps,
-             episode.total, episode.started_at, episode.ended_at, body),
+             total, episode.started_at, episode.ended_at, body),
         )  # fmt: skip
         return "stored"
 

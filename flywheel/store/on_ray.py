@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flywheel.config import StoreConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.records import Episode, Origin
+from flywheel.records import Episode, Origin, Reward
 from flywheel.store.intake import Answer, Intake, Outcome
+from flywheel.store.late import Changed, RewardAnswer
 
 GROUP = 16
 """Episodes that are committed at once, without waiting for more."""
@@ -46,6 +47,16 @@ class StoreActor:
         elif len(self._waiting) == 1:
             loop.call_later(self._config.group_s, self._commit)
         return await future
+
+    async def reward(
+        self, rewards: Sequence[Reward], told: Sequence[float | None]
+    ) -> tuple[list[RewardAnswer], list[Changed]]:
+        """As Intake.reward."""
+        return self._intake.reward(rewards, told)
+
+    async def judge(self, failed: Mapping[str, bool]) -> None:
+        """As Intake.judge."""
+        self._intake.judge(failed)
 
     async def recent(
         self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"

@@ -51,8 +51,11 @@ def artifact(world: World) -> Artifact:
 
 
 @pytest.fixture
-def links(world: World) -> Links:
-    return Links(world.registry)
+def links(world: World) -> Iterator[Links]:
+    links = Links(world.registry)
+    yield links
+    if "store" in vars(links):
+        links.store.close()
 
 
 @pytest.fixture

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Admission, Tried
+from flywheel.deploy.admission import Admission, Served, Tried
 from flywheel.deploy.keys import CLIENT, token_file
+from flywheel.deploy.links import AwayError, Secrets
 from flywheel.deploy.registry import Registry
-from flywheel.deploy.service import AwayError, Secrets, Service
+from flywheel.deploy.service import Service
 from flywheel.policy import Bundle
-from flywheel.records import Artifact, Check, Outcome, Steps, Trial, Verdict
+from flywheel.records import Artifact, Check, Episode, Outcome, Release, Reward, Steps, Trial, Verdict
+from flywheel.store.intake import Intake
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import GOOD, write_linear_artifact
@@ -88,6 +92,13 @@ class Links:
         """Steps that the observer forgets once."""
         self.loads: list[str] = []
         self.tried_: list[Tried] = []
+        self.now = NOW
+        """When the registry is told to roll back."""
+
+    @functools.cached_property
+    def store(self) -> Intake:
+        """What the observer makes durable."""
+        return Intake(self.registry.run_dir)
 
     async def _reach(self) -> None:
         if self.away:
@@ -112,6 +123,24 @@ class Links:
     async def tried(self, tried: Tried) -> None:
         await self._reach()
         self.tried_.append(tried)
+
+    async def served(self, at: float) -> Served:
+        await self._reach()
+        return self.registry.served(at)
+
+    async def rollback(self, reason: str, digest: str | None) -> Release:
+        await self._reach()
+        return self.registry.rollback(self.now, reason, digest)
+
+    async def reward(self, rewards: Sequence[Reward]) -> Sequence[str]:
+        await self._reach()
+        known = self.rows()
+        answers, _ = self.store.reward(rewards, [math.nan if (r.episode, r.t) in known else None for r in rewards])
+        return answers
+
+    async def upload(self, episodes: Sequence[Episode]) -> Mapping[str, str]:
+        await self._reach()
+        return self.store.append(episodes)
 
     async def append(self, steps: Steps) -> None:
         await self._reach()
@@ -140,8 +169,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def links(world: World) -> Links:
-    return Links(world.registry)
+def links(world: World) -> Iterator[Links]:
+    links = Links(world.registry)
+    yield links
+    if "store" in vars(links):
+        links.store.close()
 
 
 @pytest.fixture

@@ -173,6 +173,15 @@ def test_where_the_champion_is_condemned_it_begins_at_half_and_is_promoted_soon(
     assert canary.state == "promoted" and sum(canary.test.num) <= 60
 
 
+def test_where_the_champion_is_condemned_one_that_is_no_worse_by_ten_points_is_promoted_soon() -> None:
+    rows = [outcome(10.0 + t, (OLD, NEW)[t % 2]) for t in range(120)]
+    ramp = Ramp()
+    canary = ramp.hear(ramp.begin(NEW, OLD, 0.0, urgent=True), rows, NOW)
+    assert canary.state == "promoted" and canary.reason.startswith("it fails no oftener by 10.0%: 0 of ")
+    quiet = Ramp(dataclasses.replace(DeployConfig(), shadow_decisions=0, ramp=(0.5,)))
+    assert quiet.hear(quiet.begin(NEW, OLD, 0.0), rows, NOW).state == "canary", "a quiet one has to show more"
+
+
 def test_most_of_the_evidence_lifts_it_to_the_last_share() -> None:
     ramp, now = Ramp(dataclasses.replace(SOON, canary_margin=0.1)), 0.0
     canary = ramp.begin(NEW, OLD, 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flywheel.deploy import service as service_module
+from flywheel.deploy import links as links_module
 from flywheel.deploy.admission import Tried
 from flywheel.deploy.canary import Ramp
 from flywheel.deploy.service import Service
@@ -153,7 +153,7 @@ def test_a_challenger_that_is_rolled_back_answers_no_more(world: World) -> None:
 async def test_the_replica_tells_the_registry_and_goes_on_while_that_is_away(
     world: World, links: Links, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "AWAY_S", 0.2)
+    monkeypatch.setattr(links_module, "AWAY_S", 0.2)
     old, new = world.served(1.0), world.judged(2.0)
     world.registry.challenge(new.digest, Ramp(), NOW)
     await service.start()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from contextlib import closing
 
 import pytest
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Tried
+from flywheel.deploy.admission import Served, Tried
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.driver import Driver, approver
 from flywheel.deploy.registry import Registry, open_readonly
@@ -151,6 +152,32 @@ def test_a_promotion_or_a_rollback_by_hand_ends_the_canary(world: World) -> None
     world.registry.rollback(NOW + 4)
     found = world.registry.canary()
     assert found is not None and found.state == "replaced" and world.registry.champion() == canary.champion
+
+
+def test_history_says_who_was_tried_beside_whom_and_with_which_share(world: World) -> None:
+    canary = trying(world)
+    champion, challenger = canary.champion, canary.challenger
+    lifted = RAMP.shadowed(canary, 10, 10, NOW + 5)
+    world.registry.keep_canary(lifted)
+    world.registry.keep_canary(RAMP.broke(lifted, "it crashed", NOW + 9))
+    third = world.judged(3.0)
+    world.registry.challenge(third.digest, RAMP, NOW + 20)
+    assert [world.registry.served(at) for at in (NOW - 1, NOW, NOW + 1, NOW + 5, NOW + 8.9, NOW + 9, NOW + 20)] == [
+        Served(NOW - 1, None, None, 0.0),
+        Served(NOW, champion, None, 0.0),
+        Served(NOW + 1, champion, challenger, 0.0),
+        Served(NOW + 5, champion, challenger, 0.01),
+        Served(NOW + 8.9, champion, challenger, 0.01),
+        Served(NOW + 9, champion, None, 0.0),
+        Served(NOW + 20, champion, third.digest, 0.0),
+    ]
+    present = world.registry.canary()
+    assert present is not None
+    world.registry.keep_canary(dataclasses.replace(present, state="promoted", changed_at=NOW + 30))
+    assert world.registry.served(NOW + 29).challenger == third.digest
+    assert world.registry.served(NOW + 30) == Served(NOW + 30, third.digest, None, 0.0)
+    with closing(open_readonly(world.run_dir)) as reader:
+        assert reader.served(NOW + 5).share == 0.01, "whoever only reads can say it"
 
 
 async def test_the_driver_moves_it_from_the_shadow_to_full(world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flywheel.deploy import service as service_module
+from flywheel.deploy import links as links_module
 from flywheel.deploy.door import Door
 from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.service import Service
@@ -88,7 +88,7 @@ async def test_an_end_is_refused_while_the_observer_is_away(
         assert (await http.post("/v1/end", json=end)).status_code == 503
         assert len(await act(http, FIRST | {"episode": "f"})) == 1, "deciding goes on"
         links.away, links.hangs = False, True
-        monkeypatch.setattr(service_module, "AWAY_S", 0.02)
+        monkeypatch.setattr(links_module, "AWAY_S", 0.02)
         assert (await http.post("/v1/end", json=end)).status_code == 503
         links.hangs = False
         assert (await http.post("/v1/end", json=end)).json()["acknowledged"] == ["e"]

@@ -37,7 +37,8 @@ def test_haproxy_is_wrapped_so_that_its_side_doors_stay_on_this_machine(tmp_path
     metrics, stats = found["RAY_SERVE_HAPROXY_METRICS_PORT"], found["RAY_SERVE_HAPROXY_STATS_PORT"]
     config = tmp_path / "haproxy.cfg"
     config.write_text(
-        f"defaults\n    mode http\n    timeout client 5s\n    timeout server 5s\n    timeout connect 5s\n"
+        "global\n    log 127.0.0.1:514 local0 info\ndefaults\n    log global\n    mode http\n    timeout client 5s\n"
+        "    timeout server 5s\n    timeout connect 5s\n"
         f"frontend prometheus\n    bind :{metrics}\nfrontend a\n    bind *:8000\nlisten stats\n  bind *:{stats}\n"
     )
     # Ray calls it with `-db -f FILE …`
@@ -46,6 +47,7 @@ def test_haproxy_is_wrapped_so_that_its_side_doors_stay_on_this_machine(tmp_path
     assert f"bind 127.0.0.1:{metrics}\n" in text
     assert f"bind 127.0.0.1:{stats}\n" in text
     assert "bind *:8000\n" in text, "the configured host is left alone"
+    assert "local0" not in text, "nobody is sent a line for each request"
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -40,7 +40,29 @@ def test_the_newest_rows_are_kept_in_order_and_the_others_counted(sizes: list[in
     taken = outbox.take()
     assert (taken.t.tolist() if taken else []) == list(range(start - kept, start))
     assert outbox.take() is None
+    assert len(outbox) == kept, "they are on their way"
+    if taken:
+        outbox.sent(taken)
     assert len(outbox) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "take", "sent", "put_back"]), st.integers(1, 50)), max_size=60))
+def test_every_row_is_sent_waits_or_was_dropped(story: list[tuple[str, int]]) -> None:
+    outbox, num_put, num_sent, taken = Outbox(100), 0, 0, list[Steps]()
+    for what, size in story:
+        if what == "put":
+            outbox.put(rows(num_put, size))
+            num_put += size
+        elif what == "take":
+            steps = outbox.take()
+            taken += [] if steps is None else [steps]
+        elif taken and what == "sent":
+            steps = taken.pop()
+            outbox.sent(steps)
+            num_sent += len(steps.t)
+        elif taken:
+            outbox.put_back(taken.pop())
+        assert num_sent + len(outbox) + outbox.dropped == num_put
 
 
 def test_what_could_not_be_sent_goes_first_again() -> None:

@@ -107,6 +107,19 @@ def test_a_rollback_goes_to_the_policy_before_and_never_to_a_condemned_one(world
     assert world.registry.champion() == first.digest
 
 
+def test_a_rollback_that_names_its_policy_can_be_repeated(world: World) -> None:
+    first, second, third = world.served(1.0, NOW), world.served(2.0, NOW + 1), world.served(3.0, NOW + 2)
+    release = world.registry.rollback(NOW + 3, "fell over", third.digest)
+    assert (release.digest, release.previous) == (second.digest, third.digest)
+    assert world.registry.rollback(NOW + 4, "fell over", third.digest) == release
+    assert world.registry.reasons() == {third.digest: ("fell over", NOW + 3)}
+    with pytest.raises(Refused, match="is not in service"):
+        world.registry.rollback(NOW + 5, "fell over", first.digest)
+    assert world.registry.champion() == second.digest
+    admission = world.registry.admission()
+    assert admission.previous == first.digest and admission.condemned == {third.digest: "fell over"}
+
+
 def test_history_says_who_served_when(world: World) -> None:
     first, second = world.served(1.0, NOW), world.served(2.0, NOW + 10)
     served = [world.registry.served_at(t) for t in (NOW - 1, NOW, NOW + 9, NOW + 10)]

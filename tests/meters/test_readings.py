@@ -12,6 +12,7 @@ import pytest
 
 from flywheel import meters
 from flywheel.config import GateConfig, ObserveConfig
+from flywheel.deploy.routes import ROUTES
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.stress import PILOT, STRETCHES
 from flywheel.meters import METERS, Meter, Reading, readings
@@ -120,6 +121,9 @@ def test_the_shares_of_the_stages_that_answer_sum_to_one(stage: str, share: floa
 def test_a_path_that_a_stranger_made_up_gets_no_series_of_its_own() -> None:
     assert table(readings.of_request("/v1/act", 200, 0.1)) == {(meters.REQUESTS, ("/v1/act", "200")): 0.1}
     assert table(readings.of_request("/admin.php", 404, 0.1)) == {(meters.REQUESTS, ("other", "404")): 0.1}
+    policies = ("/v1/policies/{digest}", "200")
+    assert table(readings.of_request("/v1/policies/@champion", 200, 0.1)) == {(meters.REQUESTS, policies): 0.1}
+    assert {route.path for route in ROUTES} == readings.ROUTES
 
 
 def test_training_and_the_loop_are_read() -> None:

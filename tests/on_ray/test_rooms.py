@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,12 +17,13 @@ from flywheel import growth
 from flywheel.client import Client, Episode
 from flywheel.config import DeployConfig, GateConfig, ObserveConfig, StoreConfig, TraceConfig
 from flywheel.deploy.environment import claim_port
-from flywheel.deploy.keys import CLIENT, token_file
+from flywheel.deploy.keys import CLIENT, OPERATE, token_file
 from flywheel.deploy.on_ray import namespace
+from flywheel.draws import draws
 from flywheel.errors import Refused
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
-from flywheel.policy import bundle, load
+from flywheel.policy import Bundle, bundle, load
 from flywheel.records import Artifact, Outcome, Verdict
 from flywheel.store.on_ray import StoreActor
 from flywheel.tapes import Scenario, short
@@ -149,8 +151,6 @@ def test_a_refused_candidate_never_serves_and_the_old_policy_goes_on(rooms: Room
 
 
 def test_every_stored_action_can_be_computed_again(rooms: Rooms) -> None:
-    from flywheel.draws import draws
-
     rooms.play(4)
     for episode in rooms.ask(rooms.store.recent, 4):
         artifact = rooms.ask(rooms.registry.artifact, episode.digests[0])
@@ -158,6 +158,73 @@ def test_every_stored_action_can_be_computed_again(rooms: Rooms) -> None:
         actions, logps = load(artifact).act(episode.observations[:-1], uniform)
         assert np.array_equal(actions, episode.raw_actions)
         assert np.array_equal(logps, episode.logps)
+
+
+def acted_alone(rooms: Rooms, http: httpx.Client, num_episodes: int, num_steps: int = 6) -> list[dict[str, Any]]:
+    """Return whole episodes of a client that acts by itself, by nothing but what the API tells it."""
+    told = msgspec.msgpack.decode(http.get("/v1/policies/@champion").content)
+    artifact = rooms.ask(rooms.registry.artifact, told["artifact"]["digest"])
+    policy, episodes = load(Bundle(artifact, told["files"])), []
+    answer = http.post("/v1/leases", content=msgspec.msgpack.encode({"num": num_episodes}))
+    for lease in msgspec.msgpack.decode(answer.content)["leases"]:
+        seen = np.random.default_rng(1).normal(0.0, 0.05, (num_steps + 1, 4)).astype(np.float32)
+        uniform = draws([lease.pop("draw_key")] * num_steps, range(num_steps), artifact.spec.num_draws)
+        actions, _ = policy.act(seen[:-1], uniform)
+        rewards: list[float | None] = [*[1.0] * (num_steps - 1), None]
+        whole = {"observations": seen.tolist(), "raw_actions": actions.tolist(), "rewards": rewards}
+        when = {"started_at": lease["given_at"], "ended_at": lease["given_at"] + 0.1}
+        episodes.append(lease | when | whole | {"terminated": True, "truncated": False})
+    return episodes
+
+
+def test_whole_episodes_and_late_rewards_are_stored_as_if_the_server_had_answered(rooms: Rooms) -> None:
+    packed = "application/msgpack"
+    shown = {"Authorization": f"Bearer {rooms.token}", "Content-Type": packed, "Accept": packed}
+    with httpx.Client(base_url=rooms.deployment.url, headers=shown, timeout=30) as http:
+
+        def post(path: str, body: Any) -> tuple[int, Any]:
+            answer = http.post(path, content=msgspec.msgpack.encode(body))
+            return answer.status_code, msgspec.msgpack.decode(answer.content)
+
+        episodes = acted_alone(rooms, http, 8)
+        ids = [episode["episode"] for episode in episodes]
+        before = rooms.ask(rooms.observer.status)["digests"][rooms.ask(rooms.registry.champion)]["episodes"]
+        for _ in range(2):  # the same again is acknowledged
+            assert post("/v1/episodes", {"episodes": episodes}) == (200, {"acknowledged": ids, "refused": {}})
+        other = episodes[0] | {"rewards": [0.0] * 6}
+        assert post("/v1/episodes", {"episodes": [other]})[1]["refused"].keys() == {ids[0]}
+        status = rooms.ask(rooms.observer.status)
+        assert status["digests"][rooms.ask(rooms.registry.champion)]["episodes"] == before + 8
+
+        late = [{"episode": id_, "t": 5, "reward": 0.5} for id_ in ids]
+        for _ in range(2):
+            assert post("/v1/rewards", {"rewards": late}) == (200, {"accepted": 8})
+        status_code, answer = post("/v1/rewards", {"rewards": [late[0] | {"reward": 1.0}]})
+        assert (status_code, answer["field"]) == (409, "rewards[0].reward")
+        assert post("/v1/rewards", {"rewards": [late[0] | {"episode": "nobody's"}]})[0] == 404
+    stored = rooms.ask(rooms.store.read, ids)
+    assert [episode.total for episode in stored] == [5.5] * 8
+    assert [episode.raw_actions.tolist() for episode in stored] == [e["raw_actions"] for e in episodes]
+    counted = rooms.ask(rooms.observer.status)["digests"][stored[0].digests[0]]
+    shown_total = rooms.ask(rooms.store.summary)[stored[0].digests[0]]["total"]
+    assert counted["total"] == pytest.approx(shown_total), "what is counted is what is stored"
+
+
+def test_a_reward_may_come_before_and_after_the_end_of_its_episode(rooms: Rooms) -> None:
+    with Client(rooms.deployment.url, rooms.token) as client, client.episode() as episode:
+        for _ in range(3):
+            episode.act([0.0] * 4)  # nobody knows yet what for
+        shown = {"Authorization": f"Bearer {rooms.token}"}
+
+        def late(t: int, reward: float) -> int:
+            body = {"rewards": [{"episode": episode.id, "t": t, "reward": reward}]}
+            return httpx.post(f"{rooms.deployment.url}/v1/rewards", json=body, headers=shown, timeout=30).status_code
+
+        assert (late(0, 0.25), late(0, 0.25), late(0, 9.0), late(3, 1.0)) == (200, 200, 409, 404)
+        episode.end([0.0] * 4, terminated=True)
+        assert (late(2, 0.5), late(2, 0.75)) == (200, 409)
+    (stored,) = rooms.ask(rooms.store.read, [episode.id])
+    np.testing.assert_array_equal(stored.rewards, [0.25, np.nan, 0.5])
 
 
 def test_an_episode_is_traced_from_the_program_to_the_run_directory(rooms: Rooms) -> None:
@@ -287,3 +354,22 @@ def test_a_challenger_goes_from_the_shadow_to_full_by_what_production_shows(room
     assert rooms.play(4) == {artifact.digest}
     released = rooms.ask(rooms.registry.releases)[-1]
     assert rooms.ask(rooms.observer.status)["release"]["released_at"] == released.released_at, "it is watched already"
+
+
+def test_a_rollback_over_http_is_in_force_everywhere_and_told_to_everybody(rooms: Rooms) -> None:
+    champion, previous = (rooms.ask(ask) for ask in (rooms.registry.champion, rooms.registry.previous))
+    shown = {"Authorization": f"Bearer {token_file(rooms.run_dir, OPERATE).read_text()}"}
+    with httpx.Client(base_url=rooms.deployment.url, headers=shown, timeout=30) as http:
+        body = {"reason": "it falls over", "digest": champion}
+        for _ in range(2):
+            answer = http.post("/v1/rollback", json=body)
+            assert answer.json() == {"rolled_back": champion, "digest": previous}, answer.text
+        assert http.get(f"/v1/policies/{champion}").status_code == 410
+        released = rooms.ask(rooms.registry.releases)[-1]
+        assert http.get("/v1/served", params={"at": released.released_at}).json()["champion"] == previous
+        assert http.get("/v1/served", params={"at": released.released_at - 1e-3}).json()["champion"] == champion
+    assert {status["digest"] for status in rooms.deployment.reload()} == {rooms.ask(rooms.registry.champion)}
+    deadline = time.monotonic() + 60
+    while rooms.ask(rooms.observer.status)["release"]["digest"] != rooms.ask(rooms.registry.champion):
+        assert time.monotonic() < deadline, "whoever watches is told"
+        time.sleep(0.1)
