@@ -151,7 +151,7 @@ def categorical_one(logits: list[float], draw: float, rule: Rule) -> tuple[int, 
     if rule.exploration_rate:
         chances = [(1.0 - rule.exploration_rate) * c + rule.exploration_rate / len(logits) for c in chances]
     action = min(sum(reached <= draw for reached in accumulate(chances)), len(logits) - 1)
-    return action, float(np.log(np.array([chances[action]]))[0])
+    return action, float(np.log(chances[action]))
 
 
 def _multi_categorical(
