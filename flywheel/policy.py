@@ -151,7 +151,7 @@ def categorical_one(logits: list[float], draw: float, rule: Rule) -> tuple[int, 
     if rule.exploration_rate:
         chances = [(1.0 - rule.exploration_rate) * c + rule.exploration_rate / len(logits) for c in chances]
     action = min(sum(reached <= draw for reached in accumulate(chances)), len(logits) - 1)
-    return action, float(np.log(np.array([chances[action]]))[0])
+    return action, float(np.log(chances[action]))
 
 
 def _multi_categorical(
@@ -201,7 +201,8 @@ def in_box(
 ) -> NDArray[np.float32]:
     """Return raw box actions float32[..., *a] within their bounds, stretched to them where they are unsquashed."""
     actions = low + (raw_actions + 1.0) * (high - low) / 2.0 if unsquash else raw_actions
-    return np.minimum(np.maximum(actions, low), high)
+    inside: NDArray[np.float32] = np.minimum(np.maximum(actions, low), high)
+    return inside
 
 
 Files = Mapping[str, bytes]

@@ -49,7 +49,7 @@ Flow = Generator[Step, Reply | None, T]
 
 def drive(flow: Flow[T], perform: Callable[[Step], Reply | None]) -> T:
     """Return what a flow comes to when each of its steps is performed, one after another."""
-    reply = None
+    reply: Reply | None = None
     while True:
         try:
             step = flow.send(reply)
@@ -61,7 +61,7 @@ def drive(flow: Flow[T], perform: Callable[[Step], Reply | None]) -> T:
 
 async def drive_async(flow: Flow[T], perform: Callable[[Step], Awaitable[Reply | None]]) -> T:
     """As `drive`, awaiting each step."""
-    reply = None
+    reply: Reply | None = None
     while True:
         try:
             step = flow.send(reply)

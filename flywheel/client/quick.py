@@ -1,13 +1,14 @@
 """One decision after another, as fast as Python gets: the numbers of `Policy.act`, without its arrays of rows.
 
-The network's input and output are bound once. The head computes with Python's own numbers in the order in which
-`Policy.act` does; exponentials and logarithms are NumPy's, whose last bits may differ from those of Python's math.
+The network's input and output are bound once, draws are computed for many steps at once, and the head does for one row
+what `Policy.act` does for all, in the same order.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from flywheel.client.observations import plain
 from flywheel.draws import draws
 from flywheel.errors import Refused, UsageError
-from flywheel.policy import NO_DEVIATIONS, Policy, bounds, in_box, to_env
+from flywheel.policy import NO_DEVIATIONS, Policy, bounds, categorical_one, in_box, to_env
 from flywheel.records import Array, Rule, Spec
 from flywheel.spaces import flatten
 
@@ -104,7 +105,7 @@ class Quick:
 def _head(rule: Rule, nvec: Sequence[int], num_outputs: int, num_draws: int) -> Callable[..., tuple[Any, float]]:
     """Return what makes action and log probability of outputs list[D] and one step's Drawn."""
     if rule.kind == "categorical":
-        return lambda outputs, drawn: _categorical(outputs, drawn[0], rule)
+        return lambda outputs, drawn: categorical_one(outputs, drawn[0], rule)
     if rule.kind == "multi_categorical":
         return lambda outputs, drawn: _multi_categorical(outputs, drawn, rule, nvec)
     if not rule.greedy and num_outputs == num_draws:
@@ -122,36 +123,17 @@ def _to_env(spec: Spec) -> Callable[[Any], Any]:
     return lambda raw_action: in_box(raw_action.reshape(spec.action_shape), low, high, spec.unsquash)
 
 
-def _categorical(logits: list[float], draw: float, rule: Rule) -> tuple[int, float]:
-    if rule.greedy:
-        chances = [0.0] * len(logits)
-        chances[logits.index(max(logits))] = 1.0
-    else:
-        scaled = logits if rule.temperature == 1.0 else [logit / rule.temperature for logit in logits]
-        highest = max(scaled)
-        chances = np.exp([logit - highest for logit in scaled]).tolist()
-        total = _added(chances)
-        chances = [chance / total for chance in chances]
-    if rule.exploration_rate:
-        kept, each = 1.0 - rule.exploration_rate, rule.exploration_rate / len(logits)
-        chances = [kept * chance + each for chance in chances]
-    action, reached = 0, chances[0]
-    while reached <= draw and action < len(chances) - 1:
-        action += 1
-        reached += chances[action]
-    return action, float(np.log(chances[action]))
-
-
 def _multi_categorical(
     logits: list[float], drawn: Sequence[float], rule: Rule, nvec: Sequence[int]
 ) -> tuple[list[int], float]:
     actions, logps, start = [], [], 0
     for num_actions, draw in zip(nvec, drawn, strict=True):
-        action, logp = _categorical(logits[start : start + num_actions], draw, rule)
+        action, logp = categorical_one(logits[start : start + num_actions], draw, rule)
         actions.append(action)
         logps.append(logp)
         start += num_actions
-    return actions, _added(logps)
+    *_, total = accumulate(logps)  # one after another, as for many rows
+    return actions, total
 
 
 def _gaussian(outputs: list[float], quantiles: NDArray[np.float64], rule: Rule) -> tuple[NDArray[np.float32], float]:
@@ -164,11 +146,3 @@ def _gaussian(outputs: list[float], quantiles: NDArray[np.float64], rule: Rule) 
     distance = (action - mean) / deviation
     logps = -0.5 * distance**2 - np.log(deviation) - _HALF_LOG_TAU
     return action, float(np.add.reduce(logps))
-
-
-def _added(numbers: Sequence[float]) -> float:
-    """Return the sum, added one after another: the built-in one rounds better from Python 3.12 on."""
-    total = 0.0
-    for number in numbers:
-        total += number
-    return total

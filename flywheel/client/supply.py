@@ -105,8 +105,9 @@ class Supply:
         fresh = msgspec.convert(answer["leases"], list[Lease])
         proven = self._hold(lease.digest for lease in fresh)
         with self._mutex:
-            kept = () if is_new else self._leases
-            self._leases = deque([*kept, *(lease for lease in fresh if lease.digest in proven)])
+            if is_new:
+                self._leases.clear()
+            self._leases.extend(lease for lease in fresh if lease.digest in proven)
             self._trim()
         self._present = present
 

@@ -22,6 +22,7 @@ from flywheel.deploy.tokens import Tokens
 from flywheel.errors import Refused, UsageError
 from flywheel.policy import Bundle, Files, bundle, read_artifact, read_files, write_files
 from flywheel.records import Artifact, Release, Verdict
+from flywheel.verdicts import check_verdict
 
 FILE = "registry.sqlite"
 POLICIES = "policies"
@@ -209,7 +210,7 @@ class Registry(Challenges, Tokens):
         champion, verdict = self.champion(), self.verdict(digest)
         if verdict is None:
             raise Refused(f"Policy {digest[:12]} was never judged, so it can't be served: let the gate judge it.")
-        verdicts.check_verdict(verdict, digest, self.task, self.keys.public)
+        check_verdict(verdict, digest, self.task, self.keys.public)
         if not verdict.judged_at <= now <= verdict.valid_until:
             raise Refused(
                 f"The verdict on policy {digest[:12]} is not valid now (it was for {verdict.judged_at:.0f} to "

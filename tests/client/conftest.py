@@ -15,7 +15,7 @@ from flywheel.deploy.door import Door
 from flywheel.deploy.environment import free_ports
 from flywheel.deploy.service import Service
 from flywheel.records import Artifact
-from tests.client.standin import Network
+from tests.client.network import Network
 from tests.deploy.conftest import NOW, Links, World
 
 
@@ -59,9 +59,9 @@ def links(world: World) -> Iterator[Links]:
 
 
 @pytest.fixture
-def server(world: World, links: Links) -> Iterator[Server]:
+def server(links: Links) -> Iterator[Server]:
     service = Service(DeployConfig(flush_s=0.001, poll_s=0.01), links, links, lambda: NOW)
-    server = Server(Network(Door(service), world))
+    server = Server(Network(Door(service)))
     thread = threading.Thread(target=server.run)
     thread.start()
     assert server.listens.wait(30)

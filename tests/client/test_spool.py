@@ -134,7 +134,7 @@ def test_a_disk_that_takes_half_a_line_keeps_none_of_it(spool: Spool, monkeypatc
     write = os.write
     spool.begin("e")
     spool.add("e", step(0))
-    monkeypatch.setattr(module.os, "write", lambda file, line: write(file, line[:20]))
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:20]))
     with pytest.raises(FullError, match=r"takes nothing \(20 of"):
         spool.add("e", step(1))
     monkeypatch.undo()
