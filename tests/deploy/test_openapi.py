@@ -134,7 +134,7 @@ def near(schemas: dict[str, Any], name: str) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(data=st.data())
 def test_whatever_is_sent_is_answered_by_a_status_that_it_lists(
     world: World, links: Links, data: st.DataObject
