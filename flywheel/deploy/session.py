@@ -101,7 +101,7 @@ class Session:
     def wanted(self, acting: Iterable[Named], resent: Iterable[Named] = ()) -> set[str]:
         """Return digests to be held for these rows that aren't: admissible ones to act, known ones to recompute."""
         act = {row.digest for row in acting if row.digest is not None} & set(self._admission.admissible)
-        again = {row.digest for row in resent} & self._admission.known
+        again = {row.digest for row in resent if row.digest is not None} & self._admission.known
         return (act | again) - self._policies.keys()
 
     def _spec(self) -> Spec:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -143,7 +143,7 @@ def test_whatever_is_sent_is_answered_by_a_status_that_it_lists(
         world.served()
     told = document(ROUTES, SPEC)
     path, method, operation = data.draw(st.sampled_from(list(operations(told))))
-    body = VALUES
+    body: st.SearchStrategy[Any] = VALUES
     if "requestBody" in operation:
         name = schema_of(operation["requestBody"])["$ref"].rpartition("/")[2]
         body |= near(told["components"]["schemas"], name)
