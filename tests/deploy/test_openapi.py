@@ -124,7 +124,7 @@ RIGHT = {
 
 def near(schemas: dict[str, Any], name: str) -> st.SearchStrategy[Any]:
     """Return objects that are nearly what a component describes: anything may stand in a field, or it may be away."""
-    fields = {}
+    fields: dict[str, st.SearchStrategy[Any]] = {}
     for field, schema in schemas[name]["properties"].items():
         rows = schema.get("items", {})
         if isinstance(rows, dict) and "$ref" in rows:
