@@ -157,8 +157,8 @@ def _acted(url: str, world: World) -> dict[str, Any]:
     policy = load_policy(Bundle(world.registry.artifact(told["artifact"]["digest"]), files))
     (lease,) = httpx.post(f"{url}/v1/leases", json={"num": 1}, headers=shown).json()["leases"]
     actions, _ = policy.act(np.zeros((1, 4), np.float32), draws([lease.pop("draw_key")], [0], policy.spec.num_draws))
-    return lease | {
-        "started_at": NOW, "ended_at": NOW, "observations": [[0.0] * 4] * 2, "raw_actions": actions.tolist(),
+    return {
+        **lease, "started_at": NOW, "ended_at": NOW, "observations": [[0.0] * 4] * 2, "raw_actions": actions.tolist(),
         "rewards": [1.0], "terminated": True, "truncated": False,
     }  # fmt: skip
 

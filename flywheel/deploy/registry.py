@@ -246,7 +246,7 @@ class Registry(Challenges, Tokens):
             verdict = self.verdict(previous)
             if verdict is None:
                 raise Refused(f"The verdict on policy {previous[:12]} is gone from the registry.")
-            verdicts.check_verdict(verdict, previous, self.task, self.keys.public)
+            check_verdict(verdict, previous, self.task, self.keys.public)
             self._condemn(champion, reason, now)
             self.end_canary(previous, now)
             return self._release(previous, now)

@@ -116,7 +116,8 @@ async def test_a_wrong_reward_is_named_and_none_is_kept(world: World, service: S
 
 
 def links_of(service: Service) -> Links:
-    links: Any = service._registry
+    links = service._registry
+    assert isinstance(links, Links)
     return links
 
 

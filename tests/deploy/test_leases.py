@@ -23,7 +23,7 @@ from tests.deploy.test_challenger import Broken, crash, tried
 from tests.deploy.test_session import RUN_KEY, after, first, resent, session_of
 
 
-def acted(session: Session, lease: Lease, num_steps: int = 5, seed: int = 0, **changes: Any) -> EpisodeRow:
+def acted(session: Session, lease: Lease, num_steps: int = 5, seed: int = 0, **changes: Any) -> EpisodeRow[Any]:
     """Return a whole episode of a client that acts by itself on made-up observations, by its lease's policy and key."""
     policy = session.policy(lease.digest)
     assert policy is not None
@@ -38,7 +38,7 @@ def acted(session: Session, lease: Lease, num_steps: int = 5, seed: int = 0, **c
     return EpisodeRow(**fields)
 
 
-def proven(session: Session, row: EpisodeRow, now: float = NOW + 10, run_key: bytes = RUN_KEY) -> Episode:
+def proven(session: Session, row: EpisodeRow[Any], now: float = NOW + 10, run_key: bytes = RUN_KEY) -> Episode:
     (told,) = session.told([row])
     return prove(told, session.policy(row.digest), run_key, "t", now)
 
@@ -112,7 +112,7 @@ def test_an_action_that_the_policy_never_gave_is_refused_by_its_step(
     (lease,) = session.lease(["mine"], NOW)
     row = acted(session, lease, num_steps, seed)
     t = data.draw(st.integers(0, num_steps - 1))
-    changed = [1 - action if i == t else action for i, action in enumerate(row.raw_actions)]
+    changed = [int(not action) if i == t else action for i, action in enumerate(row.raw_actions)]
     with pytest.raises(Refused, match=rf"^raw_actions\[{t}\]: Policy {lease.digest[:12]} never gave"):
         proven(session, msgspec.structs.replace(row, raw_actions=changed))
 
