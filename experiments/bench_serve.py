@@ -95,6 +95,8 @@ class Wheel:
     server: Server
     rooms: Rooms
     digest: str
+    observer: Any = None
+    """Of the one that was started in another's place: it ends when nobody holds it."""
 
     def status(self) -> dict[str, Any]:
         """Return the one replica's."""
@@ -119,8 +121,8 @@ class Wheel:
         """Start one in its place, as a cluster would."""
         place = self.rooms.place
         actor = place.owner(ObserverActor, OBSERVER, max_task_retries=-1)
-        fresh = actor.remote(cartpole, CONFIG.observe, STORE, place.name, place.namespace, CONFIG.trace)
-        ask(fresh.settings)
+        self.observer = actor.remote(cartpole, CONFIG.observe, STORE, place.name, place.namespace, CONFIG.trace)
+        ask(self.observer.settings)
 
 
 class Load:
