@@ -47,7 +47,7 @@ def test_nothing_it_sends_is_a_servers_error(served: tuple[str, str], route: Rou
 
     for mode in MODES:
 
-        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=25, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def send(case: Any) -> None:
             response = case.call(headers={"Authorization": f"Bearer {secret}"})
