@@ -180,7 +180,7 @@ def steps(
         logps=logps,
         draw_keys=keys,
         rewards=rewards,
-        ends=("no",) * len(rows),
+        ends=tuple("no" for _ in rows),
         seen_at=np.full(len(rows), now),
         repeated_digests=("",) * len(rows) if nothing else tuple([row.digest or "" for row in rows]),
         repeated_actions=np.zeros_like(raw_actions) if repeated is None else repeated,

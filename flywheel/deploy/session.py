@@ -101,7 +101,7 @@ class Session:
         """Return digests to be held for these rows that aren't: admissible ones to act, known ones to recompute."""
         held = self._policies.keys()
         act = {row.digest for row in acting if row.digest is not None} - held
-        again = {row.digest for row in resent} - held
+        again = {row.digest for row in resent if row.digest is not None} - held
         return act.intersection(self._admission.admissible) | (again & self._admission.known)
 
     def _spec(self) -> Spec:
