@@ -100,8 +100,8 @@ class Wheel:
 
     def status(self) -> dict[str, Any]:
         """Return the one replica's."""
-        (status,) = self.rooms.serving.deployment.status()
-        return status
+        statuses: list[dict[str, Any]] = self.rooms.serving.deployment.status()
+        return statuses[0]
 
     def settled(self) -> dict[str, Any]:
         """Return it once every step is logged or lost; raise RuntimeError when that takes too long."""

@@ -126,7 +126,7 @@ def stock(port: int, given: tuple[Any, ...]) -> None:
         logging_level="ERROR",
     )  # fmt: skip
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Stock.bind())
+    serve.run(Stock.bind())  # type: ignore[attr-defined]
     sys.stdin.read()
     serve.shutdown()
     ray.shutdown()

@@ -139,7 +139,7 @@ class DeployConfig:
     """decisions one request may ask for"""
     max_body: int = 8 * 2**20
     """bytes of a request's body"""
-    quota: float = 2_000.0
+    quota: float = 10_000.0
     """requests a second that a replica takes of a token without a quota of its own: more than it can answer"""
     quota_burst_s: float = 2.0
     """seconds of its quota that a token may use up at once: clients come in bursts"""
