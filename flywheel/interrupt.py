@@ -15,11 +15,18 @@ def arm() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise)
     signal.signal(signal.SIGALRM, _raise_again)
+    sys.unraisablehook = _tell
 
 
 def handled() -> None:
     """Say that a KeyboardInterrupt has come to where it is handled."""
     signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _tell(swallowed: sys.UnraisableHookArgs) -> None:
+    """Print what Python swallows, as it does; an interrupt comes again, so that its traceback would tell nobody."""
+    if not issubclass(swallowed.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(swallowed)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

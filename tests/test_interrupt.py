@@ -52,11 +52,20 @@ except KeyboardInterrupt:
 print("handled", flush=True)
 """
 
+OTHERWISE = """
+class Fails:
+    def __del__(self):
+        raise ValueError("told")
+Fails()
+"""
+
 
 def printed(script: str, number: str) -> list[str]:
-    """Return what a script prints."""
-    command = [sys.executable, "-c", BEGIN + script.replace("NUMBER", number)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    """Return what a script prints; no interrupt shows a traceback, and nothing else is kept from anybody."""
+    command = [sys.executable, "-c", BEGIN + script.replace("NUMBER", number) + OTHERWISE]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr.count("Traceback") == ended.stderr.count("ValueError: told") == 1, ended.stderr
+    return ended.stdout.splitlines()
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
