@@ -207,17 +207,15 @@ def _served(known: Policies) -> tuple[Spans, Spans]:
     for each in known.challenges:
         for span in each.spans:
             found = shadowed if span.stage == "shadow" else served
-            shown = {"from": span.begin, "to": span.end, "stage": span.stage, "share": span.share}
-            found.setdefault(each.challenger, []).append(shown)
+            found.setdefault(each.challenger, []).append(_span(span.begin, span.end, span.stage, span.share))
     for release, after in zip(known.releases, [*known.releases[1:], None], strict=False):
-        span = {
-            "from": release.released_at,
-            "to": None if after is None else after.released_at,
-            "stage": release.stage,
-            "share": release.share,
-        }
-        served.setdefault(release.digest, []).append(span)
+        until = None if after is None else after.released_at
+        served.setdefault(release.digest, []).append(_span(release.released_at, until, release.stage, release.share))
     return {digest: sorted(spans, key=lambda span: float(span["from"])) for digest, spans in served.items()}, shadowed
+
+
+def _span(begin: float, until: float | None, stage: str, share: float) -> dict[str, Any]:
+    return {"from": begin, "to": until, "stage": stage, "share": share}
 
 
 def challenge(each: Challenge) -> dict[str, Any]:
