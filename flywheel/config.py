@@ -131,8 +131,9 @@ class DeployConfig:
     """policy replicas; one answers 1,500 requests a second on 2 cores"""
     haproxy: bool = True
     """Ray Serve's HAProxy ingress (Linux); off uses its Python proxy, ten times slower"""
-    flush_s: float = 0.02
-    """seconds a replica gathers steps before it sends them to the observer"""
+    flush_s: float = 0.1
+    """seconds a replica gathers steps before it sends them to the observer: a message takes as much of the machine as
+    a dozen decisions; an episode's end sends at once"""
     poll_s: float = 1.0
     """seconds between a replica's looks at the registry, which heal a missed reload"""
     max_batch: int = 1024
@@ -186,7 +187,7 @@ class ObserveConfig:
 
     episode_timeout_s: float = 30.0
     """seconds without a step after which an open episode is lost"""
-    wait_s: float = 0.04
+    wait_s: float = 0.2
     """seconds an end waits for other replicas' steps: two flush intervals"""
     false_alarm_episodes: float = 10_000.0
     """mean number of episodes between false alarms of all monitors together (at least)"""

@@ -40,7 +40,7 @@ def draws(keys: ArrayLike, t: ArrayLike, num_draws: int) -> NDArray[np.float64]:
     """
     key, step = np.atleast_1d(np.asarray(keys, dtype=np.uint64)), np.atleast_1d(np.asarray(t, dtype=np.uint64))
     if key.size == step.size == 1:
-        return np.array([_row(key.item(), step.item(), num_draws)])
+        return np.array([draws_of(key.item(), step.item(), num_draws)])
     with np.errstate(over="ignore"):
         row = _mix(_mix(key + _GOLDEN) ^ _mix((step + np.uint64(1)) * _GOLDEN))
         column = np.arange(1, num_draws + 1, dtype=np.uint64) * _GOLDEN
@@ -48,7 +48,8 @@ def draws(keys: ArrayLike, t: ArrayLike, num_draws: int) -> NDArray[np.float64]:
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * _TO_UNIT
 
 
-def _row(key: int, step: int, num_draws: int) -> list[float]:
+def draws_of(key: int, step: int, num_draws: int) -> list[float]:
+    """Return the K draws of one step, those of `draws`."""
     golden = int(_GOLDEN)
     row = _mix_one(_mix_one(key + golden & _ALL) ^ _mix_one((step + 1) * golden & _ALL))
     return [((_mix_one(row + k * golden & _ALL) >> 11) + 0.5) * _TO_UNIT for k in range(1, num_draws + 1)]

@@ -56,3 +56,26 @@ class Tried:
     """Those of them that were the champion's."""
     trouble: str = ""
     """How it broke, as a clause: then this replica lets the champion answer for it; "" where it did not."""
+
+
+class Tally:
+    """What a replica saw of challengers and has not told the registry yet."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._seen: dict[str, Tried] = {}
+
+    def add(self, more: Tried) -> None:
+        """Count what was seen of a challenger, besides what is there of it."""
+        known = self._seen.get(more.digest, Tried(digest=more.digest))
+        self._seen[more.digest] = Tried(
+            digest=more.digest,
+            num_shadowed=known.num_shadowed + more.num_shadowed,
+            num_same=known.num_same + more.num_same,
+            trouble=known.trouble or more.trouble,
+        )
+
+    def take(self) -> list[Tried]:
+        """Return what is there, and begin with nothing again."""
+        found, self._seen = list(self._seen.values()), {}
+        return found

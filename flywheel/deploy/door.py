@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 from flywheel.deploy import wire
 from flywheel.deploy.openapi import document
+from flywheel.deploy.requests import Requests
 from flywheel.deploy.routes import ROUTES, Route
 from flywheel.deploy.service import Service
 from flywheel.deploy.traces import Call
@@ -47,9 +48,9 @@ Handle = Callable[[Asked], Awaitable[Any]]
 class Door:
     """Answers what the routing table lists."""
 
-    def __init__(self, service: Service) -> None:
-        """Open the door to a service; the service starts and stops with ASGI's lifespan."""
-        self._service = service
+    def __init__(self, service: Service, requests: Requests | None = None) -> None:
+        """Open the door to a service, which starts and stops with ASGI's lifespan; `requests` takes in each request."""
+        self._service, self._requests = service, requests
         self._routes: Mapping[str, tuple[Route, Handle]] = {
             route.path: (route, getattr(self, f"_{route.name}")) for route in ROUTES
         }
@@ -62,9 +63,10 @@ class Door:
         if scope["type"] != "http":
             raise ValueError(f"This door speaks HTTP only, not {scope['type']}.")
         call, more = Call(came_at=self._service.clock()), list[tuple[bytes, bytes]]()
-        headers = dict(scope["headers"])
+        headers, root = dict(scope["headers"]), scope.get("root_path", "")
+        path = scope["path"].removeprefix(root)
         try:
-            status, answer = 200, await self._answer(scope, headers, receive, call)
+            status, answer = 200, await self._answer(scope, path, root, headers, receive, call)
         except RejectedError as error:
             status, answer, call.error = error.status, {"error": error.sentence, "field": error.field}, error.sentence
             if error.status == 401:
@@ -78,13 +80,16 @@ class Door:
         more += [(b"content-type", media.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": more})
         await send({"type": "http.response.body", "body": body})
+        call.answered_at = self._service.clock()
         if self._service.traces is not None and call.path:
-            call.answered_at = self._service.clock()
             self._service.traces.answered(call)
+        if self._requests is not None:
+            self._requests.add(path, status, call.answered_at - call.came_at)
 
-    async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, call: Call) -> Any:
-        root = scope.get("root_path", "")
-        path, method = scope["path"].removeprefix(root), scope["method"]
+    async def _answer(
+        self, scope: Scope, path: str, root: str, headers: dict[bytes, bytes], receive: Receive, call: Call
+    ) -> Any:
+        method = scope["method"]
         route, handle, name = self._find(path)
         if method != route.method:
             raise RejectedError(405, f"{path} takes {route.method}, not {method}.")

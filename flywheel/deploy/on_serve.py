@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,38 +22,15 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from flywheel.config import DeployConfig, TraceConfig
-from flywheel.deploy.door import Door, Receive, Scope, Send
+from flywheel.deploy.door import Door
 from flywheel.deploy.on_ray import OBSERVER, REGISTRY, ObserverActorLink, RegistryActorLink, namespace
+from flywheel.deploy.requests import Requests
 from flywheel.deploy.service import Service
 from flywheel.deploy.shortcut import open_to
 from flywheel.deploy.traces import TOLD, Traces
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.trace import on_ray as trace
-
-
-class TimedDoor(Door):
-    """The door, with the seconds and the code of each request in the metrics: 2 to 3 microseconds a request."""
-
-    def __init__(self, service: Service, meters: Recorder) -> None:
-        """Open the door."""
-        super().__init__(service)
-        self._meters = meters
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As Door."""
-        if scope["type"] != "http":
-            return await super().__call__(scope, receive, send)
-        began, code = time.perf_counter(), 0
-
-        async def told(message: MutableMapping[str, Any]) -> None:
-            nonlocal code
-            code = message.get("status", code)
-            await send(message)
-
-        await super().__call__(scope, receive, told)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        self._meters.record(readings.of_request(path, code, time.perf_counter() - began))
 
 
 @serve.ingress()
@@ -63,18 +40,20 @@ class PolicyReplica:
     def __init__(self, config: DeployConfig, wheel: str, tracing: TraceConfig) -> None:
         """Link to the wheel's registry and observer; keys and policy come when ASGI's lifespan starts."""
         self._config, self._meters, space = config, Recorder(wheel), namespace(wheel)
+        self._requests = Requests()
         registry, observer = RegistryActorLink(REGISTRY, space), ObserverActorLink(OBSERVER, space)
         told = trace.outlet(dataclasses.replace(tracing, max_waiting=TOLD), space)
         self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
         self._service = Service(config, registry, observer, time.time, self._traces)
 
     def __serve_build_asgi_app__(self) -> Door:
-        return open_to(TimedDoor(self._service, self._meters))
+        return open_to(Door(self._service, self._requests))
 
     async def check_health(self) -> None:
         """Report the replica's numbers; Serve asks every few seconds."""
         if self._service.is_started:
             self._meters.record(readings.of_replica(self._service.status()))
+            self._meters.record(self._requests.take())
             spans = self._traces.counts
             self._meters.record(readings.of_spans(spans.sent, spans.lost))
 

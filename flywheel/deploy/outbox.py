@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 
+from flywheel.deploy import lines
+from flywheel.deploy.lines import Line
 from flywheel.records import Steps
 
 MESSAGE = 4096
 """Rows after which a message to the observer is full."""
 
 
-def join(pieces: Sequence[Steps]) -> Steps:
-    """Return the rows of one or more Steps as one, in their order."""
+def join(given: Sequence[Steps | Line]) -> Steps:
+    """Return the rows of one or more pieces as one, in their order."""
+    pieces: list[Steps] = []
+    for kind, group in groupby(given, type):
+        some: list[Any] = list(group)
+        pieces += [lines.steps(some)] if kind is Line else some
     if len(pieces) == 1:
         return pieces[0]
     return Steps(
@@ -44,17 +52,17 @@ class Outbox:
     def __init__(self, max_rows: int) -> None:
         """Begin empty."""
         self._max_rows = max_rows
-        self._pieces: deque[Steps] = deque()
+        self._pieces: deque[Steps | Line] = deque()
         self._num_rows = self._num_taken = 0
         self.dropped = 0
 
     def __len__(self) -> int:
         return self._num_rows + self._num_taken
 
-    def put(self, steps: Steps) -> None:
+    def put(self, piece: Steps | Line) -> None:
         """Keep rows behind all others."""
-        self._pieces.append(steps)
-        self._num_rows += len(steps.t)
+        self._pieces.append(piece)
+        self._num_rows += _size(piece)
         self._trim()
 
     def put_back(self, steps: Steps) -> None:
@@ -66,17 +74,17 @@ class Outbox:
 
     def _trim(self) -> None:
         while self._num_rows > self._max_rows:
-            lost = len(self._pieces.popleft().t)
+            lost = _size(self._pieces.popleft())
             self._num_rows -= lost
             self.dropped += lost
 
     def take(self) -> Steps | None:
         """Return the oldest rows as one message, to be `sent` or `put_back`; None when there are none."""
-        pieces: list[Steps] = []
+        pieces: list[Steps | Line] = []
         size = 0
         while self._pieces and size < MESSAGE:
             pieces.append(self._pieces.popleft())
-            size += len(pieces[-1].t)
+            size += _size(pieces[-1])
         self._num_rows -= size
         self._num_taken += size
         return join(pieces) if pieces else None
@@ -84,3 +92,7 @@ class Outbox:
     def sent(self, steps: Steps) -> None:
         """Forget rows that were taken: the observer has them."""
         self._num_taken -= len(steps.t)
+
+
+def _size(piece: Steps | Line) -> int:
+    return 1 if isinstance(piece, Line) else len(piece.t)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flywheel.config import DeployConfig
 from flywheel.deploy.desk import Desk
+from flywheel.deploy.lines import Line
 from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
 from flywheel.deploy.outbox import Outbox, join
 from flywheel.deploy.rules import Rules
@@ -55,7 +56,7 @@ class Service(Desk):
         self._trouble = ""
         self._versions: dict[str, int] = {}
         self._num_decisions = 0
-        self._shadowed: list[Steps] = []
+        self._shadowed: list[Steps | Line] = []
 
     async def start(self) -> None:
         """Fetch keys and policy, and keep up with the registry and the observer from now on. Raises AwayError."""
@@ -222,13 +223,13 @@ class Service(Desk):
         except AwayError as error:
             raise RejectedError(503, f"The registry is away ({error}). Send the same request again.") from error
         now = self.clock()
-        decisions, steps = session.decide(request.steps, now)
+        decisions, piece = session.decide(request.steps, now)
         if call is not None:
             call.decided_from, call.decided_at = now, self.clock()
-        if steps is not None:
-            self._outbox.put(steps)
+        if piece is not None:
+            self._outbox.put(piece)
             if session.is_shadowing:
-                self._shadowed.append(steps)
+                self._shadowed.append(piece)
             self._filled.set()
         self._num_decisions += len(decisions)
         return ActAnswer(decisions)

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.deploy import columns
-from flywheel.deploy.admission import Admission, Tried
+from flywheel.deploy import columns, lines
+from flywheel.deploy.admission import Admission, Tally, Tried
 from flywheel.deploy.leases import Told, give, read
+from flywheel.deploy.lines import Line
 from flywheel.deploy.proof import answers, differs, gave
 from flywheel.deploy.wire import ActRow, Decision, EndRow, EpisodeRow, Lease, RejectedError, ResentRow, Wire, wire
 from flywheel.draws import bucket, draw_key, draws
 from flywheel.errors import Refused
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Spec, Steps
+from flywheel.single import Single
 
 REMEMBERED = 16_384
 """Episodes whose last answer is remembered; beyond it the one that was silent longest is forgotten."""
@@ -48,9 +50,11 @@ class Session:
         self._max_batch = max_batch
         self._admission = Admission(champion=None, admissible=(), known=frozenset())
         self._policies: OrderedDict[str, Policy] = OrderedDict()
+        self._singles: dict[str, Single | None] = {}
         self._last: OrderedDict[str, _Last] = OrderedDict()
-        self._broken: dict[str, str] = {}
-        self._tried: dict[str, Tried] = {}
+        self.broken: dict[str, str] = {}
+        """Digests that don't answer any more, and why."""
+        self._tally = Tally()
 
     # Policies
 
@@ -88,10 +92,11 @@ class Session:
         """Keep a proven policy ready to answer."""
         self._policies[policy.digest] = policy
         self._policies.move_to_end(policy.digest)
+        self._singles[policy.digest] = lines.single(policy)
         kept = (self.champion, self._admission.challenger, policy.digest)
         for digest in [d for d in self._policies if d not in kept]:
             if len(self._policies) > LOADED:
-                del self._policies[digest]
+                del self._policies[digest], self._singles[digest]
 
     def unknown(self, rows: Iterable[Named]) -> set[str]:
         """Return digests that rows name and that this session never heard of."""
@@ -124,12 +129,32 @@ class Session:
 
     # Acting
 
-    def decide(self, rows: Sequence[ActRow[Any]], now: float) -> tuple[list[Decision], Steps | None]:
-        """Return a decision for each row and the Steps to log (None when every row was a retry).
+    def decide(self, rows: Sequence[ActRow[Any]], now: float) -> tuple[list[Decision], Steps | Line | None]:
+        """Return a decision for each row and what to log (None when every row was a retry).
 
         Raises RejectedError: 422 naming the wrong field, 409 when the same step was told otherwise before, 503
         without a policy. Nothing is remembered then.
         """
+        if len(rows) == 1 and (line := self._alone(rows[0], now)) is not None:
+            self._remember(line.row, line.decision)
+            return [line.decision], line
+        return self._decide(rows, now)
+
+    def _alone(self, row: ActRow[Any], now: float) -> Line | None:
+        """Return the decision on a request's only row; None where it takes the way of many rows, which says why."""
+        last = self._last.get(row.episode)
+        if (last is not None and last.row.t == row.t) or (row.digest and row.digest not in self._admission.known):
+            return None
+        digest = self._release(row)
+        try:
+            line = lines.decided(row, digest, self._singles[digest], draw_key(self._run_key, row.episode), now)
+        except Exception:  # a policy may do anything; the other way meets it again, and knows what to do
+            return None
+        if line is not None:
+            self._check_story(row, last, "steps[0]")
+        return line
+
+    def _decide(self, rows: Sequence[ActRow[Any]], now: float) -> tuple[list[Decision], Steps | None]:
         self._check_size(rows, "steps")
         spec = self._spec()
         observations = columns.observations(rows, spec, "steps")
@@ -184,7 +209,7 @@ class Session:
 
     def _or_champion(self, digest: str | None) -> str:
         """Return the digest where it may answer and can, else the champion."""
-        is_ready = digest in self._policies and digest not in self._broken
+        is_ready = digest in self._policies and digest not in self.broken
         return digest if digest and is_ready and digest in self._admission.admissible else self._in_service()
 
     def _remember(self, row: ActRow[Any], decision: Decision) -> None:
@@ -255,20 +280,15 @@ class Session:
 
     def break_(self, digest: str, how: str) -> None:
         """Let the champion answer in place of a policy from now on; `how` it broke is a clause."""
-        if digest not in self._broken:
-            self._broken[digest] = how
-            self._count(Tried(digest=digest, trouble=how))
-
-    @property
-    def broken(self) -> Mapping[str, str]:
-        """Digests that don't answer any more, and why."""
-        return self._broken
+        if digest not in self.broken:
+            self.broken[digest] = how
+            self._tally.add(Tried(digest=digest, trouble=how))
 
     @property
     def is_shadowing(self) -> bool:
         """True while there is a challenger that acts and is not heard."""
         digest = self._admission.challenger
-        return digest in self._policies and digest not in self._broken and not self._admission.share
+        return digest in self._policies and digest not in self.broken and not self._admission.share
 
     def shadow(self, steps: Steps) -> None:
         """Let a challenger in the shadow act on what the champion answered, with the same draws, and count it.
@@ -285,25 +305,15 @@ class Session:
             self.break_(digest, _how(error))
             return
         same = ~differs(actions, steps.raw_actions[rows])
-        self._count(Tried(digest=digest, num_shadowed=len(rows), num_same=int(same.sum())))
+        self._tally.add(Tried(digest=digest, num_shadowed=len(rows), num_same=int(same.sum())))
 
     def take_tried(self) -> list[Tried]:
         """Return what was seen of challengers since the last call."""
-        found, self._tried = list(self._tried.values()), {}
-        return found
-
-    def _count(self, more: Tried) -> None:
-        known = self._tried.get(more.digest, Tried(digest=more.digest))
-        self._tried[more.digest] = Tried(
-            digest=more.digest,
-            num_shadowed=known.num_shadowed + more.num_shadowed,
-            num_same=known.num_same + more.num_same,
-            trouble=known.trouble or more.trouble,
-        )
+        return self._tally.take()
 
     def untold(self, tried: Tried) -> None:
         """Put back what could not be told to the registry."""
-        self._count(tried)
+        self._tally.add(tried)
 
     # Ending
 

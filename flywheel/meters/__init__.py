@@ -74,7 +74,8 @@ VERSION = _gauge("policy_version", "short", "Version of a stage's policy, as the
 
 # Serving
 DECISIONS = _counter("decisions", "Steps that replicas decided, retries included.", running=True)
-REQUESTS = _histogram("request_seconds", "Seconds a request spent behind the door.", "route", "code")
+REQUESTS = _counter("requests", "Requests that replicas answered.", "route", "code", running=True)
+REQUEST_SECONDS = _histogram("request_seconds", "Seconds behind the door, of an even sample.", "route", "code")
 REPLICA_VERSION = _gauge("replica_policy_version", "short", "Version of the policy that a replica answers with.")
 QUEUE = _gauge("outbox_steps", "short", "Steps that a replica holds for the observer.")
 

@@ -121,10 +121,21 @@ def of_replica(status: Mapping[str, Any]) -> Iterator[Reading]:
     yield Reading(meters.LOSSES, status["dropped"], ("dropped",))
 
 
-def of_request(path: str, code: int, seconds: float) -> Iterator[Reading]:
-    """Read one request."""
+def route_of(path: str) -> str:
+    """Return the route that a path belongs to, which has a series of its own, or "other"."""
     path = f"{POLICIES}{{digest}}" if path.startswith(POLICIES) else path
-    yield Reading(meters.REQUESTS, seconds, (path if path in ROUTES else "other", str(code)))
+    return path if path in ROUTES else "other"
+
+
+def of_requests(counts: Mapping[tuple[str, str], int]) -> Iterator[Reading]:
+    """Read how many requests there were of each route and code."""
+    for key, num in counts.items():
+        yield Reading(meters.REQUESTS, num, key)
+
+
+def of_request(key: tuple[str, str], seconds: float) -> Reading:
+    """Read how long one request of a route and code took."""
+    return Reading(meters.REQUEST_SECONDS, seconds, key)
 
 
 def of_spans(sent: int, lost: int) -> Iterator[Reading]:

@@ -43,6 +43,10 @@ class Broken(Policy):
     def act(self, observations: Any, draws: Any, rule: Any = None) -> Any:
         return self._how(observations)
 
+    def bound(self) -> Any:
+        _, seen, gives = super().bound()
+        return (lambda: self._how(seen)), seen, gives
+
 
 def crash(_: Any) -> Any:
     raise ZeroDivisionError("oh")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flywheel.deploy.outbox import join
 from flywheel.deploy.session import REMEMBERED, Session
 from flywheel.deploy.wire import ActRow, Decision, EndRow, RejectedError, ResentRow
 from flywheel.draws import draw_key, draws
@@ -96,8 +97,9 @@ def test_a_decision_is_a_function_of_digest_observation_episode_and_t(world: Wor
 def test_steps_hold_what_was_answered(world: World) -> None:
     session = session_of(world, world.served())
     (decision,), _ = session.decide([first()], NOW)
-    (second,), steps = session.decide([after(decision)], NOW + 1)
-    assert steps is not None
+    (second,), piece = session.decide([after(decision)], NOW + 1)
+    assert piece is not None
+    steps = join([piece])
     assert (steps.episodes, steps.t.tolist(), steps.rewards.tolist(), steps.ends) == (("e",), [1], [1.0], ("no",))
     assert steps.raw_actions.tolist() == [second.raw_action]
     assert steps.logps.tolist() == [second.logp]
@@ -256,8 +258,8 @@ def test_retries_anywhere_change_no_answer(world: World, sizes: list[int], seed:
         decisions, _ = plain.decide(rows, NOW)
         logged = 0
         for _ in range(rng.integers(1, 4)):
-            again, steps = retried.decide(rows, NOW)
+            again, piece = retried.decide(rows, NOW)
             assert again == decisions
-            logged += 0 if steps is None else len(steps.t)
+            logged += 0 if piece is None else len(join([piece]).t)
         assert logged == size, "each step is logged once"
         before |= {decision.episode: decision for decision in decisions}

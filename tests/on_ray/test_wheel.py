@@ -209,8 +209,10 @@ def test_the_scraped_numbers_are_those_of_the_run(turned: tuple[Run, Scraped]) -
     spent = scraped.values("ray_flywheel_stage_seconds_total", "stage")
     assert spent[("train",)] == pytest.approx(sum(turn.evidence["seconds"]["train"] for turn in turns), rel=0.01)
     assert {stage for (stage,) in scraped.values("ray_flywheel_stages_total", "stage")} >= {"train", "gate"}
-    requests = scraped.values("ray_flywheel_request_seconds_count", "route", "code")
+    requests = scraped.values("ray_flywheel_requests_total", "route", "code")
     assert requests[("/v1/act", "200")] > requests[("/v1/end", "200")] > 0
+    timed = scraped.values("ray_flywheel_request_seconds_count", "route", "code")
+    assert 0 < timed[("/v1/act", "200")] <= requests[("/v1/act", "200")]
     mean_ingest = sum(scraped.values("ray_flywheel_ingest_seconds_sum").values()) / sum(
         scraped.values("ray_flywheel_ingest_seconds_count").values()
     )
