@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -16,6 +17,7 @@ from flywheel.deploy.service import Service
 from flywheel.deploy.traces import Call
 from flywheel.deploy.wire import Media, Reading, RejectedError, encode, media_of, parse, parse_spans
 from flywheel.errors import Refused
+from flywheel.records import Spec
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -98,7 +100,8 @@ class Door:
             self._service.rules.check(shown, route.scopes, call.came_at)
         if path in ("/v1/act", "/v1/end"):
             call.path, call.traceparent = path, headers.get(b"traceparent", b"").decode("latin-1")
-        body, media = await self._body(headers, receive), media_of(headers.get(b"content-type", b""))
+        body = b"" if route.takes is None and method == "GET" else await self._body(headers, receive)
+        media = media_of(headers.get(b"content-type", b""))
         return await handle(Asked(body, media, call, name, scope.get("query_string", b""), root))
 
     def _find(self, path: str) -> tuple[Route, Handle, str]:
@@ -113,10 +116,9 @@ class Door:
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._service.config.max_body
-        too_long = RejectedError(413, f"The body is longer than {limit} bytes. Send fewer rows a request.")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:
-            raise too_long
+            raise _too_long(limit)
         body, more = b"", True
         while more:
             message = await receive()
@@ -125,7 +127,7 @@ class Door:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > limit:
-                raise too_long
+                raise _too_long(limit)
         return body
 
     async def _act(self, asked: Asked) -> wire.ActAnswer:
@@ -179,7 +181,7 @@ class Door:
         return wire.HealthAnswer("ok", digest)
 
     async def _openapi(self, asked: Asked) -> dict[str, Any]:
-        return document(ROUTES, self._service.spec, asked.root)
+        return _document(self._service.spec, asked.root)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -195,6 +197,15 @@ class Door:
                 await self._service.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+@lru_cache(maxsize=4)  # to make it takes as long as dozens of decisions, and anybody may ask
+def _document(spec: Spec | None, root: str) -> dict[str, Any]:
+    return document(ROUTES, spec, root)
+
+
+def _too_long(limit: int) -> RejectedError:
+    return RejectedError(413, f"The body is longer than {limit} bytes. Send fewer rows a request.")
 
 
 def _number(text: str, field: str) -> float:

@@ -46,7 +46,7 @@ class PolicyReplica:
         self._traces = Traces(tracing.sample_share, trace.outlet(tracing, space), told)
         self._service = Service(config, registry, observer, time.time, self._traces)
 
-    def __serve_build_asgi_app__(self) -> Door:
+    def __serve_build_asgi_app__(self) -> Any:
         return open_to(Door(self._service, self._requests))
 
     async def check_health(self) -> None:

@@ -5,6 +5,8 @@ metrics of Serve's own: they take several times what a decision takes (`python -
 is over before anybody could cancel it, quotas bound the load, and the door has metrics of its own. So the outermost
 middleware of Serve's server, which Serve lets one name (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), hands requests of
 the API to the door directly; everything else, and all of it where the variable isn't set, goes Serve's way.
+
+The first request goes Serve's way, too: it shows under which path Serve has the application.
 """
 
 from __future__ import annotations
@@ -18,14 +20,28 @@ if TYPE_CHECKING:  # Serve's proxies import this, too, and have no use for NumPy
     from flywheel.deploy.door import Door, Receive, Scope, Send
 
 _API = "/v1/"
-_doors: dict[asyncio.AbstractEventLoop, Door] = {}
+_doors: dict[asyncio.AbstractEventLoop, _Opened] = {}
 """A policy's replica's door by the loop that its service runs on; whatever else Serve runs has none."""
 
 
-def open_to(door: Door) -> Door:
-    """Let requests that reach Serve's server on the running loop go to a door from now on; return it."""
-    _doors[asyncio.get_running_loop()] = door
-    return door
+class _Opened:
+    """A door, and the path under which Serve has it, None until a request came by."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.root: str | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that came Serve's way."""
+        if scope["type"] == "http":
+            self.root = scope.get("root_path", "")
+        await self.door(scope, receive, send)
+
+
+def open_to(door: Door) -> _Opened:
+    """Let requests that reach Serve's server on the running loop go to a door from now on; return Serve's way to it."""
+    opened = _doors[asyncio.get_running_loop()] = _Opened(door)
+    return opened
 
 
 def middlewares() -> list[Middleware]:
@@ -40,10 +56,9 @@ class _Shortcut:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        door = _doors.get(asyncio.get_running_loop()) if scope["type"] == "http" else None
-        at = -1 if door is None else scope["path"].find(_API)
-        if door is None or at < 0:
+        opened = _doors.get(asyncio.get_running_loop()) if scope["type"] == "http" else None
+        if opened is None or opened.root is None or not scope["path"].startswith(opened.root + _API):
             await self._app(scope, receive, send)
-        else:  # only what is of this application's route is sent here
-            scope["root_path"] = scope["path"][:at]
-            await door(scope, receive, send)
+        else:
+            scope["root_path"] = opened.root
+            await opened.door(scope, receive, send)

@@ -275,11 +275,12 @@ _AT = re.compile(r" - at `\$\.?(.*)`$")
 Media = Literal["application/json", "application/msgpack"]
 JSON: Media = "application/json"
 MSGPACK: Media = "application/msgpack"
+_JSON, _MSGPACK = JSON.encode(), MSGPACK.encode()
 
 
 def media_of(header: bytes) -> Media:
     """Return how bytes are written by what a Content-Type or an Accept header names: msgpack by name alone."""
-    return MSGPACK if MSGPACK.encode() in header.lower() else JSON
+    return JSON if header == _JSON or _MSGPACK not in header.lower() else MSGPACK
 
 
 def encode(answer: Any, media: Media) -> bytes:

@@ -15,6 +15,7 @@ from flywheel.gate.trials import Alone, Crew, Situation, Tried
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
+from flywheel.priority import let_others_first
 from flywheel.records import Episode, Parameters, Probe, Spec, Verdict
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.tapes import Scenario
@@ -32,6 +33,7 @@ class GateActor:
         self, task: Task, config: GateConfig, wheel: str = WHEEL, claims: Mapping[str, float] | None = None
     ) -> None:
         """Build the gate. `wheel` is the name that its metrics carry; its workers claim what `claims` says."""
+        let_others_first()
         self._meters = Recorder(wheel)
 
         def many(num: int) -> Crew:
@@ -86,6 +88,15 @@ class GateActor:
         return probe
 
 
+class Worker(Player):
+    """One of the gate's processes."""
+
+    def __init__(self, *made_of: Any) -> None:
+        """Wait to be given parts, behind whoever answers clients."""
+        let_others_first()
+        super().__init__(*made_of)
+
+
 class Actors:
     """Plays situations in actors over all nodes that have what is claimed; Ray replaces those that die."""
 
@@ -127,7 +138,7 @@ class Actors:
         import ray
 
         options = {"max_restarts": -1, "max_task_retries": TRIES, "scheduling_strategy": "SPREAD"}
-        actor = ray.remote(Player).options(num_cpus=0, resources=self._claims, **options)
+        actor = ray.remote(Worker).options(num_cpus=0, resources=self._claims, **options)
         return actor.remote(*self._made_of)
 
 

@@ -12,6 +12,7 @@ from flywheel.errors import LostError, Refused
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, activation_of, pack, read_trained_on, read_weights
+from flywheel.priority import let_others_first
 from flywheel.records import Plan, Progress, Spec
 from flywheel.tapes import Scenario
 from flywheel.task import Task
@@ -35,6 +36,7 @@ class TrainerActor:
 
         `wheel` is the name that the metrics carry.
         """
+        let_others_first()
         self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
         self._training = _build(task, spec, config, seed, resource)

@@ -37,19 +37,19 @@ def no_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcut, "_doors", {})
 
 
-async def test_the_api_goes_to_the_door_under_any_route_and_nothing_else_does() -> None:
+@pytest.mark.parametrize("root", ["", "/wheel", "/v1"])
+async def test_the_api_goes_to_the_door_under_its_own_route_and_nothing_else_does(root: str) -> None:
     serve, door = Place(), Place()
-    app = wrapped(serve)
-    assert shortcut.open_to(cast(Door, door)) is cast(Door, door)
-    for type_, path in (
-        ("http", "/v1/act"),
-        ("http", "/wheel/v1/end"),
-        ("http", "/-/healthz"),
-        ("websocket", "/v1/act"),
-    ):
+    app, opened = wrapped(serve), shortcut.open_to(cast(Door, door))
+    await ask(app, "http", f"{root}/v1/act")
+    assert (serve.asked.pop(), door.asked) == (("", f"{root}/v1/act"), []), "nobody knows the route yet"
+    await opened({"type": "http", "path": f"{root}/v1/act", "root_path": root}, cast(Any, None), cast(Any, None))
+    assert door.asked.pop() == (root, f"{root}/v1/act"), "Serve knows it"
+    elsewhere = [("http", "/-/healthz"), ("http", "/foo/v1/rollback"), ("websocket", f"{root}/v1/act")]
+    for type_, path in [("http", f"{root}/v1/act"), ("http", f"{root}/v1/policies/@champion"), *elsewhere]:
         await ask(app, type_, path)
-    assert door.asked == [("", "/v1/act"), ("/wheel", "/wheel/v1/end")]
-    assert serve.asked == [("", "/-/healthz"), ("", "/v1/act")]
+    assert door.asked == [(root, f"{root}/v1/act"), (root, f"{root}/v1/policies/@champion")]
+    assert serve.asked == [("", path) for _, path in elsewhere]
 
 
 async def test_without_a_door_everything_goes_serves_way() -> None:

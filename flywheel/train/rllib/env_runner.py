@@ -18,6 +18,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from flywheel.config import TrainConfig
 from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
+from flywheel.priority import let_others_first
 from flywheel.records import Spec
 from flywheel.spaces import seen_spaces
 from flywheel.task import Task
@@ -45,6 +46,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
 
     def make_env(self) -> None:
         """Make the task's worlds instead of a registered environment."""
+        let_others_first()
         task: Task = self.config.env_config["task"]
         self._spec: Spec = self.config.env_config["spec"]
         train: TrainConfig = self.config.env_config["train"]
