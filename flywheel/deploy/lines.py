@@ -91,7 +91,7 @@ def steps(lines: Sequence[Line]) -> Steps:
         logps=np.array([decision.logp for decision in decisions], dtype=np.float64),
         draw_keys=np.array([line.key for line in lines], dtype=np.uint64),
         rewards=np.array([math.nan if row.reward is None else row.reward for row in rows], dtype=np.float64),
-        ends=("no",) * len(rows),
+        ends=tuple("no" for _ in rows),
         seen_at=np.array([line.seen_at for line in lines], dtype=np.float64),
         repeated_digests=tuple([row.digest or "" for row in rows]),
         repeated_actions=np.array(repeated, dtype=dtype).reshape(shape),

@@ -75,7 +75,7 @@ class ObserverActor:
         """Return the configuration that it was started with."""
         return self._config
 
-    @ray.method(enable_task_events=False)  # many a second, and nobody looks for one of them
+    @ray.method(enable_task_events=False)  # type: ignore[untyped-decorator]  # many a second, nobody looks for one
     async def append(self, steps: Steps) -> None:
         """Take in the rows a replica gathered."""
         await self._ready()
