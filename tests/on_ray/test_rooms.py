@@ -305,7 +305,7 @@ def test_what_fails_over_http_is_in_the_next_verdict_with_nobodys_help(rooms: Ro
 
 
 def test_the_clients_example_in_the_readme_runs(rooms: Rooms) -> None:
-    text = block("client.episode()").replace("http://127.0.0.1:8000", rooms.deployment.url)
+    text = block("as client, client.episode()").replace("http://127.0.0.1:8000", rooms.deployment.url)
     before = rooms.ask(rooms.store.count)
     exec(
         compile(text, "README.md", "exec"),
