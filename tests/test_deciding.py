@@ -32,7 +32,7 @@ def run_dir(tmp_path: Path) -> Path:
     with archive.opened(tmp_path / "run", Config(task="cartpole", deploy=CONFIG), "cartpole", task_digest(cartpole)):
         world = World(tmp_path / "run")
         world.served(1.0)
-        world.registry.challenge(world.judged(2.0).digest, RAMP, NOW)
+        world.registry.challenge(world.judged(2.0, valid_until=1e12).digest, RAMP, NOW)
         world.registry.close()
     return tmp_path / "run"
 

@@ -120,6 +120,17 @@ class Canary:
         return self.state not in OPEN
 
     @property
+    def answered_until(self) -> float | None:
+        """When it was last given an episode, or acted in the shadow; None where it still is."""
+        if self.state in ("shadow", "canary"):
+            return None
+        return self.frozen[0] if self.frozen else self.changed_at
+
+    def is_same(self, other: Canary) -> bool:
+        """Say whether both are the same way of the same challenger, however far."""
+        return (self.challenger, self.begun_at) == (other.challenger, other.begun_at)
+
+    @property
     def share(self) -> float:
         """Share of new episodes that the challenger is given."""
         if self.state == "promoted":

@@ -203,10 +203,6 @@ class RegistryActor:
         """Return who answered at a time."""
         return self._registry.served(at)
 
-    def condemn(self, digest: str, reason: str) -> None:
-        """Bar a digest from coming back."""
-        self._registry.condemn(digest, reason, time.time())
-
     def champion(self) -> str | None:
         """Return the digest in service."""
         return self._registry.champion()

@@ -42,8 +42,7 @@ def shown(canary: Canary, config: DeployConfig) -> Challenge:
 
 def _spans(canary: Canary) -> tuple[Span, ...]:
     begun = [(canary.begun_at, 0.0), *canary.shares]
-    last = None if canary.state in ("shadow", "canary") else canary.frozen[0] if canary.frozen else canary.changed_at
-    ends = [*(at for at, _ in canary.shares), last]
+    ends = [*(at for at, _ in canary.shares), canary.answered_until]
     return tuple(
         Span(begin=at, end=end, stage="canary" if share else "shadow", share=share)
         for (at, share), end in zip(begun, ends, strict=True)

@@ -133,6 +133,39 @@ def test_one_that_is_frozen_answers_nobody(world: World) -> None:
     assert not world.registry.condemned() and world.registry.aliases()["@challenger"] == canary.challenger
 
 
+def test_one_that_was_frozen_answers_nobody_when_another_takes_its_place(world: World) -> None:
+    canary = trying(world)
+    lifted = RAMP.shadowed(canary, 10, 10, NOW + 5)
+    world.registry.keep_canary(lifted)
+    world.registry.decide("freeze", "it hums", NOW + 9)
+    third = world.judged(3.0)
+    world.registry.challenge(third.digest, RAMP, NOW + 20)
+    admission = world.registry.admission()
+    assert set(admission.admissible) == {canary.champion, third.digest} and canary.challenger in admission.known
+    assert [world.registry.served(NOW + at).challenger for at in (6, 8, 9, 15, 20)] == [
+        canary.challenger, canary.challenger, None, None, third.digest,
+    ]  # fmt: skip
+    world.registry.challenge(canary.challenger, RAMP, NOW + 30)
+    assert canary.challenger in world.registry.admission().admissible, "a person has it tried again"
+
+
+def test_an_admission_reads_one_record_however_many_challengers_there_were(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = trying(world)
+    world.registry.keep_canary(RAMP.tick(canary, NOW + 1e6))
+    again = [world.registry.challenge(canary.challenger, RAMP, NOW + 2 + i) for i in range(2)]
+    world.registry.keep_canary(RAMP.tick(again[-1], NOW + 1e6))
+    third = world.judged(3.0)
+    world.registry.challenge(third.digest, RAMP, NOW + 9)
+    read: list[int] = []
+    canaries = world.registry.canaries
+    monkeypatch.setattr(world.registry, "canaries", lambda last=-1: read.append(last) or canaries(last))
+    admission = world.registry.admission()
+    assert set(read) == {1}
+    assert admission.admissible == (canary.champion, canary.challenger, third.digest)
+
+
 def test_another_challenger_begins_from_nothing_and_a_retry_changes_nothing(world: World) -> None:
     canary = trying(world)
     assert world.registry.challenge(canary.challenger, RAMP, NOW + 2) == canary
@@ -260,6 +293,32 @@ async def test_where_a_person_approves_nobody_is_asked_and_it_waits_for_the_word
     assert world.registry.champion() == canary.challenger and world.registry.previous() == canary.champion
     assert await driver.step(seen, NOW + 302) is None
     assert seen.watched[-1] == release, "the observer watches it without being told"
+
+
+def promoted(world: World, now: float = NOW + 200) -> Canary:
+    """Return a canary at its end, as the ramp says."""
+    canary = trying(world, urgent=True)
+    rows = [outcome(NOW + 2 + t, (canary.champion, canary.challenger)[t % 2], failed=t % 2 == 0) for t in range(100)]
+    done = RAMP.hear(canary, rows, now)
+    assert done.state == "promoted"
+    return done
+
+
+@pytest.mark.parametrize("why", ["not valid now", "'fail'", "calibrated anew", "condemned"])
+def test_what_may_not_be_promoted_any_more_is_stopped_for_that_reason(world: World, why: str) -> None:
+    done = promoted(world, NOW + 1e5 if why == "not valid now" else NOW + 200)
+    if why == "'fail'":
+        failed = verdict_on(world.registry.artifact(done.challenger), "fail", baseline=done.champion)
+        world.registry.record(failed)
+    elif why == "calibrated anew":
+        world.registry.set_terms("c", "another", NOW + 100)
+    elif why == "condemned":
+        world.registry._condemn(done.challenger, "it hums", NOW + 100)
+    assert world.registry.keep_canary(done) is None
+    found = world.registry.canary()
+    assert found is not None and found.state == "stopped" and why in found.reason
+    assert found.reason.startswith("it may not be promoted any more: ")
+    assert world.registry.champion() == done.champion and len(world.registry.releases()) == 1
 
 
 def test_a_person_freezes_a_challenger_and_drops_it(world: World) -> None:
