@@ -24,24 +24,24 @@ ANY_NUMBER = frozenset({"env_failed_below"})
 
 def check(config: Config) -> None:
     """Raise UsageError with a sentence when a value can't work; return None otherwise."""
-    gate, ramp = config.gate, config.deploy.ramp
+    gate, deploy, ramp = config.gate, config.deploy, config.deploy.ramp
     rules = [
         (gate.max_sims >= gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
         (gate.edge_max_failed < gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
         (gate.probe_edge_max_failed < gate.probe_edge_trials, "gate.probe_edge_max_failed must be less than trials"),
         (max(gate.error, gate.budget) < 1, "gate.error and gate.budget are probabilities, less than 1"),
         (gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
-        (config.deploy.port < 65536, "deploy.port must be less than 65536"),
+        (deploy.port < 65536, "deploy.port must be less than 65536"),
         (
             bool(ramp) and ramp[0] > 0 and ramp[-1] < 1 and list(ramp) == sorted(set(ramp)),
             "deploy.ramp must be shares between 0 and 1, each more than the one before",
         ),
         (
-            max(config.deploy.rollback_error, config.deploy.promote_error, config.deploy.lost_error) < 1,
-            "deploy.rollback_error, promote_error and lost_error are probabilities, less than 1",
+            max(deploy.rollback_error, deploy.promote_error, deploy.lost_error, deploy.split_error) < 1,
+            "deploy.rollback_error, promote_error, lost_error and split_error are probabilities, less than 1",
         ),
         (
-            max(config.deploy.canary_margin, config.deploy.incident_margin) <= 0.5,
+            max(deploy.canary_margin, deploy.incident_margin) <= 0.5,
             "deploy.canary_margin and incident_margin must be at most 0.5",
         ),
         (config.page.port < 65536, "page.port must be less than 65536"),

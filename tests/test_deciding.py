@@ -22,7 +22,7 @@ from flywheel.tasks.cartpole import cartpole
 from tests.deploy.conftest import NOW, World
 from tests.deploy.test_canary import outcome
 
-CONFIG = DeployConfig(shadow_decisions=10, settle_s=0.0, approve="person")
+CONFIG = DeployConfig(shadow_decisions=10, settle_s=0.0, approve="person", split_error=1e-300)
 RAMP = Ramp(CONFIG)
 
 
@@ -66,7 +66,7 @@ def proven(canary: Canary) -> Canary:
     """Return it as good as it has to be."""
     canary = RAMP.shadowed(canary, 10, 8, NOW + 5)
     arms = (canary.champion, canary.challenger)
-    canary = RAMP.hear(canary, [outcome(NOW + 6 + t, arms[t % 2]) for t in range(1200)], NOW + 2000)
+    canary = RAMP.hear(canary, [outcome(NOW + 6 + t, arms[t % 2]) for t in range(600)], NOW + 2000)
     assert canary.is_proven and not canary.is_over
     return canary
 

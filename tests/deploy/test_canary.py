@@ -21,9 +21,9 @@ from flywheel.records import End
 OLD, NEW = "old", "new"
 SOON = DeployConfig(
     shadow_decisions=0, ramp=(0.1, 0.3, 0.5), ramp_first=3, canary_margin=0.2, promote_error=0.2, canary_episodes=40,
-    settle_s=0.0, canary_timeout_s=1e6,
+    settle_s=0.0, canary_timeout_s=1e6, split_error=1e-300,
 )  # fmt: skip
-"""Ends of every kind come within some dozens of outcomes."""
+"""Ends of every kind come within some dozens of outcomes, whatever share of them is the challenger's."""
 NOW = 10_000.0
 
 
@@ -248,6 +248,53 @@ def test_unequal_shares_of_lost_episodes_stop_it() -> None:
         assert canary.state == "stopped" and "lost oftener" in canary.reason
     alike = [outcome(t, NEW if t % 4 < 2 else OLD, lost=bool(t % 2)) for t in range(1, 60)]
     assert heard(alike, dataclasses.replace(DeployConfig(settle_s=0.0)), urgent=True).state == "canary"
+
+
+@given(streams(), st.booleans(), st.integers(0, 150))
+def test_another_configuration_after_a_restart_moves_no_bar(stream: list[Outcome], urgent: bool, cut: int) -> None:
+    canary = Ramp(SOON).begin(NEW, OLD, 0.0, urgent=urgent)
+    canary = Ramp(SOON).hear(canary, stream[:cut], NOW)
+    other = dataclasses.replace(
+        SOON, ramp=(0.5,), ramp_first=1, canary_margin=0.5, incident_margin=0.5, rollback_error=0.9, promote_error=0.9,
+        lost_error=0.9, split_error=0.9,
+    )  # fmt: skip
+    assert Ramp(other).hear(canary, stream, NOW) == Ramp(SOON).hear(canary, stream, NOW)
+
+
+@given(streams(), st.integers(-1, 2))
+def test_one_from_before_courses_were_kept_goes_by_the_configuration_whatever_it_is(
+    stream: list[Outcome], rung: int
+) -> None:
+    shares = tuple((0.0, share) for share in SOON.ramp[: rung + 1])
+    state: State = "canary" if shares else "shadow"
+    canary = Canary(challenger=NEW, champion=OLD, state=state, begun_at=0.0, shares=shares, rung=rung)
+    ramp = Ramp(dataclasses.replace(SOON, ramp=(0.5,)))
+    assert ramp.tick(ramp.hear(canary, stream, NOW), 1e7).is_over
+
+
+def split(true: float, num: int, rng: random.Random, **config: Any) -> Canary:
+    """Return a canary after episodes of which a true share was the challenger's, whatever share it was given."""
+    ramp = Ramp(DeployConfig(shadow_decisions=0, canary_episodes=10**6, **config))
+    canary, at = ramp.begin(NEW, OLD, 0.0), 0.0
+    for _ in range(num):
+        at += 0.1
+        share = true or canary.share
+        canary = ramp.hear(canary, [outcome(at, NEW if rng.random() < share else OLD, lost=rng.random() < 0.05)], at)
+    return canary
+
+
+@pytest.mark.parametrize("true", [0.25, 0.75])
+def test_a_share_that_is_not_the_one_that_was_given_stops_it(true: float) -> None:
+    canary = split(true, 400, random.Random(7), ramp=(0.5,), promote_error=1e-9)
+    assert canary.state == "stopped" and sum(canary.test.num) < 250
+    assert canary.reason.startswith("its share of episodes isn't the one that it was given: ")
+
+
+def test_an_honest_share_stops_nothing_through_all_its_changes() -> None:
+    rng = random.Random(11)
+    found = [split(0.0, 1500, rng, ramp=(0.1, 0.3, 0.5), settle_s=2.0) for _ in range(12)]
+    assert not any("share" in canary.reason for canary in found)
+    assert {len(canary.shares) for canary in found} & {2, 3}, "they change"
 
 
 def test_a_lost_episode_that_had_failed_is_known() -> None:
