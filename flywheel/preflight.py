@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flywheel.config import Config
@@ -20,6 +21,8 @@ MAY_BE_ZERO = frozenset(
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
 """Numbers that may be negative."""
+PERSON = "person"
+"""Who approves challengers where no function does: whoever says so by `flywheel canary approve`, or on the page."""
 
 
 def check(config: Config) -> None:
@@ -59,6 +62,28 @@ def check(config: Config) -> None:
             wrong.append(f"{path} must be more than 0")
     if wrong:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+    approver(deploy.approve)
+
+
+def approver(reference: str) -> Callable[[Any], Any] | None:
+    """Return the function `module:function` that approves challengers, None where a person does, or nobody has to.
+
+    Raises UsageError where there is none.
+    """
+    if reference in ("", PERSON):
+        return None
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a person's module may do anything when it is imported
+        raise UsageError(
+            f"deploy.approve is {reference!r}, and there is no such function ({error}): give module:function, "
+            f"importable where the registry runs, or {PERSON}."
+        ) from error
+    if not callable(found):
+        raise UsageError(f"deploy.approve is {reference!r}, which is no function.")
+    approve: Callable[[Any], Any] = found
+    return approve
 
 
 def check_cpus(config: Config, available: float) -> None:

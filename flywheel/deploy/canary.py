@@ -3,14 +3,15 @@
 One test is carried through the whole ramp. It reads outcomes in order of episode start, whichever comes in first, each
 with the share that was in force when it started, and looks after every one of them. Evidence that the challenger fails
 oftener ends it; evidence that it doesn't lifts it, and promotes it at last; without either nothing moves, and when time
-is up the champion stays. So it does when the challenger's episodes are not as many as its share says.
+is up the champion stays. So it does when an alarm says that the world is another than the challenger was judged for, or
+the challenger's episodes are not as many as its share says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
-from flywheel.records import Release, Stage
+from flywheel.records import Release, Signal, Stage
 
 State = Literal["shadow", "canary", "frozen", "promoted", "rolled_back", "stopped", "timed_out", "replaced"]
 """`frozen` waits for a person; from `promoted` on it is over, and only `rolled_back` condemns the challenger."""
@@ -126,6 +127,9 @@ class Canary:
     begun_at: float
     course: Course | None = None
     """What it has to show; None in a record from before that was kept, which goes by the configuration."""
+    is_alarmed: bool | None = None
+    """True where an alarm about the champion was open when it began: it is tried as the answer to that. None as long as
+    nobody could look, where it began without a living observer."""
     is_urgent: bool = False
     """True where an open incident condemns the champion, which fails oftener than it may."""
     shares: tuple[tuple[float, float], ...] = ()
@@ -198,18 +202,21 @@ class Ramp:
         """Take the shares, the errors and the limits."""
         self.config = config or DeployConfig()
 
-    def begin(self, challenger: str, champion: str, now: float, *, urgent: bool = False) -> Canary:
-        """Return a canary at its beginning: in the shadow, or, where `urgent`, at the last share at once.
+    def begin(
+        self, challenger: str, champion: str, now: float, *, alarmed: bool | None = None, urgent: bool = False
+    ) -> Canary:
+        """Return a canary at its beginning: in the shadow, or, where `alarmed` or `urgent`, at the last share at once.
 
-        It is urgent where an open incident condemns the champion, so that each of its episodes is likely to be lost: it
-        is promoted on less, then. Raises UsageError when the challenger is the champion.
+        It is alarmed where an alarm about the champion is open, so that the one that answers it is wanted soon; None
+        where nobody knows yet. It is urgent where the champion fails oftener than it may, so that each of its episodes
+        is likely to be lost: it is promoted on less, then. Raises UsageError when the challenger is the champion.
         """
         if challenger == champion:
             raise UsageError(f"Policy {challenger[:12]} is in service already: there is nothing to try it against.")
         begun: dict[str, Any] = {"begun_at": now, "changed_at": now, "course": Course.of(self.config)}
-        begun["is_urgent"] = urgent
+        begun |= {"is_alarmed": urgent or alarmed, "is_urgent": urgent}
         canary = Canary(challenger=challenger, champion=champion, state="shadow", **begun)
-        if urgent:
+        if canary.is_alarmed:
             return self._lift(canary, len(self.config.ramp) - 1, now)
         return canary if self.config.shadow_decisions else self._lift(canary, 0, now)
 
@@ -242,6 +249,26 @@ class Ramp:
                 test = canary.test.read(outcome, is_challengers, share, self.promotes_at(canary)[0])
                 canary = self._look(dataclasses.replace(canary, test=test), now)
         return canary
+
+    def alarmed(self, canary: Canary, signals: Sequence[Signal], now: float) -> Canary:
+        """Take in all alarms about the champion's release; without one nothing changes.
+
+        They end a canary that began before there was any: the world that its challenger was judged for is another now.
+        One that began after an alarm goes on, as others are of the same incident; a degradation makes it urgent, and
+        what it has shown so far holds for the wider margin all the more.
+        """
+        if canary.state not in ("shadow", "canary"):
+            return canary
+        if canary.is_alarmed is None:
+            canary = dataclasses.replace(canary, is_alarmed=canary.is_urgent or bool(signals))
+        if not signals:
+            return canary
+        if canary.is_alarmed:
+            condemned = any(signal.kind == "degradation" for signal in signals)
+            return dataclasses.replace(canary, is_urgent=canary.is_urgent or condemned)
+        told = ", ".join(f"{signal.kind} by the {signal.monitor} monitor" for signal in signals)
+        reason = f"an alarm about the champion came ({told}): the world that it was judged for is another now"
+        return self._to(canary, "stopped", reason, now)
 
     def broke(self, canary: Canary, how: str, now: float) -> Canary:
         """Take the challenger out because it crashed or answered what is no action; `how` is a clause."""

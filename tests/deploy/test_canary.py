@@ -16,7 +16,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.canary import OPEN, STEEP, Canary, Ramp, State
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
-from flywheel.records import End
+from flywheel.records import End, Signal, SignalKind
 
 OLD, NEW = "old", "new"
 SOON = DeployConfig(
@@ -33,6 +33,14 @@ def outcome(at: float, digest: str, failed: bool = False, lost: bool = False) ->
     return Outcome(
         started_at=at, id=f"e{at:g}", digest=digest, end=end, failed=failed, total=1.0, num_steps=1, ended_at=at + 1
     )
+
+
+def alarm(kind: SignalKind = "degradation", released_at: float = 0.0, digest: str = OLD) -> Signal:
+    """Return an alarm about a release of the champion."""
+    return Signal(
+        kind=kind, monitor="world" if kind == "shift_detected" else "failed", digest=digest, value=2.0, threshold=1.0,
+        since_episode="a", at_episode="b", evidence={"released_at": released_at}, at=NOW,
+    )  # fmt: skip
 
 
 @st.composite
@@ -79,13 +87,14 @@ def do(ramp: Ramp, canary: Canary, what: int, batch: list[Outcome], now: float) 
         lambda: ramp.drop(canary, "I say so", now),
         lambda: ramp.replace(canary, "third", now),
         lambda: ramp.freeze(canary, "I want to look", now),
+        lambda: ramp.alarmed(canary, [alarm()], now),
     ]
     return events[what]()
 
 
 @given(
     streams(),
-    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(9))), st.integers(1, 30)), max_size=30),
+    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(10))), st.integers(1, 30)), max_size=30),
     st.sampled_from(["rollback", "freeze"]),
     st.sampled_from(["", "module:function"]),
 )
@@ -248,6 +257,43 @@ def test_unequal_shares_of_lost_episodes_stop_it() -> None:
         assert canary.state == "stopped" and "lost oftener" in canary.reason
     alike = [outcome(t, NEW if t % 4 < 2 else OLD, lost=bool(t % 2)) for t in range(1, 60)]
     assert heard(alike, dataclasses.replace(DeployConfig(settle_s=0.0)), urgent=True).state == "canary"
+
+
+@pytest.mark.parametrize("kind", ["shift_detected", "degradation"])
+@pytest.mark.parametrize("shadow", [0, 5])
+def test_an_alarm_ends_a_canary_that_began_in_quiet_times(kind: SignalKind, shadow: int) -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=shadow))
+    canary = ramp.begin(NEW, OLD, 1.0, alarmed=False)
+    assert ramp.alarmed(canary, [], 2.0) == canary
+    ended = ramp.alarmed(canary, [alarm(kind)], 2.0)
+    assert (ended.state, ended.share, ended.changed_at) == ("stopped", 0.0, 2.0)
+    assert ended.reason.startswith(f"an alarm about the champion came ({kind} by the ")
+    frozen = ramp.freeze(canary, "wait", 2.0)
+    assert ramp.alarmed(frozen, [alarm(kind)], 3.0) == frozen, "a person has it"
+
+
+@pytest.mark.parametrize("signals", [[], [alarm("shift_detected")]])
+def test_one_that_began_where_nobody_could_look_is_what_the_first_look_finds(signals: list[Signal]) -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=5))
+    begun = ramp.begin(NEW, OLD, 1.0)
+    canary = ramp.alarmed(begun, signals, 2.0)
+    assert canary == dataclasses.replace(begun, is_alarmed=bool(signals))
+    later = ramp.alarmed(canary, [*signals, alarm()], 3.0)
+    assert (later.state, later.is_urgent) == (("shadow", True) if signals else ("stopped", False))
+
+
+def test_one_that_answers_an_alarm_goes_on_when_another_comes_and_a_degradation_makes_it_urgent() -> None:
+    ramp = Ramp()
+    canary = ramp.begin(NEW, OLD, 1.0, alarmed=True)
+    assert (canary.state, canary.share, canary.is_urgent) == ("canary", 0.5, False)
+    assert ramp.promotes_at(canary) == (0.02, 0.005), "that the world is another condemns nobody"
+    shift = alarm("shift_detected")
+    assert ramp.alarmed(canary, [shift], 2.0) == canary
+    urgent = ramp.alarmed(canary, [shift, alarm()], 3.0)
+    assert urgent == dataclasses.replace(canary, is_urgent=True) and ramp.promotes_at(urgent) == (0.1, 0.05)
+    assert ramp.alarmed(urgent, [shift, alarm()], 4.0) == urgent
+    begun = ramp.begin(NEW, OLD, 1.0, urgent=True)
+    assert ramp.alarmed(begun, [alarm(), shift], 2.0) == begun
 
 
 @given(streams(), st.booleans(), st.integers(0, 150))
