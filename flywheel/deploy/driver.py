@@ -53,10 +53,15 @@ class Driver:
         """Begin to try a digest beside the champion, at the last share at once where an alarm is open about that one.
 
         It is promoted on less where that one surely fails oftener than it may: what an alarm of another world alone
-        doesn't say. Raises Refused as Registry.challenge, and AwayError.
+        doesn't say. With the observer away it begins in the shadow, and the first look finds out. Raises Refused as
+        Registry.challenge.
         """
-        alarms = await self._alarms(witness)
-        urgent = any(signal.kind == "degradation" for signal in alarms) or await self._fails(witness, alarms)
+        try:
+            alarms = await self._alarms(witness)
+            urgent = any(signal.kind == "degradation" for signal in alarms) or await self._fails(witness, alarms)
+        except AwayError as error:
+            log.warning("The observer is away, so nobody knows of alarms about the champion yet: %s", error)
+            return self._registry.challenge(digest, self._ramp, clock())
         return self._registry.challenge(digest, self._ramp, clock(), alarmed=bool(alarms), urgent=urgent)
 
     async def _alarms(self, witness: Witness) -> list[Signal]:

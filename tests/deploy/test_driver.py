@@ -201,6 +201,17 @@ async def test_an_alarm_ends_a_canary_that_began_in_quiet_times(world: World) ->
     assert world.registry.admission().challenger is None and not world.registry.condemned()
 
 
+async def test_a_challenge_needs_no_observer_and_the_first_look_finds_the_alarm(world: World) -> None:
+    old, new, driver = world.served(1.0), world.judged(2.0), Driver(world.registry, CONFIG, 0.05)
+    seen = Seen(alarm("degradation", NOW, old.digest))
+    seen.away = True
+    canary = await driver.challenge(new.digest, seen, at(NOW + 1))
+    assert (canary.state, canary.is_alarmed) == ("shadow", None)
+    seen.away = False
+    await driver.step(seen, at(NOW + 2))
+    assert world.registry.canary() == dataclasses.replace(canary, is_alarmed=True, is_urgent=True)
+
+
 async def test_an_alarm_that_a_canary_answers_does_not_end_it(world: World) -> None:
     old, new, driver = world.served(1.0), world.judged(2.0), Driver(world.registry, CONFIG, 0.05)
     shift = alarm("shift_detected", NOW, old.digest)
