@@ -191,7 +191,7 @@ def special(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         for champion, rate in ((0.9, CHAMPION), (CHAMPION, CHAMPION), (0.05, 0.15)):
             found = play(Arms((champion, rate), urgent=True), num, rng, CONFIG)
             case = f"{clients}, the champion is condemned and fails in {champion:.1%}: one at {rate:.1%}"
-            is_worse = rate >= champion + CONFIG.incident_margin
+            is_worse = rate > champion + CONFIG.incident_margin - 1e-9  # .15 is less than .05 + .10 as a float
             goal = CONFIG.rollback_error if is_worse else None
             yield share("DQ9", f"{case} is promoted", found.ended("promoted"), goal, True, seed)
             yield median("DQ9", f"{case}: all episodes until the end", found.num_all, None, seed)

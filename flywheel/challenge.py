@@ -48,7 +48,7 @@ class Challenge:
     """shadow, canary and frozen are on the way; promoted, rolled_back, stopped, timed_out and replaced are ends."""
     is_over: bool
     is_urgent: bool
-    """True where an open incident condemned the champion when it began."""
+    """True where an open incident condemns the champion, so that it is promoted on less."""
     is_proven: bool
     """True once it is as good as it has to be; it is promoted then, unless a person is asked first."""
     begun_at: float

@@ -32,11 +32,14 @@ def policies_add(
     run_dir: Path,
     spec: Path | None = None,
     seed: int | None = None,
+    at_once: bool = False,
 ) -> int:
-    """Put a policy that was trained anywhere into service, if the gate lets it pass.
+    """Put a policy that was trained anywhere into service, if the gate and production let it pass.
 
     It becomes an artifact named by its digest, is judged against the policy in service, and the signed verdict is
-    recorded, whatever it is. A wheel, or `flywheel serve`, that is up in the run directory serves it from then on.
+    recorded, whatever it is. The first one is put into service; a later one that passed is tried beside the one that
+    is, from the shadow to full, which `flywheel canary` shows. A wheel, or `flywheel serve`, that is up in the run
+    directory does so from then on.
 
     Args:
         policy: an ONNX file, as for `flywheel gate`
@@ -44,6 +47,7 @@ def policies_add(
         run_dir: directory of the run; made if it isn't there
         spec: a JSON file, as for `flywheel gate`
         seed: root of all seeds of this verdict; a fresh one by default
+        at_once: put it into service without trying it beside the present one
     """
     from flywheel import foreign, owner, told
     from flywheel.console import width
@@ -56,9 +60,21 @@ def policies_add(
     with owner.opened(found, task, run_dir, settings(words=["--task", task])) as writer:
         artifact, verdict = owner.submit(writer, found, network, run_dir, seed)
         print(told.checks(verdict, f"policy {artifact.digest[:8]} (version {artifact.version})", width()))
-        release = writer.promote(artifact.digest)
-    print(f"policy {release.digest[:8]} is in service.")
+        _bring(writer, artifact.digest, run_dir, at_once)
     return 0
+
+
+def _bring(writer: Owner, digest: str, run_dir: Path, at_once: bool) -> None:
+    """Put a policy into service, or let it be tried beside the one that is, and say so."""
+    from flywheel import told
+
+    champion, before = writer.registry.champion(), writer.registry.canary()
+    if at_once or champion in (None, digest):
+        print(f"policy {writer.promote(digest).digest[:8]} is in service.")
+    else:
+        print(told.tried(writer.challenge(digest), run_dir))
+    if before is not None and not before.is_over and digest not in (champion, before.challenger):
+        print(f"policy {before.challenger[:8]}, which was tried until now, made room.")
 
 
 def policies_list(run_dir: Path) -> int:

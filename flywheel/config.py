@@ -158,18 +158,23 @@ class DeployConfig:
     """how much oftener than the champion a challenger may fail, at most, and be promoted; it is promoted where it
     surely doesn't, and most of that evidence lifts it to the last share"""
     incident_margin: float = 0.1
-    """the same where an open alarm condemns the champion: each of its episodes costs, and the gate compared both in the
-    changed world already; there, promoting what is worse may be as likely as `rollback_error`"""
+    """the same where an open incident condemns the champion, as it fails oftener than it may: each of its episodes
+    costs, and the gate compared both in the changed world already; there, promoting what is worse may be as likely as
+    `rollback_error`"""
     rollback_error: float = 0.05
     """probability that a challenger is ever rolled back that fails no oftener than the champion"""
     promote_error: float = 0.005
-    """probability that one is ever promoted that fails oftener by the margin; it can't be rolled back any more"""
+    """probability that one is ever promoted that fails oftener by the margin; from then on monitors watch it as they
+    do any champion, and it can be rolled back like one"""
     lost_error: float = 0.01
     """probability that a canary is stopped because one arm's episodes are lost oftener, where they aren't"""
+    split_error: float = 1e-4
+    """probability that it is stopped because its share of episodes isn't the one that it was given, where it is: hardly
+    ever, as half or twice the share shows within some hundred episodes all the same"""
     canary_episodes: int = 2000
     """the challenger's outcomes after which the champion is kept if nothing is certain"""
     canary_timeout_s: float = 86_400.0
-    """seconds after which it is, however few there were"""
+    """seconds after which it is, however few there were; promotion takes a verdict that is still valid, too"""
     settle_s: float = 2.0
     """seconds after a change of the share whose episodes count for nothing, as not every replica may know of it: two
     looks at the registry"""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flywheel import archive, foreign, growth
 from flywheel.challenge import Word
 from flywheel.config import Config
-from flywheel.deploy.canary import Canary
+from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.registry import Registry
 from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
@@ -35,6 +35,9 @@ class Owner(Protocol):
 
     def promote(self, digest: str) -> Release:
         """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
+
+    def challenge(self, digest: str) -> Canary:
+        """Begin to try a judged digest beside the policy in service; raises Refused as Challenges.challenge."""
 
     def rollback(self) -> Release:
         """Condemn the digest in service and put the one before it back; raises Refused where there is none."""
@@ -68,6 +71,10 @@ class Here:
     def promote(self, digest: str) -> Release:
         """As Owner.promote."""
         return self.registry.promote(digest, time.time())
+
+    def challenge(self, digest: str) -> Canary:
+        """As Owner.challenge; it is given decisions and episodes as soon as somebody serves here."""
+        return self.registry.challenge(digest, Ramp(self.config.deploy), time.time())
 
     def rollback(self) -> Release:
         """As Owner.rollback."""
@@ -109,6 +116,11 @@ class Living:
     def promote(self, digest: str) -> Release:
         """As Owner.promote; the observer watches it from now on, and replicas follow when they look next."""
         return self._watched(self.registry.promote(digest))
+
+    def challenge(self, digest: str) -> Canary:
+        """As Owner.challenge; the registry's owner drives it from now on, and replicas follow when they look next."""
+        canary: Canary = self.registry.challenge(digest)
+        return canary
 
     def rollback(self) -> Release:
         """As Owner.rollback; watched and followed as a promotion is."""

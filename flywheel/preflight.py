@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flywheel.config import Config
@@ -20,28 +21,30 @@ MAY_BE_ZERO = frozenset(
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
 """Numbers that may be negative."""
+PERSON = "person"
+"""Who approves challengers where no function does: whoever says so by `flywheel canary approve`, or on the page."""
 
 
 def check(config: Config) -> None:
     """Raise UsageError with a sentence when a value can't work; return None otherwise."""
-    gate, ramp = config.gate, config.deploy.ramp
+    gate, deploy, ramp = config.gate, config.deploy, config.deploy.ramp
     rules = [
         (gate.max_sims >= gate.num_sims, "gate.max_sims must be at least gate.num_sims"),
         (gate.edge_max_failed < gate.edge_trials, "gate.edge_max_failed must be less than edge_trials"),
         (gate.probe_edge_max_failed < gate.probe_edge_trials, "gate.probe_edge_max_failed must be less than trials"),
         (max(gate.error, gate.budget) < 1, "gate.error and gate.budget are probabilities, less than 1"),
         (gate.lockstep <= 256, "gate.lockstep must be at most 256: rows are bit-equal only up to there"),
-        (config.deploy.port < 65536, "deploy.port must be less than 65536"),
+        (deploy.port < 65536, "deploy.port must be less than 65536"),
         (
             bool(ramp) and ramp[0] > 0 and ramp[-1] < 1 and list(ramp) == sorted(set(ramp)),
             "deploy.ramp must be shares between 0 and 1, each more than the one before",
         ),
         (
-            max(config.deploy.rollback_error, config.deploy.promote_error, config.deploy.lost_error) < 1,
-            "deploy.rollback_error, promote_error and lost_error are probabilities, less than 1",
+            max(deploy.rollback_error, deploy.promote_error, deploy.lost_error, deploy.split_error) < 1,
+            "deploy.rollback_error, promote_error, lost_error and split_error are probabilities, less than 1",
         ),
         (
-            max(config.deploy.canary_margin, config.deploy.incident_margin) <= 0.5,
+            max(deploy.canary_margin, deploy.incident_margin) <= 0.5,
             "deploy.canary_margin and incident_margin must be at most 0.5",
         ),
         (config.page.port < 65536, "page.port must be less than 65536"),
@@ -59,6 +62,28 @@ def check(config: Config) -> None:
             wrong.append(f"{path} must be more than 0")
     if wrong:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+    approver(deploy.approve)
+
+
+def approver(reference: str) -> Callable[[Any], Any] | None:
+    """Return the function `module:function` that approves challengers, None where a person does, or nobody has to.
+
+    Raises UsageError where there is none.
+    """
+    if reference in ("", PERSON):
+        return None
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a person's module may do anything when it is imported
+        raise UsageError(
+            f"deploy.approve is {reference!r}, and there is no such function ({error}): give module:function, "
+            f"importable where the registry runs, or {PERSON}."
+        ) from error
+    if not callable(found):
+        raise UsageError(f"deploy.approve is {reference!r}, which is no function.")
+    approve: Callable[[Any], Any] = found
+    return approve
 
 
 def check_cpus(config: Config, available: float) -> None:

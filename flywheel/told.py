@@ -114,6 +114,14 @@ def canary(canary: Canary) -> str:
     return f"{who} has {canary.share:.0%} of new episodes: {its} failed, {others} of the champion's"
 
 
+def tried(found: Canary, run_dir: Path) -> str:
+    """Return how a challenger fares, and how to follow it."""
+    return (
+        f"{canary(found)}. Policy {found.champion[:8]} stays in service meanwhile; "
+        f"`flywheel canary --run-dir {shlex.quote(str(run_dir))}` shows how far it is."
+    )
+
+
 def served(found: Served) -> str:
     """Return who answered at a time."""
     if found.champion is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flywheel import told
 from flywheel.cluster import Rooms, ask
-from flywheel.deploy.canary import Canary
+from flywheel.deploy.canary import Canary, Ramp
 from flywheel.records import Verdict
 
 LOOK_S = 0.5
@@ -16,7 +16,8 @@ LOOK_S = 0.5
 def try_out(rooms: Rooms, verdict: Verdict) -> Canary:
     """Return how a judged challenger ended, or that it is frozen; one that an earlier start had begun goes on.
 
-    Its replicas are told of each change at once. Raises Refused where it may not be tried.
+    Replicas are told of each change at once; one that can't be told finds it out by itself. Raises Refused where it may
+    not be tried.
     """
     rooms.produce()
     canary = _begun(rooms, verdict)
@@ -24,7 +25,7 @@ def try_out(rooms: Rooms, verdict: Verdict) -> Canary:
     while True:
         now = (canary.state, canary.share)
         if now != shown:
-            rooms.serving.deployment.reload()
+            _reload(rooms)
             shown = now
         if canary.is_over or canary.state == "frozen":
             rooms.say("deploy", told.canary(canary))
@@ -32,7 +33,16 @@ def try_out(rooms: Rooms, verdict: Verdict) -> Canary:
         rooms.say("deploy", told.canary(canary), passing=True)
         rooms.production.check()
         ask(rooms.serving.observer.wait, timeout_s=LOOK_S)
-        canary = ask(rooms.registry.canary)
+        present: Canary = ask(rooms.registry.canary)
+        is_same = present.is_same(canary)  # else somebody has another policy tried, and this one made room
+        canary = present if is_same else Ramp().replace(canary, present.challenger, present.begun_at)
+
+
+def _reload(rooms: Rooms) -> None:
+    try:
+        rooms.serving.deployment.reload()
+    except Exception as error:  # Ray's, Serve's or a room's, as of a replica that died: replicas look each second
+        rooms.say("deploy", f"not every replica could be told of the challenger's share ({error}): each will look")
 
 
 def _begun(rooms: Rooms, verdict: Verdict) -> Canary:

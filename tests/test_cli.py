@@ -170,6 +170,31 @@ def test_policies_are_added_refused_and_listed(
     assert len(list((files / "run" / "policies").glob(f"*/{MANIFEST}"))) == 2
 
 
+def test_a_later_policy_is_tried_beside_the_one_in_service_unless_it_is_to_go_at_once(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ["--task", RELAXED, "--run-dir", "run"]
+    for name, factor in (("second", 2), ("third", 3)):
+        network = linear_policy(spec_of(TASK), tuple(factor * gain for gain in GOOD))[0]
+        (files / f"{name}.onnx").write_bytes(network)
+    digests = []
+    for name, said in (("good", "is in service."), ("second", "is in the shadow"), ("third", "is in the shadow")):
+        assert call(monkeypatch, "policies", "add", f"{name}.onnx", *to) == 0
+        text = capsys.readouterr().out
+        assert said in text
+        with closing(open_readonly(files / "run")) as registry:
+            digests.append(registry.artifacts()[-1].digest)
+            assert registry.champion() == digests[0], "nobody is promoted without production's word"
+            assert registry.aliases().get("@challenger") == (digests[-1] if len(digests) > 1 else None)
+    assert "`flywheel canary --run-dir run` shows how far it is." in text
+    assert f"policy {digests[1][:8]}, which was tried until now, made room." in text
+    assert call(monkeypatch, "policies", "add", "second.onnx", *to, "--at-once") == 0
+    text = capsys.readouterr().out
+    assert f"policy {digests[1][:8]} is in service.\npolicy {digests[2][:8]}, which was tried until now" in text
+    with closing(open_readonly(files / "run")) as registry:
+        assert registry.champion() == digests[1] and "@challenger" not in registry.aliases()
+
+
 def test_tokens_are_made_listed_and_revoked(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from flywheel import archive, cli, foreign, owner
 from flywheel import verdicts as signed
-from flywheel.config import Config, GateConfig, TrainConfig
+from flywheel.config import Config, DeployConfig, GateConfig, TrainConfig
 from flywheel.deploy import registry as registries
 from flywheel.deploy.registry import open_readonly
 from flywheel.errors import Refused, UsageError
@@ -82,6 +82,17 @@ def test_a_rollback_condemns_the_policy_in_service_for_good(tmp_path: Path) -> N
     assert registry.champion() == first and registry.condemned() == {second}
     assert registry.reasons()[second][0] == "rolled back"
     registry.close()
+
+
+def test_a_challenge_goes_by_the_directorys_configuration(tmp_path: Path) -> None:
+    config = Config(deploy=DeployConfig(shadow_decisions=0, ramp=(0.2, 0.4)))
+    with archive.opened(tmp_path, config, TASK.name, task_digest(TASK)):
+        pass
+    first = submit(tmp_path)
+    with owner.opened(TASK, "cartpole", tmp_path) as writer:
+        artifact, _ = owner.submit(writer, TASK, policy(tuple(2 * gain for gain in GOOD)), tmp_path, seed=1)
+        canary = writer.challenge(artifact.digest)
+    assert (canary.champion, canary.challenger, canary.share) == (first, artifact.digest, 0.2)
 
 
 def test_a_bad_policy_is_kept_with_its_verdict_and_never_serves(tmp_path: Path) -> None:

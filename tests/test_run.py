@@ -15,10 +15,10 @@ import pytest
 import tyro
 
 from flywheel import archive, run
-from flywheel.config import Config, TrafficConfig, TrainConfig
+from flywheel.config import Config, DeployConfig, TrafficConfig, TrainConfig
 from flywheel.console import Narrator
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.preflight import check
+from flywheel.preflight import PERSON, approver, check
 from flywheel.records import Plan, Turn
 from flywheel.run import settings
 from flywheel.tasks.cartpole import cartpole
@@ -151,6 +151,17 @@ def test_the_defaults_pass_their_own_check() -> None:
     check(Config())
     with pytest.raises(UsageError, match=r"gate\.lockstep"):
         check(Config(gate=Config().gate.__class__(lockstep=1000)))
+
+
+@pytest.mark.parametrize("reference", ["says", "no_such_module:says", f"{__name__}:nothing", f"{__name__}:__name__"])
+def test_a_function_that_approves_and_is_none_is_named_before_anything_starts(reference: str) -> None:
+    with pytest.raises(UsageError, match=r"deploy\.approve"):
+        check(Config(deploy=DeployConfig(approve=reference)))
+
+
+def test_whoever_approves_is_a_person_a_function_or_nobody() -> None:
+    assert approver("") is approver(PERSON) is None
+    assert approver(f"{__name__}:call") is call
 
 
 def test_a_run_that_breaks_is_reported_before_its_error_is_told(

@@ -34,6 +34,7 @@ class Rooms:
 
     def __init__(self, first: Canary | None, *looks: Canary) -> None:
         self.looks, self.said, self.reloads, self.challenged = [first, *looks], list[str](), 0, list[str]()
+        self.dead = False
         self.registry = SimpleNamespace(canary=lambda: self.looks.pop(0), challenge=self._challenge)
         observer = SimpleNamespace(wait=lambda **_: None)
         self.serving = SimpleNamespace(observer=observer, deployment=SimpleNamespace(reload=self._reload))
@@ -47,6 +48,8 @@ class Rooms:
 
     def _reload(self) -> None:
         self.reloads += 1
+        if self.dead:
+            raise RuntimeError("a replica died")
 
     def _challenge(self, digest: str) -> Any:
         self.challenged.append(digest)
@@ -77,6 +80,21 @@ def test_one_that_an_earlier_start_had_begun_goes_on_and_one_that_ended_is_not_t
     older = Rooms(dataclasses.replace(rest[-1], begun_at=-1.0), *way())
     tryout.try_out(older, VERDICT)  # type: ignore[arg-type]
     assert older.challenged == ["new"], "that was another verdict's"
+
+
+def test_a_replica_that_died_ends_nothing_and_is_told_of() -> None:
+    rooms = Rooms(None, *way())
+    rooms.dead = True
+    assert tryout.try_out(rooms, VERDICT).state == "promoted"  # type: ignore[arg-type]
+    assert rooms.said[0].startswith("not every replica could be told of the challenger's share (a replica died)")
+
+
+def test_it_made_room_where_somebody_has_another_one_tried() -> None:
+    first, second, *_ = way()
+    other = RAMP.begin("third", "old", 2.0)
+    rooms = Rooms(None, first, second, other)
+    found = tryout.try_out(rooms, VERDICT)  # type: ignore[arg-type]
+    assert (found.challenger, found.state, found.reason) == ("new", "replaced", "policy third took its place")
 
 
 def test_one_that_is_frozen_is_waited_for_no_longer() -> None:

@@ -3,14 +3,15 @@
 One test is carried through the whole ramp. It reads outcomes in order of episode start, whichever comes in first, each
 with the share that was in force when it started, and looks after every one of them. Evidence that the challenger fails
 oftener ends it; evidence that it doesn't lifts it, and promotes it at last; without either nothing moves, and when time
-is up the champion stays.
+is up the champion stays. So it does when an alarm says that the world is another than the challenger was judged for, or
+the challenger's episodes are not as many as its share says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
-from flywheel.records import Release, Stage
+from flywheel.records import Release, Signal, Stage
 
 State = Literal["shadow", "canary", "frozen", "promoted", "rolled_back", "stopped", "timed_out", "replaced"]
 """`frozen` waits for a person; from `promoted` on it is over, and only `rolled_back` condemns the challenger."""
@@ -44,6 +45,7 @@ class Comparison:
     worse: tuple[float, ...] = (0.0,) * len(evidence.RATIOS)
     good: tuple[float, ...] = (0.0,) * len(evidence.GOOD)
     lost: tuple[float, ...] = (0.0,) * len(evidence.APART)
+    split: tuple[float, ...] = (0.0,) * len(evidence.APART)
 
     @property
     def is_worse(self) -> float:
@@ -60,11 +62,18 @@ class Comparison:
         """Evidence that one arm's episodes are lost oftener than the other's, as a log."""
         return float(evidence.total(self.lost, evidence.LOST))
 
+    @property
+    def is_skewed(self) -> float:
+        """Evidence that the challenger's share of episodes isn't the one that it was given, as a log."""
+        return float(evidence.total(self.split, evidence.LOST))
+
     def read(self, outcome: Outcome, is_challengers: bool, share: float, margin: float) -> Comparison:
         """Return the test after one more outcome, which was the challenger's with probability `share`."""
+        gain = evidence.whose(is_challengers, share, evidence.APART)
+        split = _sum(self.split, gain)
         if not outcome.is_known:
-            gain = evidence.whose(is_challengers, share, evidence.APART)
-            return dataclasses.replace(self, num_lost=_plus(self.num_lost, is_challengers), lost=_sum(self.lost, gain))
+            lost = _sum(self.lost, gain)
+            return dataclasses.replace(self, num_lost=_plus(self.num_lost, is_challengers), lost=lost, split=split)
         worse = evidence.worse(outcome.failed, is_challengers, share)
         good = evidence.good(outcome.failed, is_challengers, share, margin, self.num, self.num_failed)
         return dataclasses.replace(
@@ -73,6 +82,7 @@ class Comparison:
             num_failed=_plus(self.num_failed, is_challengers) if outcome.failed else self.num_failed,
             worse=_sum(self.worse, worse),
             good=_sum(self.good, good),
+            split=split,
         )
 
 
@@ -85,6 +95,29 @@ def _sum(capital: tuple[float, ...], gain: evidence.Array) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What a challenger has to show, and on which shares, under the names of DeployConfig.
+
+    A canary keeps the one that it began by: another configuration after a restart is for the next challenger, as no
+    promise outlives a change of the bar in its middle.
+    """
+
+    ramp: tuple[float, ...]
+    ramp_first: int
+    canary_margin: float
+    incident_margin: float
+    rollback_error: float
+    promote_error: float
+    lost_error: float
+    split_error: float
+
+    @classmethod
+    def of(cls, config: DeployConfig) -> Course:
+        """Return the course that is configured."""
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
     """A challenger on its way, or at its end."""
 
@@ -92,12 +125,17 @@ class Canary:
     champion: str
     state: State
     begun_at: float
+    course: Course | None = None
+    """What it has to show; None in a record from before that was kept, which goes by the configuration."""
+    is_alarmed: bool | None = None
+    """True where an alarm about the champion was open when it began: it is tried as the answer to that. None as long as
+    nobody could look, where it began without a living observer."""
     is_urgent: bool = False
-    """True where an open incident condemned the champion when it began."""
+    """True where an open incident condemns the champion, which fails oftener than it may."""
     shares: tuple[tuple[float, float], ...] = ()
     """When each share of new episodes came into force, and which; each is more than the one before."""
     rung: int = -1
-    """Which of the configured shares is in force; -1 in the shadow."""
+    """Which of its course's shares is in force; -1 in the shadow."""
     num_shadowed: int = 0
     """Decisions that it made beside the champion, which answered."""
     num_same: int = 0
@@ -118,6 +156,17 @@ class Canary:
     def is_over(self) -> bool:
         """True where nothing changes it any more."""
         return self.state not in OPEN
+
+    @property
+    def answered_until(self) -> float | None:
+        """When it was last given an episode, or acted in the shadow; None where it still is."""
+        if self.state in ("shadow", "canary"):
+            return None
+        return self.frozen[0] if self.frozen else self.changed_at
+
+    def is_same(self, other: Canary) -> bool:
+        """Say whether both are the same way of the same challenger, however far."""
+        return (self.challenger, self.begun_at) == (other.challenger, other.begun_at)
 
     @property
     def share(self) -> float:
@@ -153,17 +202,21 @@ class Ramp:
         """Take the shares, the errors and the limits."""
         self.config = config or DeployConfig()
 
-    def begin(self, challenger: str, champion: str, now: float, *, urgent: bool = False) -> Canary:
-        """Return a canary at its beginning: in the shadow, or, where `urgent`, at the last share at once.
+    def begin(
+        self, challenger: str, champion: str, now: float, *, alarmed: bool | None = None, urgent: bool = False
+    ) -> Canary:
+        """Return a canary at its beginning: in the shadow, or, where `alarmed` or `urgent`, at the last share at once.
 
-        It is urgent where an open incident condemns the champion, so that each of its episodes is likely to be lost: it
-        is promoted on less, then. Raises UsageError when the challenger is the champion.
+        It is alarmed where an alarm about the champion is open, so that the one that answers it is wanted soon; None
+        where nobody knows yet. It is urgent where the champion fails oftener than it may, so that each of its episodes
+        is likely to be lost: it is promoted on less, then. Raises UsageError when the challenger is the champion.
         """
         if challenger == champion:
             raise UsageError(f"Policy {challenger[:12]} is in service already: there is nothing to try it against.")
-        begun: dict[str, Any] = {"begun_at": now, "changed_at": now, "is_urgent": urgent}
+        begun: dict[str, Any] = {"begun_at": now, "changed_at": now, "course": Course.of(self.config)}
+        begun |= {"is_alarmed": urgent or alarmed, "is_urgent": urgent}
         canary = Canary(challenger=challenger, champion=champion, state="shadow", **begun)
-        if urgent:
+        if canary.is_alarmed:
             return self._lift(canary, len(self.config.ramp) - 1, now)
         return canary if self.config.shadow_decisions else self._lift(canary, 0, now)
 
@@ -196,6 +249,26 @@ class Ramp:
                 test = canary.test.read(outcome, is_challengers, share, self.promotes_at(canary)[0])
                 canary = self._look(dataclasses.replace(canary, test=test), now)
         return canary
+
+    def alarmed(self, canary: Canary, signals: Sequence[Signal], now: float) -> Canary:
+        """Take in all alarms about the champion's release; without one nothing changes.
+
+        They end a canary that began before there was any: the world that its challenger was judged for is another now.
+        One that began after an alarm goes on, as others are of the same incident; a degradation makes it urgent, and
+        what it has shown so far holds for the wider margin all the more.
+        """
+        if canary.state not in ("shadow", "canary"):
+            return canary
+        if canary.is_alarmed is None:
+            canary = dataclasses.replace(canary, is_alarmed=canary.is_urgent or bool(signals))
+        if not signals:
+            return canary
+        if canary.is_alarmed:
+            condemned = any(signal.kind == "degradation" for signal in signals)
+            return dataclasses.replace(canary, is_urgent=canary.is_urgent or condemned)
+        told = ", ".join(f"{signal.kind} by the {signal.monitor} monitor" for signal in signals)
+        reason = f"an alarm about the champion came ({told}): the world that it was judged for is another now"
+        return self._to(canary, "stopped", reason, now)
 
     def broke(self, canary: Canary, how: str, now: float) -> Canary:
         """Take the challenger out because it crashed or answered what is no action; `how` is a clause."""
@@ -235,32 +308,43 @@ class Ramp:
         missing = "nobody approved it" if canary.is_proven else "nothing was certain"
         return self._to(canary, "timed_out", f"{missing} after {now - canary.begun_at:,.0f} s", now)
 
+    def course(self, canary: Canary) -> Course:
+        """Return what a challenger has to show."""
+        return canary.course or Course.of(self.config)
+
     def promotes_at(self, canary: Canary) -> tuple[float, float]:
         """Return by how much oftener it may fail to be promoted, and how likely one is promoted that does."""
-        config = self.config
+        course = self.course(canary)
         if canary.is_urgent:
-            return config.incident_margin, config.rollback_error
-        return config.canary_margin, config.promote_error
+            return course.incident_margin, course.rollback_error
+        return course.canary_margin, course.promote_error
+
+    def is_last(self, canary: Canary) -> bool:
+        """Say whether the present share is the last one before all episodes."""
+        return canary.rung >= len(self.course(canary).ramp) - 1
 
     def _look(self, canary: Canary, now: float) -> Canary:
         """Return what follows from the test as it is."""
-        config, test, num = self.config, canary.test, canary.test.num[1]
-        if test.is_worse >= -math.log(config.rollback_error):
+        course, test, num = self.course(canary), canary.test, canary.test.num[1]
+        if test.is_worse >= -math.log(course.rollback_error):
             return self._fail(canary, f"it fails oftener: {_told(test.num_failed, test.num)}", now)
-        if test.is_uneven >= -math.log(config.lost_error):
-            both = (test.num[0] + test.num_lost[0], test.num[1] + test.num_lost[1])
+        both = (test.num[0] + test.num_lost[0], test.num[1] + test.num_lost[1])
+        if test.is_uneven >= -math.log(course.lost_error):
             reason = f"one arm's episodes are lost oftener: {_told(test.num_lost, both)}"
+            return self._to(canary, "stopped", reason, now)
+        if test.is_skewed >= -math.log(course.split_error):
+            reason = f"its share of episodes isn't the one that it was given: {both[1]:,} of {sum(both):,} are its own"
             return self._to(canary, "stopped", reason, now)
         if self._climbs(canary):
             return self._lift(canary, canary.rung + 1, now)
         margin, error = self.promotes_at(canary)
-        enough = test.is_good >= -math.log(error) and num >= config.ramp_first
-        is_proven = canary.is_proven or (enough and canary.rung == len(config.ramp) - 1)
+        enough = test.is_good >= -math.log(error) and num >= course.ramp_first
+        is_proven = canary.is_proven or (enough and self.is_last(canary))
         canary = dataclasses.replace(canary, is_proven=is_proven)
-        if is_proven and not config.approve:
+        if is_proven and not self.config.approve:
             reason = f"it fails no oftener by {margin:.1%}: {_told(test.num_failed, test.num)}"
             return self._to(canary, "promoted", reason, now)
-        if num >= config.canary_episodes and not is_proven:
+        if num >= self.config.canary_episodes and not is_proven:
             return self._to(canary, "timed_out", f"nothing is certain: {_told(test.num_failed, test.num)}", now)
         return canary
 
@@ -268,16 +352,17 @@ class Ramp:
         """Return the evidence, as a log, on which the present share is left for the next; -inf where on any."""
         if canary.rung <= 0:
             return -math.inf
-        return -math.log(self.config.promote_error) * math.pow(canary.rung / (len(self.config.ramp) - 1), STEEP)
+        course = self.course(canary)
+        return -math.log(course.promote_error) * math.pow(canary.rung / max(len(course.ramp) - 1, 1), STEEP)
 
     def _climbs(self, canary: Canary) -> bool:
         """Say whether the next share's turn has come: the first is left after some outcomes, others on evidence."""
-        if canary.rung == len(self.config.ramp) - 1 or canary.test.num[1] < self.config.ramp_first:
+        if self.is_last(canary) or canary.test.num[1] < self.course(canary).ramp_first:
             return False
         return canary.test.is_good >= self.climbs_at(canary)
 
     def _lift(self, canary: Canary, rung: int, now: float) -> Canary:
-        shares = (*canary.shares, (now, self.config.ramp[rung]))
+        shares = (*canary.shares, (now, self.course(canary).ramp[rung]))
         return dataclasses.replace(canary, state="canary", rung=rung, shares=shares, changed_at=now)
 
     def _fail(self, canary: Canary, reason: str, now: float) -> Canary:

@@ -20,8 +20,10 @@ from flywheel.records import Release
 class Challenges(Suite):
     """The part of a Registry that is about challengers; the Registry says what may serve, and puts it into service."""
 
-    def challenge(self, digest: str, ramp: Ramp, now: float, *, urgent: bool = False) -> Canary:
-        """Begin to try a digest beside the champion and return its canary; the one on its way already keeps its own.
+    def challenge(
+        self, digest: str, ramp: Ramp, now: float, *, alarmed: bool | None = None, urgent: bool = False
+    ) -> Canary:
+        """Begin to try a digest beside the champion, as Ramp.begin, and return its canary; the one on its way keeps it.
 
         Another challenger that is on its way makes room. Raises Refused, changing nothing, as `promote`, and where no
         policy is in service: there `promote` is enough.
@@ -35,7 +37,7 @@ class Challenges(Suite):
                     return present
                 self._keep(ramp.replace(present, digest, now))
             self.check_promotable(digest, now)
-            canary = ramp.begin(digest, champion, now, urgent=urgent)
+            canary = ramp.begin(digest, champion, now, alarmed=alarmed, urgent=urgent)
             self._db.execute(
                 "INSERT INTO canaries (challenger, champion, state, begun_at, record) VALUES (?, ?, ?, ?, ?)",
                 (canary.challenger, canary.champion, canary.state, canary.begun_at, _encode(canary)),
@@ -45,34 +47,36 @@ class Challenges(Suite):
     def keep_canary(self, canary: Canary) -> Release | None:
         """Keep how far a canary is; its end, what follows from it, and the alias change in one commit.
 
-        A promoted challenger is in service then, by the Release that is returned; one that is rolled back is condemned.
-        Raises Refused, changing nothing, when another policy came into service meanwhile, or it is over already.
+        A promoted challenger is in service then, by the Release that is returned; where it may not be promoted any
+        more, as `promote` would say, it is stopped for that reason. One that is rolled back is condemned. Raises
+        Refused, changing nothing, when it is over already.
         """
         with sqlite.transaction(self._db):
             present = self.canary()
-            if (
-                present is None
-                or present.is_over
-                or (present.challenger, present.begun_at)
-                != (
-                    canary.challenger,
-                    canary.begun_at,
-                )
-            ):
+            if present is None or present.is_over or not present.is_same(canary):
                 raise Refused(f"The canary of policy {canary.challenger[:12]} is over: nothing becomes of it any more.")
+            canary = self._promotable(canary)
             self._keep(canary)
             if canary.state == "rolled_back":
                 self._condemn(canary.challenger, canary.reason, canary.changed_at)
             if canary.state != "promoted":
                 return None
-            if self.champion() != canary.champion:
-                raise Refused(f"Policy {canary.challenger[:12]} was tried beside another policy than serves now.")
             return self._release(canary.challenger, canary.changed_at)
+
+    def _promotable(self, canary: Canary) -> Canary:
+        """Return a canary as it is, but one that ends in a promotion which is refused as stopped."""
+        if canary.state != "promoted":
+            return canary
+        try:
+            self.check_promotable(canary.challenger, canary.changed_at)
+        except Refused as error:
+            return dataclasses.replace(canary, state="stopped", reason=f"it may not be promoted any more: {error}")
+        return canary
 
     def decide(self, word: Word, reason: str, now: float, digest: str = "") -> tuple[Canary, Release | None]:
         """Do what a person says to the challenger on its way, for a reason that is kept.
 
-        Return its canary as it is then, and the Release of one that is approved. `digest` is what the challenger's
+        Return its canary as it is then, and the Release of one that is promoted. `digest` is what the challenger's
         begins with, so that no other one can be meant. Raises UsageError without a reason, and Refused, changing
         nothing, where no such challenger is on its way, or that can't be said to it now.
         """
@@ -86,7 +90,8 @@ class Challenges(Suite):
             raise Refused(f"{who} is on its way by now, and not {digest[:12]}: look at it before you decide.")
         decided = Ramp().decide(canary, word, reason, now)
         if decided != canary:
-            return decided, self.keep_canary(decided)
+            release = self.keep_canary(decided)
+            return self.canary() or decided, release
         if canary.state == "frozen":
             raise Refused(f"{who} is frozen: it can be dropped, or make room for another challenger.")
         raise Refused(f"{who} can't be approved before its outcomes have proven it: `flywheel canary` shows how far.")
@@ -115,6 +120,13 @@ class Challenges(Suite):
         rows = self._db.execute("SELECT record FROM canaries ORDER BY id DESC LIMIT ?", (last,)).fetchall()
         return [msgspec.convert(json.loads(text), Canary) for (text,) in rows][::-1]
 
+    def tried(self) -> dict[str, bool]:
+        """Return by digest whether a challenger may answer: whether it was not frozen when it was tried last."""
+        rows = self._db.execute(  # of a group SQLite gives the row that has the maximum
+            "SELECT challenger, max(id), json_extract(record, '$.frozen') FROM canaries GROUP BY challenger ORDER BY 2"
+        )
+        return {challenger: frozen is None for challenger, _, frozen in rows}
+
     def present(self) -> Release | None:
         """Return the release that says who answers now: the challenger's on its way, else the champion's."""
         canary = self.canary()
@@ -139,7 +151,7 @@ class Challenges(Suite):
                 "SELECT record FROM canaries WHERE begun_at <= ? ORDER BY id DESC LIMIT 1", (at,)
             ).fetchone()
         canary = None if row is None else msgspec.convert(json.loads(row[0]), Canary)
-        if canary is None or (canary.state not in ("shadow", "canary") and canary.changed_at <= at):
+        if canary is None or (canary.answered_until is not None and canary.answered_until <= at):
             return Served(at, self.served_at(at), None, 0.0)
         begun = [share for since, share in canary.shares if since <= at]
         return Served(at, self.served_at(at), canary.challenger, begun[-1] if begun else 0.0)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 from flywheel import verdicts
 from flywheel.config import DeployConfig
@@ -28,7 +30,7 @@ from flywheel.deploy.wire import (
     RollbackRequest,
 )
 from flywheel.errors import Refused
-from flywheel.records import Reward
+from flywheel.records import Episode, Reward, Steps
 
 ALIASES = ("@champion", "@challenger", "@previous")
 
@@ -41,6 +43,8 @@ class Desk:
     _registry: RegistryLink
     _observer: ObserverLink
     _secrets: Secrets | None
+    _shadowed: list[Steps]
+    _filled: asyncio.Event
 
     # Late rewards
 
@@ -95,10 +99,19 @@ class Desk:
                 except Refused as error:
                     refused[each.row.episode] = str(error)
             answers = await within(self._observer.upload(proven)) if proven else {}
+        self._shadow(session, [each for each in proven if answers[each.id] == "stored"])
         for episode, answer in answers.items():
             if answer == "conflict":
                 refused[episode] = "There is an episode of this id with other content; this one was set aside."
         return EpisodesAnswer([episode for episode in answers if episode not in refused], refused)
+
+    def _shadow(self, session: Session, episodes: Iterable[Episode]) -> None:
+        """Let a challenger in the shadow act on what the champion did in clients, too: max_batch decisions at once."""
+        for episode in episodes if session.is_shadowing else ():
+            room = self.config.max_batch - sum(len(steps.t) for steps in self._shadowed)
+            if room > 0 and episode.digests[:1] == (session.champion,):
+                self._shadowed.append(_decisions(episode, room))
+                self._filled.set()
 
     def key(self) -> KeyAnswer:
         """Return what verdicts are proven with. Raises RejectedError (503)."""
@@ -169,6 +182,26 @@ class Desk:
 
     async def _prepare(self, session: Session, request: EpisodesRequest[Any]) -> None:
         raise NotImplementedError
+
+
+def _decisions(episode: Episode, most: int) -> Steps:
+    """Return an episode's first decisions, as if they had been asked for one by one."""
+    num = min(episode.num_steps, most)
+    raw_actions = episode.raw_actions[:num]
+    return Steps(
+        episodes=(episode.id,) * num,
+        t=np.arange(num),
+        digests=tuple(episode.digests[:num]),
+        observations=episode.observations[:num],
+        raw_actions=raw_actions,
+        logps=episode.logps[:num],
+        draw_keys=np.full(num, episode.draw_key, dtype=np.uint64),
+        rewards=np.full(num, np.nan),
+        ends=tuple("no" for _ in range(num)),
+        seen_at=np.full(num, episode.started_at),
+        repeated_digests=("",) * num,
+        repeated_actions=np.zeros_like(raw_actions),
+    )
 
 
 @contextlib.contextmanager

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from flywheel.config import DeployConfig
+from flywheel.deploy import evidence
 from flywheel.deploy.admission import Tried
 from flywheel.deploy.canary import Canary, Ramp
+from flywheel.deploy.links import AwayError, within
 from flywheel.deploy.registry import Registry
-from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
+from flywheel.preflight import approver
 from flywheel.records import Release, Signal
 
 log = logging.getLogger(__name__)
-Approve = Callable[[Canary], bool | None]
-PERSON = "person"
-"""Who approves where no function does: whoever says so by `flywheel canary approve`, or on the page."""
+Clock = Callable[[], float]
+"""Says what time it is: others are asked first, who take theirs, and a share counts from when it is in force."""
 
 
 class Witness(Protocol):
@@ -44,18 +44,39 @@ class Driver:
         Raises UsageError when the function that is to approve can't be found.
         """
         self._registry, self._ramp, self._bound = registry, Ramp(config), failure_bound
-        self._approve = approver(config.approve) if config.approve not in ("", PERSON) else None
+        self._approve = approver(config.approve)
+        self._asked: tuple[Canary, asyncio.Task[bool | None]] | None = None
         self._watched: Release | None = None
+        self._is_away = False
 
-    async def challenge(self, digest: str, witness: Witness, now: float) -> Canary:
-        """Begin to try a digest beside the champion, at the last share at once where an alarm condemns that one.
+    async def challenge(self, digest: str, witness: Witness, clock: Clock) -> Canary:
+        """Begin to try a digest beside the champion, at the last share at once where an alarm is open about that one.
 
-        Raises Refused as Registry.challenge, and AwayError.
+        It is promoted on less where that one surely fails oftener than it may: what an alarm of another world alone
+        doesn't say. With the observer away it begins in the shadow, and the first look finds out. Raises Refused as
+        Registry.challenge.
         """
-        signals = await witness.signals()
-        present = self._registry.releases()[-1:]
-        urgent = any(signal.evidence["released_at"] == each.released_at for signal in signals for each in present)
-        return self._registry.challenge(digest, self._ramp, now, urgent=urgent)
+        try:
+            alarms = await self._alarms(witness)
+            urgent = any(signal.kind == "degradation" for signal in alarms) or await self._fails(witness, alarms)
+        except AwayError as error:
+            log.warning("The observer is away, so nobody knows of alarms about the champion yet: %s", error)
+            return self._registry.challenge(digest, self._ramp, clock())
+        return self._registry.challenge(digest, self._ramp, clock(), alarmed=bool(alarms), urgent=urgent)
+
+    async def _alarms(self, witness: Witness) -> list[Signal]:
+        """Return the alarms about the release in service."""
+        signals, present = await within(witness.signals()), self._registry.releases()[-1:]
+        return [s for s in signals if any(s.evidence["released_at"] == each.released_at for each in present)]
+
+    async def _fails(self, witness: Witness, alarms: Sequence[Signal]) -> bool:
+        """Say whether the champion surely fails oftener than it may, by the episodes that began since an alarm."""
+        if not alarms:
+            return False
+        since = min(signal.at for signal in alarms)
+        outcomes = await within(witness.outcomes((alarms[0].digest,), (since, "")))
+        failed = [outcome.failed for outcome in outcomes if outcome.is_known]
+        return evidence.is_above(sum(failed), len(failed), self._bound, self._ramp.config.rollback_error)
 
     def tried(self, tried: Tried, now: float) -> Release | None:
         """Take in what a replica saw of the challenger; what it says of another policy is late, and is left."""
@@ -66,62 +87,78 @@ class Driver:
             return self._keep(canary, self._ramp.broke(canary, tried.trouble, now))
         return self._keep(canary, self._ramp.shadowed(canary, tried.num_shadowed, tried.num_same, now))
 
-    async def step(self, witness: Witness, now: float) -> Release | None:
-        """Move the canary as far as outcomes, a person's word and time allow; return the Release that it ends in."""
-        await self._watch(witness)
+    async def step(self, witness: Witness, clock: Clock) -> Release | None:
+        """Move the canary as far as outcomes, alarms, a person's word and time allow; return the Release it ends in.
+
+        Nobody is waited for who can keep it from ending when its time is up: not a person, and not the observer, while
+        which is away nothing else moves.
+        """
+        canary = self._registry.canary()
+        if canary is not None and not canary.is_over:
+            self._keep(canary, self._ramp.tick(canary, clock()))
+        release = None
+        try:
+            await self._watch(witness)
+            release = await self._move(witness, clock)
+            await self._watch(witness)
+            self._is_away = False
+        except AwayError as error:
+            if not self._is_away:
+                log.warning("The observer is away, so that challengers wait for outcomes: %s", error)
+            self._is_away = True
+        return release
+
+    async def _move(self, witness: Witness, clock: Clock) -> Release | None:
         canary = self._registry.canary()
         if canary is None or canary.is_over:
             return None
-        heard: list[Outcome] = []
+        alarms, heard = await self._alarms(witness), list[Outcome]()
         if canary.state == "canary":
             after = max(canary.read_to, (canary.begun_at, ""))
-            heard = await witness.outcomes((canary.champion, canary.challenger), after)
-        word = None
-        if self._approve is not None and canary.is_proven:
-            word = await asyncio.to_thread(self._asked, canary)
+            heard = await within(witness.outcomes((canary.champion, canary.challenger), after))
         present = self._registry.canary()  # it may have ended while others were asked
-        if present is None or present.begun_at != canary.begun_at or present.is_over:
+        if present is None or present.is_over or not present.is_same(canary):
             return None
-        moved = self._ramp.hear(present, heard, now)
-        moved = moved if word is None else self._ramp.approve(moved, word, now)
-        release = self._keep(present, self._ramp.tick(moved, now))
-        await self._watch(witness)
-        return release
+        now, word = clock(), self._word(present)
+        moved = self._ramp.hear(self._ramp.alarmed(present, alarms, now), heard, now)
+        return self._keep(present, moved if word is None else self._ramp.approve(moved, word, now))
 
     async def _watch(self, witness: Witness) -> None:
         """Let the observer watch whatever was put into service last."""
         for release in self._registry.releases()[-1:]:
             if release != self._watched:
-                await witness.release(release, self._bound)
+                await within(witness.release(release, self._bound))
                 self._watched = release
 
     def _keep(self, before: Canary, canary: Canary) -> Release | None:
         if canary == before:
             return None
-        if canary.state != before.state:
-            log.warning("Policy %s is %s now: %s", canary.challenger[:12], canary.state, canary.reason or "on its way")
-        return self._registry.keep_canary(canary)
+        release = self._registry.keep_canary(canary)
+        kept = self._registry.canary() or canary
+        if kept.state != before.state:
+            log.warning("Policy %s is %s now: %s", kept.challenger[:12], kept.state, kept.reason or "on its way")
+        return release
 
-    def _asked(self, canary: Canary) -> bool | None:
+    def _word(self, canary: Canary) -> bool | None:
+        """Return what the function said that approves, None as long as it says nothing; it is asked again after None.
+
+        It may take days: it runs beside, and is looked at here.
+        """
+        if self._approve is None or not canary.is_proven:
+            return None
+        if self._asked is None or not self._asked[0].is_same(canary):
+            self._asked = (canary, asyncio.create_task(asyncio.to_thread(self._ask, canary)))
+            return None
+        if not self._asked[1].done():
+            return None
+        (_, said), self._asked = self._asked, None
+        return said.result()
+
+    def _ask(self, canary: Canary) -> bool | None:
         assert self._approve is not None
         try:
-            return self._approve(canary)
+            word: bool | None = self._approve(canary)
         except Exception:  # a person's function: it is asked again
             log.exception("The function that approves challengers raised an error.")
             return None
-
-
-def approver(reference: str) -> Approve:
-    """Return the function that `module:function` names; UsageError where there is none."""
-    module, _, name = reference.partition(":")
-    try:
-        found: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"deploy.approve is {reference!r}, and there is no such function ({error}): give module:function, "
-            f"importable where the registry runs, or {PERSON}."
-        ) from error
-    if not callable(found):
-        raise UsageError(f"deploy.approve is {reference!r}, which is no function.")
-    approve: Approve = found
-    return approve
+        return word

@@ -17,6 +17,8 @@ the constrained maximum likelihood of Farrington and Manning (1990), in the clos
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -96,6 +98,18 @@ def nearest_worse(champion: ArrayLike, challenger: ArrayLike, share: ArrayLike, 
     p = np.copysign(np.sqrt(np.maximum(square**2 / 9.0 - linear / 3.0, 0.0)), q)
     angle = (np.pi + np.arccos(np.clip(q / p**3, -1.0, 1.0))) / 3.0
     return np.asarray(np.clip(2.0 * p * np.cos(angle) - square / 3.0, _TINY, 1.0 - margin - _TINY))
+
+
+def is_above(num_failed: int, num: int, limit: float, error: float) -> bool:
+    """Say whether so many failures of `num` show a rate above a limit, which is wrong with at most `error` (Chernoff).
+
+    For one look: of a test that is looked at again and again the bets above are the better part.
+    """
+    rate = num_failed / num if num else 0.0
+    if rate <= limit or limit <= 0.0:
+        return rate > limit
+    well = (1.0 - rate) * math.log((1.0 - rate) / (1.0 - limit)) if rate < 1.0 else 0.0
+    return num * (rate * math.log(rate / limit) + well) >= -math.log(error)
 
 
 def total(capital: ArrayLike, weights: Array) -> Array:

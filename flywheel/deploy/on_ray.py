@@ -87,15 +87,13 @@ class RegistryActor:
         while True:
             await asyncio.sleep(self._config.poll_s)
             try:
-                self._say(await self._driver.step(self._observer, time.time()))
-            except AwayError:
-                continue  # without outcomes nothing moves
+                self._say(await self._driver.step(self._observer, time.time))
             except Exception:  # a full disk, or a person's change meanwhile: the next look may do
                 log.exception("The challenger could not be moved.")
 
     async def challenge(self, digest: str) -> Canary:
         """Begin to try a judged digest beside the champion; raises Refused, changing nothing, otherwise."""
-        return await self._driver.challenge(digest, self._observer, time.time())
+        return await self._driver.challenge(digest, self._observer, time.time)
 
     async def tried(self, tried: Tried) -> None:
         """Take in what a replica saw of the challenger."""
@@ -202,10 +200,6 @@ class RegistryActor:
     def served(self, at: float) -> Served:
         """Return who answered at a time."""
         return self._registry.served(at)
-
-    def condemn(self, digest: str, reason: str) -> None:
-        """Bar a digest from coming back."""
-        self._registry.condemn(digest, reason, time.time())
 
     def champion(self) -> str | None:
         """Return the digest in service."""

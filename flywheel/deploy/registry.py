@@ -251,15 +251,8 @@ class Registry(Challenges, Tokens):
             self.end_canary(previous, now)
             return self._release(previous, now)
 
-    def condemn(self, digest: str, reason: str, now: float) -> None:
-        """Bar a digest from being promoted or rolled back to, for good; the first reason stays.
-
-        A condemned digest that is in service answers until another one is put in its place.
-        """
-        self.artifact(digest)
-        self._condemn(digest, reason, now)
-
     def _condemn(self, digest: str, reason: str, now: float) -> None:
+        """Bar a digest from being promoted or rolled back to, for good; the first reason stays."""
         self._db.execute("INSERT OR IGNORE INTO condemned VALUES (?, ?, ?)", (digest, reason, now))
 
     def _refuse_condemned(self, digest: str) -> None:
@@ -346,13 +339,13 @@ class Registry(Challenges, Tokens):
 
     def admission(self) -> Admission:
         """Return what replicas need to know: who answers, who is tried, whom clients may still name, who may call."""
-        canaries, condemned = self.canaries(), self.reasons()
-        tried = [c.challenger for c in canaries if c.state != "frozen" and c.challenger not in condemned]
-        release = canaries[-1].release if canaries and not canaries[-1].is_over else None
+        canary, tried, condemned = self.canary(), self.tried(), self.reasons()
+        may = [digest for digest, is_free in tried.items() if is_free and digest not in condemned]
+        release = None if canary is None or canary.is_over else canary.release
         return Admission(
             champion=self.champion(),
-            admissible=tuple(dict.fromkeys([*self.admissible(), *tried])),
-            known=frozenset([*(r.digest for r in self.releases()), *(c.challenger for c in canaries)]),
+            admissible=tuple(dict.fromkeys([*self.admissible(), *may])),
+            known=frozenset([*(r.digest for r in self.releases()), *tried]),
             tokens=self.in_force(),
             challenger=None if release is None else release.digest,
             share=0.0 if release is None else release.share,

@@ -121,7 +121,11 @@ class Service(Desk):
             return
         try:
             await self._hold([digest])
-        except Refused as error:
+        except AwayError:
+            raise
+        except Exception as error:  # whatever it does when it is loaded, the registry is followed
+            if not isinstance(error, Refused):
+                log.exception("Policy %s can't be loaded.", digest[:12])
             session.break_(digest, f"it can't be loaded: {error}")
 
     async def _tell_tried(self) -> None:
@@ -160,6 +164,8 @@ class Service(Desk):
                 await self.reload()
             except AwayError as error:
                 log.warning("The registry is away, so the policy in service stays: %s", error)
+            except Exception:  # a rollback must reach this replica whatever went wrong with one look
+                log.exception("The registry could not be followed: this replica looks again.")
 
     # Steps
 
@@ -171,8 +177,11 @@ class Service(Desk):
             self._act_in_shadow()
             try:
                 await self._flush()
-            except AwayError as error:
-                log.warning("The observer is away, %d steps wait: %s", len(self._outbox), error)
+            except Exception as error:  # steps must go on, or nothing is observed any more
+                if isinstance(error, AwayError):
+                    log.warning("The observer is away, %d steps wait: %s", len(self._outbox), error)
+                else:
+                    log.exception("Steps could not be sent, %d wait.", len(self._outbox))
                 self._filled.set()
                 await asyncio.sleep(self.config.poll_s)
 
@@ -189,9 +198,13 @@ class Service(Desk):
 
     def _act_in_shadow(self) -> None:
         """Let the challenger act on what was answered meanwhile, beside the requests, which don't wait for it."""
-        if self._shadowed:
-            steps, self._shadowed = join(self._shadowed), []
-            self._live().shadow(steps)
+        pieces, self._shadowed = self._shadowed, []
+        if not pieces:
+            return
+        try:
+            self._live().shadow(join(pieces))
+        except Exception:  # the steps themselves are on their way, and what comes next may do
+            log.exception("A challenger could not act in the shadow.")
 
     # Requests
 

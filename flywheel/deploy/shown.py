@@ -26,7 +26,7 @@ def shown(canary: Canary, config: DeployConfig) -> Challenge:
         changed_at=canary.changed_at,
         ends_at=canary.begun_at + config.canary_timeout_s if canary.state in ("shadow", "canary") else None,
         share=canary.share,
-        ramp=config.ramp,
+        ramp=ramp.course(canary).ramp,
         spans=_spans(canary),
         num_shadowed=canary.num_shadowed,
         num_same=canary.num_same,
@@ -42,8 +42,7 @@ def shown(canary: Canary, config: DeployConfig) -> Challenge:
 
 def _spans(canary: Canary) -> tuple[Span, ...]:
     begun = [(canary.begun_at, 0.0), *canary.shares]
-    last = None if canary.state in ("shadow", "canary") else canary.frozen[0] if canary.frozen else canary.changed_at
-    ends = [*(at for at, _ in canary.shares), last]
+    ends = [*(at for at, _ in canary.shares), canary.answered_until]
     return tuple(
         Span(begin=at, end=end, stage="canary" if share else "shadow", share=share)
         for (at, share), end in zip(begun, ends, strict=True)
@@ -52,13 +51,13 @@ def _spans(canary: Canary) -> tuple[Span, ...]:
 
 
 def _evidence(canary: Canary, ramp: Ramp) -> tuple[Evidence, ...]:
-    config, test = ramp.config, canary.test
+    config, course, test = ramp.config, ramp.course(canary), canary.test
     margin, error = ramp.promotes_at(canary)
     return (
         Evidence(
             claim="it fails oftener than the champion",
             value=_factor(test.is_worse),
-            acts_at=1 / config.rollback_error,
+            acts_at=1 / course.rollback_error,
             then="it is rolled back" if config.on_fail == "rollback" else "it is frozen",
         ),
         Evidence(
@@ -70,7 +69,7 @@ def _evidence(canary: Canary, ramp: Ramp) -> tuple[Evidence, ...]:
         Evidence(
             claim="one arm's episodes are lost oftener than the other's",
             value=_factor(test.is_uneven),
-            acts_at=1 / config.lost_error,
+            acts_at=1 / course.lost_error,
             then="it is stopped",
         ),
     )
@@ -81,19 +80,19 @@ def _factor(log: float) -> float:
 
 
 def _next(canary: Canary, ramp: Ramp) -> str:
-    config, (_, error) = ramp.config, ramp.promotes_at(canary)
+    config, course, (_, error) = ramp.config, ramp.course(canary), ramp.promotes_at(canary)
     if canary.state == "frozen":
         return "it gets no episodes until a person drops it, or another challenger takes its place"
     if canary.state == "shadow":
-        return f"{_percent(config.ramp[0])} of new episodes after {config.shadow_decisions:,} decisions in the shadow"
+        return f"{_percent(course.ramp[0])} of new episodes after {config.shadow_decisions:,} decisions in the shadow"
     if canary.is_proven:
         return "a person's approval promotes it"
-    if canary.rung == len(config.ramp) - 1:
+    if ramp.is_last(canary):
         enough = f"when the evidence that it is as good reaches {1 / error:,.0f}"
         return f"a person may approve it {enough}" if config.approve else f"all episodes {enough}"
-    share = f"{_percent(config.ramp[canary.rung + 1])} of new episodes"
+    share = f"{_percent(course.ramp[canary.rung + 1])} of new episodes"
     if canary.rung == 0:
-        return f"{share} after {config.ramp_first:,} of its episodes"
+        return f"{share} after {course.ramp_first:,} of its episodes"
     return f"{share} when the evidence that it is as good reaches {math.exp(ramp.climbs_at(canary)):,.0f}"
 
 

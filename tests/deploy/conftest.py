@@ -45,7 +45,7 @@ def verdict_on(artifact: Artifact, outcome: Outcome = "pass", **changes: object)
         "seed": 7,
         "cost_s": 1,
         "judged_at": NOW,
-        "valid_until": NOW + 100.0,
+        "valid_until": NOW + 900.0,
     } | changes  # fmt: skip
     return Verdict(**fields)  # type: ignore[arg-type]
 
@@ -66,10 +66,10 @@ class World:
         self.registry.add(artifact)
         return artifact
 
-    def judged(self, number: float = 1.0) -> Artifact:
+    def judged(self, number: float = 1.0, **changes: object) -> Artifact:
         """Return a registered policy that passed."""
         artifact = self.artifact(number)
-        self.registry.record(verdict_on(artifact, baseline=self.registry.champion()))
+        self.registry.record(verdict_on(artifact, **({"baseline": self.registry.champion()} | changes)))  # type: ignore[arg-type]
         return artifact
 
     def served(self, number: float = 1.0, now: float = NOW) -> Artifact:

@@ -16,14 +16,14 @@ from flywheel.config import DeployConfig
 from flywheel.deploy.canary import OPEN, STEEP, Canary, Ramp, State
 from flywheel.errors import UsageError
 from flywheel.outcomes import Outcome
-from flywheel.records import End
+from flywheel.records import End, Signal, SignalKind
 
 OLD, NEW = "old", "new"
 SOON = DeployConfig(
     shadow_decisions=0, ramp=(0.1, 0.3, 0.5), ramp_first=3, canary_margin=0.2, promote_error=0.2, canary_episodes=40,
-    settle_s=0.0, canary_timeout_s=1e6,
+    settle_s=0.0, canary_timeout_s=1e6, split_error=1e-300,
 )  # fmt: skip
-"""Ends of every kind come within some dozens of outcomes."""
+"""Ends of every kind come within some dozens of outcomes, whatever share of them is the challenger's."""
 NOW = 10_000.0
 
 
@@ -33,6 +33,14 @@ def outcome(at: float, digest: str, failed: bool = False, lost: bool = False) ->
     return Outcome(
         started_at=at, id=f"e{at:g}", digest=digest, end=end, failed=failed, total=1.0, num_steps=1, ended_at=at + 1
     )
+
+
+def alarm(kind: SignalKind = "degradation", released_at: float = 0.0, digest: str = OLD) -> Signal:
+    """Return an alarm about a release of the champion."""
+    return Signal(
+        kind=kind, monitor="world" if kind == "shift_detected" else "failed", digest=digest, value=2.0, threshold=1.0,
+        since_episode="a", at_episode="b", evidence={"released_at": released_at}, at=NOW,
+    )  # fmt: skip
 
 
 @st.composite
@@ -79,13 +87,14 @@ def do(ramp: Ramp, canary: Canary, what: int, batch: list[Outcome], now: float) 
         lambda: ramp.drop(canary, "I say so", now),
         lambda: ramp.replace(canary, "third", now),
         lambda: ramp.freeze(canary, "I want to look", now),
+        lambda: ramp.alarmed(canary, [alarm()], now),
     ]
     return events[what]()
 
 
 @given(
     streams(),
-    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(9))), st.integers(1, 30)), max_size=30),
+    st.lists(st.tuples(st.sampled_from([0] * 9 + list(range(10))), st.integers(1, 30)), max_size=30),
     st.sampled_from(["rollback", "freeze"]),
     st.sampled_from(["", "module:function"]),
 )
@@ -248,6 +257,90 @@ def test_unequal_shares_of_lost_episodes_stop_it() -> None:
         assert canary.state == "stopped" and "lost oftener" in canary.reason
     alike = [outcome(t, NEW if t % 4 < 2 else OLD, lost=bool(t % 2)) for t in range(1, 60)]
     assert heard(alike, dataclasses.replace(DeployConfig(settle_s=0.0)), urgent=True).state == "canary"
+
+
+@pytest.mark.parametrize("kind", ["shift_detected", "degradation"])
+@pytest.mark.parametrize("shadow", [0, 5])
+def test_an_alarm_ends_a_canary_that_began_in_quiet_times(kind: SignalKind, shadow: int) -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=shadow))
+    canary = ramp.begin(NEW, OLD, 1.0, alarmed=False)
+    assert ramp.alarmed(canary, [], 2.0) == canary
+    ended = ramp.alarmed(canary, [alarm(kind)], 2.0)
+    assert (ended.state, ended.share, ended.changed_at) == ("stopped", 0.0, 2.0)
+    assert ended.reason.startswith(f"an alarm about the champion came ({kind} by the ")
+    frozen = ramp.freeze(canary, "wait", 2.0)
+    assert ramp.alarmed(frozen, [alarm(kind)], 3.0) == frozen, "a person has it"
+
+
+@pytest.mark.parametrize("signals", [[], [alarm("shift_detected")]])
+def test_one_that_began_where_nobody_could_look_is_what_the_first_look_finds(signals: list[Signal]) -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=5))
+    begun = ramp.begin(NEW, OLD, 1.0)
+    canary = ramp.alarmed(begun, signals, 2.0)
+    assert canary == dataclasses.replace(begun, is_alarmed=bool(signals))
+    later = ramp.alarmed(canary, [*signals, alarm()], 3.0)
+    assert (later.state, later.is_urgent) == (("shadow", True) if signals else ("stopped", False))
+
+
+def test_one_that_answers_an_alarm_goes_on_when_another_comes_and_a_degradation_makes_it_urgent() -> None:
+    ramp = Ramp()
+    canary = ramp.begin(NEW, OLD, 1.0, alarmed=True)
+    assert (canary.state, canary.share, canary.is_urgent) == ("canary", 0.5, False)
+    assert ramp.promotes_at(canary) == (0.02, 0.005), "that the world is another condemns nobody"
+    shift = alarm("shift_detected")
+    assert ramp.alarmed(canary, [shift], 2.0) == canary
+    urgent = ramp.alarmed(canary, [shift, alarm()], 3.0)
+    assert urgent == dataclasses.replace(canary, is_urgent=True) and ramp.promotes_at(urgent) == (0.1, 0.05)
+    assert ramp.alarmed(urgent, [shift, alarm()], 4.0) == urgent
+    begun = ramp.begin(NEW, OLD, 1.0, urgent=True)
+    assert ramp.alarmed(begun, [alarm(), shift], 2.0) == begun
+
+
+@given(streams(), st.booleans(), st.integers(0, 150))
+def test_another_configuration_after_a_restart_moves_no_bar(stream: list[Outcome], urgent: bool, cut: int) -> None:
+    canary = Ramp(SOON).begin(NEW, OLD, 0.0, urgent=urgent)
+    canary = Ramp(SOON).hear(canary, stream[:cut], NOW)
+    other = dataclasses.replace(
+        SOON, ramp=(0.5,), ramp_first=1, canary_margin=0.5, incident_margin=0.5, rollback_error=0.9, promote_error=0.9,
+        lost_error=0.9, split_error=0.9,
+    )  # fmt: skip
+    assert Ramp(other).hear(canary, stream, NOW) == Ramp(SOON).hear(canary, stream, NOW)
+
+
+@given(streams(), st.integers(-1, 2))
+def test_one_from_before_courses_were_kept_goes_by_the_configuration_whatever_it_is(
+    stream: list[Outcome], rung: int
+) -> None:
+    shares = tuple((0.0, share) for share in SOON.ramp[: rung + 1])
+    state: State = "canary" if shares else "shadow"
+    canary = Canary(challenger=NEW, champion=OLD, state=state, begun_at=0.0, shares=shares, rung=rung)
+    ramp = Ramp(dataclasses.replace(SOON, ramp=(0.5,)))
+    assert ramp.tick(ramp.hear(canary, stream, NOW), 1e7).is_over
+
+
+def split(true: float, num: int, rng: random.Random, **config: Any) -> Canary:
+    """Return a canary after episodes of which a true share was the challenger's, whatever share it was given."""
+    ramp = Ramp(DeployConfig(shadow_decisions=0, canary_episodes=10**6, **config))
+    canary, at = ramp.begin(NEW, OLD, 0.0), 0.0
+    for _ in range(num):
+        at += 0.1
+        share = true or canary.share
+        canary = ramp.hear(canary, [outcome(at, NEW if rng.random() < share else OLD, lost=rng.random() < 0.05)], at)
+    return canary
+
+
+@pytest.mark.parametrize("true", [0.25, 0.75])
+def test_a_share_that_is_not_the_one_that_was_given_stops_it(true: float) -> None:
+    canary = split(true, 400, random.Random(7), ramp=(0.5,), promote_error=1e-9)
+    assert canary.state == "stopped" and sum(canary.test.num) < 250
+    assert canary.reason.startswith("its share of episodes isn't the one that it was given: ")
+
+
+def test_an_honest_share_stops_nothing_through_all_its_changes() -> None:
+    rng = random.Random(11)
+    found = [split(0.0, 1500, rng, ramp=(0.1, 0.3, 0.5), settle_s=2.0) for _ in range(12)]
+    assert not any("share" in canary.reason for canary in found)
+    assert {len(canary.shares) for canary in found} & {2, 3}, "they change"
 
 
 def test_a_lost_episode_that_had_failed_is_known() -> None:

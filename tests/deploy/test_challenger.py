@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Broken(Policy):
         return (lambda: self._how(seen)), seen, gives
 
 
-def crash(_: Any) -> Any:
+def crash(*_: Any) -> Any:
     raise ZeroDivisionError("oh")
 
 
@@ -173,6 +174,64 @@ async def test_the_replica_tells_the_registry_and_goes_on_while_that_is_away(
             await asyncio.sleep(0.01)
     await service.stop()
     assert {tried.digest for tried in links.tried_} == {new.digest}
+
+
+async def test_a_challenger_that_crashes_when_it_is_loaded_is_broken(
+    world: World, links: Links, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = world.served(1.0), world.judged(2.0)
+    await service.start()
+    monkeypatch.setattr("flywheel.deploy.service.admit", crash)
+    world.registry.challenge(new.digest, Ramp(), NOW)
+    async with asyncio.timeout(5):
+        while not links.tried_:
+            await asyncio.sleep(0.01)
+    await service.stop()
+    assert service.status()["digest"] == old.digest
+    assert links.tried_[0].trouble.startswith("it can't be loaded")
+
+
+async def test_a_replica_follows_and_sends_on_whatever_went_wrong_once(
+    world: World, links: Links, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.served(1.0)
+    await service.start()
+    with monkeypatch.context() as broken:
+        for name in ("admission", "append"):
+            broken.setattr(links, name, crash_soon)
+        await service.act(ActRequest([first("e")]))
+        async with asyncio.timeout(5):
+            while not {"The registry could not be followed", "Steps could not be sent"} <= said(caplog):
+                await asyncio.sleep(0.01)
+    new = world.served(2.0, NOW + 1)
+    async with asyncio.timeout(5):
+        while service.status()["digest"] != new.digest or ("e", 0) not in links.rows():
+            await asyncio.sleep(0.01)
+    await service.stop()
+
+
+async def crash_soon(*_: Any) -> Any:
+    raise ZeroDivisionError("oh")
+
+
+def said(caplog: pytest.LogCaptureFixture) -> set[str]:
+    """Return how the logged lines begin."""
+    return {re.split("[:,]", record.message)[0] for record in caplog.records}
+
+
+async def test_steps_go_on_to_the_observer_when_the_shadow_breaks(
+    world: World, links: Links, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.served(1.0)
+    world.registry.challenge(world.judged(2.0).digest, Ramp(), NOW)
+    await service.start()
+    monkeypatch.setattr(Session, "shadow", crash)
+    for i in range(2):
+        await service.act(ActRequest([first(f"e{i}")]))
+        async with asyncio.timeout(5):
+            while (f"e{i}", 0) not in links.rows():
+                await asyncio.sleep(0.01)
+    await service.stop()
 
 
 async def test_a_challenger_that_cannot_be_loaded_leaves_the_champion_alone(

@@ -10,50 +10,24 @@ from pathlib import Path
 import pytest
 
 from flywheel.config import DeployConfig
-from flywheel.deploy.admission import Served, Tried
+from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary, Ramp
-from flywheel.deploy.driver import PERSON, Driver, approver
 from flywheel.deploy.on_ray import RegistryActor
 from flywheel.deploy.registry import Registry, open_readonly
 from flywheel.errors import Refused, UsageError
-from flywheel.outcomes import Outcome
-from flywheel.records import Release, Signal
 from tests.deploy.conftest import NOW, World, verdict_on
 from tests.deploy.test_canary import outcome
 
 CONFIG = DeployConfig(shadow_decisions=10, settle_s=0.0)
+
+
 RAMP = Ramp(CONFIG)
 
 
 def trying(world: World, **how: bool) -> Canary:
     """Return the canary of a second policy beside a first one."""
     world.served(1.0)
-    return world.registry.challenge(world.judged(2.0).digest, RAMP, NOW + 1, **how)
-
-
-class Seen:
-    """The observer, as the registry sees it."""
-
-    def __init__(self, *signals: Signal) -> None:
-        self.raised, self.known, self.watched = signals, list[Outcome](), list[Release]()
-        self.asked: list[tuple[tuple[str, ...], tuple[float, str]]] = []
-
-    async def outcomes(self, digests: tuple[str, ...], after: tuple[float, str]) -> list[Outcome]:
-        self.asked.append((tuple(digests), after))
-        return [o for o in self.known if (o.started_at, o.id) > after]
-
-    async def signals(self) -> tuple[Signal, ...]:
-        return self.raised
-
-    async def release(self, release: Release, failure_bound: float) -> None:
-        self.watched.append(release)
-
-
-def alarm(digest: str, released_at: float) -> Signal:
-    return Signal(
-        kind="degradation", monitor="failed", digest=digest, value=2.0, threshold=1.0, since_episode="a",
-        at_episode="b", evidence={"released_at": released_at}, at=NOW,
-    )  # fmt: skip
+    return world.registry.challenge(world.judged(2.0).digest, RAMP, NOW + 1, **({"alarmed": False} | how))
 
 
 def test_only_what_may_be_promoted_is_tried_and_only_beside_a_champion(world: World) -> None:
@@ -133,6 +107,39 @@ def test_one_that_is_frozen_answers_nobody(world: World) -> None:
     assert not world.registry.condemned() and world.registry.aliases()["@challenger"] == canary.challenger
 
 
+def test_one_that_was_frozen_answers_nobody_when_another_takes_its_place(world: World) -> None:
+    canary = trying(world)
+    lifted = RAMP.shadowed(canary, 10, 10, NOW + 5)
+    world.registry.keep_canary(lifted)
+    world.registry.decide("freeze", "it hums", NOW + 9)
+    third = world.judged(3.0)
+    world.registry.challenge(third.digest, RAMP, NOW + 20)
+    admission = world.registry.admission()
+    assert set(admission.admissible) == {canary.champion, third.digest} and canary.challenger in admission.known
+    assert [world.registry.served(NOW + at).challenger for at in (6, 8, 9, 15, 20)] == [
+        canary.challenger, canary.challenger, None, None, third.digest,
+    ]  # fmt: skip
+    world.registry.challenge(canary.challenger, RAMP, NOW + 30)
+    assert canary.challenger in world.registry.admission().admissible, "a person has it tried again"
+
+
+def test_an_admission_reads_one_record_however_many_challengers_there_were(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = trying(world)
+    world.registry.keep_canary(RAMP.tick(canary, NOW + 1e6))
+    again = [world.registry.challenge(canary.challenger, RAMP, NOW + 2 + i) for i in range(2)]
+    world.registry.keep_canary(RAMP.tick(again[-1], NOW + 1e6))
+    third = world.judged(3.0)
+    world.registry.challenge(third.digest, RAMP, NOW + 9)
+    read: list[int] = []
+    canaries = world.registry.canaries
+    monkeypatch.setattr(world.registry, "canaries", lambda last=-1: read.append(last) or canaries(last))
+    admission = world.registry.admission()
+    assert set(read) == {1}
+    assert admission.admissible == (canary.champion, canary.challenger, third.digest)
+
+
 def test_another_challenger_begins_from_nothing_and_a_retry_changes_nothing(world: World) -> None:
     canary = trying(world)
     assert world.registry.challenge(canary.challenger, RAMP, NOW + 2) == canary
@@ -182,84 +189,30 @@ def test_history_says_who_was_tried_beside_whom_and_with_which_share(world: Worl
         assert reader.served(NOW + 5).share == 0.01, "whoever only reads can say it"
 
 
-async def test_the_driver_moves_it_from_the_shadow_to_full(world: World) -> None:
-    world.served(1.0)
-    new, seen = world.judged(2.0), Seen()
-    config = dataclasses.replace(CONFIG, ramp=(0.5,), ramp_first=1)
-    driver = Driver(world.registry, config, 0.05)
-    canary = await driver.challenge(new.digest, seen, NOW + 1)
-    assert canary.state == "shadow" and await driver.step(seen, NOW + 2) is None
-    assert [r.digest for r in seen.watched] == [canary.champion] and seen.asked == []
-    driver.tried(Tried(digest="another", num_shadowed=99), NOW + 2)
-    driver.tried(Tried(digest=new.digest, num_shadowed=10, num_same=9), NOW + 3)
-    assert await driver.step(seen, NOW + 4) is None, "no data: it holds"
-    both = (canary.champion, canary.challenger)
-    assert seen.asked[-1] == (both, (NOW + 1, ""))
-    seen.known = [outcome(NOW + 5 + t, both[t % 2], failed=t % 2 == 0) for t in range(200)]
-    release = await driver.step(seen, NOW + 300)
-    assert release is not None and release.digest == new.digest and seen.watched[-1] == release
-    assert await driver.step(seen, NOW + 301) is None
-
-
-async def test_an_open_incident_of_the_champion_lets_it_begin_at_half(world: World) -> None:
-    old, new = world.served(1.0), world.judged(2.0)
-    driver = Driver(world.registry, CONFIG, 0.05)
-    healed = alarm(old.digest, NOW - 5)
-    assert (await driver.challenge(new.digest, Seen(healed), NOW + 1)).state == "shadow"
-    third = world.judged(3.0)
-    canary = await driver.challenge(third.digest, Seen(healed, alarm(old.digest, NOW)), NOW + 2)
-    assert (canary.state, canary.share) == ("canary", 0.5)
-
-
-async def test_a_crash_in_a_replica_rolls_it_back_at_once(world: World) -> None:
-    canary = trying(world)
-    driver = Driver(world.registry, CONFIG, 0.05)
-    assert driver.tried(Tried(digest=canary.challenger, trouble="it crashed"), NOW + 2) is None
-    assert canary.challenger in world.registry.condemned()
-    assert driver.tried(Tried(digest=canary.challenger, trouble="it crashed"), NOW + 3) is None, "told twice"
-
-
-WORDS: list[bool | None] = []
-
-
-def says(canary: Canary) -> bool | None:
-    """Give the next word, as a person would."""
-    assert canary.is_proven
-    if not WORDS:
-        raise RuntimeError("nobody is there")
-    return WORDS.pop(0)
-
-
-async def test_a_person_is_asked_until_there_is_a_word(world: World) -> None:
+def promoted(world: World, now: float = NOW + 200) -> Canary:
+    """Return a canary at its end, as the ramp says."""
     canary = trying(world, urgent=True)
-    config = dataclasses.replace(CONFIG, approve=f"{__name__}:says")
-    driver, seen = Driver(world.registry, config, 0.05), Seen()
-    both = (canary.champion, canary.challenger)
-    seen.known = [outcome(NOW + 2 + t, both[t % 2], failed=t % 2 == 0) for t in range(200)]
-    for word in ([], [None]):
-        WORDS[:] = word
-        assert await driver.step(seen, NOW + 300) is None
-        found = world.registry.canary()
-        assert found is not None and found.is_proven and not found.is_over
-    WORDS[:] = [True]
-    release = await driver.step(seen, NOW + 301)
-    assert release is not None and release.digest == canary.challenger
+    rows = [outcome(NOW + 2 + t, (canary.champion, canary.challenger)[t % 2], failed=t % 2 == 0) for t in range(100)]
+    done = RAMP.hear(canary, rows, now)
+    assert done.state == "promoted"
+    return done
 
 
-async def test_where_a_person_approves_nobody_is_asked_and_it_waits_for_the_word(world: World) -> None:
-    canary = trying(world, urgent=True)
-    driver, seen = Driver(world.registry, dataclasses.replace(CONFIG, approve=PERSON), 0.05), Seen()
-    both = (canary.champion, canary.challenger)
-    with pytest.raises(Refused, match="can't be approved before"):
-        world.registry.decide("approve", "it looks fine", NOW + 2)
-    seen.known = [outcome(NOW + 2 + t, both[t % 2], failed=t % 2 == 0) for t in range(200)]
-    assert await driver.step(seen, NOW + 300) is None
-    found, release = world.registry.decide("approve", "it looks\nfine", NOW + 301, canary.challenger[:8])
-    assert (found.state, found.reason) == ("promoted", "it was approved: it looks fine")
-    assert release is not None and release == world.registry.releases()[-1]
-    assert world.registry.champion() == canary.challenger and world.registry.previous() == canary.champion
-    assert await driver.step(seen, NOW + 302) is None
-    assert seen.watched[-1] == release, "the observer watches it without being told"
+@pytest.mark.parametrize("why", ["not valid now", "'fail'", "calibrated anew", "condemned"])
+def test_what_may_not_be_promoted_any_more_is_stopped_for_that_reason(world: World, why: str) -> None:
+    done = promoted(world, NOW + 1e5 if why == "not valid now" else NOW + 200)
+    if why == "'fail'":
+        failed = verdict_on(world.registry.artifact(done.challenger), "fail", baseline=done.champion)
+        world.registry.record(failed)
+    elif why == "calibrated anew":
+        world.registry.set_terms("c", "another", NOW + 100)
+    elif why == "condemned":
+        world.registry._condemn(done.challenger, "it hums", NOW + 100)
+    assert world.registry.keep_canary(done) is None
+    found = world.registry.canary()
+    assert found is not None and found.state == "stopped" and why in found.reason
+    assert found.reason.startswith("it may not be promoted any more: ")
+    assert world.registry.champion() == done.champion and len(world.registry.releases()) == 1
 
 
 def test_a_person_freezes_a_challenger_and_drops_it(world: World) -> None:
@@ -301,9 +254,3 @@ async def test_the_registrys_actor_does_what_a_person_says(tmp_path: Path) -> No
     assert actor._driving is not None
     actor._driving.cancel()
     actor._registry.close()
-
-
-@pytest.mark.parametrize("reference", ["says", "no_such_module:says", f"{__name__}:nothing", f"{__name__}:NOW"])
-def test_a_function_that_is_none_is_named(reference: str) -> None:
-    with pytest.raises(UsageError, match=r"deploy\.approve"):
-        approver(reference)

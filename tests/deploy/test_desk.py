@@ -161,6 +161,36 @@ async def test_a_client_acts_by_itself_with_what_the_api_tells_and_its_episodes_
         assert await sent(http, "/v1/episodes", episodes=episodes) == {"acknowledged": ids, "refused": {}}
 
 
+async def test_a_challenger_in_the_shadow_acts_on_what_clients_did_by_themselves(
+    world: World, links: Links, service: Service
+) -> None:
+    world.served(1.0)
+    async with opened(service) as http:
+        episodes = await uploadable(http, world, 3)
+        new = world.judged(2.0)
+        world.registry.challenge(new.digest, Ramp(), NOW)
+        await service.reload()
+        await sent(http, "/v1/episodes", episodes=episodes)
+        await sent(http, "/v1/episodes", episodes=episodes)
+        async with asyncio.timeout(5):
+            while sum(tried.num_shadowed for tried in links.tried_) < 6:
+                await asyncio.sleep(0.01)
+    assert {tried.digest for tried in links.tried_} == {new.digest}
+    assert sum(tried.num_shadowed for tried in links.tried_) == 6, "what came before counts once"
+    assert sum(tried.num_same for tried in links.tried_) <= 6
+
+
+async def test_so_many_decisions_of_clients_at_once_and_no_more_go_into_the_shadow(world: World, links: Links) -> None:
+    world.served(1.0)
+    service = Service(dataclasses.replace(DOOR, max_batch=3, flush_s=60.0), links, links, lambda: NOW)
+    async with opened(service) as http:
+        episodes = await uploadable(http, world, 3)
+        world.registry.challenge(world.judged(2.0).digest, Ramp(), NOW)
+        await service.reload()
+        await sent(http, "/v1/episodes", episodes=episodes)
+        assert [len(steps.t) for steps in service._shadowed] == [2, 1]
+
+
 async def test_other_content_and_what_can_not_be_proven_are_refused_one_by_one(
     world: World, links: Links, service: Service
 ) -> None:
@@ -187,7 +217,7 @@ async def test_episodes_of_a_former_policy_are_proven_by_it(world: World, links:
     fresh = Service(DOOR, links, links, lambda: NOW)
     async with opened(fresh) as http:
         assert (await sent(http, "/v1/episodes", episodes=[former]))["acknowledged"] == [former["episode"]]
-        world.registry.condemn(former["digest"], "fell over", NOW)
+        world.registry._condemn(former["digest"], "fell over", NOW)
         await fresh.reload()
         assert (await sent(http, "/v1/episodes", episodes=[condemned]))["acknowledged"] == [condemned["episode"]]
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
+from scipy.stats import binom
 
 from flywheel.deploy import evidence
 
@@ -65,6 +66,22 @@ def test_the_nearest_worse_pair_is_likeliest(champion: float, challenger: float,
 
     found = float(evidence.nearest_worse(champion, challenger, share, margin))
     assert found == pytest.approx(brentq(slope, 1e-12, 1.0 - margin - 1e-12), abs=1e-6)
+
+
+@given(st.integers(0, 200), st.floats(0.0, 1.0), st.floats(0.001, 0.999), st.sampled_from([0.05, 0.005]))
+def test_failures_above_a_limit_are_as_rare_at_the_limit_as_the_error(
+    num: int, rate: float, limit: float, error: float
+) -> None:
+    num_failed = round(num * rate)
+    if evidence.is_above(num_failed, num, limit, error):
+        assert binom.sf(num_failed - 1, num, limit) <= error and num_failed > num * limit
+        assert evidence.is_above(num, num, limit, error), "more failures say so, too"
+
+
+def test_a_champion_that_fails_is_found_out_by_two_episodes() -> None:
+    assert evidence.is_above(2, 2, 0.05, 0.05) and not evidence.is_above(1, 1, 0.05, 0.04)
+    assert not evidence.is_above(4, 200, 0.05, 0.05) and not evidence.is_above(9, 9, 1.0, 0.05)
+    assert not evidence.is_above(0, 0, 0.0, 0.05) and evidence.is_above(1, 9, 0.0, 0.05)
 
 
 def test_weights_are_weights() -> None:

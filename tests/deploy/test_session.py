@@ -127,7 +127,7 @@ def test_an_episode_keeps_its_policy_while_that_is_admissible(world: World) -> N
     assert both.decide([after(decision)], NOW)[0][0].digest == old.digest
     assert only_new.wanted([after(decision)]) == {old.digest}
     assert only_new.decide([after(decision)], NOW)[0][0].digest == new.digest, "it can't be loaded: the episode goes on"
-    world.registry.condemn(old.digest, "fell over", NOW)
+    world.registry._condemn(old.digest, "fell over", NOW)
     both.adopt(world.registry.admission())
     assert both.decide([after(decision, t=7)], NOW)[0][0].digest == new.digest
 

@@ -79,6 +79,21 @@ def test_what_comes_next_is_said(canary: Canary, config: dict[str, Any], said: s
     assert each.next.startswith(said) and bool(each.next) == bool(said)
 
 
+def test_what_is_shown_is_the_course_that_it_began_by() -> None:
+    ramp = Ramp(DeployConfig(shadow_decisions=0, ramp=(0.1, 0.5), promote_error=0.01))
+    canary = ramp.begin(NEW, OLD, 0.0)
+    for config in (ramp.config, DeployConfig(ramp=(0.3,)), DeployConfig()):
+        each = shown(canary, config)
+        assert each.ramp == (0.1, 0.5) and each.next.startswith("50% of new episodes after 20 of its")
+        assert [round(e.acts_at) for e in each.evidence] == [20, 100, 100]
+
+
+def test_one_from_before_courses_were_kept_is_shown_whatever_is_configured() -> None:
+    for rung in (0, 1, 2):
+        each = shown(at(rung), DeployConfig(ramp=(0.5,)))
+        assert each.ramp == (0.5,) and each.next == "all episodes when the evidence that it is as good reaches 200"
+
+
 def test_what_follows_from_evidence_is_as_configured() -> None:
     said = [[e.then for e in shown(at(2), DeployConfig(**how)).evidence] for how in ({}, {"on_fail": "freeze"})]  # type: ignore[arg-type]
     assert said == [
@@ -90,7 +105,7 @@ def test_what_follows_from_evidence_is_as_configured() -> None:
 
 
 def test_the_share_at_which_it_says_the_next_one_comes_is_where_it_comes() -> None:
-    config = dataclasses.replace(DeployConfig(), shadow_decisions=0, settle_s=0.0)
+    config = dataclasses.replace(DeployConfig(), shadow_decisions=0, settle_s=0.0, split_error=1e-300)
     ramp = Ramp(config)
     canary, t = ramp.begin(NEW, OLD, 0.0), 0.0
     while canary.rung < 2:

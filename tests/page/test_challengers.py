@@ -25,7 +25,7 @@ from tests.page.run_dirs import challenge
 from tests.page.test_api import got
 from tests.page.test_browser import sign_in
 
-RAMP = Ramp(DeployConfig(approve="person", settle_s=0.0))
+RAMP = Ramp(DeployConfig(approve="person", settle_s=0.0, split_error=1e-300))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def proven(canary: Canary) -> Canary:
     """Return it as good as it has to be."""
     canary = first_share(canary)
     arms = (canary.champion, canary.challenger)
-    canary = RAMP.hear(canary, [outcome(canary.changed_at + 1 + t, arms[t % 2]) for t in range(1200)], time.time())
+    canary = RAMP.hear(canary, [outcome(canary.changed_at + 1 + t, arms[t % 2]) for t in range(600)], time.time())
     assert canary.is_proven and not canary.is_over
     return canary
 
