@@ -260,6 +260,7 @@ def test_a_button_stays_under_a_finger_while_numbers_change(opened: Opened, regi
     with opened.at(own) as url:
         page.goto(url)
         sign_in(page, operate_token(own))
+        expect(card(page)).to_contain_text("0 of 40")
         page.get_by_role("button", name="Drop v4 …").hover()
         page.mouse.down()
         canary = heard(registry, canary)
