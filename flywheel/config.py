@@ -194,6 +194,9 @@ class ObserveConfig:
     """seconds without a step after which an open episode is lost"""
     wait_s: float = 0.2
     """seconds an end waits for other replicas' steps: two flush intervals"""
+    lease_wait_s: float = 3.0
+    """seconds an outcome waits for word of episodes that began before it, from when clients first act by themselves
+    (`Local`): they tell what runs at once, and again every 2 seconds at most"""
     false_alarm_episodes: float = 10_000.0
     """mean number of episodes between false alarms of all monitors together (at least)"""
     baseline_episodes: int = 100

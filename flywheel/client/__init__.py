@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from flywheel.client.batch import AsyncBatch, AsyncEpisode, Batch, Episode
 from flywheel.client.calls import Counters
 from flywheel.client.http import AsyncClient, Client
-from flywheel.client.refusal import FullError, RejectedError, UnavailableError
+from flywheel.client.refusal import DamagedError, FullError, RejectedError, UnavailableError
 
 if TYPE_CHECKING:
     from flywheel.client.local import Local, LocalEpisode
@@ -33,6 +33,7 @@ __all__ = [
     "Batch",
     "Client",
     "Counters",
+    "DamagedError",
     "Episode",
     "FullError",
     "Local",

@@ -144,6 +144,7 @@ class OneEpisode:
 
     def reward(self, reward: float) -> None:
         """Tell the reward of the last action; leave it out where it isn't known."""
+        self._check_open()
         self._reward = float(reward)
 
     def _enter(self) -> None:
@@ -152,6 +153,7 @@ class OneEpisode:
     def _leave(self, error: BaseException | None) -> None:
         self._scope.__exit__()
         if not self._ended:
+            self._ended = True
             self._abandon()
             if error is None:
                 raise UsageError(
@@ -161,6 +163,10 @@ class OneEpisode:
 
     def _abandon(self) -> None:
         raise NotImplementedError
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise UsageError(f"Episode {self.id!r} is over: begin another one.")
 
     @staticmethod
     def _check_end(terminated: bool, truncated: bool) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flywheel.client.calls import Calls
+from flywheel.client.calls import Calls, Row
 from flywheel.client.flow import Flow, Pause
 from flywheel.client.observations import plain
-from flywheel.client.refusal import FullError, RejectedError, UnavailableError
+from flywheel.client.refusal import DamagedError, FullError, RejectedError, UnavailableError
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Array
 from flywheel.trace import context
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 ROWS = 512
 """Most rows of one request."""
+_BODY = 4 * 2**20
+"""Bytes of one request at most, where one row alone isn't more: half of what a server takes."""
+_NUMBER, _ROW = 26, 2048
+"""Bytes that a number takes in JSON at most, and a row beside its numbers."""
 Observations = Sequence[Any] | NDArray[Any]
 _PATIENCE_S = 60.0
 """Seconds after which an end that is answered but never acknowledged raises UnavailableError."""
-_WRONG = frozenset({400, 404, 409, 413, 422})
+_WRONG = frozenset({400, 409, 413, 422})
 """Answers that say that the content itself will never be taken."""
 
 
@@ -93,8 +97,8 @@ class Book:
         """As Batch.act."""
         rows = [self._row(*column) for column in self._columns(ids, observations, rewards)]
         decisions: list[dict[str, Any]] = []
-        for start in range(0, len(rows), ROWS):
-            decisions += yield from self._calls.act(rows[start : start + ROWS])
+        for some in requests(rows):
+            decisions += yield from self._calls.act(some)
         kept = [
             row | {"digest": decision["digest"], "action": decision["raw_action"]}
             for row, decision in zip(rows, decisions, strict=True)
@@ -132,24 +136,32 @@ class Book:
         An episode that was ended is sent until it is durable. One that a program was torn out of has no end that
         anybody knows: its steps are sent, so that the server has all of them when it counts the episode as lost.
 
-        Raises UnavailableError or RejectedError where nothing is taken now; what will never be taken is kept aside.
+        Raises RejectedError where nothing is taken now, UnavailableError when all were tried and some weren't taken;
+        what will never be taken is kept aside, as is what can't be read.
         """
         assert self._spool is not None
+        trouble: UnavailableError | None = None
         for id in self._spool.waiting:
-            found = self._spool.read(id)
             try:
+                found = self._spool.read(id)
                 if found.end is None:
                     yield from self._resend(found.steps)
                     self._spool.drop(id)
                 else:
                     self._open[id] = _Open(found.steps)
                     yield from self._until_durable({id: dict(found.end)})
+            except DamagedError as error:
+                self._spool.refuse(id, str(error))
             except RejectedError as error:
                 if error.status not in _WRONG:
                     raise
                 self._spool.refuse(id, str(error))
+            except UnavailableError as error:  # it may be this one that can't be taken, and no other
+                trouble = trouble or error
             finally:
                 self._open.pop(id, None)
+        if trouble is not None:
+            raise trouble
 
     def _until_durable(self, waiting: dict[str, dict[str, Any]]) -> Flow[None]:
         """Send ends, and steps that were lost on the way, until all of them are acknowledged."""
@@ -170,8 +182,8 @@ class Book:
     def _end_once(self, waiting: dict[str, dict[str, Any]]) -> Flow[dict[str, list[int]]]:
         """Send the ends that wait, drop those that are durable now, and return what is missing of the others."""
         rows, lost = list(waiting.values()), dict[str, list[int]]()
-        for start in range(0, len(rows), ROWS):
-            answer = yield from self._calls.end(rows[start : start + ROWS])
+        for some in requests(rows):
+            answer = yield from self._calls.end(some)
             for id in answer["acknowledged"]:
                 del waiting[id], self._open[id]
                 self._drop(id)
@@ -179,8 +191,8 @@ class Book:
         return lost
 
     def _resend(self, rows: Sequence[Mapping[str, Any]]) -> Flow[None]:
-        for start in range(0, len(rows), ROWS):
-            yield from self._calls.end([], rows[start : start + ROWS])
+        for some in requests(rows):
+            yield from self._calls.end([], some)
 
     def _keep(self, rows: Sequence[dict[str, Any]]) -> None:
         if self._spool is not None:
@@ -209,3 +221,26 @@ class Book:
         episode = self._open[id]
         row = {"episode": id, "t": len(episode.steps), "observation": observation}
         return row if not episode.steps else row | {"reward": reward} | episode.before()
+
+
+def requests(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield rows in groups of one request each: at most ROWS, and no more bytes than one takes."""
+    start = size = 0
+    for at, row in enumerate(rows):
+        row_size = _ROW + _NUMBER * (_numbers(row["observation"]) + _numbers(row.get("action")))
+        if at > start and (at - start == ROWS or size + row_size > _BODY):
+            yield rows[start:at]
+            start, size = at, 0
+        size += row_size
+    if rows:
+        yield rows[start:]
+
+
+def _numbers(value: Any) -> int:
+    """Return how many numbers a plain value holds at most, names counted as numbers."""
+    if isinstance(value, dict):
+        return sum(1 + len(name) // 4 + _numbers(part) for name, part in value.items())
+    if isinstance(value, list):
+        is_row = len(value) > 64 and not isinstance(value[0], list | dict)
+        return len(value) if is_row else sum(map(_numbers, value))
+    return 1

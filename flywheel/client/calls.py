@@ -89,8 +89,9 @@ class Calls:
             if 200 <= reply.status < 300:
                 return reply
             self._count("not_2xx" if reply.status else "not_answered")
-            why, field = _reason(reply)
-            if reply.status not in _RETRIED:
+            why, field, is_ours = _reason(reply)
+            # where an application is put into place anew, whatever stands before it knows no such path for a while
+            if reply.status not in _RETRIED and (is_ours or reply.status != 404):
                 raise RejectedError(reply.status, why, field)
             wait_s = max(pause, _asked_s(reply))
             if time.monotonic() + wait_s > deadline:
@@ -136,11 +137,12 @@ def _asked_s(reply: Reply) -> float:
     return float(said) if said.isdecimal() else 0.0
 
 
-def _reason(reply: Reply) -> tuple[str, str]:
+def _reason(reply: Reply) -> tuple[str, str, bool]:
+    """Return what an answer says, about which field, and whether it is the API's own."""
     if not reply.status:
-        return reply.why, ""
+        return reply.why, "", False
     try:
         answer = _read(reply, packed=reply.headers.get("content-type", "") == _PACKED)
-        return str(answer["error"]), str(answer["field"])
+        return str(answer["error"]), str(answer["field"]), True
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {reply.status} {reply.body[:200].decode(errors='replace')}", ""
+        return f"HTTP {reply.status} {reply.body[:200].decode(errors='replace')}", "", False

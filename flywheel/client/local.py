@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -14,18 +15,25 @@ import numpy as np
 from flywheel.client.batch import OneEpisode
 from flywheel.client.http import SPOOL_BYTES, Client
 from flywheel.client.quick import Quick
-from flywheel.client.refusal import RejectedError, UnavailableError
-from flywheel.client.spool import Kept, Spool
-from flywheel.client.supply import Lease, Supply
+from flywheel.client.refusal import DamagedError, RejectedError, UnavailableError
+from flywheel.client.spool import Kept, Row, Spool
+from flywheel.client.supply import MAX_BODY, Lease, Supply
 from flywheel.client.worker import Worker, flush
 from flywheel.errors import Refused, UsageError
 from flywheel.policy import Policy
 from flywheel.trace import context
 
+log = logging.getLogger(__name__)
 _PATIENCE_S = 0.2
 """Seconds for which one request in the background is made again before its round is given up."""
 _BODY = 2**20
-"""Bytes of episodes after which a request is full: an eighth of what a server takes."""
+"""Bytes of episodes, as they lie in the spool, after which a request is full: an eighth of what a server takes."""
+_ROWS = 512
+"""Most episodes of one request, and most others that it tells of."""
+_BESIDE = 2**18
+"""Bytes of a request that are left for what it tells of others."""
+_TELL_S = 2.0
+"""Seconds after which the server is told again what runs, at the latest: it waits for word as long as that."""
 _WRONG = frozenset({400, 409, 413, 422})
 """Answers that say that the content itself will never be taken."""
 
@@ -70,8 +78,9 @@ class Local:
         self._client = Client(url, token, timeout_s=timeout_s, patience_s=_PATIENCE_S)
         self._supply = Supply(self._client, directory, public_key, num_leases)
         self._spool = Spool(directory / "spool", spool_bytes)
-        self._supplier = Worker(self._supply.renew, poll_s, "flywheel-supplier")
-        self._courier = Worker(self._send, poll_s, "flywheel-courier")
+        self._said = set[str]()
+        self._supplier = Worker(self._renew, poll_s, "flywheel-supplier")
+        self._courier = Worker(self._send, min(poll_s, _TELL_S), "flywheel-courier")
         self._spool.wake = self._courier.wake
 
     def __enter__(self) -> Local:
@@ -106,7 +115,9 @@ class Local:
         lease, policy = self._leased()
         if self._supply.is_low:
             self._supplier.wake()
-        return LocalEpisode(self._spool, lease, policy)
+        episode = LocalEpisode(self._spool, lease, policy, self._supply)
+        self._courier.wake()  # the server is told at once: the order of start is that in which it hears of episodes
+        return episode
 
     def _leased(self) -> tuple[Lease, Policy]:
         worker = self._supplier
@@ -131,10 +142,25 @@ class Local:
         """Return when every episode that is over is acknowledged; raise UnavailableError when time is over before."""
         flush(self._spool, self._courier, timeout_s)
 
-    # In the courier's thread
+    # In the threads
+
+    def _renew(self) -> None:
+        try:
+            self._supply.renew()
+        finally:
+            condemned = {row["digest"] for row in self._begun() if self._supply.is_condemned(row["digest"])}
+            for digest in condemned - self._said:
+                log.error(
+                    "Policy %s may not act any more, and acts in episodes that run: end those that say `is_condemned`.",
+                    digest[:12],
+                )
+            self._said |= condemned
 
     def _send(self) -> None:
+        trouble: UnavailableError | None = None
+        is_told = False
         for group in self._groups():
+            is_told = True
             try:
                 self._upload(group)
             except RejectedError as error:
@@ -142,38 +168,71 @@ class Local:
                     raise
                 for each in group:  # one of them may be wrong
                     self._upload_alone(each)
+            except UnavailableError as error:  # it may be these that can't be taken, and no others
+                trouble = trouble or error
+        if not is_told and self._begun():
+            self._upload([])
+        if trouble is not None:
+            raise trouble
 
-    def _groups(self) -> Iterator[list[Kept]]:
-        """Yield what waits in groups of one request each; what has no step that is known to be taken is forgotten."""
-        group, size = list[Kept](), 0
-        for id in self._spool.waiting:
-            found = self._spool.read(id)
-            if found.end is None and len(found.steps) < 2:
-                self._spool.drop(id)
+    def _begun(self) -> list[Row]:
+        """Return what episodes began with that aren't acknowledged yet, in order of start."""
+        return sorted((row for row in self._spool.begun() if "seal" in row), key=lambda row: float(row["started_at"]))
+
+    def _groups(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield what waits, as it is sent, in groups of one request each, in order of start.
+
+        What has no step that is known to be taken is forgotten, and what can't be read is put aside.
+        """
+        places = {row["episode"]: at for at, row in enumerate(self._begun())}
+        group, size = list[dict[str, Any]](), 0
+        for id in sorted(self._spool.waiting, key=lambda id: places.get(id, -1)):
+            try:
+                found = self._spool.read(id)
+                if found.end is None and len(found.steps) < 2:
+                    self._spool.drop(id)
+                    continue
+                told = _told(found)
+            except (DamagedError, KeyError) as error:  # KeyError: it was kept by something else than this
+                self._spool.refuse(id, f"{error!r}")
                 continue
-            if group and size + found.num_bytes > _BODY:
+            if group and (size + found.num_bytes > _BODY or len(group) == _ROWS):
                 yield group
                 group, size = [], 0
-            group.append(found)
+            group.append(told)
             size += found.num_bytes
         if group:
             yield group
 
-    def _upload(self, group: Sequence[Kept]) -> None:
-        body = {"episodes": [_told(found) for found in group]}
+    def _upload(self, group: Sequence[dict[str, Any]]) -> None:
+        body = {"episodes": group, "running": self._running({told["episode"] for told in group})}
         answer = self._client.run(self._client.calls.request("POST", "/v1/episodes", body, packed=True))
         for id in answer["acknowledged"]:
             self._spool.drop(id)
         for id, why in answer["refused"].items():
             self._spool.refuse(id, why)
 
-    def _upload_alone(self, found: Kept) -> None:
+    def _running(self, ids: set[str]) -> list[dict[str, Any]]:
+        """Return what a request tells of episodes that began: of those that it brings, and of the others the oldest.
+
+        Younger ones need no place as long as older ones of this program hold theirs.
+        """
+        now, begun = time.time(), self._begun()
+        mine = [row for row in begun if row["episode"] in ids]
+        others = [row for row in begun if row["episode"] not in ids]
+        return [
+            {name: row[name] for name in ("episode", "digest", "given_at", "seal")}
+            | {"age_s": max(0.0, now - row["started_at"])}
+            for row in (*mine, *others[:_ROWS])
+        ]
+
+    def _upload_alone(self, told: dict[str, Any]) -> None:
         try:
-            self._upload([found])
+            self._upload([told])
         except RejectedError as error:
             if error.status not in _WRONG:
                 raise
-            self._spool.refuse(found.head["episode"], str(error))
+            self._spool.refuse(told["episode"], str(error))
 
 
 class LocalEpisode(OneEpisode):
@@ -182,8 +241,8 @@ class LocalEpisode(OneEpisode):
     One that is left by an exception, or by the death of the program, is sent as cut off at its last observation.
     """
 
-    def __init__(self, spool: Spool, lease: Lease, policy: Policy) -> None:
-        """Begin the episode of a lease."""
+    def __init__(self, spool: Spool, lease: Lease, policy: Policy, supply: Supply | None = None) -> None:
+        """Begin the episode of a lease; `supply` knows what becomes of its policy, and how much a request takes."""
         super().__init__(lease.episode)
         self.digest = lease.digest
         """The policy that acts in it."""
@@ -191,7 +250,8 @@ class LocalEpisode(OneEpisode):
         """Log probability of the last action."""
         self._t = 0
         self._quick = Quick(policy, lease.draw_key, lease.episode)
-        self._spool = spool
+        self._spool, self._supply = spool, supply
+        self._most_steps = 0
         context.link([self.id])
         spool.begin(self.id, digest=lease.digest, given_at=lease.given_at, seal=lease.seal, started_at=time.time())
 
@@ -205,13 +265,17 @@ class LocalEpisode(OneEpisode):
     def act(self, observation: Any) -> Any:
         """Return the action for the environment: an int, or an array in the action's shape.
 
-        Raises UsageError for an observation that the policy can't read, Refused when it answers with a number that is
-        not finite, FullError when the spool is full; after the last one the same call may be made again.
+        Raises UsageError for an observation that the policy can't read, and for a step with which the episode would not
+        fit into one request any more, Refused when the policy answers with a number that is not finite, FullError when
+        the spool is full; after the last one the same call may be made again.
         """
+        self._check_open()
         quick, t = self._quick, self._t
         told = quick.see(observation)
         raw_action, self.logp = quick.act(t)
         plain = raw_action.tolist() if isinstance(raw_action, np.ndarray) else raw_action
+        if t == self._most_steps:
+            self._check_size(packed(told) + packed(plain) + packed(0.0))
         self._spool.add(self.id, {"t": t, "observation": told, "action": plain, "reward": self._known()})
         self._t, self._reward = t + 1, math.nan
         self._scope.acted(t, self.digest)
@@ -222,6 +286,7 @@ class LocalEpisode(OneEpisode):
 
         `observation` is the last one; one of the two ways to end is true. Raises as `act`.
         """
+        self._check_open()
         self._check_end(terminated, truncated)
         if not self._t:
             raise UsageError(f"Episode {self.id!r} has no step yet, so there is nothing to end.")
@@ -230,6 +295,21 @@ class LocalEpisode(OneEpisode):
         self._spool.sync(self.id)
         self._ended = True
         self._spool.leave(self.id)
+
+    @property
+    def is_condemned(self) -> bool:
+        """True once its policy may not act any more, as after a rollback, and this program knows it: end it then."""
+        return self._supply is not None and self._supply.is_condemned(self.digest)
+
+    def _check_size(self, step_bytes: int) -> None:
+        """Raise UsageError where one more step of this size would not fit into a request any more."""
+        max_body = MAX_BODY if self._supply is None else self._supply.max_body
+        self._most_steps = max(0, (max_body - _BESIDE) // step_bytes - 1)
+        if self._t >= self._most_steps:
+            raise UsageError(
+                f"Episode {self.id!r} has {self._t:,} steps, and no more of them go into one request of at most "
+                f"{max_body:,} bytes (deploy.max_body): end it with truncated=True, and begin another one."
+            )
 
     def _known(self) -> float | None:
         """Return the reward of the action before, None where it isn't known."""
@@ -253,3 +333,12 @@ def _told(found: Kept) -> dict[str, Any]:
         "terminated": end.get("terminated", False),
         "truncated": end.get("truncated", True),
     }
+
+
+def packed(value: Any) -> int:
+    """Return how many bytes a plain value takes in msgpack at most."""
+    if isinstance(value, list):
+        return 5 + sum(map(packed, value))
+    if isinstance(value, dict):
+        return 5 + sum(5 + len(name.encode()) + packed(part) for name, part in value.items())
+    return 9

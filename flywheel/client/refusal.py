@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flywheel.errors import FlywheelError
+import os
+
+from flywheel.errors import FlywheelError, UsageError
 
 
 class UnavailableError(FlywheelError):
@@ -13,6 +15,10 @@ class FullError(FlywheelError):
     """The spool has no room for what was to be kept, or its disk takes nothing; the same call may be made again."""
 
 
+class DamagedError(FlywheelError):
+    """A file of the spool can't be read, or is gone: what was in it is not to be had from there any more."""
+
+
 class RejectedError(FlywheelError):
     """The server refused the request as it is: its `status` (401, 403, 404, …) and the `field` that is wrong."""
 
@@ -20,3 +26,9 @@ class RejectedError(FlywheelError):
         """Keep status, sentence and field."""
         super().__init__(sentence)
         self.status, self.field = status, field
+
+
+def check_process(pid: int) -> None:
+    """Raise UsageError where this isn't the process `pid`: two must not act under one lease, or write to one file."""
+    if os.getpid() != pid:
+        raise UsageError("This client was made before a fork: make one in each process.")

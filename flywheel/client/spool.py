@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from flywheel.client.refusal import FullError
+from flywheel.client.refusal import DamagedError, FullError, check_process
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION
 
@@ -31,6 +31,16 @@ _OPEN_FILES = 256
 """Files kept open for their next line; beyond it the one that was silent longest is closed."""
 _RESERVED = 8
 """No episode begins once less than this part of the room is left: it is for those that run."""
+_UNREADABLE = (
+    FileNotFoundError,
+    IsADirectoryError,
+    PermissionError,
+    ValueError,
+    KeyError,
+    TypeError,
+    msgspec.MsgspecError,
+)
+"""What reading a file raises where that won't change."""
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
@@ -51,7 +61,10 @@ class Kept:
 
 
 class Spool:
-    """A directory that one program has open at a time. Safe to share between threads."""
+    """A directory that one program has open at a time. Safe to share between threads, and of one process.
+
+    In a process that was forked off nothing begins or is added (UsageError), and nothing else has an effect.
+    """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         """Open a directory, made where it is missing; what an earlier program left in it waits.
@@ -60,8 +73,9 @@ class Spool:
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # what a program observes may be nobody else's affair
         self._directory, self._max_bytes = directory, max_bytes
-        self._mutex = threading.Lock()
+        self._mutex, self._pid = threading.Lock(), os.getpid()
         self._sizes: dict[str, int] = {}
+        self._heads: dict[str, Row] = {}
         self._files: OrderedDict[str, int] = OrderedDict()
         self._waiting: dict[str, None] = {}
         self._is_closed = False
@@ -73,29 +87,49 @@ class Spool:
         except BaseException:
             os.close(self._lock)
             raise
-        refused = directory.glob(f"*{_REFUSED}")
-        self.num_bytes = sum(self._sizes.values()) + sum(path.stat().st_size for path in refused)
+        self._num_refused = self.num_bytes = 0
         """Bytes of all that it holds, of refused episodes too."""
+        self._weigh()
+
+    def _weigh(self) -> None:
+        refused = [path.stat().st_size for path in self._directory.glob(f"*{_REFUSED}")]
+        self._num_refused, self.num_bytes = len(refused), sum(self._sizes.values()) + sum(refused)
+
+    def _has_room(self, max_bytes: int) -> bool:
+        """Say whether it holds no more than this; people may have deleted what was refused."""
+        if self.num_bytes > max_bytes:
+            self._weigh()
+        return self.num_bytes <= max_bytes
 
     def _find(self) -> None:
         for path in sorted(self._directory.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
-            first = list(itertools.islice(_lines(path), 2))
-            if len(first) < 2:  # its program died before a step of it was whole
-                path.unlink()
+            try:
+                first = list(itertools.islice(_lines(path), 2))
+                if len(first) < 2:  # its program died before a step of it was whole
+                    path.unlink()
+                    continue
+                id, version = first[0]["episode"], first[0]["schema_version"]
+            except _UNREADABLE as error:
+                log.warning("%s can't be read (%r): put aside.", path, error)
+                path.rename(path.with_suffix(_REFUSED))
                 continue
-            if first[0]["schema_version"] > SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise FlywheelError(
-                    f"The spool {self._directory} was written in format {first[0]['schema_version']}, and this "
-                    f"version reads up to {SCHEMA_VERSION}: update flywheel."
+                    f"The spool {self._directory} was written in format {version}, and this version reads up to "
+                    f"{SCHEMA_VERSION}: update flywheel."
                 )
-            self._sizes[first[0]["episode"]] = path.stat().st_size
-            self._waiting[first[0]["episode"]] = None
+            self._sizes[id], self._heads[id], self._waiting[id] = path.stat().st_size, first[0], None
 
     @property
     def waiting(self) -> tuple[str, ...]:
         """Ids of the episodes that nobody plays any more and that aren't acknowledged, oldest first."""
         with self._mutex:
             return tuple(self._waiting)
+
+    def begun(self) -> list[Row]:
+        """Return what each episode began with that isn't acknowledged yet, played or waiting."""
+        with self._mutex:
+            return list(self._heads.values())
 
     def close(self) -> None:
         """Let another program open the directory; whatever is in it stays."""
@@ -114,15 +148,17 @@ class Spool:
 
         Raises UsageError for an id that is in the spool, FullError when little room is left.
         """
+        check_process(self._pid)
         with self._mutex:
             if id in self._sizes:
                 raise UsageError(f"Episode {id!r} is in the spool already: give every episode its own id.")
-            if self.num_bytes > self._max_bytes - self._max_bytes // _RESERVED:
+            if not self._has_room(self._max_bytes - self._max_bytes // _RESERVED):
                 raise FullError(f"{self._full()} No episode begins until there is room; those that run go on.")
             self._sizes[id] = 0
+            row = self._heads[id] = {"schema_version": SCHEMA_VERSION, "episode": id, **head}
             try:
-                self._append(id, {"schema_version": SCHEMA_VERSION, "episode": id, **head})
-            except FullError:
+                self._append(id, row)
+            except BaseException:
                 self._remove(id)
                 raise
 
@@ -131,50 +167,70 @@ class Spool:
 
         Raises FullError, keeping nothing.
         """
+        check_process(self._pid)
         with self._mutex:
             self._append(id, row)
 
     def sync(self, id: str) -> None:
-        """Return when what was kept of an episode is on the disk, whatever becomes of the machine."""
-        with self._mutex:
-            os.fsync(self._file(id))
-        directory = os.open(self._directory, os.O_RDONLY)
+        """Return when what was kept of an episode is on the disk, whatever becomes of the machine.
+
+        Raises FullError when the disk does not take it.
+        """
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            with self._mutex:
+                os.fsync(self._file(id))
+            directory = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise self._takes_nothing(error) from error
 
     def leave(self, id: str) -> None:
         """Let an episode wait that nobody plays any more, ended or not."""
+        if os.getpid() != self._pid:
+            return
         with self._mutex:
             self._shut(id)
             self._waiting[id] = None
         self.wake()
 
     def read(self, id: str) -> Kept:
-        """Return an episode as far as it was kept."""
+        """Return an episode as far as it was kept. Raises DamagedError where its file can't be read, or is gone."""
         path = self._path(id)
-        head, *rest = _lines(path)
-        steps = {row["t"]: row for row in rest if "terminated" not in row}
-        ends = [row for row in rest if "terminated" in row]
-        info = path.stat()
-        return Kept(
-            head, [steps[t] for t in range(len(steps))], ends[-1] if ends else None, info.st_size, info.st_mtime
-        )
+        try:
+            head, *rest = _lines(path)
+            steps = {row["t"]: row for row in rest if "terminated" not in row}
+            ends = [row for row in rest if "terminated" in row]
+            info = path.stat()
+            whole = [steps[t] for t in range(len(steps))]
+        except _UNREADABLE as error:
+            raise DamagedError(f"{path} can't be read: {error!r}.") from error
+        return Kept(head, whole, ends[-1] if ends else None, info.st_size, info.st_mtime)
 
     def drop(self, id: str) -> None:
         """Forget an episode: it is acknowledged, or nobody is to hear of it."""
+        if os.getpid() != self._pid:
+            return
         with self._mutex:
             self._remove(id)
 
     def refuse(self, id: str, why: str) -> None:
-        """Put an episode aside that will never be taken; its file stays for people, and counts."""
+        """Put an episode aside that will never be taken; its file, if it is there, stays for people, and counts."""
         path = self._path(id)
-        log.warning("Episode %s was refused and lies in %s: %s", id, path.with_suffix(_REFUSED), why)
+        aside = path.with_suffix(_REFUSED)
         with self._mutex:
             self._shut(id)
-            path.rename(path.with_suffix(_REFUSED))
-            del self._sizes[id], self._waiting[id]
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                log.warning("Episode %s is not sent: %s", id, why)
+                self._remove(id)
+                return
+            self._num_refused += 1
+            del self._sizes[id], self._heads[id], self._waiting[id]
+        log.warning("Episode %s was refused and lies in %s: %s", id, aside, why)
 
     # Files
 
@@ -184,20 +240,23 @@ class Spool:
     def _append(self, id: str, row: Row) -> None:
         text = msgspec.json.encode(row)
         line = b"%08x %b\n" % (zlib.crc32(text), text)
-        if self.num_bytes + len(line) > self._max_bytes:
+        if not self._has_room(self._max_bytes - len(line)):
             raise FullError(f"{self._full()} Nothing was kept; the same call may be made again once there is room.")
-        file, size = self._file(id), self._sizes[id]
         try:
+            file, size = self._file(id), self._sizes[id]
             if (written := os.write(file, line)) != len(line):
                 os.ftruncate(file, size)  # else what follows would stand behind a torn line
                 raise OSError(f"{written} of {len(line)} bytes were written")
         except OSError as error:
-            raise FullError(
-                f"The disk of the spool {self._directory} takes nothing ({error}): make room there, and make the same "
-                "call again."
-            ) from error
+            raise self._takes_nothing(error) from error
         self._sizes[id] = size + len(line)
         self.num_bytes += len(line)
+
+    def _takes_nothing(self, error: OSError) -> FullError:
+        return FullError(
+            f"The disk of the spool {self._directory} takes nothing ({error}): make room there, and make the same call "
+            "again."
+        )
 
     def _file(self, id: str) -> int:
         file = self._files.get(id)
@@ -219,12 +278,14 @@ class Spool:
         self._shut(id)
         self._path(id).unlink(missing_ok=True)
         self._waiting.pop(id, None)
+        del self._heads[id]
         self.num_bytes -= self._sizes.pop(id)
 
     def _full(self) -> str:
+        aside = f" and {self._num_refused} refused ones (*{_REFUSED}): look at them and delete them"
         return (
             f"The spool {self._directory} holds {self.num_bytes:,} of at most {self._max_bytes:,} bytes, "
-            f"{len(self._sizes)} episodes that the server has not acknowledged yet."
+            f"{len(self._sizes)} episodes that the server has not acknowledged yet{aside if self._num_refused else ''}."
         )
 
 

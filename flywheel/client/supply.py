@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from flywheel.client.http import Client
-from flywheel.client.refusal import RejectedError
+from flywheel.client.refusal import RejectedError, check_process
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.policy import MANIFEST, NETWORK, Policy, bundled
 from flywheel.verdicts import admit, decode
@@ -27,6 +27,8 @@ _KEPT = 8
 """Policies kept, in memory and on the disk: those that leases name, and former ones while there is room."""
 _MOST_LEASES = 1024
 """Leases that one request may ask for."""
+MAX_BODY = 8 * 2**20
+"""Bytes of one request at most, until a server says it."""
 _GONE = frozenset({404, 410})
 """Answers that say that a policy is not to be had, or no longer."""
 log = logging.getLogger(__name__)
@@ -60,7 +62,10 @@ class Supply:
         self._policies: OrderedDict[str, Policy] = OrderedDict()
         self._leases: deque[Lease] = deque()
         self._present: Any = None
-        self._mutex = threading.Lock()
+        self._may_answer: set[str] | None = None
+        self.max_body = MAX_BODY
+        """Bytes of one request at most, as the server said last."""
+        self._mutex, self._pid = threading.Lock(), os.getpid()
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -78,11 +83,16 @@ class Supply:
 
     def take(self) -> tuple[Lease, Policy] | None:
         """Return a lease, which nobody else gets, and its policy; None when none is left."""
+        check_process(self._pid)
         with self._mutex:
             if not self._leases:
                 return None
             lease = self._leases.popleft()
             return lease, self._policies[lease.digest]
+
+    def is_condemned(self, digest: str) -> bool:
+        """Say whether a policy may not answer any more, as far as it is known."""
+        return self._may_answer is not None and digest not in self._may_answer
 
     def renew(self) -> None:
         """Look who answers now; take leases, and the policies that they name, where that changed or few are left.
@@ -93,8 +103,8 @@ class Supply:
         status = self._client.policy()
         present = [status[name] for name in ("digest", "challenger", "share", "admissible")]
         with self._mutex:
-            may_answer = {*status["admissible"], status["digest"]}
-            self._leases = deque(lease for lease in self._leases if lease.digest in may_answer)
+            self._may_answer = {*status["admissible"], status["digest"]}
+            self._leases = deque(lease for lease in self._leases if not self.is_condemned(lease.digest))
         is_new = present != self._present
         if not is_new and not self.is_low:
             return
@@ -102,7 +112,7 @@ class Supply:
             self._pin()
         num = self._num_leases - (0 if is_new else len(self._leases))
         answer = self._ask("POST", "/v1/leases", {"num": num})
-        fresh = msgspec.convert(answer["leases"], list[Lease])
+        fresh, self.max_body = msgspec.convert(answer["leases"], list[Lease]), answer["max_body"]
         proven = self._hold(lease.digest for lease in fresh)
         with self._mutex:
             if is_new:

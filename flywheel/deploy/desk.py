@@ -15,7 +15,7 @@ from flywheel import verdicts
 from flywheel.config import DeployConfig
 from flywheel.deploy import columns
 from flywheel.deploy.admission import Served
-from flywheel.deploy.leases import is_given, prove
+from flywheel.deploy.leases import begun, is_given, prove
 from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
 from flywheel.deploy.session import Session
 from flywheel.deploy.wire import (
@@ -84,16 +84,23 @@ class Desk:
     async def upload(self, request: EpisodesRequest[Any]) -> EpisodesAnswer:
         """Return which whole episodes are durable now, and why each of the others is refused.
 
-        Raises RejectedError: 422 naming the wrong field, and then none is kept; 503.
+        What runs holds its place from now on, before anything else is done. Raises RejectedError: 422 naming the wrong
+        field, and then nothing is kept; 503.
         """
         session, secrets, refused = self._live(), self._keys(), dict[str, str]()
         told, proven = session.told(request.episodes), []
+
+        def settled_at() -> float:
+            return session.admission.since + self.config.settle_s
+
         with _or_503("Episodes can't be made durable now"):
+            if running := begun(request.running, secrets.run, self.clock(), settled_at()):
+                await within(self._observer.begun(running))
             for each in told:
                 if is_given(each.row, secrets.run):  # else nothing is loaded for it
                     await self._prepare(session, EpisodesRequest([each.row]))
                 policy, now = session.policy(each.row.digest), self.clock()
-                given = (policy, secrets.run, secrets.task, now, session.admission.since + self.config.settle_s)
+                given = (policy, secrets.run, secrets.task, now, settled_at())
                 try:  # in a thread: thousands of steps may be computed again, and others wait for decisions
                     proven.append(await asyncio.to_thread(prove, each, *given))
                 except Refused as error:

@@ -146,7 +146,7 @@ class Door:
         return wire.RewardsAnswer(await self._service.reward(asked.read(wire.REWARDS)))
 
     async def _leases(self, asked: Asked) -> wire.LeasesAnswer:
-        return wire.LeasesAnswer(self._service.lease(asked.read(wire.LEASES).num))
+        return wire.LeasesAnswer(self._service.lease(asked.read(wire.LEASES).num), self._service.config.max_body)
 
     async def _episodes(self, asked: Asked) -> wire.EpisodesAnswer:
         return await self._service.upload(asked.read(self._service.wire.episodes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from flywheel.deploy import columns
 from flywheel.deploy.proof import gave
-from flywheel.deploy.wire import EpisodeRow, Lease, RejectedError
+from flywheel.deploy.wire import EpisodeRow, Lease, RejectedError, RunningRow
 from flywheel.draws import draw_key
 from flywheel.errors import Refused
 from flywheel.policy import Policy
-from flywheel.records import Array, Episode, Spec
+from flywheel.records import Array, Begun, Episode, Spec
 
 
 def give(run_key: bytes, episode: str, digest: str, now: float) -> Lease:
@@ -36,9 +36,25 @@ def seal(run_key: bytes, episode: str, digest: str, given_at: float) -> str:
     return hmac.digest(run_key, text, hashlib.sha256).hex()
 
 
-def is_given(row: EpisodeRow[Any], run_key: bytes) -> bool:
+def is_given(row: EpisodeRow[Any] | RunningRow, run_key: bytes) -> bool:
     """Say whether an episode carries a lease of this run as it was given."""
     return hmac.compare_digest(row.seal, seal(run_key, row.episode, row.digest, row.given_at))
+
+
+def begun(rows: Iterable[RunningRow], run_key: bytes, now: float, settled_at: float) -> list[Begun]:
+    """Return the places of running episodes, by this machine's clock; one without a lease of this run holds none.
+
+    One whose lease was given before `settled_at` begins with its lease, as for `prove`.
+    """
+    return [
+        Begun(episode=row.episode, started_at=_start(row.given_at, now - row.age_s, now, settled_at))
+        for row in rows
+        if is_given(row, run_key)
+    ]
+
+
+def _start(given_at: float, told: float, now: float, settled_at: float) -> float:
+    return min(given_at if given_at < settled_at else max(told, given_at), now)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,8 +128,7 @@ def prove(told: Told, policy: Policy | None, run_key: bytes, task: str, now: flo
     if not same.all():
         t = int(np.flatnonzero(~same)[0])
         raise Refused(f"raw_actions[{t}]: Policy {row.digest[:12]} never gave this action there.")
-    begun_at = row.given_at if row.given_at < settled_at else max(row.started_at, row.given_at)
-    started_at = min(begun_at, now)
+    started_at = _start(row.given_at, row.started_at, now, settled_at)
     return Episode(
         id=row.episode,
         origin="production",

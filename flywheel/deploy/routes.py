@@ -88,7 +88,8 @@ ROUTES = (
         method="POST",
         path="/v1/episodes",
         scopes=("ingest", "act"),
-        about="Whole episodes that were acted under leases are proven and durable, or refused one by one.",
+        about="Whole episodes that were acted under leases are proven and durable, or refused one by one; those that "
+        "run hold their places in the order of start.",
         takes=wire.EpisodesRequest,
         gives=wire.EpisodesAnswer,
         fails={503: AWAY},

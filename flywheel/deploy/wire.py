@@ -21,6 +21,8 @@ Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Step = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 At = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
 Seal = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+MAX_RUNNING = 1024
+"""Most running episodes that one request may tell of."""
 RawAction = int | float | list[float]
 Seen = TypeVar("Seen")
 """An observation as the environment gives it: for one flat Box list[float]."""
@@ -159,6 +161,8 @@ class LeasesAnswer(msgspec.Struct, frozen=True):
     """Answer of POST /v1/leases."""
 
     leases: list[Lease]
+    max_body: int
+    """Bytes of one request at most: a whole episode has to fit."""
 
 
 class EpisodeRow(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True, gc=False):
@@ -178,10 +182,23 @@ class EpisodeRow(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fiel
     truncated: bool
 
 
+class RunningRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """An episode that a client acts in by itself, and that isn't acknowledged yet: over or not, it holds its place."""
+
+    episode: EpisodeId
+    digest: Digest
+    given_at: At
+    seal: Seal
+    age_s: At
+    """Seconds since it began, whatever the client's clock says."""
+
+
 class EpisodesRequest(msgspec.Struct, Generic[Seen], frozen=True, forbid_unknown_fields=True):
     """Body of POST /v1/episodes."""
 
     episodes: list[EpisodeRow[Seen]]
+    running: Annotated[list[RunningRow], msgspec.Meta(max_length=MAX_RUNNING)] = []
+    """What has begun, those in `episodes` included: to be told when it begins, and again every 2 seconds."""
 
 
 class EpisodesAnswer(msgspec.Struct, frozen=True):

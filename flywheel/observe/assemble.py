@@ -43,7 +43,12 @@ class Counts:
     quarantined: int = 0
     """episodes whose id the store held with other content; they count nowhere else than in whole or lost"""
     uploaded: int = 0
-    """episodes that came whole, from clients that act by themselves; they count nowhere else"""
+    """episodes that came whole, from clients that act by themselves; they count nowhere else but in late"""
+    late: int = 0
+    """uploaded episodes that are kept and learnt from and that no monitor and no canary reads: later ones had been read
+    when they were first heard of, or nothing was heard of them until they were over"""
+    silent: int = 0
+    """places that were given up, because nothing was heard for the timeout of an episode that a client acts in"""
     unjudged: int = 0
     """episodes on which the task's `failed` raised an error; they count as failed, which is the safe side"""
 

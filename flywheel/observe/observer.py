@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import ObserveConfig
+from flywheel.observe.arm import RECENT, Arm, loss_of
 from flywheel.observe.assemble import Assembler, ends_of
+from flywheel.observe.leased import Leased, Place
 from flywheel.observe.monitors.outcome import OutcomeMonitor
 from flywheel.observe.monitors.world import WorldMonitor
+from flywheel.observe.waiting import Entry, Waiting
 from flywheel.outcomes import Outcome, outcome_of
-from flywheel.records import Episode, Release, Signal, SignalKind, Steps
+from flywheel.records import Begun, Episode, Release, Signal, Steps
 from flywheel.task import POLICY, Task, spec_of, task_digest
 
 SIGNALS = "observer.signals"
 """Name of the store's note of every Signal raised so far, as JSON."""
-RECENT = 1000
-"""Outcomes that `window` and `heard` can look back on."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class _Waiting:
-    """An outcome that waits for its turn to be read; in order of start."""
-
-    outcome: Outcome
-    given: NDArray[np.float64] | Episode = field(compare=False)
-    """What the world monitor reads: its score by the model of the time, else the episode."""
-    until: float = field(compare=False)
-    """When it is read although a reward of it isn't known; 0 where all are."""
-
-
-@dataclass(slots=True)
-class _Arm:
-    """The monitors of one release."""
-
-    release: Release
-    failed: OutcomeMonitor
-    loss: OutcomeMonitor | None
-    world: WorldMonitor
-    num_read: int = 0
-    heard: deque[Outcome] = field(default_factory=lambda: deque(maxlen=RECENT))
-
-    @property
-    def monitors(self) -> dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]]:
-        """The monitors by name, each with the kind of Signal that it raises."""
-        loss: dict[str, tuple[SignalKind, OutcomeMonitor | WorldMonitor]] = (
-            {} if self.loss is None else {"loss": ("degradation", self.loss)}
-        )
-        return {"failed": ("degradation", self.failed), **loss, "world": ("shift_detected", self.world)}
+_UNREAD = 10_000
+"""Ids kept of episodes that nobody reads: a canary that asks for what began long ago must not find them."""
+_BEGINNING: Place = (0.0, "")
+_END: Place = (float("inf"), "")
 
 
 class Observer:
@@ -64,10 +37,14 @@ class Observer:
         self._task = task
         self._config = config or ObserveConfig()
         self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, self._config.episode_timeout_s)
-        self._waiting: list[_Waiting] = []
-        self._recent: deque[Outcome] = deque(maxlen=RECENT)
+        self._leased = Leased(self._config.episode_timeout_s)
+        self._waiting = Waiting()
+        self._read_to = _BEGINNING
+        self._unread: dict[str, None] = {}
+        self._hears_at, self._is_behind = 0.0, False
+        self._recent: dict[str, Outcome] = {}
         self._tally: dict[str, dict[str, float]] = {}
-        self._arm: _Arm | None = None
+        self._arm: Arm | None = None
         self._signals: list[Signal] = []
 
     @property
@@ -97,10 +74,9 @@ class Observer:
                 return  # it is watched already, or was replaced by a later one
         learnt = self._config.baseline_episodes
         loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
-        self._arm = _Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
+        self._arm = Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
         # Whoever has a score from the model before belongs to the release before.
-        self._waiting = [entry for entry in self._waiting if isinstance(entry.given, Episode)]
-        heapq.heapify(self._waiting)
+        self._waiting.leave_scored()
 
     def add(self, steps: Steps, now: float) -> None:
         """Take in decisions and ends, in any order, as often as they come."""
@@ -130,10 +106,14 @@ class Observer:
         """Return when each step and the end of an open episode was seen first, float64[T + 1]; None when it is over."""
         return self._assembler.seen_at(id_)
 
+    @property
+    def watched(self) -> Release | None:
+        """The release that is watched, if any is."""
+        return None if self._arm is None else self._arm.release
+
     def released(self, digest: str) -> Release | None:
         """Return the release that is watched, if it is of this policy."""
-        watched = None if self._arm is None else self._arm.release
-        return watched if watched is not None and watched.digest == digest else None
+        return self.watched if self.watched is not None and self.watched.digest == digest else None
 
     def close(self, episodes: Sequence[Episode], answers: Mapping[str, str], now: float) -> list[Episode]:
         """Count these episodes, let their outcomes wait for their turn, and return those that were not over yet.
@@ -147,33 +127,64 @@ class Observer:
             if answers[episode.id] == "conflict":
                 self._assembler.counts.quarantined += 1
                 continue
+            self._count(episode)
             self._put(episode, now)
             over.append(episode)
         return over
 
     def _put(self, episode: Episode, now: float) -> None:
-        """Count a durable episode, and let its outcome wait for its turn."""
-        outcome = self._count(episode)
-        mine = self._arm is not None and outcome.digest == self._arm.release.digest
-        score = self._arm.world.score(episode) if self._arm is not None and mine else None
+        """Let the outcome of an episode that was durable at `now` wait for its turn."""
+        outcome, given = outcome_of(episode), None
+        if self._arm is not None and outcome.digest == self._arm.release.digest:
+            score = self._arm.world.score(episode)
+            given = episode if score is None else score
         until = now + self._config.reward_window_s if np.isnan(episode.rewards).any() else 0.0
-        heapq.heappush(self._waiting, _Waiting(outcome, episode if score is None else score, until))
+        self._waiting.put(Entry(outcome, given, until))
 
     def judge(self, episodes: Iterable[Episode]) -> list[Episode]:
         """Return the episodes with the task's word on whether they failed."""
         return [self._assembler.judge(episode) for episode in episodes]
 
+    def begun(self, begun: Sequence[Begun], now: float) -> bool:
+        """Hold the places of episodes that clients act in by themselves; return True for the first word of any."""
+        was_known = self._leased.are_known
+        self._leased.hear(begun, now)
+        return self._leased.are_known and not was_known
+
+    def placed(self, episodes: Iterable[Episode]) -> list[Episode]:
+        """Return whole episodes as beginning where there was first word of them."""
+        found = []
+        for episode in episodes:
+            start = self._leased.start(episode.id)
+            if start is not None:
+                episode = dataclasses.replace(episode, started_at=start, ended_at=max(episode.ended_at, start))
+            found.append(episode)
+        return found
+
     def uploaded(self, episodes: Sequence[Episode], answers: Mapping[str, str], now: float) -> list[Episode]:
         """Count durable episodes that came whole, let their outcomes wait for their turn, and return the new ones.
 
-        `answers` is as for `close`; what the store held already was counted when it came first.
+        `answers` is as for `close`; what the store held already was counted when it came first. One that holds no
+        place, or one before another that was read already, is read by nobody.
         """
         new = [episode for episode in episodes if answers[episode.id] == "stored"]
         for episode in new:
-            self._put(episode, now)
+            self._count(episode)
+            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self._read_to:
+                self._assembler.counts.late += 1
+                self._unread[episode.id] = None
+                if len(self._unread) > _UNREAD:
+                    del self._unread[next(iter(self._unread))]
+            else:
+                self._put(episode, now)
+        self._leased.close(answers, now)
         self._assembler.counts.uploaded += len(new)
         self._assembler.counts.quarantined += list(answers.values()).count("conflict")
         return new
+
+    def is_unread(self, id_: str) -> bool:
+        """Say whether nobody reads a durable episode, as it came too late."""
+        return id_ in self._unread
 
     def is_open(self, id_: str) -> bool:
         """Say whether an episode has begun and is not over."""
@@ -189,52 +200,97 @@ class Observer:
         What the monitors have read of it already stays as they read it.
         """
         after = outcome_of(episode)
-        before = next((outcome for outcome in self._recent if outcome.id == after.id), before)
+        before = self._recent.get(after.id, before)
         row = self._tally.get(after.digest)
         if row is not None:
             row["failed"] += after.failed - before.failed
             row["total"] += after.total - before.total
-        self._recent = deque((after if o.id == after.id else o for o in self._recent), RECENT)
-        is_whole = not np.isnan(episode.rewards).any()
-        self._waiting = [
-            _Waiting(after, entry.given, 0.0 if is_whole else entry.until) if entry.outcome.id == after.id else entry
-            for entry in self._waiting
-        ]
+        if after.id in self._recent:
+            self._recent[after.id] = after
+        self._waiting.change(after, is_whole=not np.isnan(episode.rewards).any())
 
     def tick(self, now: float) -> list[Signal]:
         """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.
 
-        Its turn comes when every episode that began before it is closed, and `wait_s` after its start, since other
-        replicas may know of earlier ones; where a reward isn't known, when it is, or the reward window is over.
+        Its turn comes when every episode that began before it is closed, and `wait_s` after its start (`lease_wait_s`
+        where clients act by themselves), since others may know of earlier ones; where a reward isn't known, when it
+        is, or the reward window is over.
         """
-        first = self._assembler.first_open()
-        raised = []
-        while self._waiting:
-            outcome, until = self._waiting[0].outcome, self._waiting[0].until
-            begun = (outcome.started_at, outcome.id)
-            if (first is not None and begun > first) or outcome.started_at + self._config.wait_s > now or until > now:
+        self._assembler.counts.silent += self._leased.expire(now)
+        return [] if self._is_behind else self._read_until(_END, now)
+
+    def _read_until(self, last: Place, now: float) -> list[Signal]:
+        limit, raised = min(last, self._first_open()), list[Signal]()
+        while (entry := self._waiting.first()) is not None:
+            if entry.place > limit or entry.outcome.started_at + self._wait_s > now or entry.until > now:
                 break
-            raised += self._read(outcome, heapq.heappop(self._waiting).given, now)
+            self._waiting.pop()
+            self._read_to = max(self._read_to, entry.place)
+            raised += self._read(entry.outcome, entry.given, now)
         return raised
 
-    def settled_until(self, now: float) -> tuple[float, str]:
+    def _first_open(self) -> Place:
+        """Return the place of the first episode that isn't over and may still be read."""
+        return min(self._assembler.first_open() or _END, self._leased.first(self._read_to) or _END)
+
+    @property
+    def _wait_s(self) -> float:
+        return self._config.lease_wait_s if self._leased.are_known else self._config.wait_s
+
+    def settled_until(self, now: float) -> Place:
         """Return the start and id of the first episode that may not be over: what began before it is known whole."""
-        unsealed = [(e.outcome.started_at, e.outcome.id) for e in self._waiting if e.until > now]
-        return min(self._assembler.first_open() or (now, ""), (now - self._config.wait_s, ""), *unsealed)
+        if self._is_behind:
+            return _BEGINNING
+        return min(self._first_open(), (now - self._wait_s, ""), self._waiting.unsealed(now) or _END)
 
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""
         return self._read(self._count(episode), episode, episode.ended_at if now is None else now)
 
-    def resume(self, summary: Mapping[str, Mapping[str, float]], signals: Iterable[Signal]) -> None:
-        """Go on from the numbers of episodes by digest that the store sums up, and from the Signals raised before."""
+    def resume(
+        self,
+        summary: Mapping[str, Mapping[str, float]],
+        signals: Iterable[Signal],
+        *,
+        now: float = 0.0,
+        leased: bool = False,
+    ) -> None:
+        """Go on from the numbers of episodes by digest that the store sums up, and from the Signals raised before.
+
+        Nothing is read until all that was counted before was given again, and `caught_up` says so. `leased` says that
+        clients act by themselves: they tell what runs within `lease_wait_s`, and `hears` it then.
+        """
         self._tally = {digest: dict(row) for digest, row in summary.items()}
         self._signals = list(signals)
+        self._leased.are_known, self._is_behind = leased, True
+        self._hears_at = now + self._config.lease_wait_s if leased else now
 
-    def replay(self, episode: Episode) -> None:
-        """Let the monitors read an episode that was counted before a restart."""
-        self._recent.append(outcome_of(episode))
-        self._read(outcome_of(episode), episode, episode.ended_at)
+    def hears(self, now: float) -> bool:
+        """Say whether there was time for word of what runs since a restart."""
+        return now >= self._hears_at
+
+    def lacking(self, episodes: Iterable[Episode], now: float) -> None:
+        """Let episodes that were counted before a restart wait for their rewards as long as the window still is."""
+        for episode in episodes:
+            is_waited_for = episode.ended_at + self._config.reward_window_s > now
+            if is_waited_for and np.isnan(episode.rewards).any():
+                self._put(episode, episode.ended_at)
+
+    def replay(self, episodes: Sequence[Episode], now: float) -> list[Signal]:
+        """Let the monitors read what was counted before a restart, as `tick` does: the next episodes in order of start.
+
+        Those whose turn hasn't come wait for it; giving the same ones again changes nothing. Returns the Signals that
+        this raised.
+        """
+        for episode in episodes:
+            self._remember(outcome_of(episode))
+            if (episode.started_at, episode.id) > self._read_to:
+                self._put(episode, episode.ended_at)
+        return self._read_until((episodes[-1].started_at, episodes[-1].id), now)
+
+    def caught_up(self) -> None:
+        """Go on reading: all that was counted before a restart was given again."""
+        self._is_behind = False
 
     def episodes(self, digest: str) -> int:
         """Return the number of durable production episodes that a digest began."""
@@ -242,7 +298,7 @@ class Observer:
 
     def window(self, n: int, digest: str | None = None) -> list[Outcome]:
         """Return the last n (of at most 1,000) outcomes in order of closing, of one digest or of all."""
-        return [o for o in self._recent if digest is None or o.digest == digest][-n:]
+        return [o for o in self._recent.values() if digest is None or o.digest == digest][-n:]
 
     def heard(self, n: int) -> tuple[int, list[Outcome]]:
         """Return how many outcomes the present release's monitors have read, and the last n (of at most 1,000) of them.
@@ -267,6 +323,7 @@ class Observer:
             "recent": [asdict(outcome) for outcome in self.window(recent)],
             "signals": [asdict(signal) for signal in self._signals],
             "open": self._assembler.num_open,
+            "leased": len(self._leased),
             "waiting": len(self._waiting),
             "counts": {**asdict(self._assembler.counts), "open_rows": self._assembler.num_rows},
             "trouble": self._assembler.trouble,
@@ -296,10 +353,15 @@ class Observer:
         row["failed"] += outcome.failed
         row["lost"] += outcome.end == "lost"
         row["total"] += outcome.total
-        self._recent.append(outcome)
+        self._remember(outcome)
         return outcome
 
-    def _read(self, outcome: Outcome, given: NDArray[np.float64] | Episode, now: float) -> list[Signal]:
+    def _remember(self, outcome: Outcome) -> None:
+        self._recent[outcome.id] = outcome
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
+    def _read(self, outcome: Outcome, given: NDArray[np.float64] | Episode | None, now: float) -> list[Signal]:
         arm = self._arm
         if arm is None or outcome.digest != arm.release.digest or outcome.started_at < arm.release.released_at:
             return []
@@ -309,43 +371,18 @@ class Observer:
         arm.heard.append(outcome)
         raised = self._raised()
         signals = []
-        for name, (kind, monitor) in arm.monitors.items():
+        for name, (_, monitor) in arm.monitors.items():
             if name in raised:
                 continue
             if isinstance(monitor, WorldMonitor):
-                monitor.update(outcome.id, given)
+                if given is not None:
+                    monitor.update(outcome.id, given)
+            elif name == "failed":
+                monitor.update(float(outcome.failed), outcome.id)
             else:
-                monitor.update(float(outcome.failed) if name == "failed" else self._loss(outcome), outcome.id)
+                assert self._task.return_range is not None
+                monitor.update(loss_of(outcome, self._task.return_range), outcome.id)
             if monitor.evidence >= self._threshold():
-                signals.append(self._signal(kind, name, monitor, outcome, now))
+                signals.append(arm.signal(name, outcome, self._threshold(), now))
         self._signals += signals
         return signals
-
-    def _signal(
-        self, kind: SignalKind, name: str, monitor: OutcomeMonitor | WorldMonitor, outcome: Outcome, now: float
-    ) -> Signal:
-        assert self._arm is not None
-        limit = {"limit": monitor.limit} if isinstance(monitor, OutcomeMonitor) else {}
-        return Signal(
-            kind=kind,
-            monitor=name,
-            digest=outcome.digest,
-            value=monitor.evidence,
-            threshold=self._threshold(),
-            since_episode=monitor.onset,
-            at_episode=outcome.id,
-            evidence={
-                "released_at": self._arm.release.released_at,
-                "num_read": self._arm.num_read,
-                "num_since": monitor.num_since,
-                **limit,
-            },
-            at=now,
-        )
-
-    def _loss(self, outcome: Outcome) -> float:
-        """Return the loss as the gate counts it: 1 for a failed episode, else the shortfall of its return."""
-        assert self._task.return_range is not None
-        low, high = self._task.return_range
-        shortfall = 1.0 - (outcome.total - low) / (high - low)
-        return 1.0 if outcome.failed else min(max(shortfall, 0.0), 1.0)

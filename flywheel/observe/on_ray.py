@@ -19,14 +19,17 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.observe.observer import SIGNALS, Observer
 from flywheel.outcomes import Outcome, outcome_of
-from flywheel.records import Episode, Release, Reward, Signal, Steps
+from flywheel.records import Begun, Episode, Release, Reward, Signal, Steps
 from flywheel.task import Task
 from flywheel.trace import on_ray as trace
 from flywheel.trace.tail import Tail
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.25
+_PAGE = 500
 _RELEASE = "observer.release"
+_LEASED = "observer.leased"
+"""Noted once there was word of a client that acts by itself."""
 
 
 class _Watched(msgspec.Struct):
@@ -63,6 +66,7 @@ class ObserverActor:
         self._lock, self._rewarding = asyncio.Lock(), asyncio.Lock()
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
+        self._is_behind = False
         self._trouble = ""
         tracing = tracing or TraceConfig()
         self._tail = Tail(tracing)
@@ -135,10 +139,16 @@ class ObserverActor:
             await self._store.judge.remote(failed)
         return judged
 
+    async def begun(self, begun: Sequence[Begun]) -> None:
+        """Hold the places of episodes that clients act in by themselves."""
+        await self._ready()
+        if self._observer.begun(begun, time.time()):
+            await self._store.note.remote(_LEASED, "yes")
+
     async def upload(self, episodes: Sequence[Episode]) -> Mapping[str, str]:
         """Return what became of each whole episode: "stored" or "same" (durable), or "conflict" (aside)."""
         await self._ready()
-        judged, began = self._observer.judge(episodes), time.time()
+        judged, began = self._observer.judge(self._observer.placed(episodes)), time.time()
         answers: Mapping[str, str] = await self._store.append.remote(judged)
         new = self._observer.uploaded(judged, answers, time.time())
         # nobody saw its steps: they are told as evenly spread
@@ -176,7 +186,8 @@ class ObserverActor:
         until = self._observer.settled_until(time.time())
         rows = await self._store.settled.remote(digests, after, until)
         names = [field.name for field in dataclasses.fields(Outcome)]
-        return [Outcome(**{name: getattr(row, name) for name in names}) for row in rows]
+        read = [row for row in rows if not self._observer.is_unread(row.id)]
+        return [Outcome(**{name: getattr(row, name) for name in names}) for row in read]
 
     async def signals(self) -> tuple[Signal, ...]:
         """Return every Signal raised so far."""
@@ -219,7 +230,11 @@ class ObserverActor:
 
     async def _read(self) -> None:
         """Let the monitors read what is due."""
-        if raised := self._observer.tick(time.time()):
+        await self._tell(self._observer.tick(time.time()))
+
+    async def _tell(self, raised: Sequence[Signal]) -> None:
+        """Keep Signals that were raised just now, and tell everybody who waits that something may have changed."""
+        if raised:
             self._trace_signals(raised)
             self._meters.record(readings.of_signals(raised))
             await self._store.note.remote(SIGNALS, msgspec.json.encode(self._observer.signals).decode())
@@ -262,23 +277,37 @@ class ObserverActor:
             return
         async with self._lock:
             if self._ticking is None:
-                await self._rebuild()
+                await self._resume()
+                await self._catch_up()
                 self._ticking = asyncio.create_task(self._tick())
 
-    async def _rebuild(self) -> None:
-        """Bring the monitors to where they were: by reading the release's episodes again, in order of start."""
+    async def _resume(self) -> None:
+        """Go on from what was counted, raised and watched."""
         raised = msgspec.json.decode(await self._store.noted.remote(SIGNALS) or "[]", type=list[Signal])
-        self._observer.resume(await self._store.summary.remote(), raised)
-        noted = await self._store.noted.remote(_RELEASE)
-        if noted is None:
+        summary, leased = await self._store.summary.remote(), await self._store.noted.remote(_LEASED)
+        self._observer.resume(summary, raised, now=time.time(), leased=leased is not None)
+        if (noted := await self._store.noted.remote(_RELEASE)) is not None:
+            watched = msgspec.json.decode(noted, type=_Watched)
+            self._observer.release(watched.release, watched.failure_bound)
+        self._is_behind = True
+
+    async def _catch_up(self) -> None:
+        """Bring the monitors to where they were: by reading the release's episodes again, in order of start.
+
+        Where clients act by themselves this waits until they told what runs, since that may have begun before.
+        """
+        if not self._is_behind or not self._observer.hears(time.time()):
             return
-        watched = msgspec.json.decode(noted, type=_Watched)
-        self._observer.release(watched.release, watched.failure_bound)
-        digest, page = watched.release.digest, (watched.release.released_at, "")
-        while episodes := await self._store.following.remote(digest, *page):
-            for episode in episodes:
-                self._observer.replay(episode)
-            page = (episodes[-1].started_at, episodes[-1].id)
+        ended = await self._store.ended.remote(time.time() - self._config.reward_window_s)
+        for start in range(0, len(ended), _PAGE):
+            self._observer.lacking(await self._store.read.remote(ended[start : start + _PAGE]), time.time())
+        if (watched := self._observer.watched) is not None:
+            page = (watched.released_at, "")
+            while episodes := await self._store.following.remote(watched.digest, *page):
+                await self._tell(self._observer.replay(episodes, time.time()))
+                page = (episodes[-1].started_at, episodes[-1].id)
+        self._observer.caught_up()
+        self._is_behind = False
 
     async def _tick(self) -> None:
         while True:
@@ -288,6 +317,7 @@ class ObserverActor:
             spans = self._spans.counts()
             self._meters.record(readings.of_spans(spans.sent, spans.lost))
             try:
+                await self._catch_up()
                 await self._keep(self._observer.overdue(time.time()))
                 self._trouble = ""
             except Exception as error:  # the store is away or full: shown in the status, tried again at the next tick

@@ -12,7 +12,7 @@ from flywheel import sqlite
 from flywheel.errors import UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
 from flywheel.store import late
-from flywheel.store.encode import content, decode, encode
+from flywheel.store.encode import content, decode, encode, is_alike
 from flywheel.store.late import Changed, RewardAnswer
 
 FILE = "store.sqlite"
@@ -148,6 +148,13 @@ class Reader(sqlite.Reader):
         query = "SELECT 1 FROM episodes WHERE id = ? AND \"end\" <> 'lost'"
         return [id_ for id_ in ids if self._connection.execute(query, (id_,)).fetchone()]
 
+    def ended(self, since: float) -> list[str]:
+        """Return the ids of production's episodes that ended after a time, in order of start."""
+        rows = self._connection.execute(
+            "SELECT id FROM episodes WHERE origin = 'production' AND ended_at > ? ORDER BY started_at, id", (since,)
+        )
+        return [id_ for (id_,) in rows]
+
     def ids(self, digest: str | None = None, origin: Origin | None = None) -> list[str]:
         """Return the ids of the episodes in order of start."""
         where, values = self._where(digest, origin)
@@ -247,8 +254,9 @@ class Intake(Reader):
     def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
         """Make the episodes durable in one commit and return what became of each id.
 
-        "stored" is new, "same" was held already with equal content. A "conflict" was held with other content, stays
-        as it was, and the newcomer goes to quarantine. A lost episode gives way to the whole one, never the reverse.
+        "stored" is new, "same" was held already with equal content (log probabilities within 1e-5, since another kind
+        of CPU may have computed them). A "conflict" was held with other content, stays as it was, and the newcomer goes
+        to quarantine. A lost episode gives way to the whole one, never the reverse.
         """
         answers: dict[str, Answer] = {}
         with sqlite.transaction(self._connection):
@@ -302,11 +310,14 @@ class Intake(Reader):
     def _put(self, episode: Episode) -> Answer:
         body = encode(episode)
         mark = content(body)
-        held = self._connection.execute('SELECT content, "end" FROM episodes WHERE id = ?', (episode.id,)).fetchone()
+        query = 'SELECT content, "end", body FROM episodes WHERE id = ?'
+        held = self._connection.execute(query, (episode.id,)).fetchone()
         if held is not None:
             if held[0] == mark or (episode.end == "lost" and held[1] != "lost"):
                 return "same"
             if held[1] != "lost" or episode.end == "lost":
+                if is_alike(held[2], body):
+                    return "same"
                 self._connection.execute(
                     "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?)",
                     (episode.id, mark, episode.started_at, episode.ended_at, body),

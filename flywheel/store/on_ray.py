@@ -82,6 +82,10 @@ class StoreActor:
         """As Reader.whole."""
         return self._intake.whole(ids)
 
+    async def ended(self, since: float) -> list[str]:
+        """As Reader.ended."""
+        return self._intake.ended(since)
+
     async def ids(self, digest: str | None = None, origin: Origin | None = None) -> list[str]:
         """As Reader.ids."""
         return self._intake.ids(digest, origin)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from flywheel.client import AsyncClient, Client, FullError, RejectedError, UnavailableError
+from flywheel.client.spool import Spool
 from flywheel.errors import UsageError
 from flywheel.records import Artifact
 from tests.client.conftest import Server
@@ -112,6 +113,62 @@ def test_what_the_server_never_takes_is_put_aside(
     with Client(server.url, world.token, spool=tmp_path / "spool") as client:
         client.flush()
     assert path.with_suffix(".refused").exists() and not path.exists()
+
+
+def left(spool: Path, *ids: str, digest: str) -> None:
+    """Leave ended episodes of one step in a spool."""
+    kept = Spool(spool, 2**20)
+    for id in ids:
+        kept.begin(id)
+        row = {"episode": id, "t": 0, "observation": [0.0] * 4}
+        kept.add(id, row | {"digest": digest, "action": 0})
+        kept.add(
+            id, row | {"t": 1, "digest": digest, "action": 0, "reward": 1.0, "terminated": True, "truncated": False}
+        )
+        kept.leave(id)
+    kept.close()
+
+
+def test_a_404_that_is_not_the_apis_own_is_waited_out(
+    artifact: Artifact, links: Links, server: Server, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left(tmp_path / "spool", "a", "b", digest=artifact.digest)
+    monkeypatch.setattr(links, "rows", lambda: {("a", 0), ("b", 0)})
+    gone = b"Path '/v1/end' not found. Ping http://.../-/routes for available routes."
+    server.network.spoil["/v1/end"] = lambda *_: (404, gone)
+    with Client(server.url, world.token, spool=tmp_path / "spool", patience_s=0.1) as client:
+        server.network.wait_for("/v1/end")
+        with pytest.raises(UnavailableError, match=r"gave no answer for 0\.1 s, the last time: HTTP 404 Path"):
+            client.end([])
+        assert set(client.waiting) == {"a", "b"}, "the application is being put into place anew"
+        server.network.spoil["/v1/end"] = lambda *_: (404, b'{"error": "There is no /v1/end.", "field": ""}')
+        with pytest.raises(RejectedError, match=r"There is no /v1/end\."):
+            client.end([])
+        assert not list((tmp_path / "spool").glob("*.refused"))
+        server.network.spoil.clear()
+        client.flush()
+    assert not list((tmp_path / "spool").glob("*.episode")) and not list((tmp_path / "spool").glob("*.refused"))
+
+
+def test_one_that_can_not_be_read_or_sent_leaves_the_others_their_way(
+    artifact: Artifact, links: Links, server: Server, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left(tmp_path / "spool", "gone", "bad", "good", digest=artifact.digest)
+    monkeypatch.setattr(links, "rows", lambda: {("bad", 0), ("good", 0)})
+    server.network.spoil["/v1/end"] = lambda status, body: (500, b"") if b'"bad"' in body else (status, body)
+    monkeypatch.setattr("flywheel.client.http._SENDER_PATIENCE_S", 0.1)
+    found = Spool._find
+
+    def find(spool: Spool) -> None:
+        found(spool)
+        spool._path("gone").unlink()
+
+    monkeypatch.setattr(Spool, "_find", find)
+    with Client(server.url, world.token, spool=tmp_path / "spool") as client:
+        assert client._courier.wait_for(lambda: client.waiting == ("bad",), 30)
+        server.network.spoil.clear()
+        client.flush()
+    assert {end.episodes for end in links.ends} >= {("good",), ("bad",)}
 
 
 async def test_an_asynchronous_program_sends_it_as_well(

@@ -17,9 +17,13 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flywheel import verdicts
 from flywheel.client import Client, FullError, Local, RejectedError, UnavailableError
+from flywheel.client.local import packed
+from flywheel.client.spool import Spool
 from flywheel.errors import Refused, UsageError
 from flywheel.records import Artifact, Episode
 from flywheel.trace.context import DIGEST, EPISODE, STEP, about
@@ -156,6 +160,45 @@ def test_threads_share_it(artifact: Artifact, server: Server, links: Links, open
     assert all(record(links, id).num_steps == 5 for id in ids)
 
 
+def test_the_server_is_told_what_runs_at_once_and_again_until_it_has_it(
+    artifact: Artifact, links: Links, server: Server, opened: Open
+) -> None:
+    local = opened()
+    assert local._supplier.wait_for(lambda: local.num_leases == 8, 30)
+    with local.episode() as long:
+        long.act(SEEN[0])
+        assert local._courier.wait_for(lambda: any(e.episode == long.id for some in links.begun_ for e in some), 30)
+        short = play(local)
+        local.flush()
+        assert [e.episode for e in links.begun_[-1]] in ([short, long.id], [long.id]), "it tells of both"
+        told = len(links.begun_)
+        assert local._courier.wait_for(lambda: len(links.begun_) > told + 2, 30), "again and again"
+        assert [e.episode for e in links.begun_[-1]] == [long.id]
+        long.end(SEEN[1], terminated=True)
+    local.flush()
+    told = len(links.begun_)
+    local._courier.round(lambda: False, 30)
+    assert len(links.begun_) == told, "nothing runs"
+
+
+def test_what_a_request_tells_of_others_is_bounded_and_the_oldest_first(
+    artifact: Artifact, links: Links, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flywheel.client.local._ROWS", 2)
+    local = opened()
+    episodes = [local.episode() for _ in range(5)]
+    ids = [episode.id for episode in episodes]
+    assert [row["episode"] for row in local._running(set())] == ids[:2]
+    assert [row["episode"] for row in local._running({ids[1], ids[4]})] == [ids[1], ids[4], ids[0], ids[2]]
+    for episode in episodes[2:]:
+        episode.act(FOUR)
+        episode.end(FOUR, terminated=True)
+    local.flush()
+    told = [[e.episode for e in some] for some in links.begun_]
+    for id in ids[2:]:
+        assert any(id in some for some in told), "whatever is brought is told"
+
+
 # Leases and policies
 
 
@@ -185,6 +228,40 @@ def test_leases_of_a_policy_that_was_rolled_back_are_given_up(artifact: Artifact
         world.registry.rollback(NOW)
         wait_for_policy(local, artifact)
         episode.act(FOUR)
+        episode.end(FOUR, terminated=True)
+
+
+def test_an_episode_knows_that_its_policy_was_rolled_back(
+    artifact: Artifact, world: World, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = world.served(2.0)
+    local = opened()
+    wait_for_policy(local, bad)
+    with local.episode() as episode, local.episode() as other:
+        episode.act(FOUR)
+        other.act(FOUR)
+        assert not episode.is_condemned
+        world.registry.rollback(NOW)
+        assert local._supplier.wait_for(lambda: episode.is_condemned, 30)
+        wait_for_policy(local, artifact)
+        episode.act(FOUR)
+        for each in (episode, other):
+            each.end(FOUR, truncated=True)
+    said = [record.getMessage() for record in caplog.records if "acts in episodes that run" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f"Policy {bad.digest[:12]} may not act any more")
+
+
+def test_after_a_fork_nothing_begins_and_nothing_is_kept(
+    artifact: Artifact, server: Server, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = opened()
+    with local.episode() as episode:
+        episode.act(FOUR)
+        with monkeypatch.context() as forked:
+            forked.setattr("os.getpid", lambda: -1)
+            for call in (local.episode, lambda: episode.act(FOUR), lambda: episode.end(FOUR, terminated=True)):
+                with pytest.raises(UsageError, match="made before a fork: make one in each process"):
+                    call()
         episode.end(FOUR, terminated=True)
 
 
@@ -375,6 +452,53 @@ def test_mistakes_are_named(artifact: Artifact, opened: Open) -> None:
         episode.act(FOUR)
 
 
+def test_an_episode_that_is_over_takes_nothing_any_more(artifact: Artifact, links: Links, opened: Open) -> None:
+    local = opened()
+    with local.episode() as episode:
+        episode.act(FOUR)
+        episode.end(FOUR, terminated=True)
+    with pytest.raises(ZeroDivisionError), local.episode() as left:
+        for _ in range(3):
+            left.act(FOUR)
+        raise ZeroDivisionError
+    for each in (episode, left):
+        for call in (
+            lambda e=each: e.act(FOUR), lambda e=each: e.reward(1.0), lambda e=each: e.end(FOUR, truncated=True),
+        ):  # fmt: skip
+            with pytest.raises(UsageError, match=f"Episode '{each.id}' is over: begin another one"):
+                call()
+    local.flush()
+    assert [record(links, each.id).num_steps for each in (episode, left)] == [1, 2]
+
+
+def test_an_episode_is_no_longer_than_one_request_takes(
+    artifact: Artifact, server: Server, links: Links, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = opened()
+    assert local._supplier.wait_for(lambda: local.num_leases == 8, 30)
+    assert local._supply.max_body == 8 * 2**20
+    monkeypatch.setattr(local._supply, "max_body", 2**18 + 1000)
+    with local.episode() as episode:
+        with pytest.raises(UsageError, match=r"has 15 steps, and no more .* end it with truncated=True, and begin"):
+            for t in range(20):
+                episode.act(SEEN[t])
+        with pytest.raises(UsageError, match="has 15 steps"):
+            episode.act(SEEN[15])
+        episode.end(SEEN[15], truncated=True)
+    local.flush()
+    assert record(links, episode.id).num_steps == 15
+
+
+@given(
+    value=st.recursive(
+        st.integers(-(2**53), 2**53) | st.floats(allow_nan=False),
+        lambda inner: st.lists(inner, max_size=40) | st.dictionaries(st.text(max_size=40), inner, max_size=4),
+    )
+)
+def test_what_a_value_takes_packed_is_never_more_than_it_says(value: Any) -> None:
+    assert len(msgspec.msgpack.encode(value)) <= packed(value)
+
+
 def test_a_full_spool_is_a_sentence_and_the_same_call_goes_on(
     artifact: Artifact, server: Server, links: Links, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,12 +578,35 @@ def test_what_the_server_refuses_is_put_aside_and_the_others_are_taken(
         ids = [play(local) for _ in range(3)]
         path = local._spool._path(ids[1])
         path.write_bytes(relined(path.read_bytes()))
+        local._courier.round(lambda: False, 30)  # none that has read it before is under way any more
     local.flush()
     assert [record(links, id).num_steps for id in (ids[0], ids[2])] == [5, 5]
     assert path.with_suffix(".refused").exists()
     server.network.spoil["/v1/episodes"] = lambda *_: (413, b"")
     play(local)
     local.flush()
+    assert len(list((tmp_path / "local" / "spool").glob("*.refused"))) == 2
+
+
+def test_one_that_can_not_be_read_leaves_the_others_their_way(
+    artifact: Artifact, links: Links, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = opened()
+    assert local._supplier.wait_for(lambda: local.num_leases == 8, 30)
+    with monkeypatch.context() as offline:
+        network_fails(local, offline)
+        ids = [play(local) for _ in range(4)]
+        local._spool._path(ids[0]).unlink()
+        local._spool._path(ids[1]).write_bytes(b"")
+        other = Spool(tmp_path / "other", 2**20)  # kept by something else
+        other.begin("strange")
+        for t in (0, 1, 2):
+            other.add("strange", {"t": t, "observation": [0.0] * 4, "action": 0, "reward": 1.0})
+        other._path("strange").rename(local._spool._path(ids[2]))
+        other.close()
+        local._courier.round(lambda: False, 30)
+    local.flush()
+    assert [links.store.holds(id) for id in ids] == [False, False, False, True]
     assert len(list((tmp_path / "local" / "spool").glob("*.refused"))) == 2
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.client import FullError
+from flywheel.client import DamagedError, FullError
 from flywheel.client import spool as module
 from flywheel.client.spool import Spool
 from flywheel.errors import FlywheelError, UsageError
@@ -183,6 +185,101 @@ def test_a_refused_episode_stays_for_people(spool: Spool, tmp_path: Path, caplog
     again = Spool(tmp_path / "spool", ROOM)
     assert (again.waiting, again.num_bytes) == ((), size)
     again.close()
+
+
+def test_the_sentence_names_what_was_refused_and_room_is_back_when_it_is_deleted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 2_000)
+    for name in "abc":
+        spool.begin(name)
+        for t in range(8):
+            spool.add(name, step(t))
+        spool.leave(name)
+        spool.refuse(name, "It is another run's.")
+    with pytest.raises(FullError, match=r"0 episodes .* and 3 refused ones \(\*\.refused\): look at them and delete"):
+        spool.begin("d")
+    for path in tmp_path.glob("*.refused"):
+        path.unlink()
+    spool.begin("d")
+    spool.close()
+
+
+def test_a_disk_that_takes_no_new_file_is_said_and_the_same_call_goes_on(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Any, *_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spool.begin("open")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "open", full)
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(FullError, match=r"takes nothing .*No space left"):
+            spool.begin("e")
+        with pytest.raises(FullError, match=r"takes nothing .*No space left"):
+            spool.sync("open")
+    spool.begin("e")
+    spool.add("e", step(0))
+    spool.sync("e")
+    assert [row["episode"] for row in spool.begun()] == ["open", "e"]
+
+
+@pytest.mark.parametrize("spoil", ["gone", "no numbers", "a step lacks", "no permission"])
+def test_a_file_that_can_not_be_read_is_named_and_put_aside(spool: Spool, tmp_path: Path, spoil: str) -> None:
+    spool.begin("e")
+    for t in (0, 2) if spoil == "a step lacks" else (0, 1):
+        spool.add("e", step(t))
+    spool.leave("e")
+    path = spool._path("e")
+    if spoil == "gone":
+        path.unlink()
+    elif spoil == "no numbers":
+        path.write_bytes(b"")
+    elif spoil == "no permission":
+        path.unlink()
+        path.mkdir()  # root may read anything else
+    if spoil != "no permission":
+        with pytest.raises(DamagedError, match=r"\.episode can't be read"):
+            spool.read("e")
+        spool.refuse("e", "It can't be read.")
+        assert (spool.waiting, len(list((tmp_path / "spool").glob("*.refused")))) == ((), int(spoil != "gone"))
+    else:
+        with pytest.raises(DamagedError, match="IsADirectory"):
+            spool.read("e")
+
+
+def test_a_directory_with_a_strange_file_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = filled(tmp_path)
+    text = b'{"no": "head"}'
+    strange = tmp_path / "strange.episode"
+    strange.write_bytes(2 * (b"%08x %b\n" % (zlib.crc32(text), text)))
+    spool = Spool(tmp_path, ROOM)
+    assert spool.waiting == ("e",) and path.exists() and strange.with_suffix(".refused").exists()
+    assert "can't be read" in caplog.text
+    spool.close()
+
+
+def test_a_forked_process_neither_begins_nor_adds_nor_forgets(spool: Spool) -> None:
+    spool.begin("e")
+    spool.add("e", step(0))
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        said = []
+        for call in (lambda: spool.begin("f"), lambda: spool.add("e", step(1))):
+            try:
+                call()
+            except UsageError as error:
+                said.append(str(error))
+        spool.leave("e")
+        spool.drop("e")
+        os.write(write, "|".join(said).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    sentence = "This client was made before a fork: make one in each process."
+    assert os.read(read, 1000).decode() == f"{sentence}|{sentence}"
+    os.close(read)
+    spool.add("e", step(1))
+    assert spool.read("e").steps == [step(0), step(1)] and spool.waiting == ()
 
 
 def test_what_a_newer_version_wrote_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,6 +278,37 @@ async def test_a_badly_formed_episode_is_named_and_nothing_of_its_request_is_kep
     assert links.store.count() == 0
 
 
+async def test_what_runs_holds_its_place_before_what_is_over_is_proven(
+    world: World, links: Links, service: Service
+) -> None:
+    world.served()
+    async with opened(service) as http:
+        over, runs, forged = await uploadable(http, world, 3)
+        running = [
+            {**{name: each[name] for name in ("episode", "digest", "given_at", "seal")}, "age_s": 0.0}
+            for each in (over, runs, forged | {"seal": "0" * 64})
+        ]
+        answer = await sent(http, "/v1/episodes", episodes=[over], running=running)
+        assert answer == {"acknowledged": [over["episode"]], "refused": {}}
+        assert await sent(http, "/v1/episodes", episodes=[], running=running[1:2]) == {
+            "acknowledged": [], "refused": {},
+        }  # fmt: skip
+        told = [[(each.episode, each.started_at) for each in begun] for begun in links.begun_]
+        assert told == [[(over["episode"], NOW), (runs["episode"], NOW)], [(runs["episode"], NOW)]]
+        many = await rejected(http, "/v1/episodes", episodes=[], running=running[1:2] * 1025)
+        assert many == (422, "running")
+        wrong = running[1] | {"age_s": -1.0}
+        assert await rejected(http, "/v1/episodes", episodes=[], running=[wrong]) == (422, "running[0].age_s")
+        links.away = True
+        assert (await rejected(http, "/v1/episodes", episodes=[], running=running))[0] == 503
+
+
+async def test_leases_say_how_much_one_request_takes(world: World, service: Service) -> None:
+    world.served()
+    async with opened(service) as http:
+        assert (await sent(http, "/v1/leases", num=1))["max_body"] == service.config.max_body
+
+
 @pytest.mark.parametrize("num", [0, 1025, 1.5, "1", True, None])
 async def test_a_number_of_leases_that_is_none_is_named(world: World, service: Service, num: Any) -> None:
     world.served()

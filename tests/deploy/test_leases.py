@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flywheel.deploy.leases import prove
+from flywheel.deploy.leases import begun, prove
 from flywheel.deploy.proof import gave
 from flywheel.deploy.session import Session
-from flywheel.deploy.wire import Decision, EpisodeRow, Lease, RejectedError
+from flywheel.deploy.wire import Decision, EpisodeRow, Lease, RejectedError, RunningRow
 from flywheel.draws import draw_key, draws
 from flywheel.errors import Refused
 from flywheel.policy import TOLERANCE, Policy
@@ -186,6 +186,21 @@ def test_an_episode_whose_lease_was_drawn_by_another_share_begins_with_its_lease
     (told,) = session.told([acted(session, lease, started_at=NOW + 5, ended_at=NOW + 6)])
     episode = prove(told, session.policy(lease.digest), RUN_KEY, "t", NOW + 10, settled_at)
     assert (episode.started_at, episode.ended_at) == (kept, NOW + 6)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "settled_at", "kept"),
+    [(4.0, 0.0, NOW + 6), (0.0, 0.0, NOW + 10), (500.0, 0.0, NOW), (4.0, NOW, NOW + 6), (4.0, NOW + 1, NOW)],
+)
+def test_what_runs_has_its_place_by_the_servers_clock(
+    world: World, age_s: float, settled_at: float, kept: float
+) -> None:
+    session = session_of(world, world.served())
+    (lease,) = session.lease(["mine"], NOW)
+    row = RunningRow(lease.episode, lease.digest, lease.given_at, lease.seal, age_s)
+    (found,) = begun([row], RUN_KEY, NOW + 10, settled_at)
+    assert (found.episode, found.started_at) == ("mine", kept)
+    assert begun([row], b"o" * 32, NOW + 10, settled_at) == [], "another run's holds none"
 
 
 nan = float("nan")

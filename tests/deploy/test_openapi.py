@@ -119,6 +119,7 @@ RIGHT = {
     "episode": "e", "t": 0, "observation": [0.0] * 4, "reward": 1.0, "digest": "0" * 64, "action": 0,
     "terminated": True, "truncated": False, "num": 1, "reason": "x", "seal": "0" * 64, "given_at": 1.0,
     "started_at": 1.0, "ended_at": 1.0, "observations": [[0.0] * 4] * 2, "raw_actions": [0],
+    "age_s": 0.0,
 }  # fmt: skip
 
 

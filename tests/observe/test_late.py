@@ -10,7 +10,7 @@ import numpy as np
 from flywheel.config import ObserveConfig
 from flywheel.observe.observer import Observer
 from flywheel.outcomes import outcome_of
-from flywheel.records import Episode
+from flywheel.records import Begun, Episode
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import SHORT_POLE
 from tests.observe.streams import DIGEST, real, rows_of, steps_of
@@ -34,6 +34,12 @@ def lacking(id_: str, at: float, *unknown: int) -> Episode:
     return dataclasses.replace(episode, id=id_, rewards=rewards, started_at=at, ended_at=at + 1.0)
 
 
+def upload(observer: Observer, episodes: list[Episode], now: float, **answers: str) -> list[Episode]:
+    """Upload episodes of a client that said so when they began."""
+    observer.begun([Begun(episode=episode.id, started_at=episode.started_at) for episode in episodes], now)
+    return observer.uploaded(episodes, {episode.id: "stored" for episode in episodes} | answers, now)
+
+
 def with_reward(episode: Episode, reward: float) -> Episode:
     return dataclasses.replace(episode, rewards=np.nan_to_num(episode.rewards, nan=reward))
 
@@ -54,19 +60,19 @@ def test_the_reward_of_an_open_step_is_what_came_with_the_next_row() -> None:
 
 def test_an_outcome_waits_for_its_rewards_and_holds_up_those_that_began_after_it() -> None:
     observer, late, known = waiting(), lacking("late", 1.0, 3), lacking("known", 2.0)
-    observer.uploaded([late, known], {"late": "stored", "known": "stored"}, now=5.0)
+    upload(observer, [late, known], now=5.0)
     observer.tick(now=6.0)
     assert observer.status()["read"] == 0 and observer.settled_until(6.0) == (1.0, "late")
     observer.rewarded(with_reward(late, 7.0), outcome_of(late))
     observer.tick(now=7.0)
     read, heard = observer.heard(9)
     assert (read, [(o.id, o.total) for o in heard]) == (2, [("late", late.total + 7.0), ("known", known.total)])
-    assert observer.settled_until(7.0) == (7.0 - WINDOW.wait_s, "")
+    assert observer.settled_until(7.0) == (7.0 - WINDOW.lease_wait_s, "")
 
 
 def test_what_never_comes_is_waited_for_as_long_as_the_window_is() -> None:
     observer, late = waiting(), lacking("late", 1.0, 3)
-    observer.uploaded([late], {"late": "stored"}, now=5.0)
+    upload(observer, [late], now=5.0)
     observer.tick(now=14.9)
     assert observer.status()["read"] == 0
     observer.tick(now=15.0)
@@ -76,9 +82,30 @@ def test_what_never_comes_is_waited_for_as_long_as_the_window_is() -> None:
     assert observer.status()["digests"][DIGEST]["total"] == late.total + 7.0, "and what is counted is what is known"
 
 
+def test_of_what_waits_only_what_a_monitor_will_read_is_kept_whole() -> None:
+    observer, mine = waiting(), lacking("mine", 1.0, 3)
+    theirs = dataclasses.replace(mine, id="theirs", digests=("e" * 64,) * mine.num_steps, started_at=0.5)
+    upload(observer, [mine, theirs], now=5.0)
+    first = observer._waiting.pop()
+    assert (first.outcome.id, first.given) == ("theirs", None)
+    assert observer._waiting.pop().given is mine
+
+
+def test_rewards_that_come_in_any_order_leave_the_order_of_start() -> None:
+    observer = waiting()
+    late = [lacking(f"e{i:02d}", float(i), 3) for i in range(20)]
+    upload(observer, late[::-1], now=20.0)
+    for i in np.random.default_rng(0).permutation(20):
+        observer.rewarded(with_reward(late[i], float(i)), outcome_of(late[i]))
+    observer.tick(now=25.0)
+    assert [(o.id, o.total - late[0].total) for o in observer.heard(99)[1]] == [
+        (f"e{i:02d}", float(i)) for i in range(20)
+    ]
+
+
 def test_without_a_window_nothing_is_waited_for() -> None:
     observer = make()
-    observer.uploaded([lacking("late", 1.0, 3)], {"late": "stored"}, now=5.0)
+    upload(observer, [lacking("late", 1.0, 3)], now=5.0)
     observer.tick(now=5.0)
     assert observer.status()["read"] == 1
 
@@ -86,7 +113,7 @@ def test_without_a_window_nothing_is_waited_for() -> None:
 def test_a_late_reward_changes_what_is_counted_once_however_often_it_is_told() -> None:
     observer, late = waiting(), lacking("late", 1.0, 3)
     failed = dataclasses.replace(late, failed=True)
-    observer.uploaded([failed, lacking("other", 2.0)], {"late": "stored", "other": "stored"}, now=5.0)
+    upload(observer, [failed, lacking("other", 2.0)], now=5.0)
     better = dataclasses.replace(with_reward(late, 7.0), failed=False)
     for _ in range(3):
         observer.rewarded(better, outcome_of(failed))
@@ -98,8 +125,8 @@ def test_a_late_reward_changes_what_is_counted_once_however_often_it_is_told() -
 
 def test_a_whole_episode_is_counted_once_and_one_with_other_content_never() -> None:
     observer, one, two = make(), lacking("one", 1.0), lacking("two", 2.0)
-    assert observer.uploaded([one, two], {"one": "stored", "two": "conflict"}, now=5.0) == [one]
-    assert observer.uploaded([one], {"one": "same"}, now=6.0) == []
+    assert upload(observer, [one, two], now=5.0, two="conflict") == [one]
+    assert upload(observer, [one], now=6.0, one="same") == []
     counts = observer.status()["counts"]
     assert (observer.episodes(DIGEST), counts["uploaded"], counts["quarantined"], counts["whole"]) == (1, 1, 1, 0)
     observer.tick(now=7.0)
@@ -112,7 +139,8 @@ def test_whole_episodes_raise_the_signals_that_answered_ones_do() -> None:
         for i, e in enumerate([*real(150, seed=1, gains=SHORT_POLE), *real(12, seed=2, gains=SHORT_POLE, length=2.0)])
     ]
     observer, alone = make(), make()
-    for episode in episodes:
+    observer.begun([Begun(episode=episode.id, started_at=episode.started_at) for episode in episodes], now=200.0)
+    for episode in reversed(episodes):
         observer.uploaded(observer.judge([episode]), {episode.id: "stored"}, now=200.0)
     raised = observer.tick(now=400.0)
     told = [signal for episode in episodes for signal in alone.observe(alone.judge([episode])[0])]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flywheel.config import ObserveConfig, StoreConfig
 from flywheel.observe.on_ray import ObserverActor
-from flywheel.records import Release
+from flywheel.records import Begun, Release, Reward
 from flywheel.store.intake import open_readonly
 from flywheel.store.on_ray import StoreActor
 from flywheel.tasks.cartpole import cartpole
+from flywheel.trace.outlet import Outlet
 from tests.observe.streams import DIGEST, rows_of, steps_of
 
 TIMEOUT = 60
@@ -141,4 +144,56 @@ async def test_one_commit_carries_what_several_callers_appended(tmp_path: Path) 
     with pytest.raises(AttributeError):
         await store.append([None])  # type: ignore[list-item]
     assert await store.count() == 5
+    store._intake.close()
+
+
+class Called:
+    """A plain actor, called as Ray's handle of it is."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._actor, name)
+        return type("Method", (), {"remote": staticmethod(method)})
+
+
+async def test_after_its_restart_places_and_rewards_are_waited_for_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.observe.test_leased import episode
+
+    store = StoreActor(str(tmp_path), StoreConfig(group_s=0.0))
+    monkeypatch.setattr("flywheel.observe.on_ray.ray.get_actor", lambda *_, **__: Called(store))
+    nowhere = Outlet[Any](len, max_waiting=99, flush_s=0.0)
+    monkeypatch.setattr("flywheel.observe.on_ray.trace.outlet", lambda *_: nowhere)
+    config = ObserveConfig(lease_wait_s=0.6, reward_window_s=30.0)
+    now = time.time()
+    whole = {name: episode(name, now - start, now) for name, start in (("a", 9.0), ("b", 8.0), ("c", 7.0))}
+    whole["c"] = dataclasses.replace(whole["c"], rewards=np.array([1.0, np.nan]), digests=("e" * 64,) * 2)
+    whole["d"] = episode("d", now - 6.0, now)
+    told = {name: Begun(episode=name, started_at=e.started_at) for name, e in whole.items()}
+
+    first = ObserverActor(cartpole, config, "store")
+    await first.release(release(), 0.05)
+    await first.begun(list(told.values()))
+    for name in "bcd":
+        assert await first.upload([whole[name]]) == {name: "stored"}
+    assert (await first.heard(9))[0] == 0, "a runs, and began before"
+
+    second = ObserverActor(cartpole, config, "store")
+    assert (await second.outcomes([DIGEST, "e" * 64], (0.0, ""))) == []
+    await second.begun([told["a"]])
+    await second._wait_for(lambda: not second._is_behind, 10.0)
+    assert not second._is_behind and (await second.heard(9))[0] == 0
+    await second.upload([whole["a"]])
+    assert [o.id for o in (await second.heard(9))[1]] == ["a", "b"], "c lacks a reward"
+    assert [o.id for o in await second.outcomes([DIGEST, "e" * 64], (0.0, ""))] == ["a", "b"]
+    assert await second.reward([Reward(episode="c", t=1, reward=1.0, seen_at=now)]) == ["stored"]
+    await second._read()
+    assert [o.id for o in (await second.heard(9))[1]] == ["a", "b", "d"]
+    assert (await second.status())["digests"][DIGEST]["episodes"] == 3
+    for actor in (first, second):
+        assert actor._ticking is not None
+        actor._ticking.cancel()
     store._intake.close()

@@ -100,6 +100,28 @@ def test_same_content_is_one_row_and_other_content_goes_to_quarantine(intake: In
     assert same(intake.read(["b", "a"])[1], first)
 
 
+def test_log_probabilities_that_another_kind_of_cpu_computed_are_the_same(intake: Intake) -> None:
+    first = episode("a", logps=np.array([-0.5, -np.inf, -1.0]))
+    intake.append([first])
+    other = dataclasses.replace(first, logps=first.logps + 9e-6)
+    assert intake.append([other]) == {"a": "same"} and same(intake.read(["a"])[0], first)
+    for changes in (
+        {"logps": first.logps + 2e-5},
+        {"logps": first.logps[:2]},
+        {"logps": other.logps, "rewards": np.zeros(3)},
+        {"logps": other.logps, "raw_actions": 1 - first.raw_actions},
+    ):
+        assert intake.append([dataclasses.replace(first, **changes)]) == {"a": "conflict"}
+
+
+def test_what_ended_after_a_time_is_named_in_order_of_start(intake: Intake) -> None:
+    ends = {"b": (2.0, 9.0), "a": (1.0, 5.0), "c": (0.0, 7.0)}
+    for id_, (start, end) in ends.items():
+        intake.append([episode(id_, started_at=start, ended_at=end)])
+    intake.append([episode("gate's", origin="gate", started_at=8.0, ended_at=9.0)])
+    assert intake.ended(5.0) == ["c", "b"] and intake.ended(0.0) == ["c", "a", "b"]
+
+
 def test_a_lost_episode_gives_way_to_the_whole_one_and_never_the_reverse(intake: Intake) -> None:
     whole, lost = episode("a", 5), episode("a", 2, end="lost", failed=False)
     assert intake.append([lost]) == {"a": "stored"}

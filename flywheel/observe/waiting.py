@@ -1,0 +1,74 @@
+"""Outcomes that wait for their turn to be read, in order of start, each found by its id as well."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.observe.leased import Place
+from flywheel.outcomes import Outcome
+from flywheel.records import Episode
+
+
+@dataclass(slots=True)
+class Entry:
+    """An outcome that waits."""
+
+    outcome: Outcome
+    given: NDArray[np.float64] | Episode | None
+    """What the world monitor reads: its score by the model of the time, the episode while there is no model, None of
+    another policy's."""
+    until: float
+    """When it is read although a reward of it isn't known; 0 where all are."""
+
+    @property
+    def place(self) -> Place:
+        """Its place in the order of reading."""
+        return self.outcome.started_at, self.outcome.id
+
+
+class Waiting:
+    """Holds the outcomes; one that comes twice waits once."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._order: list[Place] = []
+        self._entries: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._entries
+
+    def put(self, entry: Entry) -> None:
+        """Let an outcome wait, unless its episode waits already."""
+        if entry.outcome.id not in self._entries:
+            self._entries[entry.outcome.id] = entry
+            heapq.heappush(self._order, entry.place)
+
+    def first(self) -> Entry | None:
+        """Return the one whose turn comes first."""
+        return self._entries[self._order[0][1]] if self._order else None
+
+    def pop(self) -> Entry:
+        """Take the first one out."""
+        return self._entries.pop(heapq.heappop(self._order)[1])
+
+    def change(self, outcome: Outcome, *, is_whole: bool) -> None:
+        """Put another outcome of the same episode in the place of one that waits; no reward lacks where it is whole."""
+        entry = self._entries.get(outcome.id)
+        if entry is not None:
+            entry.outcome, entry.until = outcome, 0.0 if is_whole else entry.until
+
+    def unsealed(self, now: float) -> Place | None:
+        """Return the first place of one that waits for a reward."""
+        return min((entry.place for entry in self._entries.values() if entry.until > now), default=None)
+
+    def leave_scored(self) -> None:
+        """Forget those that have a score already."""
+        self._entries = {id_: e for id_, e in self._entries.items() if not isinstance(e.given, np.ndarray)}
+        self._order = sorted(entry.place for entry in self._entries.values())
