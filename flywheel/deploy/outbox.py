@@ -46,14 +46,22 @@ class Outbox:
         self._max_rows = max_rows
         self._pieces: deque[Steps] = deque()
         self._num_rows = self._num_taken = 0
+        self.num_put = 0
+        """Rows that were ever put."""
         self.dropped = 0
 
     def __len__(self) -> int:
         return self._num_rows + self._num_taken
 
+    @property
+    def num_gone(self) -> int:
+        """Rows that were put and wait no more, the oldest ones: they were sent, or dropped."""
+        return self.num_put - len(self)
+
     def put(self, steps: Steps) -> None:
         """Keep rows behind all others."""
         self._pieces.append(steps)
+        self.num_put += len(steps.t)
         self._num_rows += len(steps.t)
         self._trim()
 
