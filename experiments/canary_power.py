@@ -269,7 +269,10 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(MEASURES), help="only these rows, and nothing is written")
     given, seed, began = parser.parse_args(), secrets.randbelow(2**31), time.monotonic()
     measures = [m for id_, some in MEASURES.items() if given.only in (None, id_) for m in some]
-    rows = [row for measure in measures for row in measure(seed, given.quick)]
+    rows = []
+    for row in (row for measure in measures for row in measure(seed, given.quick)):
+        print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
+        rows.append(row)
     table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))

@@ -58,6 +58,8 @@ PATIENCE_S = 60.0
 MOST_S = 280.0
 """Seconds after which S1 ends, whether there were answers enough or not."""
 IN_FORCE_S = 2.0
+SEEN = 400
+"""Decisions of a policy before it is rolled back: a dozen episodes begin among so many."""
 Row = dict[str, Any]
 
 
@@ -121,6 +123,18 @@ class Wheel:
         """Put a judged policy into service on every replica."""
         self.ask("promote", digest)
         _again(lambda: self.rooms.serving.deployment.reload(5.0))
+
+    def answer(self, num: int) -> None:
+        """Return when it has made so many decisions more; raise TimeoutError when that takes too long."""
+
+        def made() -> int:
+            return sum(status["decisions"] for status in self.status())
+
+        until, enough = time.monotonic() + PATIENCE_S, made() + num
+        while made() < enough:
+            if time.monotonic() > until:
+                raise TimeoutError(f"There were not {num} decisions in {PATIENCE_S:.0f} s: are there callers?")
+            time.sleep(0.05)
 
     def kill(self, actor: Any) -> None:
         """Kill an actor, which Ray starts again."""
@@ -323,7 +337,7 @@ def rolled(wheel: Wheel, callers: Calling, num: int) -> list[Rolled]:
     for i in range(num):
         digest = wheel.policy()
         wheel.promote(digest)
-        callers.pause(0.6)
+        wheel.answer(SEEN)
         found.append(Rolled(digest, time.time()))
         if i % 2:
             wheel.ask("rollback", "it is measured", digest)
@@ -348,7 +362,7 @@ def last_answers(rollbacks: Sequence[Rolled], answers: Answers, begin: bool) -> 
 
 def rollbacks(quick: bool) -> Iterator[Row]:
     """Yield the rows of S2."""
-    num = 4 if quick else 30
+    num = 4 if quick else 20
     for replicas, connections in ((1, 8),) if quick else ((1, 8), (1, 32), (2, 32)):
         config = Config(deploy=DeployConfig(port=0, quota=1e6, num_replicas=replicas))
         with (
