@@ -6,7 +6,7 @@ verdicts on all others are copies of that one, which the registry signs, for her
 
 S1  meanwhile judged policies are promoted, tried beside the champion and rolled back, replicas, the registry and the
     observer are killed, and what is unjudged, refused, condemned, late or another task's is put forward. Then answers
-    are joined with verdicts by the file alone: sqlite3, json, sha256 and Ed25519, and nothing of ours
+    are joined with verdicts by the files alone (experiments/verdict_join.py)
 S2  a policy is rolled back under load, by HTTP or by the registry alone, as the loop does it, which replicas learn of
     when they look next; its last answer is waited for longer than the goal allows
 """
@@ -14,16 +14,13 @@ S2  a policy is rolled back under load, by HTTP or by the registry alone, as the
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import signal
-import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +28,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from experiments.report import share
 from experiments.serve_callers import Answers, Called, Calling, calling
+from experiments.verdict_join import proven, unproven
 from flywheel.cluster import Rooms, start
 from flywheel.config import Config, DeployConfig
 from flywheel.console import silent
@@ -272,32 +268,6 @@ def _rolled_back(wheel: Wheel, body: dict[str, Any]) -> httpx.Response:
     """Return the answer to a rollback by HTTP."""
     shown = {"Authorization": f"Bearer {token_file(wheel.run_dir, OPERATE).read_text()}"}
     return httpx.post(f"{wheel.url}/v1/rollback", json=body, headers=shown, timeout=30.0)
-
-
-def proven(run_dir: Path) -> dict[str, float]:
-    """Return since when each digest has a passing verdict that the run's own key signed, by the file alone."""
-    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex((run_dir / "keys" / "signing.pub").read_text().strip()))
-    found: dict[str, float] = {}
-    with closing(sqlite3.connect(f"file:{run_dir / 'registry.sqlite'}?mode=ro", uri=True)) as db:
-        (task,) = db.execute("SELECT task FROM meta").fetchone()
-        for digest, text in db.execute("SELECT digest, record FROM verdicts ORDER BY id"):
-            verdict = json.loads(text)
-            signature = verdict["signature"]
-            try:  # it covers the text as it is, but for itself
-                public.verify(bytes.fromhex(signature), text.replace(f'"{signature}"', '""').encode())
-            except InvalidSignature:
-                continue
-            manifest = (run_dir / "policies" / digest / "manifest.json").read_bytes()
-            is_its = verdict["digest"] == digest == hashlib.sha256(manifest).hexdigest() and verdict["task"] == task
-            if is_its and verdict["outcome"] == "pass":
-                found.setdefault(digest, verdict["judged_at"])
-    return found
-
-
-def unproven(answers: Answers, since: dict[str, float]) -> int:
-    """Return how many answers are of a policy that had no passing verdict when they were given."""
-    begun = np.array([since.get(digest, np.inf) for digest in answers.digests])
-    return int((answers.at < begun[answers.digest]).sum())
 
 
 def judged(quick: bool) -> Iterator[Row]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.serve_callers import Answers
-from experiments.serve_safety import Rolled, last_answers, proven, unproven
+from experiments.serve_safety import Rolled, last_answers
 from experiments.soak import memory
+from experiments.verdict_join import proven, unproven
 from tests.deploy.conftest import NOW, World, verdict_on
 
 
