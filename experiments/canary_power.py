@@ -1,7 +1,10 @@
-"""DQ9: does the canary roll back what is worse, promote what isn't, and how many episodes does either take?
+"""Does the canary roll back what is worse, and promote what isn't; who answers meanwhile, and how soon is it back?
 
-    python -m experiments.canary_power             # some minutes
+    python -m experiments.canary_power             # some ten minutes
     python -m experiments.canary_power --quick     # a rough answer
+
+DQ9     how many episodes the canary takes, and how often it is wrong, by simulated runs of its own arithmetic
+S1, S2  who answers, and how soon a rollback holds, on a wheel that serves (experiments/serve_safety.py)
 
 The champion fails in 1.9 % of all episodes. A run is one challenger on its whole way, 1 % -> 10 % -> 50 % -> full, with
 a look after every outcome; it is rolled back, promoted, or kept out after 2,000 episodes of its own. With 64 clients
@@ -242,20 +245,39 @@ def _agrees(canary: Canary, tests: Tests) -> bool:
     return bool(tests.end[0] < 0 and tests.rung[0] == canary.rung)
 
 
-MEASURES = (decisions, special, real)
+def judged(_: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rows of S1."""
+    from experiments import serve_safety  # it loads Ray
+
+    yield from serve_safety.judged(quick)
+
+
+def rollbacks(_: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rows of S2."""
+    from experiments import serve_safety
+
+    yield from serve_safety.rollbacks(quick)
+
+
+MEASURES = {"DQ9": (decisions, special, real), "S1": (judged,), "S2": (rollbacks,)}
 
 
 def main() -> None:
     """Measure, print, write, and exit with 1 when a row falls short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs, and nothing is written")
-    quick, seed, began = parser.parse_args().quick, secrets.randbelow(2**31), time.monotonic()
-    rows = [row for measure in MEASURES for row in measure(seed, quick)]
+    parser.add_argument("--only", choices=sorted(MEASURES), help="only these rows, and nothing is written")
+    given, seed, began = parser.parse_args(), secrets.randbelow(2**31), time.monotonic()
+    measures = [m for id_, some in MEASURES.items() if given.only in (None, id_) for m in some]
+    rows = []
+    for row in (row for measure in measures for row in measure(seed, given.quick)):
+        print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
+        rows.append(row)
     table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
     Console(width=140).print(table)
-    if not quick:
+    if not given.quick and not given.only:
         write(report("canary_power", began, rows))
     sys.exit(not all(row["passed"] for row in rows))
 

@@ -232,16 +232,18 @@ def pack(
     parent: str | None,
     trained_on: Mapping[str, Any],
     made_at: float,
+    filtered: tuple[str, Array] | None = None,
 ) -> tuple[str, Files]:
     """Return a new policy's digest and its files.
 
-    `golden` holds observations [16, *o] and the outputs float32[16, D] that the trainer's own module gave.
+    `golden` holds observations [16, *o] and the outputs float32[16, D] that the trainer's own module gave. Where it saw
+    them through a filter, `filtered` is that one's name and what it made of them, float32[16, *o].
     """
     from safetensors.numpy import save
 
     files = {NETWORK: network, WEIGHTS: save({k: np.ascontiguousarray(v) for k, v in weights.items()})}
     covered = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "spec": dataclasses.asdict(spec),
         "version": version,
@@ -251,6 +253,8 @@ def pack(
         "files": covered,
         "golden": {"observations": np.asarray(golden[0]).tolist(), "outputs": np.asarray(golden[1]).tolist()},
     }
+    if filtered is not None:
+        manifest["golden"] |= {"filter": filtered[0], "filtered": np.asarray(filtered[1]).tolist()}
     text = canonical(manifest).encode()
     return hashlib.sha256(text).hexdigest(), {**files, MANIFEST: text}
 
@@ -375,9 +379,18 @@ def load(policy: Artifact | Bundle) -> Policy:
     ready = Policy(files[NETWORK], spec, artifact.digest)
     observations = np.asarray(golden["observations"], dtype=spec.observation_dtype)
     expected = np.asarray(golden["outputs"], dtype=np.float32)
-    found = ready.outputs(observations)
-    if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+    if not _is_near(ready.outputs(observations), expected):
+        if "filter" in golden and _is_near(ready.outputs(np.asarray(golden["filtered"])), expected):
+            raise Refused(
+                f"The export of policy {artifact.digest[:12]} has lost its observation filter {golden['filter']}: it "
+                "answers as it was trained only where that filtered observations before. Export it with the filter in "
+                "its network."
+            )
         raise Refused(
             f"Policy {artifact.digest[:12]} does not answer its golden vectors: its export is not what was trained."
         )
     return ready
+
+
+def _is_near(found: Array, expected: Array) -> bool:
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)

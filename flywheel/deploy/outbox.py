@@ -54,14 +54,22 @@ class Outbox:
         self._max_rows = max_rows
         self._pieces: deque[Steps | Line] = deque()
         self._num_rows = self._num_taken = 0
+        self.num_put = 0
+        """Rows that were ever put."""
         self.dropped = 0
 
     def __len__(self) -> int:
         return self._num_rows + self._num_taken
 
+    @property
+    def num_gone(self) -> int:
+        """Rows that were put and wait no more, the oldest ones: they were sent, or dropped."""
+        return self.num_put - len(self)
+
     def put(self, piece: Steps | Line) -> None:
         """Keep rows behind all others."""
         self._pieces.append(piece)
+        self.num_put += _size(piece)
         self._num_rows += _size(piece)
         self._trim()
 

@@ -186,9 +186,13 @@ class Service(Desk):
                 await asyncio.sleep(self.config.poll_s)
 
     async def _flush(self) -> None:
-        """Return when everything logged so far was handed over; raise AwayError, keeping it, otherwise."""
+        """Return when everything logged so far was handed over; raise AwayError, keeping it, otherwise.
+
+        What is logged meanwhile is the next one's affair: under load there would always be more of it to wait for.
+        """
+        outbox, logged = self._outbox, self._outbox.num_put
         async with self._sending:
-            while (steps := self._outbox.take()) is not None:
+            while outbox.num_gone < logged and (steps := outbox.take()) is not None:
                 try:
                     await within(self._observer.append(steps))
                 except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from flywheel.deploy import links as links_module
 from flywheel.deploy.door import Door
 from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.service import Service
+from flywheel.records import Steps
 from tests.deploy.conftest import NOW, Links, World, verdict_on
 
 FIRST = {"episode": "e", "t": 0, "observation": [0.01, 0.02, 0.03, 0.04]}
@@ -75,6 +77,27 @@ async def test_missing_steps_are_named_and_sent_again(world: World, links: Links
         assert response.json() == {"acknowledged": ["e"], "missing": {}}
         first, second = [steps for steps in links.steps if steps.episodes == ("e",)]
         assert first.logps.tolist() == second.logps.tolist()
+
+
+async def test_an_end_waits_for_no_step_that_is_logged_after_it(
+    world: World, links: Links, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.served()
+    append, others = links.append, itertools.count()
+    async with opened(service) as http:
+        (decision,) = await act(http, FIRST)
+
+        async def under_load(steps: Steps) -> None:
+            await append(steps)
+            await act(http, FIRST | {"episode": f"other-{next(others)}"})
+
+        monkeypatch.setattr(links, "append", under_load)
+        async with asyncio.timeout(10):
+            response = await http.post(
+                "/v1/end", json={"episodes": [after(decision, terminated=True, truncated=False)]}
+            )
+        assert response.json()["acknowledged"] == ["e"]
+        monkeypatch.setattr(links, "append", append)
 
 
 async def test_an_end_is_refused_while_the_observer_is_away(

@@ -16,12 +16,12 @@ from flywheel.config import DeployConfig
 from flywheel.deploy import registry as registries
 from flywheel.deploy.keys import CLIENT, EVERYDAY, token_file
 from flywheel.deploy.registry import Registry
-from flywheel.deploy.routes import ROUTES
+from flywheel.deploy.routes import ROUTES, Route
 from flywheel.deploy.rules import Rules
 from flywheel.deploy.service import Service
 from flywheel.deploy.wire import RejectedError
 from flywheel.errors import UsageError
-from flywheel.tokens import Scope, Token, bearer, find, fresh, hash_of
+from flywheel.tokens import SCOPES, Scope, Token, bearer, find, fresh, hash_of
 from tests.callers import STRANGERS, lets, make
 from tests.deploy.conftest import NOW, Links, World
 from tests.deploy.test_door import FIRST, act, opened
@@ -60,6 +60,25 @@ async def test_every_route_with_every_token(world: World, service: Service) -> N
                 else:
                     assert answer.status_code == 403, (path, kind)
                     assert all(word in answer.json()["error"] for word in (f"its-{kind}", *scopes))
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+async def test_every_route_is_closed_to_a_token_over_its_quota(world: World, links: Links, route: Route) -> None:
+    """Whatever it lets do: that it may not is told to nobody who has asked too often."""
+    world.served()
+    secrets = {
+        scopes: world.registry.add_token(f"its-{'-'.join(scopes)}", scopes, NOW, quota=0.5)
+        for scopes in [*((scope,) for scope in SCOPES), SCOPES]
+    }
+    async with opened(Service(DeployConfig(poll_s=60.0), links, links, lambda: NOW)) as http:
+        for scopes, secret in secrets.items():
+            shown = {"authorization": f"Bearer {secret}"}
+            assert (await http.get("/v1/policy", headers=shown)).status_code in (200, 403), "its only request"
+            answer = await http.request(route.method, route.path, json={"strange": 1}, headers=shown)
+            if route.scopes:
+                assert (answer.status_code, answer.headers["retry-after"]) == (429, "2"), (scopes, answer.text)
+            else:
+                assert answer.status_code == 200, scopes
 
 
 async def test_replicas_learn_of_new_and_revoked_tokens(world: World, service: Service) -> None:

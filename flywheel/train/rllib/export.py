@@ -15,7 +15,9 @@ import torch
 from onnx import numpy_helper
 
 from flywheel.errors import FlywheelError
-from flywheel.records import Array, Spec
+from flywheel.policy import Files, pack
+from flywheel.records import ELSEWHERE, Array, Spec
+from flywheel.train.rllib.filtering import Filter
 
 _PREFIX = "module."
 
@@ -23,27 +25,28 @@ _PREFIX = "module."
 class _Acting(torch.nn.Module):
     """What the policy answers with, and nothing of the critic."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, filter: Filter | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.filter = module, filter
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Return float32[N, D]: the outputs that an action is drawn from."""
-        outputs: torch.Tensor = self.module._forward({"obs": observations})["action_dist_inputs"]
+        seen = observations if self.filter is None else self.filter(observations)
+        outputs: torch.Tensor = self.module._forward({"obs": seen})["action_dist_inputs"]
         return outputs
 
 
 class Exporter:
-    """The ONNX graph of one architecture."""
+    """The ONNX graph of one architecture, after one filter of observations, where there is one."""
 
-    def __init__(self, module: Any, spec: Spec) -> None:
+    def __init__(self, module: Any, spec: Spec, filter: Filter | None = None) -> None:
         """Trace the module's acting part, with one free axis: the batch.
 
         Raises FlywheelError when the graph does not hold the acting part's weights under the module's own names,
         for then they could not be replaced.
         """
         example = torch.zeros(2, int(np.prod(spec.observation_shape)))
-        acting = _Acting(copy.deepcopy(module)).eval()
+        acting = _Acting(copy.deepcopy(module), filter).eval()
         with torch.no_grad():
             # Tensors that are equal (fresh biases are all zero) would become one tensor of the graph.
             for parameter in acting.parameters():
@@ -84,6 +87,33 @@ class Exporter:
         return network
 
 
+def exported(
+    algorithm: Any, spec: Spec, *, version: int, made_at: float, ranges: Mapping[str, Any]
+) -> tuple[str, Files]:
+    """Return digest and files of what an RLlib algorithm has learnt, its observation filter in the network.
+
+    Golden vectors come from RLlib's own filter and module, so that an export without the filter is refused wherever it
+    is loaded. `ranges` are as in `foreign.files`; nothing is trained from it here. Raises Refused where observations go
+    through anything else than a filter.
+    """
+    module = algorithm.get_module()
+    filter = Filter(algorithm.env_to_module_connector or algorithm.env_runner._env_to_module)
+    observations, _ = golden(module, spec)
+    seen = filter.filtered(observations)
+    weights = {name: np.array(value) for name, value in module.get_state(inference_only=False).items()}
+    return pack(
+        network=Exporter(module, spec, filter).network(weights),
+        weights={},
+        spec=spec,
+        golden=(observations, answered(module, seen)),
+        filtered=(filter.name, seen) if filter.name else None,
+        version=version,
+        parent=None,
+        trained_on={"strategy": ELSEWHERE, "parameters": {name: list(span) for name, span in ranges.items()}},
+        made_at=made_at,
+    )
+
+
 def _is_read(acting: _Acting, parameter: torch.nn.Parameter, example: torch.Tensor) -> bool:
     """Return whether the outputs depend on a parameter, by asking autograd."""
     with torch.enable_grad():
@@ -101,6 +131,12 @@ def golden(module: Any, spec: Spec, num_rows: int = 16) -> tuple[Array, Array]:
     if not np.issubdtype(spec.observation_dtype, np.floating):  # cut off, nearly all of them would be 0
         rows = rng.integers(np.ceil(low).astype(int), top.astype(int), size, endpoint=True)
     rows = rows.astype(spec.observation_dtype)
+    return rows.reshape(num_rows, *spec.observation_shape), answered(module, rows)
+
+
+def answered(module: Any, rows: Array) -> Array:
+    """Return the module's own outputs float32[N, D] for what it sees [N, *o]."""
     with torch.no_grad():
-        outputs = _Acting(module)(torch.as_tensor(rows, dtype=torch.float32))
-    return rows.reshape(num_rows, *spec.observation_shape), outputs.numpy().astype(np.float32)
+        outputs = _Acting(module)(torch.as_tensor(rows.reshape(len(rows), -1), dtype=torch.float32))
+    answers: Array = outputs.numpy().astype(np.float32)
+    return answers
