@@ -16,7 +16,9 @@ from flywheel.config import DeployConfig
 from flywheel.deploy import columns
 from flywheel.deploy.admission import Served
 from flywheel.deploy.leases import begun, is_given, prove
+from flywheel.deploy.lines import Line
 from flywheel.deploy.links import AwayError, ObserverLink, RegistryLink, Secrets, within
+from flywheel.deploy.outbox import size
 from flywheel.deploy.session import Session
 from flywheel.deploy.wire import (
     EpisodesAnswer,
@@ -43,7 +45,7 @@ class Desk:
     _registry: RegistryLink
     _observer: ObserverLink
     _secrets: Secrets | None
-    _shadowed: list[Steps]
+    _shadowed: list[Steps | Line]
     _filled: asyncio.Event
 
     # Late rewards
@@ -115,7 +117,7 @@ class Desk:
     def _shadow(self, session: Session, episodes: Iterable[Episode]) -> None:
         """Let a challenger in the shadow act on what the champion did in clients, too: max_batch decisions at once."""
         for episode in episodes if session.is_shadowing else ():
-            room = self.config.max_batch - sum(len(steps.t) for steps in self._shadowed)
+            room = self.config.max_batch - sum(map(size, self._shadowed))
             if room > 0 and episode.digests[:1] == (session.champion,):
                 self._shadowed.append(_decisions(episode, room))
                 self._filled.set()

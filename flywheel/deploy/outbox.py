@@ -69,8 +69,8 @@ class Outbox:
     def put(self, piece: Steps | Line) -> None:
         """Keep rows behind all others."""
         self._pieces.append(piece)
-        self.num_put += _size(piece)
-        self._num_rows += _size(piece)
+        self.num_put += size(piece)
+        self._num_rows += size(piece)
         self._trim()
 
     def put_back(self, steps: Steps) -> None:
@@ -82,19 +82,19 @@ class Outbox:
 
     def _trim(self) -> None:
         while self._num_rows > self._max_rows:
-            lost = _size(self._pieces.popleft())
+            lost = size(self._pieces.popleft())
             self._num_rows -= lost
             self.dropped += lost
 
     def take(self) -> Steps | None:
         """Return the oldest rows as one message, to be `sent` or `put_back`; None when there are none."""
         pieces: list[Steps | Line] = []
-        size = 0
-        while self._pieces and size < MESSAGE:
+        num = 0
+        while self._pieces and num < MESSAGE:
             pieces.append(self._pieces.popleft())
-            size += _size(pieces[-1])
-        self._num_rows -= size
-        self._num_taken += size
+            num += size(pieces[-1])
+        self._num_rows -= num
+        self._num_taken += num
         return join(pieces) if pieces else None
 
     def sent(self, steps: Steps) -> None:
@@ -102,5 +102,6 @@ class Outbox:
         self._num_taken -= len(steps.t)
 
 
-def _size(piece: Steps | Line) -> int:
+def size(piece: Steps | Line) -> int:
+    """Return the number of its rows."""
     return 1 if isinstance(piece, Line) else len(piece.t)
