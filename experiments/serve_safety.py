@@ -348,11 +348,11 @@ def rollbacks(quick: bool) -> Iterator[Row]:
 def _told(where: str, done: Sequence[Rolled], called: Called, answers: Answers) -> Iterator[Row]:
     for kind, begin in (("that begin", True), ("that go on", False)):
         seconds = np.array(last_answers(done, answers, begin))
-        case = f"{where}: slowest time until the last answer of the bad policy, in episodes {kind}, s"
+        what = f"{where}: slowest time until the last answer of the bad policy, in episodes {kind}, s"
         yield {
-            "id": "S2", "case": case, "value": round(float(seconds.max()), 3),
-            "interval": [round(float(q), 3) for q in np.quantile(seconds, [0.0, 0.5])],
-            "goal": f"<= {IN_FORCE_S:g}", "passed": bool(seconds.max() <= IN_FORCE_S), "runs": len(seconds), "seed": 7,
+            "id": "S2", "case": f"{what} (median {np.median(seconds):.3f})", "value": round(float(seconds.max()), 3),
+            "interval": None, "goal": f"<= {IN_FORCE_S:g}", "passed": bool(seconds.max() <= IN_FORCE_S),
+            "runs": len(seconds), "seed": 7,
         }  # fmt: skip
         yield share("S2", f"{where}: within 2 s, episodes {kind}", seconds <= IN_FORCE_S, None, False, 7)
     failed, num = sum(called.otherwise.values()), called.num_answers

@@ -42,7 +42,7 @@ WARM_UP = 0.25
 BLOCKS = 15
 NEGLIGIBLE = 0.25
 """MiB an hour."""
-NAMES = {"PolicyReplica": "replica", "observer": "observer", "store": "store", "registry": "registry"}
+NAMES = {"PolicyReplica": "replica", "ObserverActor": "observer", "StoreActor": "store", "RegistryActor": "registry"}
 """What is part of a process's title, and what it is."""
 Readings = dict[str, list[tuple[float, float]]]
 """By process, seconds and MiB of each look."""

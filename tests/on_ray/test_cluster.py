@@ -97,9 +97,9 @@ class Cluster:
             else:
                 return
 
-    def ask(self, word: str, what: Path | str) -> Any:
-        """Look into the cluster, judge on it, or end a wheel, from another process."""
-        command = [sys.executable, "-m", "tests.on_ray.three_nodes", word, str(what)]
+    def ask(self, word: str, *what: Path | str) -> Any:
+        """Look into the cluster, judge on it, start owners, or end a wheel, from another process."""
+        command = [sys.executable, "-m", "tests.on_ray.three_nodes", word, *map(str, what)]
         done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]) if word != "end" else None

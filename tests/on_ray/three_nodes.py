@@ -4,6 +4,8 @@ python -m tests.on_ray.three_nodes up DASHBOARD_PORT      prints the address; SI
 python -m tests.on_ray.three_nodes look RUN_DIR           prints who runs where, as JSON
 python -m tests.on_ray.three_nodes end RUN_DIR            ends the wheel of a run directory
 python -m tests.on_ray.three_nodes judge ADDRESS          judges with four workers, and prints who played what
+python -m tests.on_ray.three_nodes own ADDRESS RUN_DIR    starts the owners that `serve deploy` doesn't, and a policy
+python -m tests.on_ray.three_nodes replicas ADDRESS       prints the status of each replica that was deployed
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +99,69 @@ def judge(address: str) -> dict[str, Any]:
     }
 
 
+WHEEL = "flywheel"
+"""As serve_apps/flywheel.yaml names it."""
+
+
+def own(address: str, run_dir: Path) -> dict[str, Any]:
+    """Start a wheel's registry, store and observer on the head node, and put a policy into service; return its digest.
+
+    They go on when this process has ended, as those of a submitted loop do.
+    """
+    import ray
+
+    from flywheel import archive
+    from flywheel.cluster import STORE, Place
+    from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
+    from flywheel.deploy.on_ray import OBSERVER, REGISTRY, RegistryActor
+    from flywheel.observe.on_ray import ObserverActor
+    from flywheel.policy import read_files
+    from flywheel.store.on_ray import StoreActor
+    from flywheel.task import task_digest
+    from flywheel.tasks.cartpole import cartpole
+    from flywheel.testing import write_linear_artifact
+    from tests.deploy.conftest import verdict_on
+
+    run_dir.mkdir()
+    (run_dir / archive.CONFIG).write_text(archive._configuration(Config(), "cartpole", task_digest(cartpole)))
+    ray.init(address=address, namespace=Place(WHEEL).namespace, log_to_driver=False)
+    (head,) = [node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
+    place = Place(WHEEL, head)
+    task = task_digest(cartpole)
+    registry = place.owner(RegistryActor, REGISTRY).remote(str(run_dir), task, WHEEL, DeployConfig(), 0.05)
+    place.owner(StoreActor, STORE).remote(str(run_dir), StoreConfig(), WHEEL)
+    observer = place.owner(ObserverActor, OBSERVER).remote(cartpole, ObserveConfig(), STORE, WHEEL, place.namespace)
+    with tempfile.TemporaryDirectory() as directory:
+        artifact = write_linear_artifact(Path(directory), cartpole)
+        ray.get(registry.write.remote(artifact.digest, read_files(Path(artifact.uri))))
+    now = time.time()
+    ray.get(registry.record.remote(verdict_on(artifact, judged_at=now, valid_until=now + 600.0)))
+    ray.get(observer.release.remote(ray.get(registry.promote.remote(artifact.digest)), 0.05))
+    return {"digest": artifact.digest}
+
+
+def replicas(address: str) -> list[dict[str, Any]]:
+    """Return the status of each replica of the application that the file calls policy."""
+    import ray
+
+    from flywheel.deploy import on_serve
+
+    ray.init(address=address, log_to_driver=False)
+    return on_serve.running("policy", "/").status()
+
+
 if __name__ == "__main__":
-    word, argument = sys.argv[1:]
+    word, argument, *more = sys.argv[1:]
     if word == "up":
         up(int(argument))
     elif word == "look":
         print(json.dumps(look(Path(argument))))
     elif word == "judge":
         print(json.dumps(judge(argument)))
+    elif word == "own":
+        print(json.dumps(own(argument, Path(more[0]))))
+    elif word == "replicas":
+        print(json.dumps(replicas(argument)))
     else:
         from flywheel.attach import end
 
