@@ -142,17 +142,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Serving": (
         _flow("Decisions a second", meters.DECISIONS),
-        Panel(
-            "Requests a second",
-            "reqps",
-            (
-                (
-                    f"sum {_by('route', 'code')} (rate({meters.REQUESTS.shown}_count{{{_WHEEL}}}[$__rate_interval]))",
-                    "{{wheel}} {{route}} {{code}}",
-                ),
-            ),
-        ),
-        _latency("Latency behind the door", meters.REQUESTS, "route"),
+        _flow("Requests a second", meters.REQUESTS, "route", "code"),
+        _latency("Latency behind the door", meters.REQUEST_SECONDS, "route"),
         _graph("Steps that wait for the observer", meters.QUEUE),
     ),
     "Ingest and losses": (

@@ -27,7 +27,7 @@ def test_each_setting_that_stays_is_named_with_what_was_asked_for_and_what_to_do
     deploy = DeployConfig(port=9000, num_replicas=3)
     config = asked(observe=ObserveConfig(wait_s=0.5), store=StoreConfig(group_s=0.1), deploy=deploy)
     assert told.stays(LIVING, config, RUN_DIR) == (
-        "what was up already keeps its settings: store.group_s 0.005 (not 0.1), observe.wait_s 0.04 (not 0.5), "
+        "what was up already keeps its settings: store.group_s 0.005 (not 0.1), observe.wait_s 0.2 (not 0.5), "
         "deploy.port 8123 (not 9000), deploy.num_replicas 1 (not 3); to change them, end it by "
         "`flywheel down --run-dir /runs/mine`, then start again"
     )

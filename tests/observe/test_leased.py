@@ -114,8 +114,8 @@ def test_a_running_episode_holds_its_place_until_it_is_over() -> None:
 
 def test_outcomes_wait_for_word_from_when_there_are_such_clients() -> None:
     clients = Clients(make())
-    feed(clients.observer, rows_of("stepped", 2, start=10.0), now=10.1)
-    clients.observer.tick(10.1)
+    feed(clients.observer, rows_of("stepped", 2, start=10.0), now=10.3)
+    clients.observer.tick(10.3)
     assert clients.observer.heard(9)[0] == 1
     clients.running["other"] = episode("other", 10.1, 11.0)
     clients.upload(clients.running["other"], 11.0)

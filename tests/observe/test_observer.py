@@ -130,10 +130,10 @@ def test_a_lost_episode_frees_its_place_and_is_read_only_if_it_failed() -> None:
 
 def test_an_episode_that_has_just_begun_waits_for_earlier_ones_of_other_replicas() -> None:
     observer = make()
-    feed(observer, rows_of("a", 2, start=10.0), now=10.03)
-    observer.tick(now=10.03)
+    feed(observer, rows_of("a", 2, start=10.0), now=10.19)
+    observer.tick(now=10.19)
     assert observer.status()["read"] == 0
-    observer.tick(now=10.05)
+    observer.tick(now=10.21)
     assert observer.status()["read"] == 1
 
 
