@@ -227,14 +227,6 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """Word of an episode that a client acts in by itself: it has begun, and its place in the order of start is this."""
-
-    episode: str
-    started_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
     """A reward that comes after its step."""
 

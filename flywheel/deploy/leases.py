@@ -22,7 +22,7 @@ from flywheel.deploy.wire import EpisodeRow, Lease, RejectedError, RunningRow
 from flywheel.draws import draw_key
 from flywheel.errors import Refused
 from flywheel.policy import Policy
-from flywheel.records import Array, Begun, Episode, Spec
+from flywheel.records import Array, Episode, Spec
 
 
 def give(run_key: bytes, episode: str, digest: str, now: float) -> Lease:
@@ -41,16 +41,13 @@ def is_given(row: EpisodeRow[Any] | RunningRow, run_key: bytes) -> bool:
     return hmac.compare_digest(row.seal, seal(run_key, row.episode, row.digest, row.given_at))
 
 
-def begun(rows: Iterable[RunningRow], run_key: bytes, now: float, settled_at: float) -> list[Begun]:
-    """Return the places of running episodes, by this machine's clock; one without a lease of this run holds none.
+def begun(rows: Iterable[RunningRow], run_key: bytes, now: float, settled_at: float) -> dict[str, float]:
+    """Return by id when running episodes began, by this machine's clock; one without a lease of this run is left out.
 
     One whose lease was given before `settled_at` begins with its lease, as for `prove`.
     """
-    return [
-        Begun(episode=row.episode, started_at=_start(row.given_at, now - row.age_s, now, settled_at))
-        for row in rows
-        if is_given(row, run_key)
-    ]
+    given = [row for row in rows if is_given(row, run_key)]
+    return {row.episode: _start(row.given_at, now - row.age_s, now, settled_at) for row in given}
 
 
 def _start(given_at: float, told: float, now: float, settled_at: float) -> float:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from flywheel.deploy.admission import Admission, Served, Tried
 from flywheel.errors import FlywheelError
 from flywheel.policy import Bundle
-from flywheel.records import Begun, Episode, Release, Reward, Steps, Verdict
+from flywheel.records import Episode, Release, Reward, Steps, Verdict
 
 AWAY_S = 5.0
 """Seconds after which an observer or a registry that doesn't answer counts as away."""
@@ -67,8 +67,8 @@ class ObserverLink(Protocol):
     async def reward(self, rewards: Sequence[Reward]) -> Sequence[str]:
         """Return what became of each late reward: "stored" or "same" (durable), "conflict" (aside), or "unknown"."""
 
-    async def begun(self, begun: Sequence[Begun]) -> None:
-        """Hand over word of episodes that clients act in by themselves, which hold their places from then on."""
+    async def begun(self, begun: Mapping[str, float]) -> None:
+        """Hand over word of episodes (id → start) that clients act in by themselves: they hold their places then."""
 
     async def upload(self, episodes: Sequence[Episode]) -> Mapping[str, str]:
         """Return what became of each whole episode: "stored" or "same" (durable), or "conflict" (aside)."""

@@ -24,7 +24,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.outcomes import Outcome
 from flywheel.policy import Bundle, Files
-from flywheel.records import Artifact, Begun, Episode, Release, Reward, Signal, Steps, Verdict
+from flywheel.records import Artifact, Episode, Release, Reward, Signal, Steps, Verdict
 from flywheel.tapes import Scenario
 from flywheel.tokens import Scope
 
@@ -313,7 +313,7 @@ class ObserverActorLink(_Link):
         found: Sequence[str] = await self._ask("reward", rewards)
         return found
 
-    async def begun(self, begun: Sequence[Begun]) -> None:
+    async def begun(self, begun: Mapping[str, float]) -> None:
         """As ObserverActor.begun."""
         await self._ask("begun", begun)
 

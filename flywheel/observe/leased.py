@@ -6,9 +6,7 @@ comes out: short ones, which failed, come back first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from flywheel.records import Begun
+from collections.abc import Iterable, Mapping
 
 Place = tuple[float, str]
 """Start and id of an episode: its place in the order in which outcomes are read."""
@@ -29,13 +27,13 @@ class Leased:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def hear(self, begun: Iterable[Begun], now: float) -> None:
-        """Hold the places of these episodes, each where it was told first; what is over already holds none."""
-        for each in begun:
+    def hear(self, begun: Mapping[str, float], now: float) -> None:
+        """Hold the places of these episodes (id → start), as they were told first; what is over holds none."""
+        for id_, start in begun.items():
             self.are_known = True
-            if each.episode not in self._over:
-                self._starts.setdefault(each.episode, each.started_at)
-                self._heard_at[each.episode] = now
+            if id_ not in self._over:
+                self._starts.setdefault(id_, start)
+                self._heard_at[id_] = now
 
     def start(self, id_: str) -> float | None:
         """Return when an episode that holds a place began, None where it holds none."""

@@ -18,7 +18,7 @@ from flywheel.observe.monitors.outcome import OutcomeMonitor
 from flywheel.observe.monitors.world import WorldMonitor
 from flywheel.observe.waiting import Entry, Waiting
 from flywheel.outcomes import Outcome, outcome_of
-from flywheel.records import Begun, Episode, Release, Signal, Steps
+from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import POLICY, Task, spec_of, task_digest
 
 SIGNALS = "observer.signals"
@@ -145,8 +145,8 @@ class Observer:
         """Return the episodes with the task's word on whether they failed."""
         return [self._assembler.judge(episode) for episode in episodes]
 
-    def begun(self, begun: Sequence[Begun], now: float) -> bool:
-        """Hold the places of episodes that clients act in by themselves; return True for the first word of any."""
+    def begun(self, begun: Mapping[str, float], now: float) -> bool:
+        """Hold the places of episodes (id → start) that clients act in; return True for the first word of any."""
         was_known = self._leased.are_known
         self._leased.hear(begun, now)
         return self._leased.are_known and not was_known

@@ -19,7 +19,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.observe.observer import SIGNALS, Observer
 from flywheel.outcomes import Outcome, outcome_of
-from flywheel.records import Begun, Episode, Release, Reward, Signal, Steps
+from flywheel.records import Episode, Release, Reward, Signal, Steps
 from flywheel.task import Task
 from flywheel.trace import on_ray as trace
 from flywheel.trace.tail import Tail
@@ -139,8 +139,8 @@ class ObserverActor:
             await self._store.judge.remote(failed)
         return judged
 
-    async def begun(self, begun: Sequence[Begun]) -> None:
-        """Hold the places of episodes that clients act in by themselves."""
+    async def begun(self, begun: Mapping[str, float]) -> None:
+        """Hold the places of episodes (id → start) that clients act in by themselves."""
         await self._ready()
         if self._observer.begun(begun, time.time()):
             await self._store.note.remote(_LEASED, "yes")

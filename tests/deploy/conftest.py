@@ -17,7 +17,7 @@ from flywheel.deploy.links import AwayError, Secrets
 from flywheel.deploy.registry import Registry
 from flywheel.deploy.service import Service
 from flywheel.policy import Bundle
-from flywheel.records import Artifact, Begun, Check, Episode, Outcome, Release, Reward, Steps, Trial, Verdict
+from flywheel.records import Artifact, Check, Episode, Outcome, Release, Reward, Steps, Trial, Verdict
 from flywheel.store.intake import Intake
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
@@ -92,7 +92,7 @@ class Links:
         """Steps that the observer forgets once."""
         self.loads: list[str] = []
         self.tried_: list[Tried] = []
-        self.begun_: list[Sequence[Begun]] = []
+        self.begun_: list[Mapping[str, float]] = []
         self.now = NOW
         """When the registry is told to roll back."""
 
@@ -139,7 +139,7 @@ class Links:
         answers, _ = self.store.reward(rewards, [math.nan if (r.episode, r.t) in known else None for r in rewards])
         return answers
 
-    async def begun(self, begun: Sequence[Begun]) -> None:
+    async def begun(self, begun: Mapping[str, float]) -> None:
         await self._reach()
         self.begun_.append(begun)
 

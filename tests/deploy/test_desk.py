@@ -293,8 +293,7 @@ async def test_what_runs_holds_its_place_before_what_is_over_is_proven(
         assert await sent(http, "/v1/episodes", episodes=[], running=running[1:2]) == {
             "acknowledged": [], "refused": {},
         }  # fmt: skip
-        told = [[(each.episode, each.started_at) for each in begun] for begun in links.begun_]
-        assert told == [[(over["episode"], NOW), (runs["episode"], NOW)], [(runs["episode"], NOW)]]
+        assert links.begun_ == [{over["episode"]: NOW, runs["episode"]: NOW}, {runs["episode"]: NOW}]
         many = await rejected(http, "/v1/episodes", episodes=[], running=running[1:2] * 1025)
         assert many == (422, "running")
         wrong = running[1] | {"age_s": -1.0}

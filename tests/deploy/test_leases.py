@@ -198,9 +198,8 @@ def test_what_runs_has_its_place_by_the_servers_clock(
     session = session_of(world, world.served())
     (lease,) = session.lease(["mine"], NOW)
     row = RunningRow(lease.episode, lease.digest, lease.given_at, lease.seal, age_s)
-    (found,) = begun([row], RUN_KEY, NOW + 10, settled_at)
-    assert (found.episode, found.started_at) == ("mine", kept)
-    assert begun([row], b"o" * 32, NOW + 10, settled_at) == [], "another run's holds none"
+    assert begun([row], RUN_KEY, NOW + 10, settled_at) == {"mine": kept}
+    assert begun([row], b"o" * 32, NOW + 10, settled_at) == {}, "another run's holds none"
 
 
 nan = float("nan")

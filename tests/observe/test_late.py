@@ -10,7 +10,7 @@ import numpy as np
 from flywheel.config import ObserveConfig
 from flywheel.observe.observer import Observer
 from flywheel.outcomes import outcome_of
-from flywheel.records import Begun, Episode
+from flywheel.records import Episode
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import SHORT_POLE
 from tests.observe.streams import DIGEST, real, rows_of, steps_of
@@ -36,7 +36,7 @@ def lacking(id_: str, at: float, *unknown: int) -> Episode:
 
 def upload(observer: Observer, episodes: list[Episode], now: float, **answers: str) -> list[Episode]:
     """Upload episodes of a client that said so when they began."""
-    observer.begun([Begun(episode=episode.id, started_at=episode.started_at) for episode in episodes], now)
+    observer.begun({episode.id: episode.started_at for episode in episodes}, now)
     return observer.uploaded(episodes, {episode.id: "stored" for episode in episodes} | answers, now)
 
 
@@ -139,7 +139,7 @@ def test_whole_episodes_raise_the_signals_that_answered_ones_do() -> None:
         for i, e in enumerate([*real(150, seed=1, gains=SHORT_POLE), *real(12, seed=2, gains=SHORT_POLE, length=2.0)])
     ]
     observer, alone = make(), make()
-    observer.begun([Begun(episode=episode.id, started_at=episode.started_at) for episode in episodes], now=200.0)
+    observer.begun({episode.id: episode.started_at for episode in episodes}, now=200.0)
     for episode in reversed(episodes):
         observer.uploaded(observer.judge([episode]), {episode.id: "stored"}, now=200.0)
     raised = observer.tick(now=400.0)

@@ -16,7 +16,7 @@ from flywheel.config import DeployConfig, ObserveConfig
 from flywheel.deploy.canary import Ramp
 from flywheel.observe.observer import Observer
 from flywheel.outcomes import Outcome, outcome_of
-from flywheel.records import Begun, Episode
+from flywheel.records import Episode
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
 from tests.observe.streams import DIGEST, rows_of
@@ -46,7 +46,7 @@ class Clients:
     running: dict[str, Episode] = field(default_factory=dict)
 
     def tell(self, now: float) -> None:
-        self.observer.begun([Begun(episode=e.id, started_at=e.started_at) for e in self.running.values()], now)
+        self.observer.begun({e.id: e.started_at for e in self.running.values()}, now)
 
     def upload(self, whole: Episode, now: float) -> None:
         self.tell(now)
@@ -162,8 +162,8 @@ def test_word_that_comes_again_after_the_end_holds_nothing() -> None:
 
 def test_it_begins_where_there_was_first_word_of_it() -> None:
     observer = make()
-    observer.begun([Begun(episode="a", started_at=5.0)], now=5.0)
-    observer.begun([Begun(episode="a", started_at=1.0)], now=7.0)  # the share changed meanwhile
+    observer.begun({"a": 5.0}, now=5.0)
+    observer.begun({"a": 1.0}, now=7.0)  # the share changed meanwhile
     (placed,) = observer.placed([episode("a", 1.0, 2.0)])
     assert (placed.started_at, placed.ended_at) == (5.0, 5.0)
     assert observer.placed([episode("b", 1.0, 2.0)])[0].started_at == 1.0

@@ -15,7 +15,7 @@ import pytest
 
 from flywheel.config import ObserveConfig, StoreConfig
 from flywheel.observe.on_ray import ObserverActor
-from flywheel.records import Begun, Release, Reward
+from flywheel.records import Release, Reward
 from flywheel.store.intake import open_readonly
 from flywheel.store.on_ray import StoreActor
 from flywheel.tasks.cartpole import cartpole
@@ -172,18 +172,18 @@ async def test_after_its_restart_places_and_rewards_are_waited_for_as_before(
     whole = {name: episode(name, now - start, now) for name, start in (("a", 9.0), ("b", 8.0), ("c", 7.0))}
     whole["c"] = dataclasses.replace(whole["c"], rewards=np.array([1.0, np.nan]), digests=("e" * 64,) * 2)
     whole["d"] = episode("d", now - 6.0, now)
-    told = {name: Begun(episode=name, started_at=e.started_at) for name, e in whole.items()}
+    told = {name: e.started_at for name, e in whole.items()}
 
     first = ObserverActor(cartpole, config, "store")
     await first.release(release(), 0.05)
-    await first.begun(list(told.values()))
+    await first.begun(told)
     for name in "bcd":
         assert await first.upload([whole[name]]) == {name: "stored"}
     assert (await first.heard(9))[0] == 0, "a runs, and began before"
 
     second = ObserverActor(cartpole, config, "store")
     assert (await second.outcomes([DIGEST, "e" * 64], (0.0, ""))) == []
-    await second.begun([told["a"]])
+    await second.begun({"a": told["a"]})
     await second._wait_for(lambda: not second._is_behind, 10.0)
     assert not second._is_behind and (await second.heard(9))[0] == 0
     await second.upload([whole["a"]])
