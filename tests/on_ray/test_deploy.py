@@ -50,6 +50,21 @@ def deployed(cluster: Cluster, path: Path) -> dict[str, Any]:
         time.sleep(1.0)
 
 
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
+def test_its_replicas_are_spread_over_the_nodes_that_are_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from flywheel.deploy import on_serve
+    from serve_apps.policy import build
+
+    told: list[Any] = []
+    monkeypatch.setattr(on_serve, "build", lambda *given: told.append(given))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
+    build({"wheel": "flywheel", "num_replicas": 2})
+    assert [given[1:] for given in told] == [("flywheel", 2)]
+
+
 def test_the_file_brings_up_two_replicas_on_two_nodes_and_the_page(cluster: Cluster, tmp_path: Path) -> None:
     run_dir = tmp_path / "flywheel"
     digest = cluster.ask("own", cluster.address, run_dir)["digest"]
