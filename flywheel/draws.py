@@ -64,7 +64,7 @@ def bucket(run_key: bytes, episode: str) -> float:
     return (int.from_bytes(mark[:8], "big") >> 11) * _TO_UNIT
 
 
-@lru_cache(maxsize=16_384)  # it is asked for at each step, and takes longer than that step's draws
+@lru_cache(maxsize=2_048)  # it is asked for at each step, and takes longer than that step's draws
 def draw_key(run_key: bytes, episode: str) -> int:
     """Return the 64-bit draw key of a production episode: a keyed hash, so that no client can foresee draws."""
     return int.from_bytes(hmac.digest(run_key, episode.encode(), hashlib.sha256)[:8], "big")

@@ -32,7 +32,7 @@ _DIGITS = 16
 _ODD = frozenset("13579bdf")
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=2_048)
 def trace_of(episode: str) -> str:
     """Return the trace of an episode: 32 hexadecimal digits, a hash of its id."""
     return blake2b(episode.encode(), digest_size=16, person=b"episode").hexdigest()

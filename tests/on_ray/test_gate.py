@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
 from flywheel.gate.on_ray import GateActor
 from flywheel.policy import Bundle, bundle, load
+from flywheel.priority import BEHIND
 from flywheel.records import Verdict
 from flywheel.task import Task
 from flywheel.testing import write_linear_artifact
@@ -59,6 +61,7 @@ def test_the_verdict_is_the_one_of_a_gate_alone(ray_cluster: Any, gate: Any, bac
     assert told(found) == told(expected) and len(found.trials) > 60
     probe = ray_cluster.get(actor.probe.remote(back.files["policy.onnx"], back.artifact.spec, 3), timeout=60)
     assert probe == alone.probe(load(back), seed=3)
+    assert {process.nice() for process in psutil.process_iter() if process.name() == "ray::GateActor"} == {BEHIND}
 
 
 def test_what_a_dead_worker_had_to_play_is_played_again(
