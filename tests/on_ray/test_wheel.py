@@ -232,7 +232,8 @@ def trainer_of(run: Run) -> psutil.Process:
 def test_it_outlives_its_trainer_ctrl_c_ends_it_cleanly_and_the_same_directory_goes_on(
     start: Callable[..., Run],
 ) -> None:
-    first = start("--seed", "12", "--no-drift", "--turns", "1")
+    soon = ("--deploy.ramp", "0.5", "--deploy.ramp-first", "5", "--deploy.canary-margin", "0.3")  # not in thousands
+    first = start("--seed", "12", "--no-drift", "--turns", "1", *soon)
     first.wait_for(lambda text: "probe:" in text)
     trainer_of(first).kill()  # as the loss of its node does
     first.wait_for(lambda text: "It begins again" in text)
@@ -246,7 +247,7 @@ def test_it_outlives_its_trainer_ctrl_c_ends_it_cleanly_and_the_same_directory_g
     assert summary["episodes"]["acknowledged"] == summary["episodes"]["stored"] > 0
     assert [turn.number for turn in archive.read_turns(first.run_dir)] == [1]
 
-    second = start("--seed", "12", "--no-drift", "--turns", "1", "--loop.observe-episodes", "30")
+    second = start("--seed", "12", "--no-drift", "--turns", "1", "--loop.observe-episodes", "30", *soon)
     assert second.process.wait(300) == 0, second.text
     turns = archive.read_turns(second.run_dir)
     assert [turn.number for turn in turns] == [1, 2]
