@@ -274,7 +274,7 @@ def nodes(quick: bool) -> Iterator[Row]:
     verdict = ray.get(actor.remote(task, config, claims=claims).judge.remote(given, None, None, SEED))
     from ray.util.state import list_actors
 
-    where = {actor.pid: actor.node_id for actor in list_actors(detail=True) if actor.class_name == "Player"}
+    where = {actor.pid: actor.node_id for actor in list_actors(detail=True) if actor.class_name == "Worker"}
     ray.shutdown()
     cluster.shutdown()
     work: Counter[int] = Counter()

@@ -91,7 +91,7 @@ def judge(address: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         policy = bundle(write_linear_artifact(Path(directory), task, BACK))
     verdict = ray.get(gate.judge.remote(policy, None, None, 7))
-    players = [actor for actor in list_actors(detail=True, limit=200) if actor.class_name == "Player"]
+    players = [actor for actor in list_actors(detail=True, limit=200) if actor.class_name == "Worker"]
     return {
         "trials": [[trial.chain, trial.length, int(trial.margin)] for trial in verdict.trials],
         "nodes": {actor.pid: actor.node_id for actor in players if actor.state == "ALIVE"},
