@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import itertools
 import os
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -36,12 +35,10 @@ import onnxruntime
 import psutil
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import t as student
 
 from experiments.hand_policies import cartpole_policy, hopper_policy, lander_policy
-from experiments.report import report, write
+from experiments.report import tell
 from flywheel.config import GateConfig
 from flywheel.deploy.environment import free_ports
 from flywheel.draws import draws
@@ -354,13 +351,7 @@ def main() -> None:
     for row in itertools.chain.from_iterable(part(given.quick) for part in parts):
         print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
         rows.append(row)
-    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
-    Console(width=140).print(table)
-    if not given.quick and not given.only:
-        write(report("bench_gate", began, rows))
-    sys.exit(not all(row["passed"] for row in rows))
+    tell("bench_gate", began, rows, is_kept=not given.quick and not given.only)
 
 
 if __name__ == "__main__":

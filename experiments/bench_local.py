@@ -15,7 +15,6 @@ Prints a table, writes results/bench_local.json and exits with 1 when a row fall
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +23,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import binom
 
 from experiments.bench_gate import INFO, SEED, number
 from experiments.hand_policies import cartpole_policy
-from experiments.report import report, write
+from experiments.report import tell
 from flywheel.client.local import LocalEpisode
 from flywheel.client.quick import Quick
 from flywheel.client.spool import Spool
@@ -164,13 +161,7 @@ def main() -> None:
     for row in rows(given.quick):
         print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
         found.append(row)
-    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
-    for row in found:
-        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
-    Console(width=140).print(table)
-    if not given.quick:
-        write(report("bench_local", began, found))
-    sys.exit(not all(row["passed"] for row in found))
+    tell("bench_local", began, found, is_kept=not given.quick)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,11 @@ import msgspec
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import t as student
 
 from experiments.bench_gate import INFO, SEED, number, ratio
 from experiments.hand_policies import cartpole_policy
-from experiments.report import report, write
+from experiments.report import tell
 from experiments.serve_load import Block, Ended, Played
 from flywheel.cluster import STORE, Rooms, ask, start
 from flywheel.config import Config, DeployConfig
@@ -366,13 +364,7 @@ def main() -> None:
     for row in rows(given.quick, given.only):
         print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
         found.append(row)
-    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
-    for row in found:
-        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
-    Console(width=140).print(table)
-    if not given.quick and not given.only:
-        write(report("bench_serve", began, found))
-    sys.exit(not all(row["passed"] for row in found))
+    tell("bench_serve", began, found, is_kept=not given.quick and not given.only)
 
 
 if __name__ == "__main__":

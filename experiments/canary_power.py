@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from experiments.report import median, report, share, write
+from experiments.report import median, share, tell
 from flywheel.config import DeployConfig
 from flywheel.deploy import evidence
 from flywheel.deploy.canary import STEEP, Canary, Ramp
@@ -273,13 +270,7 @@ def main() -> None:
     for row in (row for measure in measures for row in measure(seed, given.quick)):
         print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
         rows.append(row)
-    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
-    Console(width=140).print(table)
-    if not given.quick and not given.only:
-        write(report("canary_power", began, rows))
-    sys.exit(not all(row["passed"] for row in rows))
+    tell("canary_power", began, rows, is_kept=not given.quick and not given.only)
 
 
 if __name__ == "__main__":

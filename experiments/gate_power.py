@@ -23,7 +23,6 @@ import argparse
 import dataclasses
 import functools
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,11 +30,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from experiments import gate_coverage, gate_regression, gate_suite
-from experiments.report import mean, report, share, write
+from experiments.report import mean, share, tell
 from flywheel.config import GateConfig
 from flywheel.gate import SafetyGate
 from flywheel.gate.hearing import look_after
@@ -204,13 +201,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer candidates, and nothing is written")
     quick, seed, began = parser.parse_args().quick, secrets.randbelow(2**31), time.monotonic()
     rows = [row for measure in MEASURES for row in measure(seed, quick)]
-    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
-    Console(width=140).print(table)
-    if not quick:
-        write(report("gate_power", began, rows))
-    sys.exit(not all(row["passed"] for row in rows))
+    tell("gate_power", began, rows, is_kept=not quick)
 
 
 if __name__ == "__main__":

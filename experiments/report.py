@@ -6,13 +6,16 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 from scipy.stats import beta, binom
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,6 +37,17 @@ def write(found: dict[str, Any]) -> None:
     """Write results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{found['experiment']}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def tell(name: str, began: float, rows: Sequence[dict[str, Any]], *, is_kept: bool) -> NoReturn:
+    """Print the rows as a table, write them where they are to be kept, and exit with 1 when one falls short."""
+    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
+    Console(width=140).print(table)
+    if is_kept:
+        write(report(name, began, rows))
+    sys.exit(not all(row["passed"] for row in rows))
 
 
 def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float | None, most: bool, seed: int) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -27,11 +26,9 @@ from typing import Any
 
 import numpy as np
 import psutil
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import theilslopes
 
-from experiments.report import report, write
+from experiments.report import tell
 from experiments.serve_callers import calling
 from experiments.serve_safety import wheel
 from flywheel.config import Config, DeployConfig
@@ -122,13 +119,7 @@ def main() -> None:
     given, began = parser.parse_args(), time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = list(soaked(60.0 if given.quick else 60.0 * given.minutes, 0 if given.quick else given.decisions))
-    table = Table("id", "case", "value", "95 %", "goal", "runs", "passed")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in ("id", "case", "value", "interval", "goal", "runs", "passed")))
-    Console(width=140).print(table)
-    if not given.quick:
-        write(report("soak", began, rows))
-    sys.exit(not all(row["passed"] for row in rows))
+    tell("soak", began, rows, is_kept=not given.quick)
 
 
 if __name__ == "__main__":
