@@ -127,7 +127,7 @@ def same(policy: Policy, observations: Array) -> Row:
         for t, action, logp in zip(range(start, num), *policy.act(observations[some], drawn[some]), strict=False):
             quick.see(observations[t])
             found = quick.act(t)
-            equal += bool(np.array_equal(np.reshape(found[0], action.shape), action) and found[1] == logp)
+            equal += bool(np.array_equal(np.reshape(found[0], action.shape), action) and found[1]() == logp)
     case = f"actions and log probabilities equal to Policy.act's, of {num:,} ({policy.spec.rule.kind})"
     return number("S5", case, equal / num, "1", equal == num)
 

@@ -115,8 +115,8 @@ def _categorical(
     logits: NDArray[np.float64], draws: NDArray[np.float64], rule: Rule
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     if len(logits) == 1:
-        action, logp = categorical_one(logits[0].tolist(), float(draws[0, 0]), rule)
-        return np.array([action]), np.array([logp])
+        action, chance = categorical_one(logits[0].tolist(), float(draws[0, 0]), rule)
+        return np.array([action]), np.array([np.log(chance)])
     by_action = np.ascontiguousarray(logits.T)  # few actions, many rows: whatever is done to one is one call for all
     num_actions, num_rows = by_action.shape
     rows = np.arange(num_rows)
@@ -135,9 +135,9 @@ def _categorical(
 
 
 def categorical_one(logits: list[float], draw: float, rule: Rule) -> tuple[int, float]:
-    """Return one row's action and its log probability as `Policy.act` does, to the last bit, in a fourth of the time.
+    """Return one row's action and its probability as `Policy.act` has them, to the last bit, in a fourth of the time.
 
-    Sums and quotients are the same in Python's floats; exponentials and logarithms are NumPy's here, too.
+    Sums and quotients are the same in Python's floats; exponentials are NumPy's here, too.
     """
     if rule.greedy:
         chances = [0.0] * len(logits)
@@ -151,7 +151,7 @@ def categorical_one(logits: list[float], draw: float, rule: Rule) -> tuple[int, 
     if rule.exploration_rate:
         chances = [(1.0 - rule.exploration_rate) * c + rule.exploration_rate / len(logits) for c in chances]
     action = min(sum(reached <= draw for reached in accumulate(chances)), len(logits) - 1)
-    return action, float(np.log(chances[action]))
+    return action, chances[action]
 
 
 def _multi_categorical(

@@ -19,6 +19,8 @@ from flywheel.policy import NO_DEVIATIONS, Policy, bounds, categorical_one, in_b
 from flywheel.records import Rule, Spec
 
 _HALF_LOG_TAU = 0.5 * np.log(2 * np.pi)
+Acted = tuple[Any, Callable[[], float]]
+"""A raw action, and what computes its log probability where that is wanted."""
 Drawn = Sequence[Any] | NDArray[np.float64]
 """What each step draws: a list of K numbers, for a Gaussian the float64[K] normal quantiles of them."""
 
@@ -38,8 +40,8 @@ class Single:
         self.to_env = _to_env(self.spec)
         """Returns what the environment gets for a raw action: an int, or an array in the action's shape."""
 
-    def act(self, drawn: Any) -> tuple[Any, float]:
-        """Return the raw action for what is `seen` by one step's draws, and its log probability.
+    def act(self, drawn: Any) -> Acted:
+        """Return the raw action for what is `seen` by one step's draws, and what returns its log probability.
 
         A raw action is an int, a list of them, or float32[K]. Raises Refused when the network answers with a number
         that is not finite.
@@ -61,10 +63,10 @@ class Single:
         return quantiles
 
 
-def _head(rule: Rule, nvec: Sequence[int], num_outputs: int, num_draws: int) -> Callable[..., tuple[Any, float]]:
+def _head(rule: Rule, nvec: Sequence[int], num_outputs: int, num_draws: int) -> Callable[..., Acted]:
     """Return what makes action and log probability of outputs list[D] and one step's Drawn."""
     if rule.kind == "categorical":
-        return lambda outputs, drawn: categorical_one(outputs, drawn[0], rule)
+        return lambda outputs, drawn: _categorical(outputs, drawn[0], rule)
     if rule.kind == "multi_categorical":
         return lambda outputs, drawn: _multi_categorical(outputs, drawn, rule, nvec)
     if not rule.greedy and num_outputs == num_draws:
@@ -82,26 +84,31 @@ def _to_env(spec: Spec) -> Callable[[Any], Any]:
     return lambda raw_action: in_box(raw_action.reshape(spec.action_shape), low, high, spec.unsquash)
 
 
-def _multi_categorical(
-    logits: list[float], drawn: Sequence[float], rule: Rule, nvec: Sequence[int]
-) -> tuple[list[int], float]:
-    actions, logps, start = [], [], 0
+def _categorical(logits: list[float], draw: float, rule: Rule) -> Acted:
+    action, chance = categorical_one(logits, draw, rule)
+    return action, lambda: float(np.log(chance))
+
+
+def _multi_categorical(logits: list[float], drawn: Sequence[float], rule: Rule, nvec: Sequence[int]) -> Acted:
+    actions, chances, start = [], [], 0
     for num_actions, draw in zip(nvec, drawn, strict=True):
-        action, logp = categorical_one(logits[start : start + num_actions], draw, rule)
+        action, chance = categorical_one(logits[start : start + num_actions], draw, rule)
         actions.append(action)
-        logps.append(logp)
+        chances.append(chance)
         start += num_actions
-    *_, total = accumulate(logps)  # one after another, as for many rows
-    return actions, total
+    return actions, lambda: list(accumulate(float(np.log(chance)) for chance in chances))[-1]  # in order, as for rows
 
 
-def _gaussian(outputs: list[float], quantiles: NDArray[np.float64], rule: Rule) -> tuple[NDArray[np.float32], float]:
+def _gaussian(outputs: list[float], quantiles: NDArray[np.float64], rule: Rule) -> Acted:
     numbers, size = np.array(outputs), len(quantiles)
     mean = numbers[:size]
     if rule.greedy:
-        return mean.astype(np.float32), 0.0
+        return mean.astype(np.float32), float
     deviation = np.exp(numbers[size:]) * rule.temperature
     action = (mean + deviation * quantiles).astype(np.float32)
-    distance = (action - mean) / deviation
-    logps = -0.5 * distance**2 - np.log(deviation) - _HALF_LOG_TAU
-    return action, float(np.add.reduce(logps))
+
+    def logp() -> float:
+        distance = (action - mean) / deviation
+        return float(np.add.reduce(-0.5 * distance**2 - np.log(deviation) - _HALF_LOG_TAU))
+
+    return action, logp

@@ -246,9 +246,7 @@ class LocalEpisode(OneEpisode):
         super().__init__(lease.episode)
         self.digest = lease.digest
         """The policy that acts in it."""
-        self.logp = math.nan
-        """Log probability of the last action."""
-        self._t = 0
+        self._t, self._logp = 0, float("nan").__float__
         self._quick = Quick(policy, lease.draw_key, lease.episode)
         self._spool, self._supply = spool, supply
         self._most_steps = 0
@@ -272,11 +270,12 @@ class LocalEpisode(OneEpisode):
         self._check_open()
         quick, t = self._quick, self._t
         told = quick.see(observation)
-        raw_action, self.logp = quick.act(t)
+        raw_action, self._logp = quick.act(t)
         plain = raw_action.tolist() if isinstance(raw_action, np.ndarray) else raw_action
         if t == self._most_steps:
             self._check_size(packed(told) + packed(plain) + packed(0.0))
-        self._spool.add(self.id, {"t": t, "observation": told, "action": plain, "reward": self._known()})
+        row = {"t": t, "observation": told, "action": plain, "reward": self._known(), "at": time.time()}
+        self._spool.add(self.id, row)
         self._t, self._reward = t + 1, math.nan
         self._scope.acted(t, self.digest)
         return quick.to_env(raw_action)
@@ -295,6 +294,11 @@ class LocalEpisode(OneEpisode):
         self._spool.sync(self.id)
         self._ended = True
         self._spool.leave(self.id)
+
+    @property
+    def logp(self) -> float:
+        """Log probability of the last action; NaN before the first one."""
+        return self._logp()
 
     @property
     def is_condemned(self) -> bool:
@@ -326,7 +330,7 @@ def _told(found: Kept) -> dict[str, Any]:
     steps, end = (found.steps, found.end) if found.end is not None else (found.steps[:-1], found.steps[-1])
     return {
         **{name: found.head[name] for name in ("episode", "digest", "given_at", "seal", "started_at")},
-        "ended_at": end.get("ended_at", found.changed_at),
+        "ended_at": end.get("ended_at", end.get("at", found.changed_at)),
         "observations": [row["observation"] for row in (*steps, end)],
         "raw_actions": [row["action"] for row in steps],
         "rewards": [row["reward"] for row in (*steps[1:], end)],

@@ -15,7 +15,7 @@ from flywheel.draws import draws
 from flywheel.errors import UsageError
 from flywheel.policy import Policy
 from flywheel.records import Array
-from flywheel.single import Drawn, Single
+from flywheel.single import Acted, Drawn, Single
 from flywheel.spaces import flatten
 
 BLOCK = 256
@@ -67,8 +67,8 @@ class Quick:
             with np.errstate(over="ignore"):  # the network answers infinity with a number that is refused
                 self._seen[0] = row
 
-    def act(self, t: int) -> tuple[Any, float]:
-        """Return the raw action of step `t` for the observation seen last, and its log probability.
+    def act(self, t: int) -> Acted:
+        """Return the raw action of step `t` for the observation seen last, and what returns its log probability.
 
         A raw action is an int, a list of them, or float32[K]. Raises Refused when the network answers with a number
         that is not finite.

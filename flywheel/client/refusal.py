@@ -28,7 +28,23 @@ class RejectedError(FlywheelError):
         self.status, self.field = status, field
 
 
-def check_process(pid: int) -> None:
-    """Raise UsageError where this isn't the process `pid`: two must not act under one lease, or write to one file."""
-    if os.getpid() != pid:
+_num_forks = 0
+
+
+def _forked() -> None:
+    global _num_forks
+    _num_forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def process() -> int:
+    """Return a number that another one of a fork's two processes doesn't have."""
+    return _num_forks
+
+
+def check_process(made_in: int) -> None:
+    """Raise UsageError where `process()` was another: two must not act under one lease, or write to one file."""
+    if _num_forks != made_in:
         raise UsageError("This client was made before a fork: make one in each process.")

@@ -1,20 +1,22 @@
 """Episodes on the disk from their first step until they are acknowledged, so that a program may die at any moment.
 
-One file an episode, one line a step, one write a line: the CRC-32 of a JSON text as eight hexadecimal digits, a space,
-the text. What the operating system took survives the program's death; a line that was torn ends its file, so that all
-before it counts. Power that fails may take the last seconds of what `sync` was not called for.
+One file an episode, one line a step: the CRC-32 of a JSON text as eight hexadecimal digits, a space, the text. A file
+that is written lies in memory that the operating system shares with its disk: no call to the system, and a program's
+death takes nothing of it. A line that was torn ends its file, so that all before it counts, and so do the zeros where
+lines were still to come. Power that fails may take the last seconds of what `sync` was not called for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import itertools
 import logging
+import mmap
 import os
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +24,15 @@ from typing import Any
 
 import msgspec
 
-from flywheel.client.refusal import DamagedError, FullError, check_process
+from flywheel.client.refusal import DamagedError, FullError, check_process, process
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION
 
 _SUFFIX, _REFUSED = ".episode", ".refused"
 _OPEN_FILES = 256
-"""Files kept open for their next line; beyond it the one that was silent longest is closed."""
+"""Files kept open for their next line; beyond it the one that was opened first is closed."""
+_AHEAD, _FAR_AHEAD = 2**14, 2**20
+"""Bytes that a file is ahead of its lines: as many as it has, within these."""
 _RESERVED = 8
 """No episode begins once less than this part of the room is left: it is for those that run."""
 _UNREADABLE = (
@@ -42,6 +46,7 @@ _UNREADABLE = (
 )
 """What reading a file raises where that won't change."""
 log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
 Row = Mapping[str, Any]
 
 
@@ -57,7 +62,7 @@ class Kept:
     """None where the program was torn out of it."""
     num_bytes: int
     changed_at: float
-    """When its last line was written."""
+    """When its file was last seen to change: up to half a minute before its last line."""
 
 
 class Spool:
@@ -73,10 +78,10 @@ class Spool:
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # what a program observes may be nobody else's affair
         self._directory, self._max_bytes = directory, max_bytes
-        self._mutex, self._pid = threading.Lock(), os.getpid()
+        self._mutex, self._process = threading.Lock(), process()
         self._sizes: dict[str, int] = {}
         self._heads: dict[str, Row] = {}
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._files: dict[str, mmap.mmap] = {}
         self._waiting: dict[str, None] = {}
         self._is_closed = False
         self.wake: Callable[[], None] = lambda: None
@@ -135,8 +140,8 @@ class Spool:
         """Let another program open the directory; whatever is in it stays."""
         with self._mutex:
             self._is_closed = True
-            while self._files:
-                os.close(self._files.popitem()[1])
+            for id in list(self._files):
+                self._shut(id)
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
@@ -148,7 +153,7 @@ class Spool:
 
         Raises UsageError for an id that is in the spool, FullError when little room is left.
         """
-        check_process(self._pid)
+        check_process(self._process)
         with self._mutex:
             if id in self._sizes:
                 raise UsageError(f"Episode {id!r} is in the spool already: give every episode its own id.")
@@ -167,7 +172,7 @@ class Spool:
 
         Raises FullError, keeping nothing.
         """
-        check_process(self._pid)
+        check_process(self._process)
         with self._mutex:
             self._append(id, row)
 
@@ -178,7 +183,7 @@ class Spool:
         """
         try:
             with self._mutex:
-                os.fsync(self._file(id))
+                (self._files.get(id) or self._opened(id, self._sizes[id])).flush()
             directory = os.open(self._directory, os.O_RDONLY)
             try:
                 os.fsync(directory)
@@ -189,7 +194,7 @@ class Spool:
 
     def leave(self, id: str) -> None:
         """Let an episode wait that nobody plays any more, ended or not."""
-        if os.getpid() != self._pid:
+        if process() != self._process:
             return
         with self._mutex:
             self._shut(id)
@@ -211,7 +216,7 @@ class Spool:
 
     def drop(self, id: str) -> None:
         """Forget an episode: it is acknowledged, or nobody is to hear of it."""
-        if os.getpid() != self._pid:
+        if process() != self._process:
             return
         with self._mutex:
             self._remove(id)
@@ -238,19 +243,19 @@ class Spool:
         return self._directory / f"{hashlib.blake2b(id.encode(), digest_size=16).hexdigest()}{_SUFFIX}"
 
     def _append(self, id: str, row: Row) -> None:
-        text = msgspec.json.encode(row)
+        text = _encode(row)
         line = b"%08x %b\n" % (zlib.crc32(text), text)
-        if not self._has_room(self._max_bytes - len(line)):
+        size = len(line)
+        if not self._has_room(self._max_bytes - size):
             raise FullError(f"{self._full()} Nothing was kept; the same call may be made again once there is room.")
-        try:
-            file, size = self._file(id), self._sizes[id]
-            if (written := os.write(file, line)) != len(line):
-                os.ftruncate(file, size)  # else what follows would stand behind a torn line
-                raise OSError(f"{written} of {len(line)} bytes were written")
-        except OSError as error:
-            raise self._takes_nothing(error) from error
-        self._sizes[id] = size + len(line)
-        self.num_bytes += len(line)
+        begin = self._sizes[id]
+        end = begin + size
+        file = self._files.get(id)
+        if file is None or end > len(file):
+            file = self._opened(id, end)
+        file[begin:end] = line
+        self._sizes[id] = end
+        self.num_bytes += size
 
     def _takes_nothing(self, error: OSError) -> FullError:
         return FullError(
@@ -258,21 +263,30 @@ class Spool:
             "again."
         )
 
-    def _file(self, id: str) -> int:
-        file = self._files.get(id)
-        if file is None:
-            if self._is_closed:
-                raise UsageError("The client is closed, and its spool with it: open another one.")
-            if len(self._files) == _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            file = self._files[id] = os.open(self._path(id), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        else:
-            self._files.move_to_end(id)
-        return file
+    def _opened(self, id: str, size: int) -> mmap.mmap:
+        """Return the file with room for so many bytes. Raises FullError where its disk doesn't have that."""
+        if self._is_closed:
+            raise UsageError("The client is closed, and its spool with it: open another one.")
+        self._shut(id)
+        if len(self._files) == _OPEN_FILES:
+            self._shut(next(iter(self._files)))
+        begin, room = self._sizes[id], size + min(max(size, _AHEAD), _FAR_AHEAD)
+        try:
+            file = os.open(self._path(id), os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                _write(file, begin, room)
+                self._files[id] = mmap.mmap(file, room)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._takes_nothing(error) from error
+        return self._files[id]
 
     def _shut(self, id: str) -> None:
         if (file := self._files.pop(id, None)) is not None:
-            os.close(file)
+            file.close()
+            with contextlib.suppress(OSError):  # zeros at its end are no lines, and a file that is gone is named later
+                os.truncate(self._path(id), self._sizes[id])
 
     def _remove(self, id: str) -> None:
         self._shut(id)
@@ -287,6 +301,13 @@ class Spool:
             f"The spool {self._directory} holds {self.num_bytes:,} of at most {self._max_bytes:,} bytes, "
             f"{len(self._sizes)} episodes that the server has not acknowledged yet{aside if self._num_refused else ''}."
         )
+
+
+def _write(file: int, begin: int, end: int) -> None:
+    """Let the disk give room up to `end`: memory that the disk has no room for would kill who writes there."""
+    if (written := os.pwrite(file, bytes(end - begin), begin)) != end - begin:
+        os.ftruncate(file, begin)
+        raise OSError(f"{written} of {end - begin} bytes were written")
 
 
 def _locked(directory: Path) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from flywheel.client.http import Client
-from flywheel.client.refusal import RejectedError, check_process
+from flywheel.client.refusal import RejectedError, check_process, process
 from flywheel.errors import FlywheelError, Refused, UsageError
 from flywheel.policy import MANIFEST, NETWORK, Policy, bundled
 from flywheel.verdicts import admit, decode
@@ -65,7 +65,7 @@ class Supply:
         self._may_answer: set[str] | None = None
         self.max_body = MAX_BODY
         """Bytes of one request at most, as the server said last."""
-        self._mutex, self._pid = threading.Lock(), os.getpid()
+        self._mutex, self._process = threading.Lock(), process()
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -83,7 +83,7 @@ class Supply:
 
     def take(self) -> tuple[Lease, Policy] | None:
         """Return a lease, which nobody else gets, and its policy; None when none is left."""
-        check_process(self._pid)
+        check_process(self._process)
         with self._mutex:
             if not self._leases:
                 return None

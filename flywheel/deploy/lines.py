@@ -64,7 +64,8 @@ def decided(row: ActRow[Any], digest: str, by: Single | None, key: int, now: flo
     seen[:] = row.observation
     uniform = draws_of(key, row.t, spec.num_draws)
     (drawn,) = by.drawn(np.array([uniform])) if spec.rule.kind == "gaussian" else (uniform,)
-    raw_action, logp = by.act(drawn)
+    raw_action, logp_of = by.act(drawn)
+    logp = logp_of()
     action = by.to_env(raw_action)
     if spec.action_kind != "discrete":
         action = action.tolist()

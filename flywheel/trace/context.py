@@ -107,7 +107,8 @@ class EpisodeScope:
 
     def acted(self, t: int, digest: str) -> None:
         """Let spans that begin from now on be about this step, and the policy that decided it."""
-        self._about |= {STEP: t, DIGEST: digest}
+        about = self._about
+        about[STEP], about[DIGEST] = t, digest
 
 
 def link(episodes: Iterable[str]) -> None:

@@ -258,7 +258,7 @@ def test_after_a_fork_nothing_begins_and_nothing_is_kept(
     with local.episode() as episode:
         episode.act(FOUR)
         with monkeypatch.context() as forked:
-            forked.setattr("os.getpid", lambda: -1)
+            forked.setattr("flywheel.client.refusal._num_forks", -1)
             for call in (local.episode, lambda: episode.act(FOUR), lambda: episode.end(FOUR, terminated=True)):
                 with pytest.raises(UsageError, match="made before a fork: make one in each process"):
                     call()

@@ -94,7 +94,7 @@ def test_it_acts_as_the_policy_does(spec: Spec, seed: int, key: int, scale: floa
         quick.see(observations[i])
         action, logp = quick.act(t)
         assert np.array_equal(np.reshape(action, spec.action_shape), actions[i])
-        assert logp == logps[i]
+        assert logp() == logps[i]
         assert np.array_equal(quick.to_env(action), to_env(spec, actions[i : i + 1])[0])
 
 

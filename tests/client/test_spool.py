@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,15 +134,36 @@ def test_a_full_spool_lets_no_episode_begin_and_lets_running_ones_go_on(tmp_path
 
 
 def test_a_disk_that_takes_half_a_line_keeps_none_of_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
+    write = os.pwrite
     spool.begin("e")
     spool.add("e", step(0))
-    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:20]))
+    monkeypatch.setattr(module, "_AHEAD", 0)
+    monkeypatch.setattr(os, "pwrite", lambda file, zeros, at: write(file, zeros[:20], at))
+    num_steps = 1
     with pytest.raises(FullError, match=r"takes nothing \(20 of"):
-        spool.add("e", step(1))
+        for _ in range(1_000):
+            spool.add("e", step(num_steps))
+            num_steps += 1
+    assert num_steps > 1
+    assert spool.read("e").steps == [step(t) for t in range(num_steps)]
     monkeypatch.undo()
-    spool.add("e", step(1))
-    assert spool.read("e").steps == [step(0), step(1)]
+    spool.add("e", step(num_steps))
+    spool.add("e", step(num_steps + 1))
+    assert spool.read("e").steps == [step(t) for t in range(num_steps + 2)]
+
+
+def test_a_program_that_is_killed_loses_no_step(tmp_path: Path) -> None:
+    if not (child := os.fork()):
+        spool = Spool(tmp_path, ROOM)
+        spool.begin("e")
+        for t in range(500):
+            spool.add("e", step(t))
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    spool = Spool(tmp_path, ROOM)
+    assert spool.waiting == ("e",)
+    assert spool.read("e").steps == [step(t) for t in range(500)]
+    spool.close()
 
 
 def test_more_episodes_than_open_files_are_kept(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +234,6 @@ def test_a_disk_that_takes_no_new_file_is_said_and_the_same_call_goes_on(
     spool.begin("open")
     with monkeypatch.context() as disk:
         disk.setattr(os, "open", full)
-        disk.setattr(os, "fsync", full)
         with pytest.raises(FullError, match=r"takes nothing .*No space left"):
             spool.begin("e")
         with pytest.raises(FullError, match=r"takes nothing .*No space left"):
