@@ -173,8 +173,9 @@ class ObserverActor:
         return {**self._observer.status(recent), "store_trouble": self._trouble}
 
     async def heard(self, n: int) -> tuple[int, list[Outcome]]:
-        """As Observer.heard."""
+        """As Observer.heard; after a restart, once the monitors have read what they had read before."""
         await self._ready()
+        await self._wait_for(lambda: not self._is_behind)
         return self._observer.heard(n)
 
     async def outcomes(self, digests: Sequence[str], after: tuple[float, str]) -> list[Outcome]:
@@ -264,7 +265,7 @@ class ObserverActor:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _wait_for(self, come: Callable[[], bool], timeout_s: float) -> None:
+    async def _wait_for(self, come: Callable[[], bool], timeout_s: float | None = None) -> None:
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -278,11 +279,10 @@ class ObserverActor:
         async with self._lock:
             if self._ticking is None:
                 await self._resume()
-                await self._catch_up()
                 self._ticking = asyncio.create_task(self._tick())
 
     async def _resume(self) -> None:
-        """Go on from what was counted, raised and watched."""
+        """Go on from what was counted, raised and watched; monitors catch up while steps come in again."""
         raised = msgspec.json.decode(await self._store.noted.remote(SIGNALS) or "[]", type=list[Signal])
         summary, leased = await self._store.summary.remote(), await self._store.noted.remote(_LEASED)
         self._observer.resume(summary, raised, now=time.time(), leased=leased is not None)
@@ -308,10 +308,10 @@ class ObserverActor:
                 page = (episodes[-1].started_at, episodes[-1].id)
         self._observer.caught_up()
         self._is_behind = False
+        await self._notify()
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
             _, heard = self._observer.heard(readings.LAST)
             self._meters.record(readings.of_production(self._observer.status(1), heard))
             spans = self._spans.counts()
@@ -322,3 +322,4 @@ class ObserverActor:
                 self._trouble = ""
             except Exception as error:  # the store is away or full: shown in the status, tried again at the next tick
                 self._trouble = f"Overdue episodes could not be stored ({error!r}); trying again."
+            await asyncio.sleep(_TICK_S)

@@ -98,8 +98,8 @@ def test_after_its_restart_the_monitors_have_read_what_they_had_and_signals_stay
     rooms.call("release", release(), 0.05)  # the one that is watched already: nothing is forgotten
     assert heard == (12, rooms.call("heard", 12)[1]) and [o.id for o in heard[1]] == [f"e{i}" for i in range(12)]
     rooms.ray.kill(rooms.observer, no_restart=False)
-    after = rooms.call("status")
     assert rooms.call("heard", 12) == heard
+    after = rooms.call("status")
     assert after["signals"] == before["signals"] and after["read"] == 12
     assert after["monitors"]["failed"]["raised"]
     assert rooms.call("signals")[0].kind == "degradation"
