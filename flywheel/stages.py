@@ -21,7 +21,7 @@ from flywheel.analyze.strategy import affordable, decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
 from flywheel.console import Say
-from flywheel.errors import FlywheelError, LostError
+from flywheel.errors import LostError
 from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
@@ -286,13 +286,7 @@ class OnRay:
         """Let the observer watch the release and every replica answer with it; raise FlywheelError if one does not."""
         self._spans.tell({DIGEST: release.digest, RELEASE: release.released_at})
         ask(serving.observer.release, release, self._task.limits.max_failure_rate)
-        try:
-            statuses = serving.deployment.reload()
-        except Exception as error:  # Ray's, Serve's or a room's: the release stands, replicas follow by themselves
-            raise FlywheelError(f"Replicas could not be told of policy {release.digest[:8]}: {error}") from error
-        for status in statuses:
-            if status["digest"] != release.digest:
-                raise FlywheelError(f"A replica did not take policy {release.digest[:8]}: {status['trouble']}")
+        serving.deployment.confirm(release.digest)
         self._say("deploy", f"policy {release.digest[:8]} answers at {serving.deployment.url}")
         self._rooms.produce()
         return release

@@ -28,9 +28,13 @@ from flywheel.deploy.requests import Requests
 from flywheel.deploy.service import Service
 from flywheel.deploy.shortcut import open_to
 from flywheel.deploy.traces import TOLD, Traces
+from flywheel.errors import FlywheelError
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.trace import on_ray as trace
+
+_AGAIN_S = 0.25
+"""Seconds until replicas are asked again that did not answer as they should."""
 
 
 @serve.ingress()
@@ -108,6 +112,28 @@ class Deployment:
         """Make every replica follow the registry now; return each one's status."""
         statuses: list[dict[str, Any]] = self._handle.broadcast("reload").results(timeout_s=timeout_s)
         return statuses
+
+    def confirm(self, digest: str, timeout_s: float = 60.0) -> None:
+        """Return when every replica answers with this policy: one that died is waited for, and asked again.
+
+        Raises FlywheelError when time is over; the release stands, and replicas follow by themselves.
+        """
+        until = time.monotonic() + timeout_s
+        while trouble := self._otherwise(digest):
+            if time.monotonic() > until:
+                raise FlywheelError(trouble)
+            time.sleep(_AGAIN_S)  # Serve tells nobody when a replica is back
+
+    def _otherwise(self, digest: str) -> str:
+        """Make every replica follow the registry now; return why not all answer with this policy, "" where they do."""
+        try:
+            statuses = self.reload()
+        except Exception as error:  # Ray's, Serve's or a room's
+            return f"Replicas could not be told of policy {digest[:8]}: {error}"
+        if not statuses:
+            return f"No replica is up that could take policy {digest[:8]}."
+        others = [status for status in statuses if status["digest"] != digest]
+        return f"A replica did not take policy {digest[:8]}: {others[0]['trouble']}" if others else ""
 
     def status(self, timeout_s: float = 30.0) -> list[dict[str, Any]]:
         """Return each replica's status."""

@@ -24,7 +24,7 @@ from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.environment import claim_port
 from flywheel.deploy.keys import CLIENT, token_file
 from flywheel.deploy.on_ray import namespace
-from flywheel.errors import Refused
+from flywheel.errors import FlywheelError, Refused
 from flywheel.records import Steps
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
@@ -213,6 +213,18 @@ def test_episodes_outlive_a_replica_that_is_killed(served: Served) -> None:
     (after,) = served.deployment.status()
     assert after["pid"] != before["pid"]
     assert after["digest"] == before["digest"]
+
+
+def test_a_promotion_waits_for_a_replica_that_died(served: Served) -> None:
+    (before,) = served.deployment.status()
+    other = served.judged(3.0)
+    served.promote(other)
+    os.kill(before["pid"], signal.SIGKILL)
+    served.deployment.confirm(other)
+    (after,) = served.deployment.status()
+    assert (after["digest"], after["pid"] != before["pid"]) == (other, True)
+    with pytest.raises(FlywheelError, match=r"A replica did not take policy 00000000"):
+        served.deployment.confirm("0" * 64, timeout_s=0.0)
 
 
 def test_a_rollback_reaches_the_replicas(served: Served) -> None:
