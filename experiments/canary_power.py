@@ -1,6 +1,6 @@
 """Does the canary roll back what is worse, and promote what isn't; who answers meanwhile, and how soon is it back?
 
-    python -m experiments.canary_power             # some ten minutes
+    python -m experiments.canary_power             # some twenty minutes
     python -m experiments.canary_power --quick     # a rough answer
 
 DQ9     how many episodes the canary takes, and how often it is wrong, by simulated runs of its own arithmetic
@@ -164,7 +164,7 @@ def at_once(arms: Arms, num: int, rng: np.random.Generator, config: DeployConfig
 
 def decisions(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows that have a goal, and how long what isn't worse takes."""
-    num = 300 if quick else 10_000
+    num = 300 if quick else 3_000
     for clients, play in (("1 client", one_client), ("64 clients", at_once)):
         rng = np.random.default_rng([seed, 64 if play is at_once else 1])
         found = {rate: play(Arms((CHAMPION, rate)), num, rng, CONFIG) for rate in (0.019, 0.01, 0.039, 0.04, 0.08)}
@@ -186,7 +186,7 @@ def decisions(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
 
 def special(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield the rows on an incident, and on lost episodes."""
-    num, rng = 300 if quick else 5_000, np.random.default_rng([seed, 2])
+    num, rng = 300 if quick else 2_000, np.random.default_rng([seed, 2])
     for clients, play in (("1 client", one_client), ("64 clients", at_once)):
         for champion, rate in ((0.9, CHAMPION), (CHAMPION, CHAMPION), (0.05, 0.15)):
             found = play(Arms((champion, rate), urgent=True), num, rng, CONFIG)
