@@ -21,8 +21,8 @@ from flywheel.records import Rule, Spec
 _HALF_LOG_TAU = 0.5 * np.log(2 * np.pi)
 Acted = tuple[Any, Callable[[], float]]
 """A raw action, and what computes its log probability where that is wanted."""
-Drawn = Sequence[Any] | NDArray[np.float64]
-"""What each step draws: a list of K numbers, for a Gaussian the float64[K] normal quantiles of them."""
+Drawn = Sequence[Any]
+"""What each step draws: a list of K numbers, for a Gaussian the normal quantiles of them."""
 
 
 class Single:
@@ -59,7 +59,7 @@ class Single:
             return listed
         from scipy.special import ndtri
 
-        quantiles: NDArray[np.float64] = ndtri(uniform)
+        quantiles: list[Any] = ndtri(uniform).tolist()
         return quantiles
 
 
@@ -71,7 +71,7 @@ def _head(rule: Rule, nvec: Sequence[int], num_outputs: int, num_draws: int) -> 
         return lambda outputs, drawn: _multi_categorical(outputs, drawn, rule, nvec)
     if not rule.greedy and num_outputs == num_draws:
         raise Refused(NO_DEVIATIONS)
-    return lambda outputs, drawn: _gaussian(outputs, drawn, rule)
+    return lambda outputs, drawn: _gaussian(outputs, drawn, num_draws, rule)
 
 
 def _to_env(spec: Spec) -> Callable[[Any], Any]:
@@ -81,7 +81,19 @@ def _to_env(spec: Spec) -> Callable[[Any], Any]:
     if spec.action_kind == "multi_discrete":
         return lambda raw_action: to_env(spec, raw_action)
     low, high = bounds(spec)
-    return lambda raw_action: in_box(raw_action.reshape(spec.action_shape), low, high, spec.unsquash)
+    if spec.unsquash:
+        return lambda raw_action: in_box(raw_action.reshape(spec.action_shape), low, high, True)
+    ends = list(zip(low.ravel().tolist(), high.ravel().tolist(), strict=True))
+    return lambda raw_action: _between(raw_action, ends).reshape(spec.action_shape)
+
+
+def _between(raw_action: NDArray[np.float32], ends: Sequence[tuple[float, float]]) -> NDArray[np.float32]:
+    """Return float32[K] within its ends, as `in_box` does; NaN stays NaN."""
+    numbers = zip(raw_action.tolist(), ends, strict=True)
+    return np.array(
+        [one if low <= one <= high or one != one else low if one < low else high for one, (low, high) in numbers],
+        np.float32,
+    )
 
 
 def _categorical(logits: list[float], draw: float, rule: Rule) -> Acted:
@@ -99,16 +111,16 @@ def _multi_categorical(logits: list[float], drawn: Sequence[float], rule: Rule, 
     return actions, lambda: list(accumulate(float(np.log(chance)) for chance in chances))[-1]  # in order, as for rows
 
 
-def _gaussian(outputs: list[float], quantiles: NDArray[np.float64], rule: Rule) -> Acted:
-    numbers, size = np.array(outputs), len(quantiles)
-    mean = numbers[:size]
+def _gaussian(outputs: list[float], quantiles: Sequence[float], size: int, rule: Rule) -> Acted:
+    mean = outputs[:size]
     if rule.greedy:
-        return mean.astype(np.float32), float
-    deviation = np.exp(numbers[size:]) * rule.temperature
-    action = (mean + deviation * quantiles).astype(np.float32)
+        return np.array(mean, np.float32), float
+    deviation = [one * rule.temperature for one in np.exp(np.array(outputs[size:])).tolist()]
+    action = np.array([m + d * q for m, d, q in zip(mean, deviation, quantiles, strict=True)]).astype(np.float32)
 
     def logp() -> float:
-        distance = (action - mean) / deviation
-        return float(np.add.reduce(-0.5 * distance**2 - np.log(deviation) - _HALF_LOG_TAU))
+        spread = np.array(deviation)
+        distance = (action - np.array(mean)) / spread
+        return float(np.add.reduce(-0.5 * distance**2 - np.log(spread) - _HALF_LOG_TAU))
 
     return action, logp
