@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import dataclasses
 import fcntl
 import logging
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -33,6 +35,7 @@ from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.trace import on_ray as trace
 
+log = logging.getLogger(__name__)
 _AGAIN_S = 0.25
 """Seconds until replicas are asked again that did not answer as they should."""
 
@@ -165,7 +168,38 @@ def start_serve(
         if wheel not in serve.status().applications:
             nodes = sum(node["Alive"] for node in ray.nodes())
             serve.run(build(config, wheel, nodes, tracing), name=wheel, route_prefix=route)
+            _wait_for_haproxy(wheel)
     return running(wheel, route)
+
+
+def _wait_for_haproxy(wheel: str, timeout_s: float = 15.0) -> None:
+    """Return when HAProxy here passes requests on to all replicas, or when time is over.
+
+    Serve says that all are up some moments before: each one that HAProxy takes in then restarts it, and so cuts off the
+    requests of those moments.
+    """
+    (deployment,) = serve.status().applications[wheel].deployments.values()
+    num, until = deployment.replica_states.get("RUNNING", 0), time.monotonic() + timeout_s
+    while (known := num_taken_in(wheel)) is not None and known < num:
+        if time.monotonic() > until:
+            log.warning("HAProxy passes requests on to %d of %d replicas.", known, num)
+            return
+        time.sleep(_AGAIN_S)  # nobody tells
+
+
+def num_taken_in(wheel: str) -> int | None:
+    """Return how many of a wheel's replicas HAProxy passes requests on to; None where it isn't this process's own."""
+    port = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT")
+    if not port:
+        return None
+    try:
+        page = httpx.get(f"http://127.0.0.1:{port}/stats;csv", timeout=5.0).text
+    except httpx.HTTPError:
+        return None
+    rows = csv.DictReader(page.removeprefix("# ").splitlines())
+    mine = [row for row in rows if row["pxname"] == f"http-{wheel}" and row["svname"].startswith("SERVE_REPLICA")]
+    num: int = sum(row["status"].startswith("UP") for row in mine)
+    return num
 
 
 @contextmanager

@@ -108,6 +108,7 @@ def served(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     observer = ray.remote(FakeObserver).options(name=on_ray.OBSERVER, **named).remote()
     ray.get(registry.run_dir.remote(), timeout=60)
     deployment = on_serve.start_serve(CONFIG, claim_port(CONFIG), "test-serve")
+    assert on_serve.num_taken_in("test-serve") == 1, "HAProxy restarts no more"
     served = Served(deployment, registry, observer, run_dir, token_file(run_dir, CLIENT).read_text())
     assert httpx.get(f"{deployment.url}/v1/health").status_code == 503, "no policy yet"
     served.promote(served.judged(1.0))
