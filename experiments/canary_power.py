@@ -63,11 +63,6 @@ class Found:
     num_challengers: Whole
     num_all: Whole
 
-    def with_(self, more: Found) -> Found:
-        """Return these runs and more of them."""
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(more), strict=True)
-        return Found(*(np.concatenate(pair) for pair in pairs))
-
     def ended(self, how: str) -> Flags:
         """Say of each run whether it ended so."""
         return np.asarray(self.end == ENDS.index(how))
@@ -172,11 +167,8 @@ def decisions(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     num = 300 if quick else 3_000
     for clients, play in (("1 client", one_client), ("64 clients", at_once)):
         rng = np.random.default_rng([seed, 64 if play is at_once else 1])
-        rates = (0.019, 0.01, 0.039, *(4 * [0.04]), 0.08)  # the last but one is near its goal, and ends soon
-        found = {}
-        for rate in rates:
-            runs = play(Arms((CHAMPION, rate)), num, rng, CONFIG)
-            found[rate] = found[rate].with_(runs) if rate in found else runs
+        many = dict.fromkeys((0.019, 0.01, 0.039, 0.04, 0.08), num) | {0.04: 4 * num}  # near its goal, and soon over
+        found = {rate: play(Arms((CHAMPION, rate)), size, rng, CONFIG) for rate, size in many.items()}
         equal, better = found[0.019], found[0.01]
         yield share("DQ9", f"{clients}: an equal policy is rolled back", equal.ended("rolled_back"), 0.05, True, seed)
         for rate, most in ((0.04, 600), (0.08, 200)):
@@ -186,11 +178,11 @@ def decisions(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
             yield median("DQ9", f"{clients}: its episodes until then, at {rate:.0%}", its, most, seed)
         worse = found[0.039].ended("promoted")
         yield share("DQ9", f"{clients}: one that is worse by 2 points is promoted", worse, 0.05, True, seed)
-        for name, some in (("an equal one", equal), ("one at 1.0% instead of 1.9%", better)):
-            done = some.ended("promoted")
+        for name, runs in (("an equal one", equal), ("one at 1.0% instead of 1.9%", better)):
+            done = runs.ended("promoted")
             yield share("DQ9", f"{clients}: {name} is promoted", done, None, False, seed)
-            yield median("DQ9", f"{clients}: its episodes until then, {name}", some.num_challengers[done], None, seed)
-            yield median("DQ9", f"{clients}: all episodes until then, {name}", some.num_all[done], None, seed)
+            yield median("DQ9", f"{clients}: its episodes until then, {name}", runs.num_challengers[done], None, seed)
+            yield median("DQ9", f"{clients}: all episodes until then, {name}", runs.num_all[done], None, seed)
 
 
 def special(seed: int, quick: bool) -> Iterator[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """A soak: does any process that serves grow, and is any request refused, while it answers for a long time?
 
-    python -m experiments.soak                        # 10 minutes of load, after 5 of warm-up
+    python -m experiments.soak                        # 15 minutes of load, warm-up included
     python -m experiments.soak --decisions 1000000    # until so many decisions are made
     python -m experiments.soak --quick                # one minute, and nothing is written
 
 A wheel serves a policy that its gate let pass; 8 connections play episodes and end them (experiments/serve_callers.py).
 Resident memory of the replica, the observer, the store and the registry is read each two seconds, and, for information,
-that of a bare Ray actor that nobody calls. The first WARM_UP_S are warm-up. The rest is cut into blocks, for
+that of a bare Ray actor that nobody calls. The first quarter is warm-up. The rest is cut into blocks, for
 neighbouring readings say the same; the slope is the median of the slopes of all pairs of block means (Theil 1950, Sen
 1968), with Sen's 95 % interval. A row passes where that contains 0 or lies below it.
 
@@ -36,8 +36,8 @@ from experiments.serve_safety import wheel
 from flywheel.config import Config, DeployConfig
 
 LOOK_S = 2.0
-WARM_UP_S, WARM_UP = 300.0, 0.25
-"""Seconds, in a short run the share, of the load whose readings count for nothing."""
+WARM_UP = 0.25
+"""Share of the load's time whose readings count for nothing."""
 BLOCKS = 15
 BARE = "a bare Ray actor that nobody calls"
 NAMES = {"PolicyReplica": "replica", "ObserverActor": "observer", "StoreActor": "store", "RegistryActor": "registry"}
@@ -75,8 +75,7 @@ def slope(looks: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
 
 def memory(name: str, looks: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Return the row of a process."""
-    end = looks[-1][0]
-    kept = [look for look in looks if look[0] >= min(WARM_UP_S, WARM_UP * end)]
+    kept = [look for look in looks if look[0] >= WARM_UP * looks[-1][0]]
     value, low, high = slope(kept)
     first, last = kept[0][1], kept[-1][1]
     return {

@@ -41,7 +41,7 @@ def test_the_last_answer_of_a_policy_is_found_apart_for_episodes_that_begin_and_
         last_answers([Rolled("worse", 2.0)], answers, True)
 
 
-@pytest.mark.parametrize(("mib_an_hour", "passes"), [(0.0, True), (-5.0, True), (5.0, False)])
+@pytest.mark.parametrize(("mib_an_hour", "passes"), [(0.0, True), (-5.0, True), (0.1, False), (5.0, False)])
 def test_a_process_that_grows_is_found_in_steps_and_noise(mib_an_hour: float, passes: bool) -> None:
     at, noise = np.arange(0.0, 600.0, 2.0), np.random.default_rng(0)
     grown = np.floor((100.0 + mib_an_hour * at / 3600.0) / 0.004) * 0.004 + noise.normal(0.0, 0.001, len(at))
