@@ -188,14 +188,15 @@ def test_the_suite_tells_what_production_made_and_how_it_stands(own: Path) -> No
     assert (other["name"], other["origin"], other["state"]) == ("saved", "fork", "closed")
 
 
-def test_pictures_come_in_sheets_and_differ_from_step_to_step(api: httpx.Client) -> None:
+def test_pictures_come_in_sheets_and_follow_the_episode(api: httpx.Client) -> None:
     row = got(api, "episodes", how="failed", limit=1)["episodes"][0]
     response = api.get("frames", params={"id": row["id"], "sheet": 1})
     assert response.headers["content-type"] == "image/png"
     sheet = np.asarray(Image.open(io.BytesIO(response.content)))
     width = sheet.shape[1] // ROW
-    first, second = sheet[: width * 2 // 3, :width], sheet[: width * 2 // 3, width : 2 * width]
-    assert (first != second).any() and (first != 255).any()
+    first_row = [sheet[: width * 2 // 3, i * width : (i + 1) * width] for i in range(ROW)]
+    # A cart that starts at rest stays within its pixel for a step, so neighbours may be the same picture.
+    assert (first_row[0] != 255).any() and len({picture.tobytes() for picture in first_row}) > 1
     beyond = api.get("frames", params={"id": row["id"], "sheet": 1 + row["num_steps"] // SHEET})
     assert beyond.status_code == 404 and "there is no sheet" in beyond.json()["error"]
 
