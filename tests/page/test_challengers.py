@@ -261,6 +261,7 @@ def test_a_button_stays_under_a_finger_while_numbers_change(opened: Opened, regi
         page.goto(url)
         sign_in(page, operate_token(own))
         expect(card(page)).to_contain_text("0 of 40")
+        expect(page.get_by_text("The shift began to show")).to_be_visible()  # the last to come, and it moves the cards
         page.get_by_role("button", name="Drop v4 …").hover()
         page.mouse.down()
         canary = heard(registry, canary)
@@ -269,6 +270,7 @@ def test_a_button_stays_under_a_finger_while_numbers_change(opened: Opened, regi
         expect(page.get_by_role("dialog")).to_be_visible()
         page.keyboard.press("Escape")
         page.goto(f"{url}#/policies")
+        expect(page.locator("table.challengers")).to_contain_text("0 of 41")
         page.get_by_role("button", name="Drop v4 …").hover()
         page.mouse.down()
         with page.expect_response(re.compile("/api/v1/scenarios")):
