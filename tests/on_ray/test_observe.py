@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -37,6 +38,18 @@ class Rooms:
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self.ray.get(getattr(self.observer, method).remote(*args, **kwargs), timeout=TIMEOUT)
+
+    def restart(self) -> None:
+        """Kill the observer, and return when another process answers in its place: a kill comes when it comes."""
+        before = self.call("__ray_call__", pid_of)
+        self.ray.kill(self.observer, no_restart=False)
+        deadline = time.monotonic() + TIMEOUT
+        while self.call("__ray_call__", pid_of) == before:
+            assert time.monotonic() < deadline
+
+
+def pid_of(_: Any) -> int:
+    return os.getpid()
 
 
 @pytest.fixture
@@ -78,7 +91,7 @@ def test_after_the_observer_is_killed_the_store_answers_repeated_ends_and_open_e
     done, open_ = rows_of("done", 4, start=time.time()), rows_of("open", 4, start=time.time())
     assert rooms.call("end", steps_of(done)) == {"done": ()}
     rooms.call("append", steps_of(open_[:2]))
-    rooms.ray.kill(rooms.observer, no_restart=False)
+    rooms.restart()
     both = steps_of([done[-1], open_[-1]])
     assert rooms.call("end", both) == {"done": (), "open": (0, 1, 2, 3)}
     assert rooms.call("end", steps_of(open_)) == {"open": ()}
@@ -97,7 +110,7 @@ def test_after_its_restart_the_monitors_have_read_what_they_had_and_signals_stay
     heard = rooms.call("heard", 12)
     rooms.call("release", release(), 0.05)  # the one that is watched already: nothing is forgotten
     assert heard == (12, rooms.call("heard", 12)[1]) and [o.id for o in heard[1]] == [f"e{i}" for i in range(12)]
-    rooms.ray.kill(rooms.observer, no_restart=False)
+    rooms.restart()
     assert rooms.call("heard", 12) == heard
     after = rooms.call("status")
     assert after["signals"] == before["signals"] and after["read"] == 12
