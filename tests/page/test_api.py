@@ -195,7 +195,7 @@ def test_pictures_come_in_sheets_and_follow_the_episode(api: httpx.Client) -> No
     sheet = np.asarray(Image.open(io.BytesIO(response.content)))
     width = sheet.shape[1] // ROW
     first_row = [sheet[: width * 2 // 3, i * width : (i + 1) * width] for i in range(ROW)]
-    # A cart that starts at rest stays within its pixel for a step, so neighbours may be the same picture.
+    # A step may move cart and pole by less than a pixel (in 2 of this run's 80 failures here): five don't.
     assert (first_row[0] != 255).any() and len({picture.tobytes() for picture in first_row}) > 1
     beyond = api.get("frames", params={"id": row["id"], "sheet": 1 + row["num_steps"] // SHEET})
     assert beyond.status_code == 404 and "there is no sheet" in beyond.json()["error"]
