@@ -1,0 +1,129 @@
+"""What is learnt from: a rule on whole episodes (and, if asked, on single steps), and the batch that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.errors import UsageError
+from flywheel.records import Array
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How often each stored transition is drawn; factors multiply, and the default draws all alike."""
+
+    half_life: float = 0.0
+    """Episodes after which a transition is drawn half as often; 0: age does not count."""
+    failed: float = 1.0
+    """Factor on the transitions of failed episodes."""
+    policies: tuple[str, ...] = ()
+    """Digests whose actions alone are learnt from; () for any policy's."""
+    quotas: Mapping[str, float] = field(default_factory=dict)
+    """Share of the draws for each source (an episode's origin), in proportion to each other; {}: as many as there are.
+    A source that has nothing leaves its share to the others."""
+    alpha: float = 0.0
+    """Exponent on a transition's priority, its last TD error (Schaul et al. 2016, equation 1); 0: not prioritized.
+    Then priorities stand in for age, failure and quotas, and what is excluded has none."""
+    beta: float = 0.4
+    """Exponent of the importance weights that make up for priorities, 1 in full."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what can be no weight."""
+        for name in ("half_life", "failed", "alpha", "beta"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0.0):
+                raise UsageError(f"Sampling's {name} is {value}, and must be a number of at least 0: give another one.")
+        if any(not (np.isfinite(share) and share >= 0.0) for share in self.quotas.values()):
+            raise UsageError(f"Sampling's quotas {dict(self.quotas)} hold one below 0: give each at least 0.")
+        if self.alpha and (self.half_life or self.failed != 1.0 or self.policies or self.quotas):
+            raise UsageError(
+                "Sampling by priority (alpha above 0) goes with no half_life, failed, policies or quotas, because a "
+                "priority already says how often a step is drawn: leave those out, or set alpha to 0."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Entries:
+    """Columns over E runs of steps that one policy acted in and whose rewards are known; most episodes are one run."""
+
+    episode: Ints
+    """int64[E]: number of the episode, counted from the first one ever added; a later one is younger."""
+    count: Ints
+    """int64[E]: transitions"""
+    failed: NDArray[np.bool_]
+    policy: Ints
+    origin: Ints
+    """int64[E]: indices into the table's names of policies and of sources"""
+    is_out: NDArray[np.bool_]
+    """excluded from training"""
+
+
+def weights_of(rule: Sampling, entries: Entries, policies: Mapping[str, int], origins: Mapping[str, int]) -> Floats:
+    """Return how often one transition of each entry is drawn, float64[E], up to a common factor."""
+    weights = np.where(entries.is_out, 0.0, 1.0)
+    if rule.half_life and len(weights):
+        age = entries.episode.max() - entries.episode
+        weights *= np.exp2(-np.minimum(age / rule.half_life, 1000.0))  # 2**-1000 is still a number
+    if rule.failed != 1.0:
+        weights[entries.failed] *= rule.failed
+    if rule.policies:
+        wanted = [policies[name] for name in rule.policies if name in policies]
+        weights[~np.isin(entries.policy, wanted)] = 0.0
+    if rule.quotas:
+        shares = np.zeros(max(origins.values(), default=-1) + 1)
+        for name, share in rule.quotas.items():
+            if name in origins:
+                shares[origins[name]] = share
+        held = np.bincount(entries.origin, weights * entries.count, minlength=len(shares))
+        weights *= np.divide(shares, held, out=np.zeros_like(shares), where=held > 0)[entries.origin]
+    return weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """N transitions, drawn with replacement; whole windows of n steps where the table looks n steps ahead."""
+
+    observations: Array
+    """dtype[N, *o]"""
+    actions: Array
+    """dtype[N, *a], raw, as the policy's distribution gave them"""
+    rewards: NDArray[np.float32]
+    """float32[N]: sum of gamma^k r_k over the window"""
+    next_observations: Array
+    """dtype[N, *o], at the window's end"""
+    discounts: NDArray[np.float32]
+    """float32[N]: what the value at the window's end counts: gamma^steps, 0 where the episode terminated there"""
+    terminated: NDArray[np.bool_]
+    logps: NDArray[np.float32]
+    """float32[N]: log probability of the action by the rule that acted"""
+    weights: NDArray[np.float32]
+    """float32[N]: importance weights, at most 1; 1 where transitions aren't drawn by priority"""
+    rows: Ints
+    """int64[N]: where they stand, for `Table.prioritize`"""
+    stamps: Ints
+    """int64[N]: what stood there when they were drawn"""
+    ages: Ints
+    """int64[N]: episodes added since theirs"""
+    policies: tuple[str, ...]
+    policy: Ints
+    """int64[N]: index into `policies`"""
+    effective: float
+    """Transitions that would say as much if all were drawn equally often (Kish 1965): (sum w)^2 / sum w^2."""
+
+    def told(self) -> Mapping[str, Any]:
+        """Return what the batch is made of: `share` by policy's digest, mean and oldest `age`, `effective` size."""
+        shares = np.bincount(self.policy, minlength=len(self.policies)) / max(1, len(self.policy))
+        return {
+            "share": {name: float(share) for name, share in zip(self.policies, shares, strict=True) if share > 0.0},
+            "age": float(self.ages.mean()) if len(self.ages) else 0.0,
+            "oldest": int(self.ages.max(initial=0)),
+            "effective": self.effective,
+        }
