@@ -26,6 +26,7 @@ _ENTRY = np.dtype(
 )
 ROOM = 9 / 8
 """Rows for each transition of the capacity: every run has one row more than transitions, for its last observation."""
+_ALIKE = Sampling()
 _SMALLEST = 1e-6
 """What is added to each TD error, so that no transition is forgotten for good (Schaul et al. 2016, section 3.3)."""
 
@@ -114,7 +115,7 @@ class Table:
 
         Raises IndexError where there is nothing that the rule may draw; ask `drawable` first.
         """
-        rule = rule or Sampling()
+        rule = rule or _ALIKE
         if rule.alpha:
             rows, weights, effective = self._by_priority(rng, num, rule)
         else:
@@ -124,12 +125,12 @@ class Table:
 
     def drawable(self, rule: Sampling | None = None) -> int:
         """Return how many transitions have a chance to be drawn."""
-        weights, _, _ = self._chances(rule or Sampling())
+        weights, _, _ = self._chances(rule or _ALIKE)
         return int(self._entries.records["count"][weights > 0.0].sum())
 
     def sequences(self, rng: np.random.Generator, num: int, length: int, rule: Sampling | None = None) -> Sequences:
         """Return `num` stretches of up to `length` steps that follow each other; each begins at a drawn transition."""
-        rows, _ = self._by_entry(rng, num, rule or Sampling())
+        rows, _ = self._by_entry(rng, num, rule or _ALIKE)
         c, lengths = self._columns, np.minimum(self._columns.left[rows], length)
         steps = np.arange(length)
         at = rows[:, None] + np.minimum(steps, lengths[:, None] - 1)
@@ -141,7 +142,7 @@ class Table:
 
     def whole(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> list[Sequences]:
         """Return `num` whole runs, drawn in proportion to their length by the rule."""
-        rows, _ = self._by_entry(rng, num, rule or Sampling())
+        rows, _ = self._by_entry(rng, num, rule or _ALIKE)
         found, c = [], self._columns
         for record in self._entries.records[c.entry[rows] - self._entries.num_left]:
             start, end = int(record["start"]), int(record["start"] + record["count"])
@@ -251,6 +252,8 @@ class Table:
         return self._weights, self._drawn[1], self._drawn[2]
 
     def _by_entry(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, float]:
+        if rule == _ALIKE and not self._out and 2 * self.num_transitions > self._columns.num_rows:
+            return self._evenly(rng, num), float(self.num_transitions)
         weights, sums, effective = self._chances(rule)
         if not effective:
             raise IndexError("The table holds no transition that this rule may draw.")
@@ -260,6 +263,15 @@ class Table:
         back = ((sums.take(entry) - at) / weights.take(entry)).astype(np.int64)
         counts = self._counts.take(entry)
         return self._starts.take(entry) + counts - 1 - np.minimum(back, counts - 1), effective
+
+    def _evenly(self, rng: np.random.Generator, num: int) -> Ints:
+        """Return rows int64[num] drawn from all alike; those without a transition, less than half, are drawn again."""
+        found, left = list[Ints](), num
+        while left > 0:
+            rows = rng.integers(0, self._columns.num_rows, left + left // 4 + 8)
+            found.append(rows[self._columns.left.take(rows) > 0][:left])
+            left -= len(found[-1])
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _by_priority(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, Floats, float]:
         if self._priorities is None or self._priorities[0] != rule.alpha:
@@ -293,7 +305,7 @@ class Table:
             last = rows + steps - 1
             discounts = self._gammas.take(steps).astype(np.float32)
         ends, stamps = c.ends.take(last), c.entry.take(rows)
-        held = self._entries.records[stamps - self._entries.num_left]
+        held, of = self._entries.records, stamps - self._entries.num_left
         return Batch(
             observations=c.observations.take(rows, axis=0),
             actions=c.actions.take(rows, axis=0),
@@ -305,9 +317,9 @@ class Table:
             weights=np.asarray(weights, np.float32),
             rows=rows,
             stamps=stamps,
-            ages=self._num_episodes - 1 - held["episode"],
+            ages=self._num_episodes - 1 - held["episode"][of],
             policies=tuple(self._policies),
-            policy=held["policy"],
+            policy=held["policy"][of],
             effective=effective,
         )
 

@@ -73,8 +73,9 @@ def test_every_drawn_transition_is_one_that_was_added_last(
     assert space <= 2 * (capacity * 9 // 8 + 2) + max(lengths)
 
 
-def test_all_transitions_are_drawn_alike() -> None:
-    held = table()
+@pytest.mark.parametrize("capacity", [1000, 50])
+def test_all_transitions_are_drawn_alike(capacity: int) -> None:
+    held = table(capacity=capacity)
     for number, length in enumerate([1, 2, 7, 40]):
         held.add(episode(number, length))
     numbers, steps = places(held, 20_000)
