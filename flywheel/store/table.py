@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from flywheel.records import Episode, Spec
+from flywheel.sampling import Batch, Floats, Ints, Sampling
 from flywheel.store.columns import Columns, Queue, bytes_of_row
 from flywheel.store.priorities import Priorities
-from flywheel.store.sampling import Batch, Entries, Floats, Ints, Sampling, weights_of
+from flywheel.store.weights import Entries, weights_of
 
 _ENTRY = np.dtype(
     [

@@ -12,8 +12,8 @@ from scipy.stats import chisquare
 
 from flywheel.errors import UsageError
 from flywheel.records import Episode
+from flywheel.sampling import Sampling
 from flywheel.store.priorities import Priorities
-from flywheel.store.sampling import Sampling
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole

@@ -1,4 +1,4 @@
-"""What is learnt from: a rule on whole episodes (and, if asked, on single steps), and the batch that came of it."""
+"""What is learnt from: a rule on stored episodes (or on single steps), and the batch that came of it."""
 
 from __future__ import annotations
 
@@ -48,43 +48,6 @@ class Sampling:
                 "Sampling by priority (alpha above 0) goes with no half_life, failed, policies or quotas, because a "
                 "priority already says how often a step is drawn: leave those out, or set alpha to 0."
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entries:
-    """Columns over E runs of steps that one policy acted in and whose rewards are known; most episodes are one run."""
-
-    episode: Ints
-    """int64[E]: number of the episode, counted from the first one ever added; a later one is younger."""
-    count: Ints
-    """int64[E]: transitions"""
-    failed: NDArray[np.bool_]
-    policy: Ints
-    origin: Ints
-    """int64[E]: indices into the table's names of policies and of sources"""
-    is_out: NDArray[np.bool_]
-    """excluded from training"""
-
-
-def weights_of(rule: Sampling, entries: Entries, policies: Mapping[str, int], origins: Mapping[str, int]) -> Floats:
-    """Return how often one transition of each entry is drawn, float64[E], up to a common factor."""
-    weights = np.where(entries.is_out, 0.0, 1.0)
-    if rule.half_life and len(weights):
-        age = entries.episode.max() - entries.episode
-        weights *= np.exp2(-np.minimum(age / rule.half_life, 1000.0))  # 2**-1000 is still a number
-    if rule.failed != 1.0:
-        weights[entries.failed] *= rule.failed
-    if rule.policies:
-        wanted = [policies[name] for name in rule.policies if name in policies]
-        weights[~np.isin(entries.policy, wanted)] = 0.0
-    if rule.quotas:
-        shares = np.zeros(max(origins.values(), default=-1) + 1)
-        for name, share in rule.quotas.items():
-            if name in origins:
-                shares[origins[name]] = share
-        held = np.bincount(entries.origin, weights * entries.count, minlength=len(shares))
-        weights *= np.divide(shares, held, out=np.zeros_like(shares), where=held > 0)[entries.origin]
-    return weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
