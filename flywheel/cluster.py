@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive, net, sqlite, story, told
-from flywheel.config import Config, DeployConfig
+from flywheel.config import Config, DeployConfig, TrainConfig
 from flywheel.console import Say
 from flywheel.deploy import registry as registries
 from flywheel.deploy.environment import claim_port, serve_environment
@@ -36,7 +37,9 @@ from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
 from flywheel.preflight import check_cpus
+from flywheel.records import Spec
 from flywheel.store.on_ray import StoreActor
+from flywheel.store.table import Table
 from flywheel.story import Story
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.tasks.production import Production
@@ -268,7 +271,13 @@ class Rooms:
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not resource or resource in n["Resources"])]
         check_cpus(config, sum(node.get("CPU", 0.0) for node in nodes))
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
-            task, spec_of(task), config.train, config.seed, self.place.resource, self.place.name
+            task,
+            spec_of(task),
+            config.train,
+            config.seed,
+            self.place.resource,
+            self.place.name,
+            partial(_table, spec_of(task), config.train),
         )
         self.gate = self.place.worker(GateActor, "gate", 0.0).remote(
             task, config.gate, self.place.name, self.place.claims
@@ -350,6 +359,12 @@ class Rooms:
     def work(self, function: Callable[..., Any]) -> Any:
         """Return a pure function as a task of the cluster, for `ask`."""
         return ray.remote(function).options(num_cpus=0, name=function.__name__, resources=self.place.claims)
+
+
+def _table(spec: Spec, train: TrainConfig) -> Table:
+    """Return an empty table for what an off-policy algorithm learns from."""
+    given = train.replay
+    return Table(spec, capacity=given.capacity, most_mib=given.most_mib, num_steps=given.num_steps, gamma=train.gamma)
 
 
 def ask(method: Any, *arguments: Any, **named: Any) -> Any:

@@ -22,6 +22,7 @@ from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
 from flywheel.console import Say
 from flywheel.errors import LostError
+from flywheel.feeding import Feed
 from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
@@ -64,6 +65,7 @@ class OnRay:
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
+        self._feed = Feed(config.train, ask, rooms)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         rooms.begin_training()
 
@@ -169,6 +171,7 @@ class OnRay:
         self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
+        self._feed.give()
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
@@ -189,6 +192,7 @@ class OnRay:
         """Train to the next probe and try the weights; after the very first one Serve starts beside the training."""
         began = time.time()
         with self._timed("train"):
+            self._feed.give()
             for _ in range(self._config.train.probe_every):
                 progress = self._train(plan)
         self._rooms.begin_serving()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import TrainConfig
@@ -13,10 +13,11 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, activation_of, pack, read_trained_on, read_weights
 from flywheel.priority import let_others_first
-from flywheel.records import Plan, Progress, Spec
+from flywheel.records import Episode, Plan, Progress, Spec
 from flywheel.tapes import Scenario
 from flywheel.task import Task
 from flywheel.train.recipe import make_recipe
+from flywheel.train.replay import Replay, Table
 
 if TYPE_CHECKING:
     from flywheel.train.rllib.learn import Training
@@ -30,16 +31,25 @@ class TrainerActor:
     """Trains by Plans, one round after another, with one Algorithm for all of them."""
 
     def __init__(
-        self, task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str = "", wheel: str = WHEEL
+        self,
+        task: Task,
+        spec: Spec,
+        config: TrainConfig,
+        seed: int,
+        resource: str = "",
+        wheel: str = WHEEL,
+        make_table: Callable[[], Table] | None = None,
     ) -> None:
         """Build the Algorithm and its env runners, which claim `resource`, where it names one.
 
-        `wheel` is the name that the metrics carry.
+        `wheel` is the name that the metrics carry. `make_table` makes what an off-policy algorithm holds its steps in.
         """
         let_others_first()
         self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
-        self._training = _build(task, spec, config, seed, resource)
+        off_policy = make_table is not None and config.algorithm != "ppo"
+        self._replay = Replay(make_table(), config, seed) if make_table is not None and off_policy else None
+        self._training = _build(task, spec, config, seed, resource, self._replay)
         self._has_begun = False
 
     def __repr__(self) -> str:
@@ -58,8 +68,21 @@ class TrainerActor:
                     f"These weights were trained with {theirs} between the layers, and train.activation is "
                     f"{self._config.activation}: set it to {theirs}, or start afresh."
                 )
+        if self._replay is not None:
+            self._replay.begin(plan, is_warm=weights is not None)
         self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
         self._has_begun = True
+
+    def learn_from(self, episodes: Sequence[Episode], barred: Mapping[str, str] | None = None) -> int:
+        """Hold production's episodes, and return how many transitions came; an algorithm without a table takes none.
+
+        `barred` says of policies (digest → why) that nothing is learnt from their actions any more.
+        """
+        if self._replay is None:
+            return 0
+        for digest, why in (barred or {}).items():
+            self._replay.table.exclude("policy", digest, why)
+        return self._replay.produced(episodes)
 
     def advance(self, hard: tuple[str, ...] = ()) -> Progress:
         """Train one iteration, more often in `hard` edge cases: those that the last probe found failing.
@@ -98,13 +121,13 @@ class TrainerActor:
             raise LostError("The trainer's process was lost, with its node or by itself, and the round with it.")
 
 
-def _build(task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str) -> Training:
+def _build(task: Task, spec: Spec, config: TrainConfig, seed: int, resource: str, replay: Replay | None) -> Training:
     """Import RLlib here and, at the same time, in processes that Ray will reuse for the env runners."""
     import ray
 
     claims = {resource: CLAIM} if resource else {}
     load = ray.remote(num_cpus=0.5, resources=claims, name="load_rllib")(importlib.import_module)
     loading = [load.remote(_RLLIB) for _ in range(config.num_runners)]
-    training: Training = importlib.import_module(_RLLIB).Training(task, spec, config, seed, claims)
+    training: Training = importlib.import_module(_RLLIB).Training(task, spec, config, seed, claims, replay)
     ray.get(loading)
     return training

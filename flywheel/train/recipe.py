@@ -31,6 +31,8 @@ class Recipe:
     """Digest to start from; None starts from fresh weights."""
     max_steps: int
     """Environment steps after which the round gives up."""
+    epsilon: float = 0.0
+    """Share of random actions, where an algorithm explores by them."""
     hard: tuple[str, ...] = ()
     """Names of the edge cases that the last probe found failing: half of the edge cases' worlds are theirs."""
 

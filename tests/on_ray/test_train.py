@@ -188,7 +188,7 @@ def mean_return(runner: Any) -> float:
 
 def test_a_runner_scales_rewards_for_training_and_reports_returns_as_they_are(ray_cluster: Any) -> None:
     from flywheel.train.rllib.env_runner import WorldsRunner
-    from flywheel.train.rllib.learn import ppo_config
+    from flywheel.train.rllib.ppo import ppo_config
 
     for step_cost, learnt in ((0.0, 0.25), (3.0, -0.5)):
         config = dataclasses.replace(CONFIG, reward_scale=0.25, step_cost=step_cost)

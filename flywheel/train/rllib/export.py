@@ -46,7 +46,7 @@ class Exporter:
         for then they could not be replaced.
         """
         example = torch.zeros(2, int(np.prod(spec.observation_shape)))
-        acting = _Acting(copy.deepcopy(module), filter).eval()
+        acting = _Acting(copy.deepcopy(module), filter).eval().requires_grad_(True)  # a target network has none
         with torch.no_grad():
             # Tensors that are equal (fresh biases are all zero) would become one tensor of the graph.
             for parameter in acting.parameters():

@@ -1,19 +1,17 @@
-"""RLlib's PPO, built once for all rounds: begin a round, train an iteration, read the weights."""
+"""An RLlib algorithm, built once for all rounds: begin a round, train an iteration, read the weights."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.apis import TargetNetworkAPI
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from flywheel.config import TrainConfig
@@ -21,107 +19,30 @@ from flywheel.errors import FlywheelError, Refused
 from flywheel.records import Array, Progress, Spec
 from flywheel.task import Task
 from flywheel.train.recipe import Recipe
-from flywheel.train.rllib.env_runner import WorldsRunner
+from flywheel.train.replay import Replay
+from flywheel.train.rllib.dqn import dqn_config
 from flywheel.train.rllib.export import Exporter, golden
-from flywheel.train.rllib.learner import LeanPPOLearner
+from flywheel.train.rllib.ppo import ppo_config
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
 
 
-class RecipePPO(PPO):  # type: ignore[misc]
-    """PPO whose runners sample by a Recipe, and hear of it again when they come back."""
-
-    recipe: Recipe | None = None
-
-    def tell(self, recipe: Recipe) -> None:
-        """Let all runners begin fresh episodes by this recipe, with the learner's present weights."""
-        self.recipe = recipe
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
-        self.env_runner_group.foreach_env_runner(functools.partial(_tell, recipe=recipe), local_env_runner=False)
-
-    def focus(self, hard: tuple[str, ...]) -> None:
-        """Let episodes that begin from now on be more often in these edge cases."""
-        if self.recipe is not None and self.recipe.hard != hard:
-            self.recipe = dataclasses.replace(self.recipe, hard=hard)
-            tell = functools.partial(_tell, recipe=self.recipe, afresh=False)
-            self.env_runner_group.foreach_env_runner(tell, local_env_runner=False)
-
-
-def _tell(runner: WorldsRunner, recipe: Recipe, afresh: bool = True) -> None:
-    runner.tell(recipe, afresh)
-
-
-def _told(runner: WorldsRunner) -> tuple[int, str, str]:
-    return runner.told()
-
-
-def _tell_again(*, algorithm: RecipePPO, env_runner_indices: Sequence[int], **_: Any) -> None:
-    """RLlib's callback for runners that came back and have the present weights already."""
-    if algorithm.recipe is not None:
-        algorithm.env_runner_group.foreach_env_runner(
-            functools.partial(_tell, recipe=algorithm.recipe),
-            remote_worker_ids=list(env_runner_indices),
-            local_env_runner=False,
-        )
-
-
-def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> PPOConfig:
-    """Return RLlib's configuration: no evaluation, no local runner, small-task values instead of PPO's defaults."""
-    size = config.num_runners * config.worlds_per_runner * config.steps_per_world
-    return (
-        PPOConfig(algo_class=RecipePPO)
-        .environment(
-            "flywheel",
-            env_config={"task": task, "spec": spec, "train": config},
-            disable_env_checking=True,
-        )
-        .env_runners(
-            env_runner_cls=WorldsRunner,
-            num_env_runners=config.num_runners,
-            num_envs_per_env_runner=config.worlds_per_runner,
-            rollout_fragment_length=config.steps_per_world,
-            num_cpus_per_env_runner=0.5,
-            custom_resources_per_env_runner=dict(claims),
-            create_local_env_runner=False,
-        )
-        .learners(num_learners=0, learner_class=LeanPPOLearner)
-        .rl_module(
-            model_config={
-                "fcnet_hiddens": list(config.hidden),
-                "fcnet_activation": config.activation,
-                "vf_share_layers": False,
-            }
-        )
-        .training(
-            train_batch_size_per_learner=size,
-            minibatch_size=config.minibatch_size,
-            num_epochs=config.num_epochs,
-            lr=config.lr,
-            gamma=config.gamma,
-            lambda_=config.lambda_,
-            entropy_coeff=config.entropy,
-            clip_param=0.2,
-            grad_clip=0.5,
-            grad_clip_by="global_norm",
-            vf_loss_coeff=0.5,
-            vf_clip_param=float("inf"),
-            use_kl_loss=False,
-        )
-        .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
-        .callbacks(on_env_runners_recreated=_tell_again)
-        .reporting(metrics_num_episodes_for_smoothing=50)
-        .debugging(seed=seed, log_level="ERROR")
-    )
-
-
 class Training:
     """One Algorithm, its policy's ONNX graph, and which digest its weights are."""
 
-    def __init__(self, task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> None:
-        """Build the Algorithm with its runners, each of which claims these resources, and export the graph."""
-        self._spec, self._config = spec, config
-        self._algorithm = ppo_config(task, spec, config, seed, claims).build_algo()
+    def __init__(
+        self, task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float], replay: Replay | None
+    ) -> None:
+        """Build the Algorithm with its runners, each of which claims these resources, and export the graph.
+
+        `replay` is what an off-policy algorithm learns from; PPO needs none. Raises UsageError where the algorithm is
+        not for the task.
+        """
+        self._spec, self._config, self._replay = spec, config, replay
+        configure = ppo_config if config.algorithm == "ppo" else dqn_config
+        self._algorithm = configure(task, spec, config, seed, claims).build_algo()
+        self._algorithm.replay = replay
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
             os.rmdir(self._algorithm.logdir)
         self._exporter = Exporter(self._module, spec)
@@ -147,9 +68,10 @@ class Training:
         elif recipe.warm_start != self._holds and weights is not None:
             self._replace(weights)
         self._holds = recipe.warm_start
-        self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
-            fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
-        )
+        if self._config.algorithm == "ppo":
+            self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
+                fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
+            )
         self._algorithm.tell(recipe)
         self._max_steps, self._is_warm = recipe.max_steps, recipe.warm_start is not None
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan
@@ -170,7 +92,7 @@ class Training:
         iterations.
         """
         began = time.perf_counter()
-        self._algorithm.focus(hard)
+        self._algorithm.adapt(hard=hard)
         done = (self._num_steps - self._begun_at_step) / self._max_steps
         rate = lr_at(self._config, done, is_warm=self._is_warm)
         for optimizer in self._learner._named_optimizers.values():
@@ -204,7 +126,7 @@ class Training:
 
     def _note(self) -> str:
         """Return what went wrong in the runners' worlds since they were asked last; raise what ended the sampling."""
-        told = self._algorithm.env_runner_group.foreach_env_runner(_told, local_env_runner=False)
+        told = self._algorithm.told()
         if trouble := next((trouble for *_, trouble in told if trouble), ""):
             raise FlywheelError(trouble)
         num = sum(num for num, *_ in told)
@@ -261,4 +183,6 @@ def _fresh(module: Any) -> dict[str, Array]:
         model_config=module.model_config,
         catalog_class=type(module.catalog),
     )
+    if isinstance(fresh, TargetNetworkAPI):
+        fresh.make_target_networks()
     return {name: np.array(value) for name, value in fresh.get_state(inference_only=False).items()}
