@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from flywheel.config import TrainConfig
 from flywheel.records import Episode
 
@@ -20,10 +22,12 @@ class Feed:
         self._ask, self._rooms = ask, rooms
         self._is_wanted = config.algorithm != "ppo"
         self._last = ""
+        self._incomplete: list[str] = []  # ids of episodes that lacked rewards
 
     def give(self) -> int:
         """Hand over the episodes that began since the last helping, and which policies are condemned.
 
+        Those that lacked rewards come again, since the rewards may have come by now, MOST at a time.
         Returns how many transitions came; 0 where the algorithm learns in simulation alone, or nothing is served yet.
         """
         if not self._is_wanted or self._ask(self._rooms.registry.champion) is None:
@@ -31,7 +35,9 @@ class Feed:
         store = self._rooms.serving.store
         found: list[Episode] = self._ask(store.recent, MOST, self._last or None)
         new = [episode for episode in found if episode.id != self._last]
+        again: list[Episode] = self._ask(store.read, self._incomplete) if self._incomplete else []
         barred = {digest: "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
-        num: int = self._ask(self._rooms.trainer.learn_from, new, barred)
+        num: int = self._ask(self._rooms.trainer.learn_from, [*again, *new], barred)
         self._last = new[-1].id if new else self._last
+        self._incomplete = [e.id for e in (*again, *new) if np.isnan(e.rewards).any()][-MOST:]
         return num

@@ -1,0 +1,100 @@
+"""DQN as the trainer's algorithm: it learns, exports, starts again from a digest, and leaves bad policies' data out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flywheel.config import ReplayConfig, TrainConfig
+from flywheel.policy import load, read_weights, write_files
+from flywheel.records import Plan
+from flywheel.store.table import Table
+from flywheel.task import spec_of
+from flywheel.tasks.cartpole import cartpole
+from flywheel.tasks.pendulum import pendulum
+from flywheel.train.on_ray import TrainerActor
+from tests.train.test_replay import production
+
+SPEC = spec_of(cartpole)
+CONFIG = TrainConfig(
+    algorithm="dqn",
+    num_runners=1,
+    worlds_per_runner=8,
+    steps_per_world=32,
+    replay=ReplayConfig(begin_at=256, epsilon_steps=2000, samples_per_insert=8.0),
+)
+PLAN = Plan(strategy="continue_training", reasons=(), sampling="uniform")
+
+
+class Probed(TrainerActor):
+    """The trainer with a look inside."""
+
+    def weights(self) -> dict[str, Any]:
+        """Return the learner's weights."""
+        return self._training.weights()
+
+    def inside(self) -> tuple[list[float], int, dict[str, Any]]:
+        """Return the runners' epsilon, the number of updates, and what a large batch is made of."""
+        assert self._replay is not None
+        algorithm = self._training._algorithm
+        epsilon = algorithm.env_runner_group.foreach_env_runner(_epsilon, local_env_runner=False)
+        batch = self._replay.table.sample(np.random.default_rng(0), 1000, self._replay.rule)
+        return list(epsilon), algorithm._num_updates, dict(batch.told())
+
+
+def _epsilon(runner: Any) -> float:
+    return float(runner.module.epsilon)
+
+
+@pytest.fixture(scope="module")
+def trainer(ray_cluster: Any) -> Iterator[tuple[Any, Any]]:
+    make = functools.partial(Table, SPEC, capacity=20_000, num_steps=CONFIG.replay.num_steps, gamma=CONFIG.gamma)
+    actor = ray_cluster.remote(num_cpus=0.5)(Probed).remote(cartpole, SPEC, CONFIG, 1, "", "wheel", make)
+    yield ray_cluster, actor
+    ray_cluster.get(actor.stop.remote(), timeout=60)
+    ray_cluster.kill(actor)
+
+
+def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(trainer: Any, tmp_path: Path) -> None:
+    ray, actor = trainer
+    ray.get(actor.begin.remote(PLAN, None), timeout=120)
+    before = ray.get(actor.weights.remote(), timeout=60)
+    episodes = [production(f"p{n}", 40, digest="ab"[n % 2]) for n in range(20)]
+    assert ray.get(actor.learn_from.remote(episodes), timeout=60) == 800
+    progress = [ray.get(actor.advance.remote(), timeout=60) for _ in range(8)][-1]
+    after = ray.get(actor.weights.remote(), timeout=60)
+    assert any((before[name] != after[name]).any() for name in before if "target" not in name)
+    assert any((before[name] != after[name]).any() for name in before if "target" in name)
+    (epsilon,), num_updates, told = ray.get(actor.inside.remote(), timeout=60)
+    assert 0.04 <= epsilon < 0.2
+    assert num_updates == (progress.num_steps + 800 - 256) * 8 // 64
+    assert told["share"]["a"] == pytest.approx(0.25, abs=0.05) and told["share"]["b"] == pytest.approx(0.25, abs=0.05)
+    ray.get(actor.learn_from.remote([], {"b": "it was rolled back"}), timeout=60)
+    assert set(ray.get(actor.inside.remote(), timeout=60)[2]["share"]) == {"a", "train"}
+    digest, files = ray.get(actor.export.remote(1, None, {"strategy": "continue_training"}, 1.0), timeout=60)
+    policy = load(write_files(tmp_path, digest, files))  # golden vectors are RLlib's own answers
+    rows = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    assert policy.act(rows, np.random.default_rng(1).random((500, 1)))[0].shape == (500,)
+    ray.get(actor.advance.remote(), timeout=60)
+    warm = Plan(strategy="continue_training", reasons=(), warm_start=digest, exploration=3.0)
+    ray.get(actor.begin.remote(warm, files), timeout=60)
+    held, wanted = ray.get(actor.weights.remote(), timeout=60), read_weights(files)
+    assert set(held) == set(wanted) and all((held[name] == value).all() for name, value in wanted.items())
+    ray.get(actor.advance.remote(), timeout=60)
+    assert ray.get(actor.inside.remote(), timeout=60)[0] == [pytest.approx(0.12)]
+    ray.get(actor.begin.remote(PLAN, None), timeout=60)
+    fresh = ray.get(actor.weights.remote(), timeout=60)
+    assert set(fresh) == set(wanted) and any((fresh[name] != wanted[name]).any() for name in fresh)
+
+
+def test_a_task_with_other_actions_is_refused_in_a_sentence() -> None:
+    from flywheel.errors import UsageError
+    from flywheel.train.rllib.dqn import dqn_config
+
+    with pytest.raises(UsageError, match=r"leave train.algorithm at ppo\.$"):
+        dqn_config(pendulum, spec_of(pendulum), CONFIG, 1, {})
