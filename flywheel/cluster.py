@@ -46,6 +46,7 @@ from flywheel.tasks.production import Production
 from flywheel.testing import try_task
 from flywheel.trace.on_ray import HAND_OVER_S, TRACE, TraceActor, hand_over, outlet
 from flywheel.train.on_ray import CLAIM, TrainerActor
+from flywheel.train.recipe import spec_for
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's shared memory: messages here are small, and a laptop's /dev/shm may be, too."""
@@ -270,14 +271,9 @@ class Rooms:
         resource = self.place.resource
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not resource or resource in n["Resources"])]
         check_cpus(config, sum(node.get("CPU", 0.0) for node in nodes))
+        spec = spec_for(task, spec_of(task), config.train)
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
-            task,
-            spec_of(task),
-            config.train,
-            config.seed,
-            self.place.resource,
-            self.place.name,
-            partial(_table, spec_of(task), config.train),
+            task, spec, config.train, config.seed, resource, self.place.name, partial(_table, spec, config.train)
         )
         self.gate = self.place.worker(GateActor, "gate", 0.0).remote(
             task, config.gate, self.place.name, self.place.claims

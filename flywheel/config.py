@@ -9,13 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import msgspec
-
-from flywheel.errors import UsageError, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +30,9 @@ class ReplayConfig:
     num_steps: int = 3
     """steps that a transition looks ahead before the critic's own estimate stands in"""
     target_every: int = 100
-    """updates from one copy of the target network to the next"""
+    """updates of DQN from one copy of the target network to the next"""
+    target_rate: float = 0.005
+    """share of SAC's critics that goes into their targets with each update"""
     epsilon: float = 0.04
     """share of random actions of the runners, times the Plan's exploration"""
     epsilon_steps: int = 8_000
@@ -56,9 +53,9 @@ class ReplayConfig:
 class TrainConfig:
     """The trainer: RLlib on parallel env runners."""
 
-    algorithm: Literal["ppo", "dqn"] = "ppo"
-    """PPO learns in simulation; DQN (discrete actions) also from production's episodes in the store, for changes that
-    no parameter of the simulator explains"""
+    algorithm: Literal["ppo", "dqn", "sac"] = "ppo"
+    """PPO learns in simulation; DQN (discrete actions) and SAC (bounded box actions) also from production's episodes in
+    the store, for changes that no parameter of the simulator explains"""
     num_runners: int = 2
     """env runner processes; each claims half a CPU, so that two and the learner fit 2 CPUs"""
     worlds_per_runner: int = 16
@@ -110,6 +107,7 @@ class TrainConfig:
     probe_max_failed: int = 1
     """failed episodes a probe that ends training may show"""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """for algorithms other than PPO"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,36 +379,6 @@ class Config:
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     page: PageConfig = field(default_factory=PageConfig)
-
-
-def layered(layers: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Return the defaults with every layer's values over those before it; a layer's key says where it comes from.
-
-    Raises UsageError with the nearest name for a setting that doesn't exist, and for a value of the wrong type.
-    """
-    plain: dict[str, Any] = {}
-    for source, layer in layers.items():
-        _check_names(source, layer, Config(), "")
-        plain = _over(plain, layer)
-        try:
-            config = msgspec.convert(plain, Config)
-        except msgspec.ValidationError as error:
-            raise UsageError(f"{source}: {error}.") from error
-    return config if layers else Config()
-
-
-def _check_names(source: str, layer: Mapping[str, Any], fields: Any, where: str) -> None:
-    known = [field.name for field in dataclasses.fields(fields)]
-    for name, value in layer.items():
-        if name not in known:
-            raise unknown(f"setting in {source}:", f"{where}{name}", [f"{where}{other}" for other in known])
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(fields, name)):
-            _check_names(source, value, getattr(fields, name), f"{where}{name}.")
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = {name: _over(below.get(name, {}), value) for name, value in above.items() if isinstance(value, Mapping)}
-    return {**below, **above, **both}
 
 
 def canonical(value: Any) -> str:

@@ -68,3 +68,18 @@ def bucket(run_key: bytes, episode: str) -> float:
 def draw_key(run_key: bytes, episode: str) -> int:
     """Return the 64-bit draw key of a production episode: a keyed hash, so that no client can foresee draws."""
     return int.from_bytes(hmac.digest(run_key, episode.encode(), hashlib.sha256)[:8], "big")
+
+
+def squash(drawn: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return numbers float32[...] in (-1, 1) for a Gaussian's draws: their tanh, in double precision."""
+    return np.tanh(drawn.astype(np.float64)).astype(np.float32)
+
+
+def log_slope(drawn: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the log of tanh's slope float64[...], which is what squashing takes from a log density.
+
+    log(1 - tanh(x)^2) = 2 (log 2 - x - log(1 + exp(-2 x))), which is exact where 1 - tanh(x)^2 would round to 0
+    (Haarnoja et al. 2018, equation 21).
+    """
+    exact = drawn.astype(np.float64)
+    return np.asarray(2.0 * (np.log(2.0) - exact - np.logaddexp(0.0, -2.0 * exact)))

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import canonical
+from flywheel.draws import log_slope, squash
 from flywheel.errors import Refused
 from flywheel.records import SCHEMA_VERSION, Array, Artifact, Rule, Spec
 
@@ -171,14 +172,17 @@ def _gaussian(
     size = int(np.prod(shape))
     mean, log_deviation = outputs[:, :size], outputs[:, size:]
     if rule.greedy:
+        mean = np.tanh(mean) if rule.squashed else mean
         return mean.astype(np.float32).reshape(-1, *shape), np.zeros(len(mean))
     if not log_deviation.size:
         raise Refused(NO_DEVIATIONS)
     deviation = np.exp(log_deviation) * rule.temperature
     actions = (mean + deviation * ndtri(draws)).astype(np.float32)
     distance = (actions - mean) / deviation
-    logps = (-0.5 * distance**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)).sum(axis=1)
-    return actions.reshape(-1, *shape), logps
+    logps = -0.5 * distance**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
+    if rule.squashed:
+        actions, logps = squash(actions), logps - log_slope(actions)
+    return actions.reshape(-1, *shape), logps.sum(axis=1)
 
 
 def to_env(spec: Spec, raw_actions: Array) -> Array:

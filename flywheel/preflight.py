@@ -16,6 +16,7 @@ MAY_BE_ZERO = frozenset(
     | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
     | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
     | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
+    | {f"train.replay.{name}" for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at")}
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
@@ -50,6 +51,10 @@ def check(config: Config) -> None:
         (config.page.port < 65536, "page.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
         (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
+        (
+            max(config.train.replay.epsilon, config.train.replay.production_share) <= 1,
+            "train.replay.epsilon and production_share are shares, at most 1",
+        ),
         (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),
     ]
     wrong = [sentence for fine, sentence in rules if not fine]

@@ -36,14 +36,15 @@ class Rule:
     """How an action is drawn from the policy's outputs; the same in gate, replica, client and replay."""
 
     kind: Literal["categorical", "multi_categorical", "gaussian"]
-    """The head: `categorical` reads logits[N, A], `multi_categorical` the logits of each sub-action side by side,
-    `gaussian` mean and log deviation, each [N, *a]."""
+    """What it reads: logits[N, A]; those of each sub-action side by side; mean and log deviation, each [N, *a]."""
     greedy: bool = False
     """True: the most likely action (the mean), whatever the draws say."""
     exploration_rate: float = 0.0
     """epsilon in [0, 1]: the share of uniform actions (of each sub-action; not for a Gaussian)."""
     temperature: float = 1.0
     """tau > 0: divides the logits, multiplies the Gaussian's deviation."""
+    squashed: bool = False
+    """True: a Gaussian's draw goes through tanh, and so lies in (-1, 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

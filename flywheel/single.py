@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.draws import log_slope, squash
 from flywheel.errors import Refused
 from flywheel.policy import NO_DEVIATIONS, Policy, bounds, categorical_one, in_box, to_env
 from flywheel.records import Rule, Spec
@@ -114,13 +115,14 @@ def _multi_categorical(logits: list[float], drawn: Sequence[float], rule: Rule, 
 def _gaussian(outputs: list[float], quantiles: Sequence[float], size: int, rule: Rule) -> Acted:
     mean = outputs[:size]
     if rule.greedy:
-        return np.array(mean, np.float32), float
+        return np.array(np.tanh(mean) if rule.squashed else mean).astype(np.float32), float
     deviation = [one * rule.temperature for one in np.exp(np.array(outputs[size:])).tolist()]
     action = np.array([m + d * q for m, d, q in zip(mean, deviation, quantiles, strict=True)]).astype(np.float32)
 
     def logp() -> float:
         spread = np.array(deviation)
         distance = (action - np.array(mean)) / spread
-        return float(np.add.reduce(-0.5 * distance**2 - np.log(spread) - _HALF_LOG_TAU))
+        each = -0.5 * distance**2 - np.log(spread) - _HALF_LOG_TAU
+        return float(np.add.reduce(each - log_slope(action) if rule.squashed else each))
 
-    return action, logp
+    return squash(action) if rule.squashed else action, logp

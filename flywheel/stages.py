@@ -34,6 +34,7 @@ from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
 from flywheel.train.ending import deserves_verdict, is_over
+from flywheel.train.recipe import spec_for
 from flywheel.tryout import try_out
 
 ANALYZED = 500
@@ -59,7 +60,7 @@ class OnRay:
     def __init__(self, task: Task, config: Config, run_dir: Path, rooms: Rooms) -> None:
         """Go on with the run directory's journal, if there is one."""
         self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, rooms.say
-        self._spec = spec_of(task)
+        self._spec = spec_for(task, spec_of(task), config.train)
         self._turns = archive.read_turns(run_dir)
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
         self._seconds: dict[str, float] = defaultdict(float)

@@ -140,6 +140,23 @@ def test_gaussian_actions_are_normal_and_their_log_densities_are_scipys() -> Non
         assert stats.kstest((actions[:, column] - outputs[0, column]) / deviation[column], "norm").pvalue > 1e-4
 
 
+def test_squashed_actions_lie_within_one_and_their_log_densities_integrate_to_one() -> None:
+    outputs = np.tile([[0.5, -1.0, 0.2, -0.7]], (20_000, 1))
+    rule = Rule(kind="gaussian", squashed=True)
+    drawn = draws(np.arange(20_000), np.zeros(20_000), 2)
+    actions, logps = _gaussian(outputs, drawn, rule, (2,))
+    plain, _ = _gaussian(outputs, drawn, Rule(kind="gaussian"), (2,))
+    assert np.array_equal(actions, np.tanh(plain.astype(np.float64)).astype(np.float32))
+    inner = np.arctanh(np.clip(actions.astype(np.float64), -0.999999, 0.999999))
+    density = stats.norm([0.5, -1.0], np.exp([0.2, -0.7])).logpdf(inner) - np.log1p(-(np.tanh(inner) ** 2))
+    usual = (abs(actions) < 0.999).all(axis=1)
+    assert np.allclose(logps[usual], density.sum(axis=1)[usual], atol=1e-2)
+    far = np.array([[40.0, -40.0, 0.0, 0.0]])
+    assert np.isfinite(_gaussian(far, np.full((1, 2), 0.5), rule, (2,))[1]).all()
+    greedy = _gaussian(outputs[:1], drawn[:1], Rule(kind="gaussian", squashed=True, greedy=True), (2,))[0]
+    assert np.array_equal(greedy, np.tanh(outputs[:1, :2]).astype(np.float32))
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=5))
 def test_a_greedy_discrete_policy_has_probability_one(xs: list[float]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flywheel.config import TrainConfig
-from flywheel.errors import unknown
-from flywheel.records import Parameters, Plan
+from flywheel.errors import UsageError, unknown
+from flywheel.records import Parameters, Plan, Spec
 from flywheel.tapes import SUITE, Scenario
 from flywheel.task import EdgeCase, Task
 
@@ -31,6 +31,8 @@ class Recipe:
     """Digest to start from; None starts from fresh weights."""
     max_steps: int
     """Environment steps after which the round gives up."""
+    exploration: float = 1.0
+    """The plan's factor, for algorithms that have no entropy bonus."""
     epsilon: float = 0.0
     """Share of random actions, where an algorithm explores by them."""
     hard: tuple[str, ...] = ()
@@ -63,9 +65,31 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         edge_cases=cases,
         edge_case_share=config.edge_case_share if cases else 0.0,
         entropy=base * plan.exploration,
+        exploration=plan.exploration,
         warm_start=plan.warm_start,
         max_steps=plan.max_steps or config.max_steps,
     )
+
+
+def spec_for(task: Task, spec: Spec, config: TrainConfig) -> Spec:
+    """Return what the algorithm's policies of a task read and give, from the task's own spec.
+
+    Raises UsageError for an algorithm that is not for such actions.
+    """
+    if config.algorithm == "dqn" and spec.action_kind != "discrete":
+        raise UsageError(
+            f"DQN learns a value for each of a few actions, and those of task {task.name} are {spec.action_kind}: "
+            "leave train.algorithm at ppo."
+        )
+    if config.algorithm != "sac":
+        return spec
+    if spec.action_kind != "box" or not spec.unsquash:
+        what = "have no bounds" if spec.action_kind == "box" else f"are {spec.action_kind}"
+        raise UsageError(
+            f"SAC squashes its actions into their bounds, and those of task {task.name} {what}: leave train.algorithm "
+            "at ppo."
+        )
+    return replace(spec, rule=replace(spec.rule, squashed=True))
 
 
 def _is_start(scenario: Scenario) -> bool:

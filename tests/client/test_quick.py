@@ -63,7 +63,7 @@ def specs(draw: st.DrawFn) -> Spec:
         action = {
             "action_shape": shape, "num_actions": 0, "num_draws": size, "unsquash": draw(st.booleans()),
             "action_low": (-2.0,) * size, "action_high": (0.5,) * size,
-            "rule": Rule(kind="gaussian", greedy=greedy, temperature=tau),
+            "rule": Rule(kind="gaussian", greedy=greedy, temperature=tau, squashed=draw(st.booleans())),
         }  # fmt: skip
     else:
         epsilon = draw(st.sampled_from([0.0, 0.1, 1.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
 from flywheel.records import Plan
+from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
-from flywheel.train.recipe import make_recipe, sample_worlds
+from flywheel.tasks.pendulum import pendulum
+from flywheel.train.recipe import make_recipe, sample_worlds, spec_for
 
 
 def plan(**changes: object) -> Plan:
@@ -85,3 +88,15 @@ def test_edge_cases_that_a_probe_found_failing_come_more_often_and_the_others_st
     }  # fmt: skip
     assert abs(share.pop("pole_tilted") - 0.5 * (0.5 + 0.5 / 5)) < 0.02
     assert all(abs(each - 0.5 * 0.5 / 5) < 0.02 for each in share.values())
+
+
+@pytest.mark.parametrize(("algorithm", "task"), [("dqn", pendulum), ("sac", cartpole)])
+def test_an_algorithm_that_is_not_for_a_tasks_actions_is_refused_in_a_sentence(algorithm: Any, task: Task) -> None:
+    with pytest.raises(UsageError, match=r"leave train.algorithm at ppo\.$"):
+        spec_for(task, spec_of(task), TrainConfig(algorithm=algorithm))
+
+
+def test_sac_squashes_and_others_act_as_the_task_says() -> None:
+    plain = spec_of(pendulum)
+    assert spec_for(pendulum, plain, TrainConfig()) == plain
+    assert spec_for(pendulum, plain, TrainConfig(algorithm="sac")).rule.squashed

@@ -23,6 +23,7 @@ from flywheel.train.replay import Replay
 from flywheel.train.rllib.dqn import dqn_config
 from flywheel.train.rllib.export import Exporter, golden
 from flywheel.train.rllib.ppo import ppo_config
+from flywheel.train.rllib.sac import sac_config
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
@@ -36,11 +37,10 @@ class Training:
     ) -> None:
         """Build the Algorithm with its runners, each of which claims these resources, and export the graph.
 
-        `replay` is what an off-policy algorithm learns from; PPO needs none. Raises UsageError where the algorithm is
-        not for the task.
+        `replay` is what an off-policy algorithm learns from; PPO needs none.
         """
         self._spec, self._config, self._replay = spec, config, replay
-        configure = ppo_config if config.algorithm == "ppo" else dqn_config
+        configure = {"ppo": ppo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
         self._algorithm = configure(task, spec, config, seed, claims).build_algo()
         self._algorithm.replay = replay
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
@@ -72,6 +72,8 @@ class Training:
             self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
                 fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
             )
+        elif self._config.algorithm == "sac":
+            self._learner.explore(recipe.exploration)
         self._algorithm.tell(recipe)
         self._max_steps, self._is_warm = recipe.max_steps, recipe.warm_start is not None
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan

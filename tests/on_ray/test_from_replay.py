@@ -1,7 +1,8 @@
-"""DQN as the trainer's algorithm: it learns, exports, starts again from a digest, and leaves bad policies' data out."""
+"""DQN and SAC: they learn, export, start again from a digest, and leave bad policies' data out."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 from flywheel.config import ReplayConfig, TrainConfig
-from flywheel.policy import load, read_weights, write_files
+from flywheel.policy import Policy, load, read_weights, to_env, write_files
 from flywheel.records import Plan
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
 from flywheel.train.on_ray import TrainerActor
+from flywheel.train.recipe import spec_for
 from tests.train.test_replay import production
 
 SPEC = spec_of(cartpole)
@@ -44,7 +46,7 @@ class Probed(TrainerActor):
         algorithm = self._training._algorithm
         epsilon = algorithm.env_runner_group.foreach_env_runner(_epsilon, local_env_runner=False)
         batch = self._replay.table.sample(np.random.default_rng(0), 1000, self._replay.rule)
-        return list(epsilon), algorithm._num_updates, dict(batch.told())
+        return list(epsilon), algorithm.num_updates, dict(batch.told())
 
 
 def _epsilon(runner: Any) -> float:
@@ -92,9 +94,28 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     assert set(fresh) == set(wanted) and any((fresh[name] != wanted[name]).any() for name in fresh)
 
 
-def test_a_task_with_other_actions_is_refused_in_a_sentence() -> None:
-    from flywheel.errors import UsageError
-    from flywheel.train.rllib.dqn import dqn_config
-
-    with pytest.raises(UsageError, match=r"leave train.algorithm at ppo\.$"):
-        dqn_config(pendulum, spec_of(pendulum), CONFIG, 1, {})
+def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG, algorithm="sac", activation="relu", replay=ReplayConfig(begin_at=128, samples_per_insert=16.0)
+    )
+    spec = spec_for(pendulum, spec_of(pendulum), config)
+    make = functools.partial(Table, spec, capacity=5000)
+    actor = ray_cluster.remote(num_cpus=0.5)(Probed).remote(pendulum, spec, config, 1, "", "wheel", make)
+    try:
+        ray_cluster.get(actor.begin.remote(dataclasses.replace(PLAN, exploration=2.0), None), timeout=120)
+        before = ray_cluster.get(actor.weights.remote(), timeout=60)
+        progress = [ray_cluster.get(actor.advance.remote(), timeout=60) for _ in range(3)][-1]
+        after = ray_cluster.get(actor.weights.remote(), timeout=60)
+        for part in ("pi.", "qf.", "qf_twin.", "target_qf."):
+            assert any((before[name] != after[name]).any() for name in before if name.startswith(part)), part
+        digest, files = ray_cluster.get(actor.export.remote(1, None, {"strategy": "hold"}, 1.0), timeout=60)
+        policy = load(write_files(tmp_path, digest, files))
+        rows = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+        assert (policy.outputs(rows) == Policy(progress.network, spec).outputs(rows)).all()
+        actions, logps = policy.act(rows, np.random.default_rng(1).random((500, 1)))
+        assert (abs(actions) <= 1).all() and actions.std() > 0.1 and np.isfinite(logps).all()
+        assert (abs(to_env(spec, actions)) <= 2).all()
+        ray_cluster.get(actor.begin.remote(dataclasses.replace(PLAN, warm_start=digest), files), timeout=60)
+    finally:
+        ray_cluster.get(actor.stop.remote(), timeout=60)
+        ray_cluster.kill(actor)
