@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flywheel.config import ObserveConfig
+from flywheel.observe.monitors.outcome import HEAD_START
 from flywheel.observe.observer import Observer
 from flywheel.records import Episode, Release
 from flywheel.tasks.cartpole import cartpole
@@ -58,7 +59,7 @@ def test_the_change_raises_a_shift_and_then_a_degradation_once_each(played) -> N
     ids = [e.id for e in changed]
     assert shift.since_episode == degradation.since_episode == ids[0]
     assert ids.index(shift.at_episode) <= 7 and shift.digest == DIGEST
-    assert shift.value >= shift.threshold == 3 * CONFIG.false_alarm_episodes
+    assert shift.value >= shift.threshold == 8 * CONFIG.false_alarm_episodes / (1 - HEAD_START)
     assert shift.evidence["num_since"] == ids.index(shift.at_episode) + 1
 
 
@@ -96,7 +97,10 @@ def test_a_new_release_begins_anew_and_may_alarm_again(played) -> None:
         observer.observe(e)
     before = len(observer.signals)
     observer.release(release(at=50.0), 0.05)
-    assert not any(m["evidence"] for m in observer.status()["monitors"].values())
+    monitors = observer.status()["monitors"]
+    assert {name: m["evidence"] / m["threshold"] for name, m in monitors.items()} == {
+        "failed": pytest.approx(HEAD_START), "loss": 0.0, "world": 0.0, "inputs": 0.0
+    }  # fmt: skip
     assert observer.observe(dataclasses.replace(clean[0], started_at=49.0)) == []
     assert observer.status()["read"] == 0
     for e in [*clean, *changed]:

@@ -29,7 +29,7 @@ NUM_DRIFTS = 2 * len(_TILTS)
 
 
 class Conformal:
-    """Bets on the ranks of an episode's scores: of `num_sizes` that are large, of `num_signed` that drift, if it changes.
+    """Bets on the ranks of an episode's scores: a change makes `num_sizes` of them large, and `num_signed` drift.
 
     While nothing changes the scores are exchangeable, so that each one's rank among all so far is uniform and
     independent of the ranks before, whatever the scores' distribution (conformal p-values: Vovk, Gammerman and Shafer

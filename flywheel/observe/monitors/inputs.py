@@ -1,4 +1,4 @@
-"""The input monitor: do episodes begin, and look, as they did? It sees other starts and sensors, and rolls nothing back."""
+"""The input monitor: do episodes begin, and look, as they did? It never leads to a rollback."""
 
 from __future__ import annotations
 

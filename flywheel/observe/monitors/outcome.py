@@ -59,7 +59,7 @@ class LossMonitor(OutcomeMonitor):
     """Evidence that episodes lose more than the first ones did, or than a limit where that is higher."""
 
     def __init__(self, limit: float, baseline: int) -> None:
-        """Raise the limit to an upper confidence bound of the mean of `baseline` first episodes, which aren't tested."""
+        """Begin with `baseline` untested episodes: the limit is raised to an upper confidence bound of their mean."""
         self._first: list[float] = []
         self._num_baseline = baseline
         super().__init__(limit)

@@ -77,12 +77,13 @@ class TransitionModel:
 
     def _fit(self, parts: Sequence[tuple[Numbers, Numbers, Array]]) -> Numbers:
         """Return the slope float64[F, D] of changes on the last steps' features."""
-        moment, cross, num = 0.0, 0.0, 0
+        width, num = self._memory * self._size.size, 0
+        moment, cross = np.zeros((width, width)), np.zeros((width, parts[0][1].shape[1]))
         for observations, changes, actions in parts:
             lagged = self._lagged(observations, actions)
             moment, cross, num = moment + lagged.T @ lagged, cross + lagged.T @ changes, num + len(changes)
-        whiten = _whitening(np.asarray(moment) / num)
-        return np.asarray(whiten @ (whiten.T @ (np.asarray(cross) / num)))
+        whiten = _whitening(moment / num)
+        return np.asarray(whiten @ (whiten.T @ (cross / num)))
 
     def _step(self, observations: Numbers, actions: Array) -> Numbers:
         """Return the features of each step by itself, float64[T, F]: the action, then the observation."""
@@ -105,7 +106,7 @@ class TransitionModel:
         """Say of each transition whether the baseline took its actions: what another one does is not known."""
         known = np.ones(len(actions), np.bool_)
         if self._actions:
-            taken = (actions < np.array(self._actions)).all(axis=1)
+            taken = np.asarray((actions < np.array(self._actions)).all(axis=1))
             for k in range(min(self._memory, len(actions))):
                 known[k:] &= taken[: len(taken) - k]
         return known
