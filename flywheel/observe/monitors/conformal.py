@@ -13,12 +13,12 @@ WINDOW = 2000
 """Scores that an episode is ranked among: the last ones, so that memory stays bounded."""
 MAX_DRIFTS = 64
 """Signed numbers of an episode that are followed one by one; what is beyond costs time and is left to the energies."""
-_RANKS = np.array([2.0, 4.0])
-"""Bets that the score is among the 2, or 4, largest so far, at the rest's expense: they find a great change, and
+_RANKS = np.array([2.0, 4.0, 8.0])
+"""Bets that the score is among the 2, 4 or 8 largest so far, at the rest's expense: they find a great change, and
 episodes that are already changed spoil them only after as many."""
 _TAILS = np.array([0.05, 0.05, 0.2])
 """Bets that the score is among so large a share of the largest: they find a change of the tails."""
-_STAKES = np.array([0.9, 0.9, 0.5, 0.2, 0.5])
+_STAKES = np.array([0.9, 0.9, 0.9, 0.5, 0.2, 0.5])
 """Share of the wealth that each bet risks."""
 NUM_BETS = len(_STAKES)
 """Bets on one score's size."""

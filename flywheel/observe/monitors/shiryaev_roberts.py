@@ -38,17 +38,17 @@ class ShiryaevRoberts:
 
     @property
     def onset(self) -> str:
-        """Id of the episode where the strongest detector's evidence begins: an estimate of the first changed one.
+        """Id of the episode where the evidence begins: an estimate of the first changed one, "" before the first.
 
-        It is where that bet's log wealth was last at its lowest, the maximum likelihood estimate of CUSUM
-        (Page 1954). "" before the first episode.
+        A bet's evidence begins where its log wealth was last at its lowest, the maximum likelihood estimate of CUSUM
+        (Page 1954); of all bets it is their median, weighed by their evidence.
         """
-        return str(self._names[self._strongest])
+        return str(self._names[self._middle])
 
     @property
     def num_since(self) -> int:
         """Number of episodes read from the onset on."""
-        return self._num_read - int(self._since[self._strongest])
+        return self._num_read - int(self._since[self._middle])
 
     def update(self, factors: NDArray[np.float64], episode: str) -> float:
         """Take in the factors float64[J] > 0 of one more episode and return the evidence."""
@@ -60,8 +60,10 @@ class ShiryaevRoberts:
         return self.evidence
 
     @property
-    def _strongest(self) -> int:
-        return int((self._weights * self._evidence).argmax())
+    def _middle(self) -> int:
+        order = np.argsort(self._since, kind="stable")
+        share = np.cumsum((self._weights * self._evidence)[order])
+        return int(order[np.searchsorted(share, share[-1] / 2.0)])
 
 
 class Monitor:

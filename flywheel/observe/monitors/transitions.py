@@ -57,10 +57,11 @@ class TransitionModel:
         `map` is the energy of the residuals' correlation with the last step's features, over what independent noise
         would give: it sees another response to states and actions. `noise` is the mean squared residual. The signed
         numbers are near 0: the logarithm of each observation's own noise, then each of those correlations, as many as
-        `MAX_DRIFTS` allows. They are 0 where residuals are no noise: a model's errors move with the states visited.
+        `MAX_DRIFTS` allows. Observations have none whose residuals are no noise: a model's errors move with the states
+        that are visited.
         """
         observations, changes, actions = _transitions(episode)
-        num_signed = min(MAX_DRIFTS, self._deviation.size * (1 + self._size.size))
+        num_signed = min(MAX_DRIFTS, int(self._is_noise.sum()) * (1 + self._size.size))
         known = self._known(actions)
         if not known.any():
             return np.zeros(2 + num_signed)
@@ -71,8 +72,8 @@ class TransitionModel:
         weighted, total = weights[:, None] * residuals, weights.sum()
         squares = (weighted * residuals).sum(axis=0) / total
         energy = ((weighted.T @ whitened) ** 2).sum() / total / (squares.size * whitened.shape[1])
-        loud = np.sqrt(total / 2.0) * np.log(squares + 1e-9) * self._is_noise
-        moved = (steps / self._size).T @ (weighted * self._is_noise) / np.sqrt(total)
+        loud = np.sqrt(total / 2.0) * np.log(squares[self._is_noise] + 1e-9)
+        moved = (steps / self._size).T @ weighted[:, self._is_noise] / np.sqrt(total)
         return np.concatenate([[energy, squares.mean()], loud, moved.ravel()])[: 2 + num_signed]
 
     def _fit(self, parts: Sequence[tuple[Numbers, Numbers, Array]]) -> Numbers:
