@@ -54,6 +54,13 @@ class Arm:
         """What the next policy is held to: this one's failure rate in service, once it is known well enough."""
         return shown(self.num_failed, self.num_read) if self.num_read >= SHOWN_EPISODES else self.shown
 
+    @property
+    def strata(self) -> list[str]:
+        """The names of the strata that have a baseline, where the task tells any."""
+        world = self.monitors["world"]
+        assert isinstance(world, Strata)
+        return [name for name in world.names if name]
+
     def given(self, episode: Episode) -> Given:
         """Return what the monitors of shifts will read of an episode: its scores, once their models are fitted."""
         stratum, scores = self.sorter(episode), {}

@@ -338,6 +338,7 @@ class Observer:
             "leased": len(self._leased),
             "waiting": len(self._waiting),
             "counts": {**asdict(self._assembler.counts), "open_rows": self._assembler.num_rows},
+            "strata": {"names": [] if arm is None else arm.strata, "errors": self._sorter.num_errors},
             "trouble": self._assembler.trouble or self._sorter.trouble,
         }
 
