@@ -8,9 +8,10 @@ from scipy.stats import beta
 
 from flywheel.observe.monitors.shiryaev_roberts import Monitor
 
-NUM_ALTERNATIVES = 6
-NEAREST, FARTHEST = 1.6, 0.8
-"""Alternatives that are betted on: means from 1.6 times the limit up to 0.8, as evenly as factors are."""
+NEAREST, FARTHEST = 2.0, 0.5
+"""Alternatives that are betted on: means from twice the limit up to 0.5, as evenly as factors are."""
+WEIGHTS = (16.0, 8.0, 4.0, 2.0, 1.0)
+"""Shares of the wealth on them: the nearest takes longest to find, and costs most episodes."""
 HEAD_START = 0.06
 """Evidence at a release, as a share of the threshold: it is when most bad policies come."""
 SHOWN_EPISODES = 1000
@@ -31,7 +32,7 @@ class OutcomeMonitor(Monitor):
 
     def __init__(self, limit: float, head_start: float = 0.0) -> None:
         """Begin with nothing read and evidence `head_start`."""
-        super().__init__(NUM_ALTERNATIVES, head_start=head_start)
+        super().__init__(len(WEIGHTS), WEIGHTS, head_start)
         self._hold_to(limit)
 
     @property
@@ -46,9 +47,7 @@ class OutcomeMonitor(Monitor):
 
     def _hold_to(self, limit: float) -> None:
         self.limit = min(max(limit, 1e-4), 0.999)
-        nearest = min(NEAREST * self.limit, (1.0 + self.limit) / 2.0)
-        means = np.geomspace(nearest, max(FARTHEST, nearest), NUM_ALTERNATIVES)
-        self._bets: NDArray[np.float64] = (means - self.limit) / (self.limit * (1.0 - self.limit))
+        self._bets = stakes(self.limit)
 
 
 class FailureMonitor(OutcomeMonitor):
@@ -79,6 +78,13 @@ class LossMonitor(OutcomeMonitor):
             self._hold_to(max(self.limit, upper_bound(np.array(self._first), _BOUND_ERROR)))
             self._first.clear()
         return 0.0
+
+
+def stakes(limit: float) -> NDArray[np.float64]:
+    """Return what each bet stakes on a value's excess over a limit in (0, 1), float64[J]."""
+    nearest = min(NEAREST * limit, (1.0 + limit) / 2.0)
+    means = np.geomspace(nearest, max(FARTHEST, nearest), len(WEIGHTS))
+    return np.asarray((means - limit) / (limit * (1.0 - limit)))
 
 
 def shown(num_failed: int, num_episodes: int) -> float:
