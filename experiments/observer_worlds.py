@@ -94,8 +94,10 @@ def delays(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
                 outcomes.update(float(episode.failed), "clean")
         for name, (changed, _, most) in SHIFTS.items():
             found[name].append(_delay(copy.deepcopy(monitor), play(most, rng, **changed)))
-        for _ in range(STREAMS if outcomes.evidence < THRESHOLDS["failed"] else 0):
-            rolled_back.append(_is_rolled_back(copy.deepcopy(monitor), copy.deepcopy(outcomes), rng))
+        rolled_back += [
+            _is_rolled_back(copy.deepcopy(monitor), copy.deepcopy(outcomes), rng)
+            for _ in range(STREAMS if outcomes.evidence < THRESHOLDS["failed"] else 0)
+        ]
     for name, (_, goal, _) in SHIFTS.items():
         yield median("DQ8", f"episodes from the change to the world alarm: {name}", np.array(found[name]), goal, seed)
     yield between("DQ8", "episodes between false world alarms", num_clean, num_false, 10_000.0, seed)
