@@ -2,6 +2,8 @@
 
 The dynamics are CartPole-v1's; on top come an AR(1) wind on the pole (its shocks scaled by `gust`) and normal noise on
 each number that is seen. Both are drawn from (the world's key, t) alone, and so are the same for two policies.
+
+`WINDY` has gusts of half a second and bad sensors; `CLEAR` has good sensors, and weaker gusts that last two seconds.
 """
 
 from __future__ import annotations
@@ -24,10 +26,25 @@ from flywheel.testing import linear_policy
 
 NUM_STEPS = 500
 _LIMITS = np.array([2.4, 12 * 2 * np.pi / 360])
-_DT, _KEEPS, _GUST = 0.02, 0.95, 0.65
-_NOISE = np.array([0.02, 0.1, 0.005, 0.1])
+_DT = 0.02
 _LOW = np.full(4, -np.inf, np.float32)
 NOMINAL = {"gust": 1.0, "gravity": 9.8, "masspole": 0.1, "length": 0.5, "force_mag": 10.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Air:
+    """How the wind blows, and how well is seen."""
+
+    keeps: float
+    """Share of the wind that is still there a step later."""
+    gust: float
+    """Its deviation at `gust` 1, in the units of gravity."""
+    sensors: tuple[float, float, float, float]
+    """Deviation of the noise on each number of an observation."""
+
+
+WINDY = Air(0.95, 0.65, (0.02, 0.1, 0.005, 0.1))
+CLEAR = Air(0.99, 0.36, (0.0005, 0.0025, 0.000125, 0.0025))
 
 
 class Gusty(VectorEnv[Any, Any, Any]):
@@ -35,8 +52,9 @@ class Gusty(VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - as Gymnasium has it
 
-    def __init__(self, num_worlds: int) -> None:
+    def __init__(self, num_worlds: int, air: Air = WINDY) -> None:
         """Make worlds at nominal parameters; they wait for a state."""
+        self.air = air
         self.num_envs = num_worlds
         self.single_observation_space = gymnasium.spaces.Box(_LOW, -_LOW)
         self.single_action_space = gymnasium.spaces.Discrete(2)
@@ -52,15 +70,19 @@ class Gusty(VectorEnv[Any, Any, Any]):
 
     def observe(self) -> Array:
         """Return what the sensors show, float32[N, 4]."""
-        drawn = ndtri(draws(self.state[:, 5].astype(np.uint64), 2 * self.state[:, 6].astype(np.int64), 4))
-        return (self.state[:, :4] + _NOISE * drawn).astype(np.float32)
+        return (self.state[:, :4] + np.array(self.air.sensors) * self.normals(0, 4)).astype(np.float32)
+
+    def normals(self, row: int, num: int) -> NDArray[np.float64]:
+        """Return the normal draws of this step, float64[N, num]; row 0 is the sensors', row 1 the wind's."""
+        return np.asarray(
+            ndtri(draws(self.state[:, 5].astype(np.uint64), 2 * self.state[:, 6].astype(np.int64) + row, num))
+        )
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Step every world; one that is over goes on, which nobody looks at."""
         x, v, angle, spin, wind, key, t = self.state.T
-        given = self.values
-        shock = ndtri(draws(key.astype(np.uint64), 2 * t.astype(np.int64) + 1, 1))[:, 0]
-        wind = _KEEPS * wind + _GUST * given["gust"] * np.sqrt(1 - _KEEPS**2) * shock
+        given, keeps = self.values, self.air.keeps
+        wind = keeps * wind + self.air.gust * given["gust"] * np.sqrt(1 - keeps**2) * self.normals(1, 1)[:, 0]
         force = np.where(np.asarray(actions) == 1, given["force_mag"], -given["force_mag"])
         sine, cosine = np.sin(angle), np.cos(angle)
         mass, arm = given["masspole"] + 1.0, given["masspole"] * given["length"]

@@ -234,9 +234,10 @@ class ObserveConfig:
     """seconds an outcome waits for word of episodes that began before it, from when clients first act by themselves
     (`Local`): they tell what runs at once, and again every 2 seconds at most"""
     false_alarm_episodes: float = 10_000.0
-    """mean number of episodes between false alarms of all monitors together (at least)"""
+    """mean number of episodes between false alarms of all monitors together (at least): one budget, most of it for
+    `failed`, whose delays cost failures"""
     baseline_episodes: int = 100
-    """episodes of a release from which the world monitor learns what is normal"""
+    """episodes of a release from which the monitors of the world and of inputs learn what is normal, of each stratum"""
     reward_window_s: float = 0.0
     """seconds after an episode's end for which its outcome waits where a reward isn't known yet, and all that began
     after it; 0 has it read at once. Later rewards are kept and learnt from, and alarm nobody"""

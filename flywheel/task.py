@@ -94,6 +94,9 @@ class Task:
     """(N) -> a vector form whose `set_parameters`, `set_state` and `state` work on all N worlds."""
     return_range: tuple[float, float] | None = None
     """Lowest and highest return an episode can have."""
+    strata: Callable[[Episode], str] | None = None
+    """What kind of episode one is (a site, a load, a kind of customer): monitors of shifts learn what is normal for
+    each by itself, so that another mix of them is no alarm. The first 8 kinds have a baseline, the rest share one."""
     edge_cases: tuple[EdgeCase, ...] = ()
     limits: Limits = field(default_factory=Limits)
     greedy: bool = False
@@ -294,7 +297,17 @@ def task_digest(task: Task) -> str:
     }
     if isinstance(task.env, str):
         plain["env"] = task.env
-    for name in ("env", "failed", "margin", "set_parameters", "set_state", "state", "observed_state", "vector"):
+    for name in (
+        "env",
+        "failed",
+        "margin",
+        "set_parameters",
+        "set_state",
+        "state",
+        "observed_state",
+        "vector",
+        "strata",
+    ):
         value = getattr(task, name)
         if callable(value):
             plain[name] = _source(task, name, value)

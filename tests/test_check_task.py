@@ -209,6 +209,7 @@ def halved(observation: Array) -> Array:
         ({"env": "CartPol-v1"}, "Did you mean: `CartPole`"),
         ({"failed": sometimes}, "failed\\(episode\\) returned None: let it return True or False"),
         ({"failed": raising}, "raised KeyError\\('position'\\)"),
+        ({"strata": sometimes}, "strata\\(episode\\) returned None: let it return a short string"),
         ({"margin": other_margin}, "let margin be at most 0 exactly when the episode failed"),
         ({"return_range": (0.0, 1.5)}, "outside return_range \\(0.0, 1.5\\)"),
         ({"return_range": (1.5, 0.0)}, "let the lowest return come first"),

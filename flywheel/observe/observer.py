@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import ObserveConfig
-from flywheel.observe.arm import RECENT, Arm, loss_of
+from flywheel.observe.arm import RECENT, Arm, begin
 from flywheel.observe.assemble import Assembler, ends_of
 from flywheel.observe.leased import Leased, Place
-from flywheel.observe.monitors.outcome import OutcomeMonitor
-from flywheel.observe.monitors.world import WorldMonitor
+from flywheel.observe.strata import Given, Sorter
 from flywheel.observe.waiting import Entry, Waiting
 from flywheel.outcomes import Outcome, outcome_of
 from flywheel.records import Episode, Release, Signal, Steps
@@ -45,6 +44,7 @@ class Observer:
         self._recent: dict[str, Outcome] = {}
         self._tally: dict[str, dict[str, float]] = {}
         self._arm: Arm | None = None
+        self._sorter = Sorter(task.strata)
         self._signals: list[Signal] = []
 
     @property
@@ -62,21 +62,32 @@ class Observer:
         self.release(Release(digest=policy, stage="full", share=1.0, previous=None, released_at=since), bound)
         return self
 
-    def release(self, release: Release, failure_bound: float) -> None:
+    def release(self, release: Release, failure_bound: float, shown: float | None = None) -> None:
         """Begin new monitors, with a new baseline, for the episodes that this release begins from now on.
 
-        `failure_bound` is the failure rate that the gate promised; more than it is a degradation. The release that is
-        watched already goes on with its monitors as they are.
+        `failure_bound` is the failure rate that the gate promised; more than it is a degradation, and so is more than
+        what the policies before it have shown (`shown`, by default what `shown_to` says). The release that is watched
+        already goes on with its monitors as they are.
         """
         if self._arm is not None:
             watched = self._arm.release
             if watched == release or watched.released_at > release.released_at:
                 return  # it is watched already, or was replaced by a later one
-        learnt = self._config.baseline_episodes
-        loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
-        self._arm = Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
+        shown = self.shown_to(release) if shown is None else shown
+        self._arm = begin(self._task, release, failure_bound, shown, self._sorter, self._config)
         # Whoever has a score from the model before belongs to the release before.
         self._waiting.leave_scored()
+
+    def shown_to(self, release: Release) -> float:
+        """Return the failure rate that a release is held to by what was served before it; 1 where that says nothing.
+
+        It says nothing where a monitor alarmed: then the world has changed since, or what was served was bad itself.
+        """
+        if self._arm is None:
+            return 1.0
+        if self._arm.release == release:
+            return self._arm.shown
+        return 1.0 if self._raised() else self._arm.has_shown
 
     def add(self, steps: Steps, now: float) -> None:
         """Take in decisions and ends, in any order, as often as they come."""
@@ -136,8 +147,7 @@ class Observer:
         """Let the outcome of an episode that was durable at `now` wait for its turn."""
         outcome, given = outcome_of(episode), None
         if self._arm is not None and outcome.digest == self._arm.release.digest:
-            score = self._arm.world.score(episode)
-            given = episode if score is None else score
+            given = self._arm.given(episode)
         until = now + self._config.reward_window_s if np.isnan(episode.rewards).any() else 0.0
         self._waiting.put(Entry(outcome, given, until))
 
@@ -245,7 +255,9 @@ class Observer:
 
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""
-        return self._read(self._count(episode), episode, episode.ended_at if now is None else now)
+        outcome = self._count(episode)
+        given = self._arm.given(episode) if self._hears(outcome) and self._arm is not None else None
+        return self._read(outcome, given, episode.ended_at if now is None else now)
 
     def resume(
         self,
@@ -316,7 +328,7 @@ class Observer:
         return {
             "release": None if arm is None else asdict(arm.release),
             "read": 0 if arm is None else arm.num_read,
-            "monitors": {} if arm is None else {name: self._look(name, m) for name, (_, m) in arm.monitors.items()},
+            "monitors": {} if arm is None else arm.look(self._raised()),
             "digests": {
                 digest: {**row, "mean_return": row["total"] / row["episodes"]} for digest, row in self._tally.items()
             },
@@ -326,25 +338,14 @@ class Observer:
             "leased": len(self._leased),
             "waiting": len(self._waiting),
             "counts": {**asdict(self._assembler.counts), "open_rows": self._assembler.num_rows},
-            "trouble": self._assembler.trouble,
-        }
-
-    def _look(self, name: str, monitor: OutcomeMonitor | WorldMonitor) -> dict[str, Any]:
-        return {
-            "evidence": monitor.evidence,
-            "threshold": self._threshold(),
-            "testing": monitor.testing,
-            "raised": name in self._raised(),
+            "strata": {"names": [] if arm is None else arm.strata, "errors": self._sorter.num_errors},
+            "trouble": self._assembler.trouble or self._sorter.trouble,
         }
 
     def _raised(self) -> set[str]:
         """Return the names of the monitors that alarmed on the present release: they stay silent until the next."""
         begun = None if self._arm is None else self._arm.release.released_at
         return {signal.monitor for signal in self._signals if signal.evidence["released_at"] == begun}
-
-    def _threshold(self) -> float:
-        # The average of e-detectors is one, so that monitors share a budget by multiplying it.
-        return self._config.false_alarm_episodes * (2 if self._arm is None or self._arm.loss is None else 3)
 
     def _count(self, episode: Episode) -> Outcome:
         outcome = outcome_of(episode)
@@ -361,28 +362,15 @@ class Observer:
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 
-    def _read(self, outcome: Outcome, given: NDArray[np.float64] | Episode | None, now: float) -> list[Signal]:
-        arm = self._arm
-        if arm is None or outcome.digest != arm.release.digest or outcome.started_at < arm.release.released_at:
+    def _hears(self, outcome: Outcome) -> bool:
+        """Say whether an outcome is for the monitors of the present release."""
+        release = self.watched
+        mine = release is not None and outcome.digest == release.digest and outcome.started_at >= release.released_at
+        return mine and outcome.is_known
+
+    def _read(self, outcome: Outcome, given: Given | None, now: float) -> list[Signal]:
+        if self._arm is None or not self._hears(outcome):
             return []
-        if not outcome.is_known:
-            return []
-        arm.num_read += 1
-        arm.heard.append(outcome)
-        raised = self._raised()
-        signals = []
-        for name, (_, monitor) in arm.monitors.items():
-            if name in raised:
-                continue
-            if isinstance(monitor, WorldMonitor):
-                if given is not None:
-                    monitor.update(outcome.id, given)
-            elif name == "failed":
-                monitor.update(float(outcome.failed), outcome.id)
-            else:
-                assert self._task.return_range is not None
-                monitor.update(loss_of(outcome, self._task.return_range), outcome.id)
-            if monitor.evidence >= self._threshold():
-                signals.append(arm.signal(name, outcome, self._threshold(), now))
+        signals = self._arm.read(outcome, given, self._raised(), now)
         self._signals += signals
         return signals

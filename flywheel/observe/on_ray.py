@@ -33,10 +33,11 @@ _LEASED = "observer.leased"
 
 
 class _Watched(msgspec.Struct):
-    """What must outlive the actor: the release under watch, with its promise."""
+    """What must outlive the actor: the release under watch, with its promise and what was shown before it."""
 
     release: Release
     failure_bound: float
+    shown: float = 1.0
 
 
 class ObserverActor:
@@ -164,8 +165,9 @@ class ObserverActor:
         """
         await self._ready()
         async with self._lock:
-            await self._store.note.remote(_RELEASE, msgspec.json.encode(_Watched(release, failure_bound)).decode())
-            self._observer.release(release, failure_bound)
+            watched = _Watched(release, failure_bound, self._observer.shown_to(release))
+            await self._store.note.remote(_RELEASE, msgspec.json.encode(watched).decode())
+            self._observer.release(release, failure_bound, watched.shown)
 
     async def status(self, recent: int = 50) -> dict[str, Any]:
         """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
@@ -288,7 +290,7 @@ class ObserverActor:
         self._observer.resume(summary, raised, now=time.time(), leased=leased is not None)
         if (noted := await self._store.noted.remote(_RELEASE)) is not None:
             watched = msgspec.json.decode(noted, type=_Watched)
-            self._observer.release(watched.release, watched.failure_bound)
+            self._observer.release(watched.release, watched.failure_bound, watched.shown)
         self._is_behind = True
 
     async def _catch_up(self) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flywheel.observe.leased import Place
+from flywheel.observe.strata import Given
 from flywheel.outcomes import Outcome
-from flywheel.records import Episode
 
 
 @dataclass(slots=True)
@@ -18,9 +15,8 @@ class Entry:
     """An outcome that waits."""
 
     outcome: Outcome
-    given: NDArray[np.float64] | Episode | None
-    """What the world monitor reads: its score by the model of the time, the episode while there is no model, None of
-    another policy's."""
+    given: Given | None
+    """What the monitors of shifts read: scores by the models of the time, or the episode; None of another policy's."""
     until: float
     """When it is read although a reward of it isn't known; 0 where all are."""
 
@@ -70,5 +66,5 @@ class Waiting:
 
     def leave_scored(self) -> None:
         """Forget those that have a score already."""
-        self._entries = {id_: e for id_, e in self._entries.items() if not isinstance(e.given, np.ndarray)}
+        self._entries = {id_: e for id_, e in self._entries.items() if not (e.given and e.given.scores)}
         self._order = sorted(entry.place for entry in self._entries.values())

@@ -185,6 +185,9 @@ def _look_at_failing(task: Task, episodes: list[Episode], findings: list[str]) -
         if not isinstance(answer, bool | np.bool_):
             findings.append(f"failed(episode) returned {answer!r}: let it return True or False.")
             return []
+        if task.strata is not None and not isinstance(name := task.strata(episode), str):
+            findings.append(f"strata(episode) returned {name!r}: let it return a short string.")
+            return []
         if task.margin is None:
             continue
         margin = task.margin(episode)

@@ -64,7 +64,12 @@ def test_production_is_read_from_the_observers_status() -> None:
     assert found[meters.RETURN, ()] == np.mean([outcome.total for outcome in heard])
     assert found[meters.FAILURE_RATE, ()] == 1.0
     assert found[meters.ROWS, ("received",)] == found[meters.ROWS, ("kept",)] == 3 + 5 + 2
-    assert {tags for meter, tags in found if meter is meters.EVIDENCE} == {("failed",), ("loss",), ("world",)}
+    assert {tags for meter, tags in found if meter is meters.EVIDENCE} == {
+        ("failed",),
+        ("loss",),
+        ("world",),
+        ("inputs",),
+    }
     assert all(found[meters.THRESHOLD, tags] > 1 for meter, tags in found if meter is meters.EVIDENCE)
     silent = Observer(cartpole)
     assert meters.RETURN not in {meter for meter, _ in table(readings.of_production(silent.status(1), []))}

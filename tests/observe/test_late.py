@@ -88,7 +88,8 @@ def test_of_what_waits_only_what_a_monitor_will_read_is_kept_whole() -> None:
     upload(observer, [mine, theirs], now=5.0)
     first = observer._waiting.pop()
     assert (first.outcome.id, first.given) == ("theirs", None)
-    assert observer._waiting.pop().given is mine
+    given = observer._waiting.pop().given
+    assert given is not None and given.episode is mine
 
 
 def test_rewards_that_come_in_any_order_leave_the_order_of_start() -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from flywheel.config import ObserveConfig
+from flywheel.observe.arm import SHARES, budgeted
+from flywheel.observe.monitors.outcome import HEAD_START, FailureMonitor, shown
 from flywheel.observe.observer import Observer
 from flywheel.records import Episode, Release
 from flywheel.tasks.cartpole import cartpole
@@ -58,7 +60,7 @@ def test_the_change_raises_a_shift_and_then_a_degradation_once_each(played) -> N
     ids = [e.id for e in changed]
     assert shift.since_episode == degradation.since_episode == ids[0]
     assert ids.index(shift.at_episode) <= 7 and shift.digest == DIGEST
-    assert shift.value >= shift.threshold == 3 * CONFIG.false_alarm_episodes
+    assert shift.value >= shift.threshold == 8 * CONFIG.false_alarm_episodes / (1 - HEAD_START)
     assert shift.evidence["num_since"] == ids.index(shift.at_episode) + 1
 
 
@@ -96,7 +98,10 @@ def test_a_new_release_begins_anew_and_may_alarm_again(played) -> None:
         observer.observe(e)
     before = len(observer.signals)
     observer.release(release(at=50.0), 0.05)
-    assert not any(m["evidence"] for m in observer.status()["monitors"].values())
+    monitors = observer.status()["monitors"]
+    assert {name: m["evidence"] / m["threshold"] for name, m in monitors.items()} == {
+        "failed": pytest.approx(HEAD_START), "loss": 0.0, "world": 0.0, "inputs": 0.0
+    }  # fmt: skip
     assert observer.observe(dataclasses.replace(clean[0], started_at=49.0)) == []
     assert observer.status()["read"] == 0
     for e in [*clean, *changed]:
@@ -223,3 +228,72 @@ def test_an_open_episode_holds_back_what_began_after_it() -> None:
     assert observer.settled_until(20.0) == (10.0, "early")
     feed(observer, rows_of("early", 3, 10.0)[2:], 21.0)
     assert observer.settled_until(22.0) == (22.0 - CONFIG.wait_s, "")
+
+
+# What a policy has shown is what the next one is held to
+
+
+def served(num: int, failed: int, start: float, digest: str = DIGEST) -> list[Episode]:
+    """Episodes of one step, `failed` of them failed, evenly spread."""
+    whole = real(1, seed=9)[0]
+    short = dataclasses.replace(
+        whole, digests=(digest,), observations=whole.observations[:2], raw_actions=whole.raw_actions[:1],
+        rewards=np.array([500.0]), logps=whole.logps[:1], failed=False,
+    )  # fmt: skip
+    every = num // failed if failed else num + 1
+    return [
+        dataclasses.replace(short, id=f"{digest[:4]}{i}", started_at=start + i, failed=i % every == every - 1)
+        for i in range(num)
+    ]
+
+
+def limit_of(observer: Observer) -> float:
+    assert observer._arm is not None
+    failed = observer._arm.monitors["failed"]
+    assert isinstance(failed, FailureMonitor)
+    return failed.limit
+
+
+def test_a_release_is_held_to_what_the_policy_before_has_shown_and_a_worse_one_alarms() -> None:
+    observer = make()
+    assert limit_of(observer) == 0.05
+    for episode in served(1000, 10, 0.0):
+        assert not [s for s in observer.observe(episode) if s.monitor == "failed"]
+    observer.release(release("e" * 64, at=2000.0), 0.05)
+    assert limit_of(observer) == pytest.approx(shown(10, 1000)) and 0.01 < limit_of(observer) < 0.02
+    raised = [s for e in served(400, 20, 2000.0, "e" * 64) for s in observer.observe(e) if s.monitor == "failed"]
+    assert len(raised) == 1, "5 % is what the gate allows, and far more than was shown"
+    assert raised[0].evidence["limit"] == limit_of(observer) and raised[0].evidence["promised"] == 0.05
+
+
+def test_what_was_shown_is_never_above_the_promise_and_passes_on_through_short_releases() -> None:
+    observer = make()
+    for episode in served(1000, 10, 0.0):
+        observer.observe(episode)
+    observer.release(release("e" * 64, at=2000.0), 0.001)
+    assert limit_of(observer) == 0.001
+    for episode in served(20, 0, 2000.0, "e" * 64):
+        observer.observe(episode)
+    observer.release(release("f" * 64, at=3000.0), 0.05)
+    assert limit_of(observer) == pytest.approx(shown(10, 1000)), "20 episodes show nothing new"
+
+
+@pytest.mark.parametrize("num", [999, 1000])
+def test_too_few_episodes_show_nothing_and_neither_does_an_arm_that_alarmed(num: int) -> None:
+    observer = make()
+    for episode in served(num, 0, 0.0):
+        observer.observe(episode)
+    assert observer.shown_to(release("e" * 64, at=2000.0)) == (1.0 if num < 1000 else shown(0, 1000))
+    for episode in served(30, 30, 1500.0):
+        observer.observe(episode)
+    assert "failed" in {s.monitor for s in observer.signals}
+    assert observer.shown_to(release("e" * 64, at=2000.0)) == 1.0
+    assert observer.shown_to(release()) == 1.0, "what the present one was held to"
+
+
+def test_all_monitors_together_keep_the_budget() -> None:
+    for names in (["failed", "loss", "world", "inputs"], ["failed", "world", "inputs"]):
+        thresholds = budgeted(10_000.0, names)
+        rate = sum(1.0 / threshold for threshold in thresholds.values())
+        assert rate == pytest.approx((1 - HEAD_START) / 10_000.0), "and the head start takes the rest"
+    assert budgeted(10_000.0, list(SHARES))["failed"] == pytest.approx(10_000 * 20 / 15 / (1 - HEAD_START))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import time
 import uuid
@@ -116,6 +117,21 @@ def test_after_its_restart_the_monitors_have_read_what_they_had_and_signals_stay
     assert after["signals"] == before["signals"] and after["read"] == 12
     assert after["monitors"]["failed"]["raised"]
     assert rooms.call("signals")[0].kind == "degradation"
+
+
+def test_after_its_restart_a_release_is_held_to_what_was_shown_before_it(rooms: Rooms) -> None:
+    rooms.call("release", release(), 0.05)
+    start = time.time() - 3000
+    rows = [row for i in range(1000) for row in rows_of(f"e{i:04d}", 1, start=start + i, end="truncated")]
+    assert not any(rooms.call("end", steps_of(rows)).values())
+    rooms.call("wait", digest=DIGEST, episodes=1000, timeout_s=30.0)
+    second = Release(digest="e" * 64, stage="full", share=1.0, previous=DIGEST, released_at=time.time())
+    rooms.call("release", second, 0.05)
+    rooms.restart()
+    noted = json.loads(rooms.ray.get(rooms.store.noted.remote("observer.release"), timeout=TIMEOUT))
+    assert noted["shown"] == pytest.approx(0.003, rel=0.1)
+    rooms.call("release", second, 0.05)
+    assert json.loads(rooms.ray.get(rooms.store.noted.remote("observer.release"), timeout=TIMEOUT)) == noted
 
 
 def test_the_store_may_be_killed_between_any_two_episodes(rooms: Rooms) -> None:

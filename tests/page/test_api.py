@@ -43,7 +43,7 @@ def test_now_tells_who_serves_what_was_raised_and_that_nothing_turns(api: httpx.
     assert now["about"]["task"] == "cartpole" and now["about"]["living"] is False and now["role"] == "read"
     assert now["wheel"]["stage"] == "" and now["wheel"]["turn"] == 3
     assert now["service"]["version"] == 3 and now["service"]["failed"] == 0
-    assert {signal["monitor"] for signal in now["signals"]} == {"world", "failed", "loss"}
+    assert {signal["monitor"] for signal in now["signals"]} == {"world", "inputs", "failed", "loss"}
     assert now["production"]["episodes"] == 380
     assert now["story"][-1]["stage"] == "end" and now["offset"] == now["story"][-1]["id"]
 
