@@ -22,8 +22,10 @@ PRIOR = 1.0
 """Deviation of a parameter's log change before data are seen: a factor of e."""
 TURNS = 25
 """Most turns of noise and parameters."""
-STILL = 0.02
-"""Move of a parameter, in its deviations, and of a variance's logarithm, that ends them."""
+STILL = 0.01
+"""Log-likelihood that a move of the parameters may still gain in the last turn: a move of a tenth of a deviation."""
+STILL_NOISE = 0.1
+"""The same of the noise, whose variances next to nothing creep on for long."""
 FARTHEST = 0.7
 """Most that a coordinate moves at once."""
 LAGS = (1, 2, 4, 8)
@@ -80,8 +82,7 @@ def _turns(space: Space, tracks: Tracks, start: Floats, noise: Noise | None) -> 
         if turn == TURNS - 1:
             break
         move = _move(space, fit)
-        deviation = 1 / np.sqrt(np.diag(fit.information) + 1 / PRIOR**2)
-        if turn and by_noise < STILL and (np.abs(move) < STILL * deviation).all():
+        if turn and by_noise < STILL_NOISE and move @ fit.information @ move < STILL:
             break
         weight = 1.0 if turn < TURNS // 2 else 0.5
         x = x + weight * np.clip(move, -FARTHEST, FARTHEST)

@@ -58,7 +58,7 @@ def with_gusts(noise: Noise, gusts: Sequence[int]) -> Noise:
 
 
 def scored(tracks: Tracks, step: Linear, noise: Noise) -> tuple[Noise, float]:
-    """Return likelier noise, one step of Fisher's scoring on, and the largest move that this was."""
+    """Return likelier noise, one step of Fisher's scoring on, and about how much this adds to the log-likelihood."""
     at = _vector(noise)
     num = len(at)
     cases = at[:, None] + DIFFERENCE * np.eye(num, num + 1, k=1)
@@ -72,7 +72,7 @@ def scored(tracks: Tracks, step: Linear, noise: Noise) -> tuple[Noise, float]:
     if noise.gusts:
         most[-1] = KEEPS
     after = np.clip(at + move, LOWEST, most)
-    return _noise(noise, after[:, None]), float(np.abs(after - at).max())
+    return _noise(noise, after[:, None]), float(gradient @ (after - at))
 
 
 def _told(found: Innovations) -> tuple[Floats, Floats]:

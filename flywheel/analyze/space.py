@@ -30,7 +30,7 @@ class Space:
     def __init__(self, task: Task, successors: Successors) -> None:
         """Ask `successors` for every prediction."""
         self.names = [p.name for p in task.parameters]
-        self.scale: Floats = np.ones(1)
+        self.scale: Floats = np.ones(0)
         """float64[S]: deviation of each number of the state, in which residuals are counted"""
         self._successors = successors
         self._nominal = np.array([p.nominal for p in task.parameters])

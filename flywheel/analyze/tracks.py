@@ -35,16 +35,35 @@ class Tracks:
         return np.asarray(np.arange(self.actions.shape[1]) < self.lengths[:, None])
 
 
-def follow(task: Task, space: Space, episodes: Sequence[Episode], most: int, *, ends: Sequence[int] = ()) -> Tracks:
+    def transitions(self, space: Space) -> Transitions:
+        """Return all steps, as the simulator takes them."""
+        going = self.going
+        return Transitions(
+            states=self.seen[:, :-1][going] * space.scale,
+            actions=self.actions[going],
+            successors=self.seen[:, 1:][going] * space.scale,
+            episodes=np.repeat(np.arange(len(going)), self.lengths),
+        )
+
+    def until(self, ends: NDArray[np.bool_]) -> Tracks:
+        """Return the same, each track up to its first step that `ends` it (bool over all steps)."""
+        where = np.zeros_like(self.going)
+        where[self.going] = ends
+        lengths = np.where(where.any(axis=1), where.argmax(axis=1), self.lengths)
+        kept = lengths >= SHORTEST
+        return Tracks(seen=self.seen[kept], actions=self.actions[kept], lengths=lengths[kept])
+
+
+def follow(task: Task, space: Space, episodes: Sequence[Episode], most: int) -> Tracks:
     """Return the first `most` steps of each episode, up to the first number that isn't finite.
 
-    `ends` int[N] ends them earlier. Episodes of less than SHORTEST steps are left out.
+    Episodes of less than SHORTEST steps are left out.
     """
     assert task.observed_state is not None
     spec = spec_of(task)
     some: list[tuple[Floats, Array]] = []
-    for number, episode in enumerate(episodes):
-        length = min(most, episode.num_steps, len(episode.observations) - 1, *([ends[number]] if len(ends) else []))
+    for episode in episodes:
+        length = min(most, episode.num_steps, len(episode.observations) - 1)
         states = np.array([np.ravel(task.observed_state(o)) for o in episode.observations[: length + 1]], np.float64)
         broken = ~np.isfinite(states).all(axis=1)
         length = int(broken.argmax()) - 1 if broken.any() else length
