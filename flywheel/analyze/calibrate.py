@@ -30,7 +30,7 @@ LOUD = 1e6
 """The same: where it is greater, no simulator can step what is seen, and no filter can follow it."""
 MOST_STEPS = 50
 """Transitions read of one episode."""
-TRACK_STEPS = 100
+TRACK_STEPS = 200
 """Steps read of the beginning of one episode where they are noisy; MOST_STEPS where worlds are stepped one by one."""
 PER_PARAMETER = 5
 """Transitions for each parameter below which nothing is fitted."""

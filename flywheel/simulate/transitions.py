@@ -57,8 +57,9 @@ def gather(task: Task, episodes: Sequence[Episode], most: int) -> Transitions:
     for number, episode in enumerate(episodes):
         length = min(episode.num_steps, len(episode.observations) - 1)
         steps = np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(np.int64))
-        states = np.array([np.ravel(task.observed_state(o)) for o in episode.observations], dtype=np.float64)
-        before, after = states[steps], states[steps + 1]
+        both = np.concatenate([steps, steps + 1])
+        states = np.array([np.ravel(task.observed_state(o)) for o in episode.observations[both]], dtype=np.float64)
+        before, after = np.split(states, 2)
         finite = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
         rows.append((before[finite], after[finite]))
         actions.append(to_env(spec, episode.raw_actions[steps][finite]))
