@@ -1,9 +1,10 @@
 """Fit the simulator's parameters to production's transitions.
 
 The task's own simulator predicts the state one step after each observed one; nonlinear least squares over the logs of
-the parameters makes prediction meet production. Where that leaves noise, a filter goes on from there. What the data can't tell apart is read off the singular values of the
-Jacobian: a direction they say less about than the prior is not theirs to move, and of all explanations along it the
-one that changes fewest parameters is given (least sum of absolute changes: Chen, Donoho and Saunders 1998).
+the parameters makes prediction meet production. Where that leaves noise, a filter goes on from there. What the data
+can't tell apart is read off the singular values of the Jacobian: a direction they say less about than the prior is not
+theirs to move, and of all explanations along it the one that changes fewest parameters is given (least sum of absolute
+changes: Chen, Donoho and Saunders 1998).
 """
 
 from __future__ import annotations

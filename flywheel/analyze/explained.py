@@ -20,6 +20,8 @@ PASSES = 3
 """Passes of the filter, each made linear where the one before it was."""
 CHANCE = 3.0
 """Deviations of chance that an excess must exceed."""
+LEANS = 4.5
+"""The same of the innovations' mean, of which there are as many as numbers of the state."""
 FEWEST = 8
 """Episodes below which nothing is said of what foretells innovations."""
 
@@ -32,6 +34,8 @@ class Misfit:
     """float64[N]: mean square of the innovations in their deviations; 1 for the right model"""
     foretold: Floats
     """float64[N]: what the past tells of that, as other episodes show it; 0 for the right model"""
+    lean: Floats
+    """float64[N, S]: mean of each number's innovations in their deviations; about 0 for the right model"""
 
 
 def misfit(space: Space, tracks: Tracks, x: Floats, noise: Noise) -> Misfit:
@@ -41,8 +45,12 @@ def misfit(space: Space, tracks: Tracks, x: Floats, noise: Noise) -> Misfit:
         found = innovations(tracks, linear(space, tracks, centres, x, told=False), noise)
         centres = found.means[:, :-1]
     surprise = np.moveaxis((found.errors / np.sqrt(found.variances))[:, :, 0], -1, 0)  # [N, T + 1, S]
-    whole = (surprise[:, 1:] ** 2).sum(axis=(1, 2)) / (tracks.lengths * surprise.shape[2])
-    return Misfit(size=whole, foretold=_foretold(tracks, found.means, surprise))
+    num = tracks.lengths[:, None]
+    return Misfit(
+        size=(surprise[:, 1:] ** 2).sum(axis=1).mean(axis=1) / tracks.lengths,
+        foretold=_foretold(tracks, found.means, surprise),
+        lean=surprise[:, 1:].sum(axis=1) / num,
+    )
 
 
 def explained(nominal: Misfit, fit: Misfit, before: Misfit | None) -> float:
@@ -51,22 +59,40 @@ def explained(nominal: Misfit, fit: Misfit, before: Misfit | None) -> float:
     Without episodes from `before` the change the noise can't be held against anything, and only what is foretold
     counts. Nothing to explain is wholly explained.
     """
-    foretold = _share(nominal.foretold, fit.foretold, np.zeros(1) if before is None else before.foretold)
-    return foretold if before is None else min(foretold, _share(nominal.size, fit.size, before.size))
+    if before is None:
+        before = Misfit(size=np.ones(1), foretold=np.zeros(1), lean=np.zeros((1, nominal.lean.shape[1])))
+        parts = [_foretelling]
+    else:
+        parts = [_foretelling, _size]
+    shares = []
+    for excess in parts:
+        (was, at_least), (left, chance) = excess(nominal, before), excess(fit, before)
+        shares.append(1.0 if was <= at_least else float(np.clip(1.0 - max(left - chance, 0.0) / was, 0.0, 1.0)))
+    return min(shares)
 
 
-def _share(nominal: Floats, fit: Floats, before: Floats) -> float:
+def _size(of: Misfit, before: Misfit) -> tuple[float, float]:
+    """Return the excess of the innovations' size over that before the change, and what chance makes of it."""
+    return _excess(of.size, before.size)
+
+
+def _foretelling(of: Misfit, before: Misfit) -> tuple[float, float]:
+    """Return the same of what is foretold: by the past, or by nothing but that all episodes lean to one side."""
+    lean = of.lean.mean(axis=0) - before.lean.mean(axis=0)
+    chance = _variance(of.lean) + _variance(before.lean)
+    leaning = float(np.where(lean**2 > LEANS**2 * chance, lean**2, 0.0).mean())
+    excess, by_chance = _excess(of.foretold, before.foretold)
+    return (leaning, 0.0) if leaning > excess - by_chance else (excess, by_chance)
+
+
+def _excess(of: Floats, before: Floats) -> tuple[float, float]:
     floor = max(float(before.mean()), 0.0)
-    chance = CHANCE * np.sqrt(_variance(fit) + _variance(before))
-    was, left = float(nominal.mean()) - floor, float(fit.mean()) - floor
-    if was <= CHANCE * np.sqrt(_variance(nominal) + _variance(before)):
-        return 1.0
-    return float(np.clip(1.0 - max(left - chance, 0.0) / was, 0.0, 1.0))
+    return float(of.mean()) - floor, CHANCE * float(np.sqrt(_variance(of) + _variance(before)))
 
 
-def _variance(some: Floats) -> float:
+def _variance(some: Floats) -> Floats:
     """Return the variance of a mean over episodes."""
-    return float(some.var(ddof=1) / len(some)) if len(some) > 1 else 0.0
+    return np.asarray(some.var(axis=0, ddof=1) / len(some) if len(some) > 1 else 0.0 * some.sum(axis=0))
 
 
 def _foretold(tracks: Tracks, means: Floats, surprise: Floats) -> Floats:
@@ -74,7 +100,7 @@ def _foretold(tracks: Tracks, means: Floats, surprise: Floats) -> Floats:
 
     The model of one half of the episodes is tried on the other one, so that chance foretells nothing.
     """
-    num, longest, size = surprise.shape
+    num, longest, _ = surprise.shape
     if num < FEWEST or longest < 3:
         return np.zeros(num)
     done = _numbers(tracks.actions)

@@ -22,12 +22,15 @@ PRIOR = 1.0
 """Deviation of a parameter's log change before data are seen: a factor of e."""
 TURNS = 25
 """Most turns of noise and parameters."""
-STILL = 0.01
-"""Log-likelihood that a move of the parameters may still gain in the last turn: a move of a tenth of a deviation."""
-STILL_NOISE = 0.1
-"""The same of the noise, whose variances next to nothing creep on for long."""
+STILL = 0.1
+"""Log-likelihood that parameters and noise together may still gain in the last turn: a move of a third of a deviation
+gains half as much."""
+NEARLY = 10.0
+"""The same when it is first asked whether innovations last."""
 FARTHEST = 0.7
 """Most that a coordinate moves at once."""
+MANY = 30
+"""Episodes that tell by how they differ how sure a fit is, without the model's word."""
 LAGS = (1, 2, 4, 8)
 """Steps over which it is asked whether innovations go along with each other."""
 LASTS = 5.0
@@ -50,42 +53,36 @@ class Filtered:
     def deviations(self, told: Floats, singular: Floats) -> Floats:
         """Return float64[P]: deviations of the coordinates along directions float64[D, P] that the data tell.
 
-        The larger of the model's and of what episodes say by how they differ (Huber 1967; White 1982), each as half of
-        the interval's width over 1.96.
+        They are what episodes say by how they differ (Huber 1967; White 1982), with Student's quantile for so many of
+        them, and where there are few at least what the model says.
         """
         model = np.sqrt(((told / singular[:, None]) ** 2).sum(axis=0))
         num, lost = len(self.scores), len(told)
         if num <= 2 * lost:
-            return np.asarray(2.0 * model)  # too few episodes to say anything by how they differ
+            return np.asarray(2.0 * model)  # too few to say anything by how they differ
         pull = self.scores @ (told.T / singular**2)
         pull = (pull - pull.mean(axis=0)) @ told
         robust = np.sqrt((pull**2).sum(axis=0) * num / (num - lost)) * student.ppf(0.975, num - lost) / 1.96
-        return np.asarray(np.maximum(model, robust))
+        return np.asarray(robust if num >= MANY else np.maximum(model, robust))
 
 
 def fitted(space: Space, tracks: Tracks, start: Floats) -> Filtered:
     """Return the fit, from coordinates to start at; gusts are part of the noise where innovations last."""
-    white = _turns(space, tracks, start, None)
-    lasting = _lasting(white.found)
-    return white if not lasting else _turns(space, tracks, white.x, with_gusts(white.noise, lasting))
-
-
-def _turns(space: Space, tracks: Tracks, start: Floats, noise: Noise | None) -> Filtered:
-    x, centres, weight = start, tracks.seen[:, :-1], 1.0
+    x, noise, centres, gained = start, None, tracks.seen[:, :-1], np.inf
     for turn in range(TURNS):
         step = linear(space, tracks, centres, x)
         noise = guessed(tracks, step) if noise is None else noise
-        noise, by_noise = scored(tracks, step, noise)
+        noise, gain = scored(tracks, step, noise)
         found = innovations(tracks, step, noise, told=True)
-        fit = _fit(x, noise, found)
-        centres = found.means[:, :-1]
-        if turn == TURNS - 1:
-            break
+        fit, centres = _fit(x, noise, found), found.means[:, :-1]
         move = _move(space, fit)
-        if turn and by_noise < STILL_NOISE and move @ fit.information @ move < STILL:
+        gained = gain + float(move @ fit.information @ move)
+        lasting = () if noise.gusts or gained > NEARLY else _lasting(found)
+        if lasting:
+            noise = with_gusts(noise, lasting)
+        elif gained < STILL or turn == TURNS - 1:
             break
-        weight = 1.0 if turn < TURNS // 2 else 0.5
-        x = x + weight * np.clip(move, -FARTHEST, FARTHEST)
+        x = x + (1.0 if turn < TURNS // 2 else 0.5) * np.clip(move, -FARTHEST, FARTHEST)
     return fit
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from flywheel.simulate.transitions import Floats, Transitions
+from flywheel.simulate.transitions import Transitions
 from flywheel.task import Task
 
 STEP = 1e-3
@@ -19,6 +19,7 @@ FAR = 1e9
 EDGE = 1e-3
 """Share of a parameter's range (in logs) that counts as its edge."""
 
+Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Successors = Callable[[Transitions, Sequence[Mapping[str, float]]], Floats]
 """Predicted successors float64[M, N, S] of N transitions under each of M parameter sets."""

@@ -34,7 +34,6 @@ class Tracks:
         """bool[N, T]: which steps there are."""
         return np.asarray(np.arange(self.actions.shape[1]) < self.lengths[:, None])
 
-
     def transitions(self, space: Space) -> Transitions:
         """Return all steps, as the simulator takes them."""
         going = self.going
