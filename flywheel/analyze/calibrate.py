@@ -17,6 +17,7 @@ from flywheel.analyze import squares
 from flywheel.analyze.explained import explained, misfit
 from flywheel.analyze.filtered import PRIOR, fitted
 from flywheel.analyze.space import Floats, Mask, Space
+from flywheel.analyze.spread import Map, Stepper
 from flywheel.analyze.tracks import Tracks, follow
 from flywheel.config import AnalyzeConfig
 from flywheel.records import Calibration, Episode
@@ -65,19 +66,25 @@ def _moves(task: Task, episodes: Sequence[Episode]) -> Mask:
 
 
 def calibrate(
-    task: Task, episodes: Sequence[Episode], config: AnalyzeConfig, *, before: Sequence[Episode] = ()
+    task: Task,
+    episodes: Sequence[Episode],
+    config: AnalyzeConfig,
+    *,
+    before: Sequence[Episode] = (),
+    map: Map | None = None,
 ) -> Calibration | None:
     """Return the parameters that production's episodes show, or None where `obstacle` names a reason.
 
     Deterministic. Reads the last `config.episodes` episodes; some of them may come from another world than most of the
     later half, and are then left out. `before` are episodes from before the change: what is left of *them* after a fit
     is production's own noise, which no parameter is asked to explain. A fit that ends on the edge of a parameter's
-    range explains nothing (`explained` is 0): a world out of range, or a broken sensor, looks like that.
+    range explains nothing (`explained` is 0): a world out of range, or a broken sensor, looks like that. `map` computes
+    parts of what takes a heavy simulator long.
     """
     if obstacle(task, episodes, before):
         return None
     with Simulator(task) as simulator:
-        space = Space(task, simulator.successors)
+        space = Space(task, Stepper(task, simulator, map).successors)
         shown = _Shown(task, space, episodes[-config.episodes :])
         known = None
         if before and not obstacle(task, before):

@@ -36,11 +36,15 @@ class Transitions:
 
     def only(self, mask: NDArray[np.bool_]) -> Transitions:
         """Return the transitions where bool[N] `mask` is true."""
+        return self.at(np.flatnonzero(mask))
+
+    def at(self, rows: NDArray[np.int64]) -> Transitions:
+        """Return the transitions of these rows."""
         return Transitions(
-            states=self.states[mask],
-            actions=self.actions[mask],
-            successors=self.successors[mask],
-            episodes=self.episodes[mask],
+            states=self.states[rows],
+            actions=self.actions[rows],
+            successors=self.successors[rows],
+            episodes=self.episodes[rows],
         )
 
 
