@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from flywheel import archive, foreign, growth, interrupt, told
-from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
+from flywheel.analyze.diagnose import Diagnosis, enough, split
+from flywheel.analyze.on_ray import diagnose
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
 from flywheel.cluster import Rooms, Serving, ask, start

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flywheel.analyze import from_episodes
 from flywheel.analyze.calibrate import calibrate, obstacle
+from flywheel.analyze.spread import Map
 from flywheel.config import AnalyzeConfig
 from flywheel.errors import FlywheelError
 from flywheel.policy import Bundle, load
@@ -60,6 +61,7 @@ def diagnose(
     config: AnalyzeConfig,
     served: Bundle | None = None,
     seed: int = 0,
+    map: Map | None = None,
 ) -> Diagnosis:
     """Return the simulator's parameters as the episodes since the change show them, or why there are none.
 
@@ -71,6 +73,7 @@ def diagnose(
         served: the policy in service, which a task that can't be put into a state needs:
             the simulator plays it, and only episodes that it began are read.
         seed: root of the worlds that are played then.
+        map: computes parts of what takes a heavy simulator long.
     """
     before, changed = split(episodes, signals)
     if not signals:
@@ -80,10 +83,10 @@ def diagnose(
         why, found = from_episodes.obstacle(task, policy, changed), None
         if policy is not None and not why:
             try:
-                found = from_episodes.calibrate(task, policy, changed, config, seed)
+                found = from_episodes.calibrate(task, policy, changed, config, seed, map)
             except FlywheelError as error:
                 why = f"its simulator can't be played all over the parameters' ranges ({error})"
     else:
         why = obstacle(task, changed, before)
-        found = None if why else calibrate(task, changed, config, before=before)
+        found = None if why else calibrate(task, changed, config, before=before, map=map)
     return Diagnosis(calibration=found, obstacle=why, num_changed=len(changed))

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import qmc
 
+from flywheel.analyze.spread import Map, Stage
 from flywheel.analyze.statistics import Scale, Statistics, usable, width
 from flywheel.analyze.surface import SYSTEMATIC, Belief, Floats, Mask, Surface, believe, projection
 from flywheel.config import AnalyzeConfig
 from flywheel.policy import Policy
 from flywheel.records import Calibration, Episode
-from flywheel.simulate import play
 from flywheel.task import Task
 
 LEAST_EPISODES = 8
@@ -66,17 +66,22 @@ def obstacle(task: Task, policy: Policy | None, episodes: Sequence[Episode]) -> 
 
 
 def calibrate(
-    task: Task, policy: Policy, episodes: Sequence[Episode], config: AnalyzeConfig, seed: int
+    task: Task,
+    policy: Policy,
+    episodes: Sequence[Episode],
+    config: AnalyzeConfig,
+    seed: int,
+    map: Map | None = None,
 ) -> Calibration | None:
     """Return the parameters that whole episodes show, or None where `obstacle` names a reason.
 
-    Reads the last `config.episodes` episodes that this policy began. The same arguments give the same answer. Raises
-    FlywheelError where the simulator can't be played.
+    Reads the last `config.episodes` episodes that this policy began. The same arguments give the same answer. `map`
+    plays parts of what takes a heavy simulator long. Raises FlywheelError where the simulator can't be played.
     """
     if obstacle(task, policy, episodes):
         return None
     produced = _served(policy, episodes)[-config.episodes :]
-    player = _Player(task, policy, seed)
+    player = _Player(task, Stage(task, policy, map), seed)
     nominal = player.same(player.nominal)
     num = _affordable(task, config, nominal.episodes, produced)
     statistics = Statistics(policy.spec, nominal.episodes, rewarded=all(np.isfinite(e.rewards).all() for e in produced))
@@ -111,10 +116,10 @@ class _Draws:
 class _Player:
     """The simulator with the policy in it, as a function of coordinates: 0 and 1 are the ends of a range."""
 
-    def __init__(self, task: Task, policy: Policy, seed: int) -> None:
+    def __init__(self, task: Task, stage: Stage, seed: int) -> None:
         self.names = [p.name for p in task.parameters]
         self.rng = np.random.default_rng(seed)
-        self._task, self._policy = task, policy
+        self._stage = stage
         low, high = (np.array([getattr(p, end) for p in task.parameters]) for end in ("low", "high"))
         self._sign = np.where(low * high > 0, np.sign(low), 0.0)  # 0: the range holds 0, so logs have no place
         self._low, self._high = self._scaled(low), self._scaled(high)
@@ -154,13 +159,7 @@ class _Player:
     def draws(self, points: Floats) -> _Draws:
         """Play one episode at each point; those that have no statistics are left out."""
         seeds, keys = self.rng.integers(2**31, size=len(points)), self.rng.integers(2**63, size=len(points))
-        episodes = play(
-            self._task,
-            self._policy,
-            seeds=seeds.tolist(),
-            parameters=[self.values(point) for point in points],
-            draw_keys=keys.tolist(),
-        )
+        episodes = self._stage.play(seeds.tolist(), [self.values(point) for point in points], keys.tolist())
         kept = usable(episodes)
         places = {e.id for e in kept}
         return _Draws(points=points[[e.id in places for e in episodes]], episodes=kept)

@@ -36,11 +36,15 @@ class Transitions:
 
     def only(self, mask: NDArray[np.bool_]) -> Transitions:
         """Return the transitions where bool[N] `mask` is true."""
+        return self.at(np.flatnonzero(mask))
+
+    def at(self, rows: NDArray[np.int64]) -> Transitions:
+        """Return the transitions of these rows."""
         return Transitions(
-            states=self.states[mask],
-            actions=self.actions[mask],
-            successors=self.successors[mask],
-            episodes=self.episodes[mask],
+            states=self.states[rows],
+            actions=self.actions[rows],
+            successors=self.successors[rows],
+            episodes=self.episodes[rows],
         )
 
 
@@ -57,8 +61,9 @@ def gather(task: Task, episodes: Sequence[Episode], most: int) -> Transitions:
     for number, episode in enumerate(episodes):
         length = min(episode.num_steps, len(episode.observations) - 1)
         steps = np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(np.int64))
-        states = np.array([np.ravel(task.observed_state(o)) for o in episode.observations], dtype=np.float64)
-        before, after = states[steps], states[steps + 1]
+        both = np.concatenate([steps, steps + 1])
+        states = np.array([np.ravel(task.observed_state(o)) for o in episode.observations[both]], dtype=np.float64)
+        before, after = np.split(states, 2)
         finite = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
         rows.append((before[finite], after[finite]))
         actions.append(to_env(spec, episode.raw_actions[steps][finite]))
