@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from flywheel.config import AnalyzeConfig, canonical
+from flywheel.errors import FlywheelError
 from flywheel.records import Calibration, Outcome, Parameters, Plan, Signal, Turn
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -127,16 +128,34 @@ class Decision:
 
 def plain(decision: Decision) -> dict[str, Any]:
     """Return a decision as plain values for a Turn, the same before and after they are written as JSON."""
-    found: dict[str, Any] = json.loads(canonical(dataclasses.asdict(decision)))
+    return _as_json(decision)
+
+
+def differing(one: Past | Plan, other: Past | Plan) -> tuple[str, ...]:
+    """Return the names of the fields in which two records of one kind differ, as JSON has them; () if in none."""
+    mine, its = _as_json(one), _as_json(other)
+    return tuple(name for name in mine if canonical(mine[name]) != canonical(its[name]))
+
+
+def _as_json(record: Decision | Past | Plan) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(canonical(dataclasses.asdict(record)))
     return found
 
 
 def decision_of(turn: Turn) -> Decision | None:
     """Return the decision that a turn of the journal holds; None for a turn of a time before they were kept.
 
-    Raises ValueError (msgspec.ValidationError) where it is damaged.
+    Raises FlywheelError where it is damaged.
     """
-    return msgspec.convert(turn.decision, Decision) if turn.decision else None
+    if not turn.decision:
+        return None
+    try:
+        return msgspec.convert(turn.decision, Decision)
+    except msgspec.ValidationError as error:
+        raise FlywheelError(
+            f"The decision of turn {turn.number} in the journal can't be read ({error}): put a copy of the journal "
+            "back, or make it {} there, and the turn counts as one from before decisions were kept."
+        ) from error
 
 
 def evidence_of(facts: Facts) -> Evidence:
