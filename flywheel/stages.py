@@ -39,6 +39,8 @@ from flywheel.tryout import try_out
 
 LOST = 3
 """Times in a row that a round of training is begun again because its trainer was lost."""
+PAUSE_S = 30.0
+"""Seconds between two turns of a run without end that hold while no policy is in service to look at."""
 
 
 @contextmanager
@@ -266,6 +268,8 @@ class OnRay:
                     evidence |= self._watch(champion, before, plan.signals if plan.strategy == "hold" else ())
                     if not evidence.get("signals"):
                         self._confirm()
+                elif plan.strategy == "hold":
+                    self._pause()
         except KeyboardInterrupt:  # what the turn did is done: it belongs into the journal before the run ends
             interrupt.handled()
             evidence["stopped"] = True
@@ -273,6 +277,12 @@ class OnRay:
         self._seconds.clear()
         is_over = self._config.forever or evidence["recovered"]  # one without end counts no turns
         return evidence | {"seconds": seconds, archive.LEFT: 0 if is_over else len(self.numbers()) - 1}
+
+    def _pause(self) -> None:
+        """Wait where there is nothing to do or to look at: for as long as a person holds the wheel, else a while."""
+        until = time.monotonic() + (PAUSE_S if self._config.forever else 0.0)
+        while self._held() or time.monotonic() < until:
+            time.sleep(LOOK_S)
 
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""
