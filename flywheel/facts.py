@@ -92,8 +92,8 @@ class Facts:
     blame_words: str = ""
     """How it shows that, as a phrase."""
     cause: Mapping[str, Any] | None = None
-    """The diagnosis as plain values, None where there is none; `kind` is one of policy, dynamics, initial_states,
-    sensors, reward, logging, nothing, unknown, and `words` says it in a phrase."""
+    """The diagnosis as plain values, None where there is none: `kind` is one of policy, dynamics, initial_states,
+    sensors, reward, logging, nothing, unknown; `sentences` say it in words, the shortest telling first."""
     held: str = ""
     """Why a person holds the wheel (`flywheel decide --hold`); "" where nobody does."""
     config: AnalyzeConfig = field(default_factory=AnalyzeConfig)
@@ -105,7 +105,7 @@ class Evidence:
     """Where what a decision rests on can be looked at: ids of records that other files hold."""
 
     episodes: tuple[str, ...] = ()
-    """Where each alarm's evidence begins, and the episode that raised it."""
+    """Where each alarm's evidence begins, and the episode that raised it; those that the diagnosis names."""
     verdicts: tuple[str, ...] = ()
     """Digests whose verdicts were looked at."""
     turns: tuple[int, ...] = ()
@@ -160,7 +160,9 @@ def decision_of(turn: Turn) -> Decision | None:
 
 def evidence_of(facts: Facts) -> Evidence:
     """Return the ids of what the facts rest on."""
+    found = facts.cause or {}
     episodes = [each for signal in facts.signals for each in (signal.since_episode, signal.at_episode)]
+    episodes += [str(each) for each in (found.get("since_episode", ""), *found.get("examples_after", ()))]
     judged = [each for each in (facts.past.candidate, facts.champion, facts.previous) if each is not None]
     turns = {each for each in (facts.number - 1, facts.past.incident) if 0 < each < facts.number}
     return Evidence(

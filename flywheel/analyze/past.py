@@ -48,7 +48,7 @@ def recall(history: Sequence[Turn], champion: str | None, now: float) -> Past:
         accused=tuple(sorted({s.digest for turn in history for s in turn.plan.signals})),
         incident=incident,
         rollbacks=rollbacks,
-        rounds=sum(now - DAY_S < at <= now for at in map(_trained_at, history)),
+        rounds=sum(at is not None and now - DAY_S < at <= now for at in map(_trained_at, history)),
         cause=cause,
         acted_at=acted_at,
     )
@@ -114,9 +114,9 @@ def _acted(history: Sequence[Turn]) -> tuple[str, float]:
     return cause, at
 
 
-def _trained_at(turn: Turn) -> float:
-    """Return when a turn's round of training began, as far as the journal knows; 0 where it had none."""
+def _trained_at(turn: Turn) -> float | None:
+    """Return when a turn's round of training began, as far as the journal knows; None where it had none."""
     decision = decision_of(turn)
     if decision is not None:
-        return 0.0 if decision.plan.strategy == "hold" else decision.facts.now
-    return turn.verdict.judged_at if turn.verdict is not None else 0.0
+        return None if decision.plan.strategy == "hold" else decision.facts.now
+    return None if turn.verdict is None else turn.verdict.judged_at

@@ -112,7 +112,8 @@ def degraded(facts: Facts) -> Plan:
         strategy, warm_start = "rollback_and_retrain", facts.previous
         why = f"policy {warm_start[:8]} served before it, and no alarm was ever about it"
     broken = ("nothing of the broken data is trained on", REPAIRS[cause_kind(facts)]) if is_broken else ()
-    unchanged = () if is_broken or told_causes(facts) else ("nothing says that the world changed",)
+    is_known = is_broken or to_blame(facts) != "unknown"
+    unchanged = () if is_known else ("nothing says that the world changed",)
     return Plan(
         strategy=strategy,
         reasons=(*told(facts), *unchanged, why, *broken),
@@ -226,14 +227,12 @@ def _alarm(signal: Signal) -> str:
 
 
 def told_causes(facts: Facts) -> list[str]:
-    """Return who is to blame, and the cause that the diagnosis names; [] where neither is known."""
-    reasons = []
-    if facts.blame != "unknown":
-        reasons.append(facts.blame_words or f"the {facts.blame} is to blame")
-    if cause_kind(facts) not in ("nothing", "unknown"):
-        words = (facts.cause or {}).get("words")
-        reasons.append(str(words) if words else f"the diagnosis names {cause_kind(facts).replace('_', ' ')}")
-    return reasons
+    """Return whose doing it is, and the cause that the diagnosis names; [] where nobody says anything of either."""
+    whose = facts.blame_words or ("" if facts.blame == "unknown" else f"the {facts.blame} is to blame")
+    kind, what = cause_kind(facts), ""
+    if kind not in ("nothing", "unknown"):
+        what = str(next(iter((facts.cause or {}).get("sentences", ())), f"it is {kind.replace('_', ' ')}"))
+    return [text for text in (whose, what) if text]
 
 
 def measured(calibration: Calibration, names: Sequence[str]) -> str:

@@ -282,7 +282,10 @@ def test_without_a_budget_nothing_is_trained_and_a_rollback_goes_on() -> None:
 
 
 HACK = signal("reward_hacking", at_episode="e300")
-CAUSES = {kind: {"kind": kind, "words": f"it is the {kind}"} for kind in (*REPAIRS, "policy", "dynamics", "nothing")}
+CAUSES = {
+    kind: {"kind": kind, "sentences": (f"it is the {kind}", "and more of it")}
+    for kind in (*REPAIRS, "policy", "dynamics", "nothing")
+}
 
 
 @pytest.mark.parametrize(
@@ -330,6 +333,16 @@ def test_a_policy_that_fails_outright_is_cured_without_the_broken_data(kind: str
     assert found.strategy == ("continue_training" if previous is None else "rollback_and_retrain")
     assert found.sampling == "none" and not found.parameters, "neither the store nor a fit to it says anything"
     assert REPAIRS[kind] in found.reasons
+
+
+def test_what_the_control_group_and_the_diagnosis_say_is_told() -> None:
+    words = "the policy before it was seen too little beside it"
+    found = plan(signals=[WORSE], previous="before", blame_words=words)
+    assert found.strategy == "rollback_and_retrain" and words in found.reasons
+    assert "nothing says that the world changed" in found.reasons
+    assert "it is initial states" in plan(signals=[SHIFT], cause={"kind": "initial_states"}).reasons
+    made = decision(facts(signals=[SHIFT], cause=CAUSES["policy"] | {"since_episode": "e7", "examples_after": ["e8"]}))
+    assert made.evidence.episodes == ("e201", "e205", "e7", "e8")
 
 
 def test_an_incident_has_one_rollback() -> None:
