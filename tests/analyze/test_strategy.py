@@ -282,10 +282,8 @@ def test_without_a_budget_nothing_is_trained_and_a_rollback_goes_on() -> None:
 
 
 HACK = signal("reward_hacking", at_episode="e300")
-CAUSES = {
-    kind: {"kind": kind, "sentences": (f"it is the {kind}", "and more of it")}
-    for kind in (*REPAIRS, "policy", "dynamics", "nothing")
-}
+KINDS = (*REPAIRS, "policy", "dynamics", "nothing")
+CAUSES = {kind: {"kind": kind, "sentences": (f"it is the {kind}", "and more of it")} for kind in KINDS}
 
 
 @pytest.mark.parametrize(
