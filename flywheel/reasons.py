@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flywheel import console
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 
 if TYPE_CHECKING:
     from flywheel.analyze.replay import Again, Deciding
@@ -26,8 +26,8 @@ def decide(*, run_dir: Path, replay: bool = False, rules: str = "", hold: str = 
         run_dir: directory of the run
         replay: make every past decision again from the journal; exit code 1 where one comes out otherwise
         rules: module:function that takes flywheel.facts.Facts and returns a Plan: where it would have decided otherwise
-        hold: why the wheel must hold from now on: it trains, releases and rolls back nothing by itself until --go;
-            clients are answered on, and `flywheel rollback` stays possible
+        hold: why the wheel must hold from now on: it trains, releases and rolls back nothing by itself until --go, and
+            a challenger on its way is frozen; clients are answered on, and `flywheel rollback` stays possible
         go: let it turn again
     """
     from flywheel import archive
@@ -37,8 +37,7 @@ def decide(*, run_dir: Path, replay: bool = False, rules: str = "", hold: str = 
     if hold:
         archive.hold(run_dir, hold, time.time())
         _line("", "The wheel is held: it changes nothing by itself until `flywheel decide --go`.")
-        if tried := _tried(run_dir):
-            _line("", tried)
+        _freeze(run_dir, hold)
         return 0
     if go:
         _line("", "The wheel may turn again." if archive.go(run_dir) else "Nobody held the wheel: it turns as before.")
@@ -172,21 +171,27 @@ def _rules(reference: str) -> Deciding:
     return found
 
 
-def _tried(run_dir: Path) -> str:
-    """Return what a person may still want to do about a challenger on its way, "" where there is none."""
+def _freeze(run_dir: Path, reason: str) -> None:
+    """Give the challenger on its way no more episodes, as it would be promoted otherwise; raise where that can't be."""
     from contextlib import closing
 
-    from flywheel import sqlite
+    from flywheel import owner, sqlite, told
     from flywheel.deploy.registry import FILE, open_readonly
 
     if not sqlite.is_made(run_dir / FILE):
-        return ""
+        return
     with closing(open_readonly(run_dir)) as registry:
         canary = registry.canary()
-    if canary is None or canary.is_over:
-        return ""
-    who = f"policy {canary.challenger[:8]} is being tried, and goes on to be"
-    return f"{who}: `flywheel canary freeze` gives it no more episodes"
+    if canary is None or canary.is_over or canary.state == "frozen":
+        return
+    try:
+        with owner.writing(run_dir) as writer:
+            _line("", f"{told.canary(writer.decide('freeze', reason, canary.challenger))}.")
+    except FlywheelError as error:  # it may be over by now, or nobody who could freeze it can be reached
+        raise FlywheelError(
+            f"The wheel is held, but policy {canary.challenger[:8]} may still be tried and promoted: {error} Look by "
+            "`flywheel canary`, and freeze it by `flywheel canary freeze --reason REASON`."
+        ) from error
 
 
 def _line(head: str, text: str, deep: bool = False) -> None:

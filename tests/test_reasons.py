@@ -150,6 +150,14 @@ def test_before_the_first_turn_nothing_was_decided(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == "Nothing was decided yet: no turn has begun.\n0 of 0 the same\n"
 
 
+def test_a_journal_from_before_decisions_were_kept_is_read(run_dir: Path) -> None:
+    path = run_dir / archive.JOURNAL
+    old = [{name: value for name, value in json.loads(line).items() if name != "decision"} for line in path.open()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert [each.decision for each in archive.read_turns(run_dir)] == [{}, {}, {}]
+    assert ask(run_dir) == ask(run_dir, "--replay") == 0
+
+
 def test_a_damaged_switch_says_how_it_is_mended(run_dir: Path) -> None:
     (run_dir / archive.HELD).write_text("{")
     with pytest.raises(FlywheelError, match=r"held\.json is damaged .* --go"):
