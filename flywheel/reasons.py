@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     from flywheel.records import Plan, Turn
 
 
-def decide(*, run_dir: Path, replay: bool = False, rules: str = "", hold: str = "", go: bool = False) -> int:
+def decide(*, run_dir: Path, replay: bool = False, rules: str = "", hold: str | None = None, go: bool = False) -> int:
     """Show the last decision with its evidence; make past ones again; hold the wheel, or let it turn again.
+
+    While it is held a challenger on its way is frozen, clients are answered on, and `flywheel rollback` stays possible.
 
     Args:
         run_dir: directory of the run
         replay: make every past decision again from the journal; exit code 1 where one comes out otherwise
         rules: module:function that takes flywheel.facts.Facts and returns a Plan: where it would have decided otherwise
-        hold: why the wheel must hold from now on: it trains, releases and rolls back nothing by itself until --go, and
-            a challenger on its way is frozen; clients are answered on, and `flywheel rollback` stays possible
+        hold: why the wheel holds from now on: it trains, releases and rolls back nothing by itself until --go
         go: let it turn again
     """
     from flywheel import archive
 
-    if (bool(hold) + go + replay + bool(rules)) > 1:
+    if (hold is not None) + go + replay + bool(rules) > 1:
         raise UsageError("--replay, --rules, --hold and --go are asked for one at a time.")
-    if hold:
+    if hold is not None:
         archive.hold(run_dir, hold, time.time())
         _line("", "The wheel is held: it changes nothing by itself until `flywheel decide --go`.")
         _freeze(run_dir, hold)

@@ -137,7 +137,7 @@ def test_wrong_calls_change_nothing(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one at a time"):
         ask(run_dir, "--go", "--replay")
     with pytest.raises(UsageError, match="for a reason"):
-        ask(run_dir, "--hold", "  ")
+        ask(run_dir, "--hold", "")
     for words in ([], ["--replay"], ["--go"], ["--hold", "why"]):
         with pytest.raises(UsageError, match="is no run directory"):
             ask(tmp_path / "nowhere", *words)
@@ -152,7 +152,10 @@ def test_before_the_first_turn_nothing_was_decided(tmp_path: Path, capsys: pytes
 
 def test_a_journal_from_before_decisions_were_kept_is_read(run_dir: Path) -> None:
     path = run_dir / archive.JOURNAL
-    old = [{name: value for name, value in json.loads(line).items() if name != "decision"} for line in path.open()]
+    old = [
+        {name: value for name, value in json.loads(line).items() if name != "decision"}
+        for line in path.read_text().splitlines()
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in old))
     assert [each.decision for each in archive.read_turns(run_dir)] == [{}, {}, {}]
     assert ask(run_dir) == ask(run_dir, "--replay") == 0
