@@ -19,9 +19,10 @@ from typing import Any
 import tyro
 
 from flywheel import __version__, interrupt, told
-from flywheel.config import Config, layered
+from flywheel.config import Config
 from flywheel.console import Narrator, Say, silent
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.layers import layered
 from flywheel.preflight import check
 from flywheel.records import Turn
 from flywheel.task import Task

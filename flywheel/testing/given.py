@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flywheel.config import Config, layered
+from flywheel.config import Config
 from flywheel.errors import UsageError
+from flywheel.layers import layered
 from flywheel.preflight import check
 from flywheel.task import Task
 

@@ -1,0 +1,42 @@
+"""A configuration of several sources one over another: the last one that speaks of a setting wins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flywheel.config import Config
+from flywheel.errors import UsageError, unknown
+
+
+def layered(layers: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return the defaults with every layer's values over those before it; a layer's key says where it comes from.
+
+    Raises UsageError with the nearest name for a setting that doesn't exist, and for a value of the wrong type.
+    """
+    plain: dict[str, Any] = {}
+    for source, layer in layers.items():
+        _check_names(source, layer, Config(), "")
+        plain = _over(plain, layer)
+        try:
+            config = msgspec.convert(plain, Config)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{source}: {error}.") from error
+    return config if layers else Config()
+
+
+def _check_names(source: str, layer: Mapping[str, Any], fields: Any, where: str) -> None:
+    known = [field.name for field in dataclasses.fields(fields)]
+    for name, value in layer.items():
+        if name not in known:
+            raise unknown(f"setting in {source}:", f"{where}{name}", [f"{where}{other}" for other in known])
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(fields, name)):
+            _check_names(source, value, getattr(fields, name), f"{where}{name}.")
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: _over(below.get(name, {}), value) for name, value in above.items() if isinstance(value, Mapping)}
+    return {**below, **above, **both}
