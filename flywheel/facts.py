@@ -86,7 +86,7 @@ class Facts:
     is_spent: bool = False
     """Whether the gate's error budget is spent, so that no candidate could pass."""
     contradiction: str = ""
-    """How production contradicts the gate, as a phrase; "" where its predictions hold."""
+    """How production contradicts the gate, and what cures that, as a phrase; "" where its predictions hold."""
     blame: Blame = "unknown"
     """Whether the new policy or the world made outcomes worse, as the control group shows."""
     blame_words: str = ""

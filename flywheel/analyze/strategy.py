@@ -117,11 +117,11 @@ def spent(facts: Facts, plan: Plan) -> str:
 
 
 def contradicted(facts: Facts, plan: Plan) -> str:
-    """Production contradicts the gate, and nobody knows the world better: no verdict would mean anything."""
+    """Production contradicts the gate, and no calibration knows better: its verdicts stay open."""
     found = facts.calibration
     if not facts.contradiction or (found is not None and remedies.believed(found, facts.config)):
         return ""
-    return f"{facts.contradiction}, so no verdict would mean anything until the simulator is calibrated again"
+    return f"no candidate could pass: {facts.contradiction}"
 
 
 def overworked(facts: Facts, plan: Plan) -> str:
