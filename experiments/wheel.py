@@ -24,9 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.report import report, write
+from flywheel import archive
+from flywheel.analyze.replay import replayed
 
 LIMIT_S = 180.0
-TOLD = ("seed", "wall_s", "production", "detected_after_episodes", "seconds")
+TOLD = ("seed", "wall_s", "production", "detected_after_episodes", "seconds", "decisions")
 
 
 def turn_once(
@@ -45,7 +47,14 @@ def turn_once(
             sys.exit(
                 f"Run {number} with seed {seed} gave no summary (code {done.returncode}):\n{done.stdout}{done.stderr}"
             )
-        return {**json.loads(path.read_text()), "seed": seed, "code": done.returncode, "wall_s": round(seconds, 1)}
+        decided = [each for each in replayed(archive.read_turns(run_dir)) if each.decision is not None]
+        return {
+            **json.loads(path.read_text()),
+            "seed": seed,
+            "code": done.returncode,
+            "wall_s": round(seconds, 1),
+            "decisions": [sum(each.is_same for each in decided), len(decided)],
+        }
 
 
 def row(
@@ -95,6 +104,8 @@ def rows(drifted: Sequence[dict[str, Any]], quiet: Sequence[dict[str, Any]]) -> 
         row("W6", f"at most {LIMIT_S:.0f} s", drifted, lambda r: r["wall_s"], lambda v: v <= LIMIT_S),
         row("W7", "return after the change on the old policy (for information)", drifted,
             lambda r: r["production"]["after_shift"], lambda v: v is not None),
+        row("DQ13", "all decisions recomputed from the journal are the same", every, lambda r: r["decisions"],
+            lambda v: v[0] == v[1] > 0),
     ]  # fmt: skip
 
 

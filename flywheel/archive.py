@@ -28,6 +28,7 @@ LOCK = "lock"
 TRAFFIC = "traffic"
 LIVING = "cluster.json"
 DRAFT = "turn.json"
+HELD = "held.json"
 LEFT = "turns_left"
 """What a turn's evidence says of the start that took it: how many turns it still had to take, 0 where it was over."""
 T = TypeVar("T")
@@ -39,6 +40,14 @@ class Start(TypedDict):
     task: str
     task_digest: str
     config: Config
+
+
+class Held(TypedDict):
+    """What held.json says."""
+
+    reason: str
+    at: float
+    """UTC epoch seconds."""
 
 
 @contextmanager
@@ -149,6 +158,35 @@ def read_config(run_dir: Path) -> Start:
     if not path.exists():
         raise UsageError(f"{run_dir} is no run directory: there is no {CONFIG} in it.")
     return _decoded(path, path.read_bytes(), Start, "give another run directory")
+
+
+def hold(run_dir: Path, reason: str, now: float) -> None:
+    """Throw the switch that holds the wheel, for a reason; anybody may, also while the wheel is busy, or is down.
+
+    Raises UsageError, changing nothing, without a reason or where there is no run directory.
+    """
+    read_config(run_dir)
+    if not reason.strip():
+        raise UsageError("The wheel is held for a reason, which is kept: give one.")
+    _write_whole(run_dir / HELD, json.dumps({"reason": reason.strip(), "at": now}))
+
+
+def go(run_dir: Path) -> bool:
+    """Let the wheel turn again; return whether it was held. Raises UsageError where there is no run directory."""
+    read_config(run_dir)
+    was_held = (run_dir / HELD).exists()
+    (run_dir / HELD).unlink(missing_ok=True)
+    return was_held
+
+
+def held(run_dir: Path) -> str:
+    """Return why a person holds the wheel, "" where nobody does; FlywheelError where the file is damaged."""
+    path = run_dir / HELD
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    return _decoded(path, data, Held, "delete it by `flywheel decide --go`")["reason"]
 
 
 def keep_draft(run_dir: Path, turn: Turn) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import __version__, deciding, judging, travel
+from flywheel import __version__, deciding, judging, reasons, travel
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -315,6 +315,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "canary drop": deciding.drop,
     "canary freeze": deciding.freeze,
     "check": check,
+    "decide": reasons.decide,
     "diverge": travel.diverge,
     "down": down,
     "episodes": travel.episodes,

@@ -288,6 +288,12 @@ class AnalyzeConfig:
     """steps that those episodes may have in all (by the mean length seen): 6 s of a world that takes 40 µs a step"""
     widen: float = 0.05
     """relative half-width of the training range around a calibrated value"""
+    cooldown_s: float = 15.0
+    """seconds after a release or a hold in which nothing else is done about the same cause, unless outcomes get worse:
+    the new release's monitors read some 100 episodes first"""
+    most_rounds: int = 1000
+    """rounds of training in a day, half of which quiet times may use: one after another without end takes 86 s each; 0
+    counts none"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ class Stages(Protocol):
     def keep(self, turn: Turn) -> Turn:
         """Return the turn so far, kept durably for a start that goes on with it."""
 
-    def analyze(self) -> Plan:
-        """Decide what to do next from the journal, the open signals and what production showed."""
+    def analyze(self, number: int) -> Turn:
+        """Begin a turn: decide what to do from the journal, the open signals and what production showed."""
 
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
@@ -61,7 +61,7 @@ def candidate(stages: Stages, plan: Plan) -> Artifact | None:
 def turns(stages: Stages, numbers: Iterable[int], forever: bool = False) -> Iterator[Turn]:
     """Turn the wheel once for each number, going on inside a turn; a stop ends it, so does a recovery."""
     for number in numbers:
-        turn = stages.begun(number) or stages.keep(Turn(number=number, plan=stages.analyze()))
+        turn = stages.begun(number) or stages.keep(stages.analyze(number))
         if turn.plan.strategy == "rollback_and_retrain" and turn.release is None:
             turn = stages.keep(replace(turn, release=stages.rollback(turn.plan)))
         if turn.plan.strategy != "hold" and turn.artifact is None:

@@ -15,7 +15,8 @@ MAY_BE_ZERO = frozenset(
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
     | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
     | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
-    | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
+    | {"analyze.patience_s", "analyze.widen", "analyze.cooldown_s", "analyze.most_rounds"}
+    | {"trace.sample_share", "trace.around", "trace.flush_s"}
     | {f"train.replay.{name}" for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at")}
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
 )

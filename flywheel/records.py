@@ -1,8 +1,7 @@
 """Everything that crosses a room: frozen records of plain values and NumPy arrays.
 
 N simulations or rows, T steps, ``*o`` and ``*a`` the shape of one observation and of one raw action.
-Names that end in ``_at`` are UTC epoch seconds, ``_s`` seconds, ``num_`` counts.
-A record never holds an ObjectRef, a tensor, a handle or a callable.
+Names in ``_at`` are UTC epoch seconds, ``_s`` seconds, ``num_`` counts. Never an ObjectRef, tensor, handle or callable.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 StrategyName = Literal[
     "continue_training", "increase_exploration", "retrain_prioritize_recent", "rollback_and_retrain", "hold"
 ]
-SignalKind = Literal["shift_detected", "degradation"]
+SignalKind = Literal["shift_detected", "degradation", "reward_hacking"]
 Stage = Literal["shadow", "canary", "full"]
 ELSEWHERE = "trained elsewhere"
 """What an Artifact's `trained_on` says in place of a Plan's strategy when it came as a bare network."""
@@ -363,6 +362,8 @@ class Turn:
     release: Release | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain values: seconds by stage, training metrics, signals that ended the turn, means of production."""
+    decision: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values of the `facts.Decision` that made the plan; {} in journals from before there were any."""
 
     @property
     def is_released(self) -> bool:

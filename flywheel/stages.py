@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from flywheel import archive, foreign, growth, interrupt, told
-from flywheel.analyze.diagnose import Diagnosis, enough, split
-from flywheel.analyze.on_ray import diagnose
+from flywheel.analyze.diagnose import split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
-from flywheel.analyze.strategy import affordable, decide, startable
+from flywheel.analyze.strategy import decision
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
+from flywheel.consider import ANALYZED, LOOK_S, Considering, about
 from flywheel.console import Say
 from flywheel.errors import LostError
+from flywheel.facts import plain
 from flywheel.feeding import Feed
 from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
@@ -38,12 +39,10 @@ from flywheel.train.ending import deserves_verdict, is_over
 from flywheel.train.recipe import spec_for
 from flywheel.tryout import try_out
 
-ANALYZED = 500
-"""Most recent episodes of a release that an analysis reads, changed and unchanged together."""
 LOST = 3
 """Times in a row that a round of training is begun again because its trainer was lost."""
-LOOK_S = 0.5
-"""Seconds between two looks at production when nothing new is heard from the observer."""
+PAUSE_S = 30.0
+"""Seconds between two turns of a run without end that hold while no policy is in service to look at."""
 
 
 @contextmanager
@@ -68,6 +67,7 @@ class OnRay:
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
         self._feed = Feed(config.train, ask, rooms)
+        self._considering = Considering(task, config, run_dir, rooms, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         rooms.begin_training()
 
@@ -81,7 +81,8 @@ class OnRay:
         turn = archive.read_draft(self._run_dir)
         if turn is None or turn.number != number:
             return None
-        if turn.artifact is None and turn.plan.strategy != "rollback_and_retrain":
+        is_begun = turn.release is not None or (turn.plan.strategy == "rollback_and_retrain" and not self._held())
+        if turn.artifact is None and not is_begun:
             return None  # a plan alone is made again, from what production shows now
         if turn.verdict is not None and not turn.is_released:
             stale = turn.verdict.valid_until < time.time() or turn.verdict.baseline != self._champion()
@@ -99,56 +100,12 @@ class OnRay:
 
     # Analyze
 
-    def analyze(self) -> Plan:
-        """Decide what to do next from the journal, the open signals and what production showed."""
+    def analyze(self, number: int) -> Turn:
+        """Begin a turn: decide what to do from the journal, the open signals and what production showed."""
         with self._timed("analyze"):
-            champion = self._champion()
-            signals: tuple[Signal, ...] = ()
-            diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
-            if champion is not None:
-                self._rooms.produce()
-                signals = ask(self._rooms.serving.observer.signals)
-                if current := self._about(self._release(), signals):
-                    self._say("analyze", "fitting the simulator to production since the alarm", passing=True)
-                    diagnosis = self._diagnose(champion, current)
-            plan = decide(
-                self._turns,
-                signals,
-                diagnosis.calibration,
-                self._config.analyze,
-                champion=champion,
-                previous=ask(self._rooms.registry.previous),
-                condemned=ask(self._rooms.registry.condemned),
-                nominal=self._task.nominal,
-                served=self._served(champion),
-                obstacle=diagnosis.obstacle,
-            )
-            plan = affordable(plan, ask(self._rooms.gate.is_spent, ask(self._rooms.registry.tries)))
-            start = plan.warm_start and ask(self._rooms.registry.artifact, plan.warm_start)
-            plan = startable(plan, start or None)
-        self._say("analyze", f"turn {self.numbers()[0]} is {plan.strategy}: {'; '.join(plan.reasons)}")
-        return plan
-
-    def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:
-        """Return the ranges of the worlds that the policy in service was trained in."""
-        if champion is None:
-            return {}
-        artifact: Artifact = ask(self._rooms.registry.artifact, champion)
-        return {name: (low, high) for name, (low, high) in artifact.trained_on.get("parameters", {}).items()}
-
-    def _diagnose(self, champion: str, signals: list[Signal]) -> Diagnosis:
-        """Wait until production has shown enough of the change, and fit the simulator to it."""
-        serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
-        while True:
-            episodes = self._recent(champion)
-            if enough(self._task, episodes, signals, self._config.analyze) or time.monotonic() > deadline:
-                break
-            more = ask(serving.store.count, champion, "production") + 1
-            ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
-        fit = self._rooms.work(diagnose)
-        served = ask(self._rooms.registry.bundle, champion)
-        found: Diagnosis = ask(fit, self._task, episodes, signals, self._config.analyze, served, self._seed())
-        return found
+            made = decision(self._considering.facts(number, self._turns))
+        self._say("analyze", f"turn {number} is {made.plan.strategy}: {'; '.join(made.plan.reasons)}")
+        return Turn(number=number, plan=made.plan, decision=plain(made))
 
     # Train
 
@@ -213,8 +170,11 @@ class OnRay:
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         """Say whether this round's training is over: on two good probes, since the first one may have been luck."""
-        if rival is not None and self._is_alarmed():
-            self._say("train", "an alarm of production ends the quiet round")
+        if (rival is not None and self._is_alarmed()) or self._held():
+            why = (
+                "a person holds the wheel, which ends the" if self._held() else "an alarm of production ends the quiet"
+            )
+            self._say("train", f"{why} round")
             return True
         best = self._task.return_range[1] if self._task.return_range else math.inf
         over = is_over(plan, progress, probe, rival, best, self._config.train)
@@ -229,11 +189,11 @@ class OnRay:
 
     def _is_alarmed(self) -> bool:
         """Say whether production has raised an alarm about the release in service."""
-        return bool(self._about(self._release(), ask(self._rooms.serving.observer.signals)))
+        return bool(about(self._release(), ask(self._rooms.serving.observer.signals)))
 
     def export(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> Artifact | None:
         """Write the candidate as an artifact and register it, if it deserves a verdict."""
-        if not deserves_verdict(probe, rival) or (rival is not None and self._is_alarmed()):
+        if not deserves_verdict(probe, rival) or (rival is not None and self._is_alarmed()) or self._held():
             return None
         with self._timed("export"):
             trained_on = {
@@ -274,6 +234,9 @@ class OnRay:
     def release(self, verdict: Verdict) -> Release | None:
         """Put a judged digest into service, beside a champion on evidence; Refused unless its verdict passed."""
         with self._timed("deploy"):
+            if why := self._held():
+                self._say("deploy", f"policy {verdict.digest[:8]} is not released: a person holds the wheel ({why})")
+                return None
             serving = self._rooms.serving  # up before anything is promoted
             if self._champion() is None:
                 return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
@@ -310,6 +273,8 @@ class OnRay:
                     evidence |= self._watch(champion, before, plan.signals if plan.strategy == "hold" else ())
                     if not evidence.get("signals"):
                         self._confirm()
+                elif plan.strategy == "hold":
+                    self._pause()
         except KeyboardInterrupt:  # what the turn did is done: it belongs into the journal before the run ends
             interrupt.handled()
             evidence["stopped"] = True
@@ -317,6 +282,12 @@ class OnRay:
         self._seconds.clear()
         is_over = self._config.forever or evidence["recovered"]  # one without end counts no turns
         return evidence | {"seconds": seconds, archive.LEFT: 0 if is_over else len(self.numbers()) - 1}
+
+    def _pause(self) -> None:
+        """Wait where there is nothing to do or to look at: for as long as a person holds the wheel, else a while."""
+        until = time.monotonic() + (PAUSE_S if self._config.forever else 0.0)
+        while self._held() or time.monotonic() < until:
+            time.sleep(LOOK_S)
 
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:
         """Look at what the monitors have read of the release, from now on if it was watched in an earlier turn."""
@@ -330,7 +301,7 @@ class OnRay:
             if (now := self._release()) != release:  # somebody put another policy into service
                 release, champion, begun = now, now.digest, 0
             raised = ask(observer.signals)
-            signals = [signal for signal in self._about(release, raised) if signal not in held]
+            signals = [signal for signal in about(release, raised) if signal not in held]
             num_read, outcomes = ask(observer.heard, ANALYZED)
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
             found = conclude(new, num_read - begun, signals, before, self._config.loop, span)
@@ -364,6 +335,9 @@ class OnRay:
 
     # Asking
 
+    def _held(self) -> str:
+        return archive.held(self._run_dir)
+
     def _champion(self) -> str | None:
         champion: str | None = ask(self._rooms.registry.champion)
         return champion
@@ -371,9 +345,6 @@ class OnRay:
     def _release(self) -> Release:
         release: Release = ask(self._rooms.registry.releases)[-1]
         return release
-
-    def _about(self, release: Release, signals: tuple[Signal, ...]) -> list[Signal]:
-        return [signal for signal in signals if signal.evidence["released_at"] == release.released_at]
 
     def _recent(self, digest: str | None = None) -> list[Episode]:
         episodes: list[Episode] = ask(self._rooms.serving.store.recent, ANALYZED, None, digest)

@@ -143,6 +143,25 @@ def test_a_challenger_is_frozen_and_dropped_where_nobody_holds_the_directory(
         assert registry.reasons()[last(run_dir).challenger][0] == "it hums louder"
 
 
+def test_who_holds_the_wheel_freezes_the_challenger_too(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    move(run_dir, lifted)
+    assert call(run_dir, "decide", "--hold", "it smells") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"policy {last(run_dir).challenger[:8]} is frozen: it smells."]
+    assert last(run_dir).state == "frozen" and archive.held(run_dir) == "it smells"
+    assert call(run_dir, "decide", "--hold", "it still does") == 0, "it is frozen already"
+    assert last(run_dir).reason == "it smells"
+
+
+def test_where_nobody_can_freeze_the_challenger_the_wheel_is_held_all_the_same(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move(run_dir, lifted)
+    with archive.opened(run_dir, Config(task="cartpole", deploy=CONFIG), "cartpole", task_digest(cartpole)):
+        assert exit_code(lambda: call(run_dir, "decide", "--hold", "it smells")) == 1
+    assert "may still be tried and promoted: Another process turns the wheel" in capsys.readouterr().err
+    assert archive.held(run_dir) == "it smells"
+
+
 def test_a_proven_challenger_is_approved(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Refused, match="can't be approved before"):
         call(run_dir, "canary", "approve", "--reason", "I like it")

@@ -30,9 +30,9 @@ class Script:
         self.kept: list[Turn] = []
         self.draft: Turn | None = None
 
-    def analyze(self) -> Plan:
+    def analyze(self, number: int) -> Turn:
         self.asked.append("analyze")
-        return Plan(strategy=self.strategies.pop(0), reasons=("a script",))
+        return Turn(number=number, plan=Plan(strategy=self.strategies.pop(0), reasons=("a script",)))
 
     def begin(self, plan: Plan) -> Probe | None:
         self.asked.append("begin")

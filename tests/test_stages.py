@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flywheel import archive, growth, stages
+from flywheel import archive, consider, growth, stages
 from flywheel.config import Config
 from flywheel.console import silent
-from flywheel.records import Plan, Turn
+from flywheel.facts import decision_of
+from flywheel.records import Plan, Probe, Progress, Signal, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 
@@ -50,6 +52,7 @@ def test_a_start_goes_on_counting_where_the_last_one_was_cut_off(
 
 
 def test_a_start_without_end_leaves_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "PAUSE_S", 0.0)
     turn(opened(tmp_path, Config(forever=True), monkeypatch))
     assert list(opened(tmp_path, Config(turns=2), monkeypatch).numbers()) == [2, 3]
 
@@ -110,3 +113,82 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert asked[2:] == [("look",), ("judge", (scenario, closed))], "but stays in the suite"
     assert said[0] == "gate: 1 failure of production became a scenario: made (episode e)"
+
+
+ALARM = Signal(
+    kind="degradation", monitor="failed", digest="champion", value=2.0, threshold=1.0, since_episode="e1",
+    at_episode="e2", evidence={"released_at": 7.0}, at=8.0,
+)  # fmt: skip
+
+
+def serving(start: stages.OnRay, monkeypatch: pytest.MonkeyPatch, *signals: Signal) -> list[str]:
+    """Let policies be in service, and signals be raised; return what the wheel will say."""
+    monkeypatch.setattr(consider, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    said: list[str] = []
+    start._say = lambda stage, text, **_: said.append(text)  # type: ignore[assignment]
+    start._rooms.say = start._say
+    start._rooms.produce = lambda: None  # type: ignore[method-assign]
+    start._rooms.registry = SimpleNamespace(
+        champion=lambda: "champion", previous=lambda: "before", condemned=lambda: frozenset({"z", "y"}),
+        releases=lambda: [SimpleNamespace(digest="champion", released_at=7.0)], tries=lambda: 0,
+        artifact=lambda digest: SimpleNamespace(trained_on={"strategy": "hold", "parameters": {"length": [0.4, 0.6]}}),
+        bundle=lambda digest: None,
+    )  # fmt: skip
+    observer = SimpleNamespace(signals=lambda: signals, wait=lambda **_: None)
+    store = SimpleNamespace(recent=lambda *_: [], count=lambda *_: 0)
+    start._rooms.serving = SimpleNamespace(observer=observer, store=store)  # type: ignore[misc]
+    start._rooms.gate = SimpleNamespace(is_spent=lambda tries: False)
+    start._rooms.work = lambda function: function  # type: ignore[assignment]
+    return said
+
+
+def test_a_turn_begins_with_a_decision_that_its_journal_can_make_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(Config(), analyze=dataclasses.replace(Config().analyze, patience_s=0.0))
+    start = opened(tmp_path, config, monkeypatch)
+    said = serving(start, monkeypatch, ALARM)
+    begun = start.analyze(1)
+    assert (begun.number, begun.plan.strategy, begun.plan.warm_start) == (1, "rollback_and_retrain", "before")
+    archive.append_turn(tmp_path, begun)
+    (read,) = archive.read_turns(tmp_path)
+    made = decision_of(read)
+    assert made is not None and made.plan == begun.plan
+    assert made.facts.condemned == ("y", "z") and made.facts.served == {"length": (0.4, 0.6)}
+    assert made.facts.obstacle and made.evidence.episodes == ("e1", "e2")
+    assert said[-1].startswith("turn 1 is rollback_and_retrain: outcomes got worse")
+
+
+def test_a_person_who_holds_the_wheel_stops_it_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    said = serving(start, monkeypatch, ALARM)
+    back = start.keep(start.analyze(1))
+    assert start.begun(1) == back, "a rollback that was decided is gone on with"
+    archive._begin(tmp_path / "other", Config(), "cartpole", "d")
+    (tmp_path / archive.CONFIG).write_bytes((tmp_path / "other" / archive.CONFIG).read_bytes())
+    archive.hold(tmp_path, "the plant is being cleaned", 1.0)
+    assert start.begun(1) is None, "but not against a person's word"
+    held = start.analyze(1)
+    assert held.plan.strategy == "hold" and "the plant is being cleaned" in held.plan.reasons[0]
+    assert held.plan.signals == (ALARM,), "which would end its look at production otherwise"
+    progress = Progress(iteration=1, num_steps=1, num_steps_total=1, mean_return=0.0, seconds=0.0, network=b"")
+    probe = Probe(num_failed=0, num_episodes=1, mean_return=1.0, edge_failed=())
+    assert start.enough(back.plan, progress, probe, None)
+    assert start.export(back.plan, progress, probe, None) is None
+    assert start.release(SimpleNamespace(digest="candidate")) is None  # type: ignore[arg-type]
+    assert "is not released: a person holds the wheel (the plant is being cleaned)" in said[-1]
+
+
+def test_with_no_policy_in_service_a_held_wheel_waits_for_its_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    monkeypatch.setattr(stages, "LOOK_S", 0.01)
+    (tmp_path / archive.HELD).write_text('{"reason": "not yet", "at": 1.0}')
+    waiting = threading.Thread(target=start.observe, args=[HOLD])
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    (tmp_path / archive.HELD).unlink()
+    waiting.join(10)
+    assert not waiting.is_alive()

@@ -1,245 +1,189 @@
-"""What to do next, and why: one Plan for each turn, from rules a person can check by hand.
+"""What to do next, and why: one Plan for each turn, from rules that a person can check by hand.
 
-The order of the rules is the order of what they cure. A changed world outranks a bad outcome, because a rollback
+The first rule that answers makes the plan. Their order is the order of what they cure: what a person says comes
+first, then what must not be trained on, then a bad release. A changed world outranks a bad outcome, because a rollback
 is no cure for it; an old alarm whose cure the gate refused asks for more exploration, a new one for a new answer.
+Then each veto may turn the plan into one that holds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from flywheel.config import AnalyzeConfig
-from flywheel.records import ELSEWHERE, Artifact, Calibration, Parameters, Plan, Signal, Turn
+from flywheel.analyze import past, remedies
+from flywheel.analyze.past import key
+from flywheel.analyze.remedies import QUIET, is_degraded
+from flywheel.facts import Decision, Facts, cause_of, evidence_of
+from flywheel.records import Plan
 
-GROWTH = 2.0
-"""Factor on the entropy bonus for each refusal in a row."""
-MOST_EXPLORATION = 8.0
-"""Largest factor: beyond it the bonus outweighs the return."""
-
-QUIET = Plan(strategy="continue_training", reasons=("production is quiet",), sampling="uniform")
-
-Ranges = Mapping[str, tuple[float, float]]
+Rule = Callable[[Facts], Plan | None]
+Veto = Callable[[Facts, Plan], str]
 
 
-def decide(
-    history: Sequence[Turn],
-    signals: Sequence[Signal],
-    calibration: Calibration | None,
-    config: AnalyzeConfig,
-    *,
-    champion: str | None,
-    previous: str | None,
-    condemned: frozenset[str],
-    nominal: Parameters,
-    served: Ranges | None = None,
-    obstacle: str = "",
-) -> Plan:
-    """Return the plan of the next turn; the same arguments always give the same plan.
+def held(facts: Facts) -> Plan | None:
+    """A person holds the wheel: nothing is trained, released or rolled back by itself."""
+    if not facts.held:
+        return None
+    return remedies.hold(facts, f"a person holds the wheel: {facts.held}", "`flywheel decide --go` lets it turn again")
 
-    Args:
-        history: all turns so far, in order.
-        signals: alarms; those about other policies, and those a release answered, are left out here.
-        calibration: the simulator's parameters as the changed episodes show them, None if there is none.
-        config: when a calibration is believed, and how far training strays from it.
-        champion: digest in service.
-        previous: digest that was in service before it and may be served again.
-        condemned: digests that were rolled back.
-        nominal: the task's own parameters, where training was so far if no plan says otherwise.
-        served: ranges that the policy in service was trained in; they count where the journal lacks its release.
-        obstacle: why there is no calibration.
+
+def hacked(facts: Facts) -> Plan | None:
+    """The reward rose while what it stands for did not: training for it would make that worse."""
+    if is_degraded(facts) or not any(signal.kind == "reward_hacking" for signal in facts.signals):
+        return None
+    return remedies.hold(facts, *remedies.told(facts), "training for this reward would teach more of it: look at it")
+
+
+def broken(facts: Facts) -> Plan | None:
+    """Logging, a sensor or the reward broke, and the policy does its work: training on broken data is worse than none.
+
+    A policy that fails outright is cured as any other, without these data.
     """
-    last = history[-1] if history else None
-    journaled = any(turn.release is not None and turn.release.digest == champion for turn in history)
-    ranges = _carried(history) if served is None or journaled or champion is None else served
-    refused = last is not None and last.verdict is not None and last.verdict.outcome != "pass"
-    open_signals = _open(history, signals, champion)
-    fresh = [s for s in open_signals if last is None or _key(s) not in {_key(old) for old in last.plan.signals}]
-    shifts = [s for s in open_signals if s.kind == "shift_detected"]
-    degraded = len(shifts) < len(open_signals)
-    believed = calibration is not None and _believed(calibration, config)
-    answered = not any(s.kind == "shift_detected" for s in fresh) and (bool(shifts) or not fresh)
-
-    if last is not None and refused and answered:
-        return _explore(last, history, champion)
-    if champion is None:
-        return Plan(strategy="continue_training", reasons=("no policy is in service yet",), parameters=ranges)
-    if not open_signals:
-        return dataclasses.replace(QUIET, parameters=ranges, warm_start=champion)
-    trained = _carried([turn for turn in history if turn.release is not None]) if served is None else served
-    moved = _moved(calibration, trained, nominal) if calibration is not None and believed else ()
-    if not moved and degraded and (believed or not shifts):
-        accused = frozenset(s.digest for turn in history for s in turn.plan.signals)
-        return _degraded(open_signals, ranges, champion, previous, condemned | accused)
-    return _shifted(open_signals, calibration, config, ranges, champion, moved, obstacle)
+    kind = remedies.cause_kind(facts)
+    if not facts.signals or is_degraded(facts) or kind not in remedies.REPAIRS:
+        return None
+    return remedies.hold(facts, *remedies.told(facts), remedies.REPAIRS[kind])
 
 
-def startable(plan: Plan, start: Artifact | None) -> Plan:
-    """Return the plan, from fresh weights where the policy that it would start from has none that can be trained on.
+def bad_release(facts: Facts) -> Plan | None:
+    """The policy in service is to blame for worse outcomes, as the control group shows: it is taken back."""
+    if facts.blame == "policy" and is_degraded(facts) and not remedies.no_way_back(facts):
+        return remedies.degraded(facts)
+    return None
 
-    `start` is the artifact of `plan.warm_start`. A policy that was trained elsewhere is judged and served like any
-    other, but its network's weights are not those of training's own architecture.
-    """
-    if start is None or start.trained_on.get("strategy") != ELSEWHERE:
+
+def refused(facts: Facts) -> Plan | None:
+    """The gate did not pass the last candidate, and no alarm since then asks for another answer: explore more."""
+    known = set() if facts.past.plan is None else {key(signal) for signal in facts.past.plan.signals}
+    fresh = [signal for signal in facts.signals if key(signal) not in known]
+    is_shifted = any(signal.kind == "shift_detected" for signal in facts.signals)
+    is_answered = not any(s.kind == "shift_detected" for s in fresh) and (is_shifted or not fresh)
+    is_refused = facts.past.outcome not in (None, "pass")
+    return remedies.explore(facts) if is_refused and is_answered else None
+
+
+def first(facts: Facts) -> Plan | None:
+    """No policy is in service yet: one is trained."""
+    if facts.champion is not None:
+        return None
+    reasons = ("no policy is in service yet",)
+    return Plan(strategy="continue_training", reasons=reasons, parameters=remedies.worlds(facts))
+
+
+def changed_world(facts: Facts) -> Plan | None:
+    """Production shows other parameters than were trained in: train there, whatever else is wrong."""
+    names = remedies.moved(facts) if facts.signals or facts.contradiction else ()
+    return remedies.calibrated(facts, names) if names else None
+
+
+def quiet(facts: Facts) -> Plan | None:
+    """No alarm is open: train on, for a policy that is better still."""
+    if facts.signals:
+        return None
+    return dataclasses.replace(QUIET, parameters=remedies.worlds(facts), warm_start=facts.champion)
+
+
+def degraded(facts: Facts) -> Plan | None:
+    """Outcomes got worse and the world is not known to have changed: roll back, once, or train another policy."""
+    found = facts.calibration
+    is_unchanged = found is not None and remedies.believed(found, facts.config)
+    is_shifted = any(signal.kind == "shift_detected" for signal in facts.signals)
+    blame = remedies.to_blame(facts)
+    is_policys = blame == "policy" or (blame == "unknown" and (is_unchanged or not is_shifted))
+    is_broken = remedies.cause_kind(facts) in remedies.REPAIRS
+    return remedies.degraded(facts) if is_degraded(facts) and (is_policys or is_broken) else None
+
+
+def unexplained(facts: Facts) -> Plan | None:
+    """The world changed, and no parameter says how: hold while the policy does its work, else train by the store."""
+    return remedies.unexplained(facts)
+
+
+RULES: tuple[Rule, ...] = (
+    held, hacked, broken, bad_release, refused, first, changed_world, quiet, degraded, unexplained,
+)  # fmt: skip
+"""In the order in which they are asked; the last one always answers."""
+
+
+def spent(facts: Facts, plan: Plan) -> str:
+    """The gate's error budget is spent: no candidate could pass."""
+    why = "the gate's error budget is spent, so no candidate could pass: fill it by `flywheel budget --refill REASON`"
+    return why if facts.is_spent else ""
+
+
+def contradicted(facts: Facts, plan: Plan) -> str:
+    """Production contradicts the gate, and no calibration knows better: its verdicts stay open."""
+    found = facts.calibration
+    if not facts.contradiction or (found is not None and remedies.believed(found, facts.config)):
+        return ""
+    return f"no candidate could pass: {facts.contradiction}"
+
+
+def overworked(facts: Facts, plan: Plan) -> str:
+    """The day had its rounds of training; quiet ones may take half of them, the rest is for incidents."""
+    most = facts.config.most_rounds if plan.signals else facts.config.most_rounds // 2
+    why = f"{facts.past.rounds:,} rounds of training in a day are enough (analyze.most_rounds)"
+    return why if facts.past.rounds >= most > 0 else ""
+
+
+def cooling(facts: Facts, plan: Plan) -> str:
+    """Something was done about this cause a moment ago: let it show first, unless outcomes get worse meanwhile."""
+    left = facts.past.acted_at + facts.config.cooldown_s - facts.now
+    is_other = cause_of(facts) != facts.past.cause or plan.strategy == "increase_exploration"
+    if not facts.signals or is_other or is_degraded(facts) or left <= 0:
+        return ""
+    return f"something was done about this a moment ago: wait for another {left:.0f} s (analyze.cooldown_s)"
+
+
+VETOES: tuple[Veto, ...] = (spent, contradicted, overworked, cooling)
+"""Each may say why a plan that trains must not be carried out; a rollback goes on, as it needs no verdict."""
+
+
+def decide(facts: Facts) -> Plan:
+    """Return the plan of the turn that begins; the same facts always give the same plan."""
+    return _ruled(facts)[0]
+
+
+def decision(facts: Facts) -> Decision:
+    """Return the plan together with what it was made from and by, for the journal."""
+    plan, by = _ruled(facts)
+    return Decision(facts=facts, plan=plan, by=by, rules=version(), evidence=evidence_of(facts))
+
+
+def _ruled(facts: Facts) -> tuple[Plan, tuple[str, ...]]:
+    name, plan = next((rule.__name__, found) for rule in RULES if (found := rule(facts)) is not None)
+    by = [name]
+    if plan.strategy not in ("hold", "rollback_and_retrain"):
+        for veto in VETOES:
+            if why := veto(facts, plan):
+                plan = remedies.vetoed(plan, why)
+                by.append(veto.__name__)
+                break
+    return _startable(facts, plan), tuple(by)
+
+
+def _startable(facts: Facts, plan: Plan) -> Plan:
+    """Start from fresh weights where the policy to start from was trained elsewhere: its network isn't training's."""
+    start = plan.warm_start
+    if start is None or start not in facts.elsewhere:
         return plan
-    why = f"policy {start.digest[:8]} was trained elsewhere and has no weights to train on, so training starts afresh"
+    why = f"policy {start[:8]} was trained elsewhere and has no weights to train on, so training starts afresh"
     return dataclasses.replace(plan, warm_start=None, reasons=(*plan.reasons, why))
 
 
-def affordable(plan: Plan, is_spent: bool) -> Plan:
-    """Return the plan, as one that holds where the gate's error budget is spent: no candidate could pass."""
-    if not is_spent or plan.strategy in ("hold", "rollback_and_retrain"):  # a rollback needs no verdict
-        return plan
-    why = "the gate's error budget is spent, so no candidate could pass: fill it by `flywheel budget --refill REASON`"
-    return dataclasses.replace(plan, strategy="hold", sampling="none", reasons=(*plan.reasons, why))
+@functools.cache
+def version() -> str:
+    """Return the first 12 digits of the sha256 of the rules' source: it changes whenever a rule does."""
+    files = [Path(__file__), Path(str(remedies.__file__)), Path(str(past.__file__))]
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
-def _key(signal: Signal) -> tuple[str, str, str]:
-    return signal.monitor, signal.digest, signal.at_episode
-
-
-def _open(history: Sequence[Turn], signals: Sequence[Signal], champion: str | None) -> list[Signal]:
-    """Leave out what a release has answered, and what was said of a policy that is out of service."""
-    answered = {_key(s) for turn in history if turn.release is not None for s in turn.plan.signals}
-    return [s for s in signals if s.digest == champion and _key(s) not in answered]
-
-
-def _carried(history: Sequence[Turn]) -> Ranges:
-    return next((turn.plan.parameters for turn in reversed(history) if turn.plan.parameters), {})
-
-
-def _explore(last: Turn, history: Sequence[Turn], champion: str | None) -> Plan:
-    """Try again where the refused plan tried: first from its candidate, then from the champion, then afresh."""
-    refusals = 0
-    for turn in reversed(history):
-        if turn.verdict is None or turn.verdict.outcome == "pass":
-            break
-        refusals += 1
-    assert last.verdict is not None
-    failing = ", ".join(c.name for c in last.verdict.checks if c.passed is not True) or "no check named"
-    word = "refused" if last.verdict.outcome == "fail" else "could not decide on"
-    origin, warm_start = {
-        1: ("the candidate", last.verdict.digest),
-        2: ("the policy in service", champion),
-    }.get(refusals, ("fresh weights", None))
-    return dataclasses.replace(
-        last.plan,
-        strategy="increase_exploration",
-        reasons=(
-            f"the gate {word} the last candidate ({failing})",
-            f"attempt {refusals + 1} starts from {origin if warm_start else 'fresh weights'}",
-        ),
-        warm_start=warm_start,
-        exploration=min(MOST_EXPLORATION, max(1.0, last.plan.exploration) * GROWTH),
-    )
-
-
-def _degraded(
-    signals: Sequence[Signal], ranges: Ranges, champion: str, previous: str | None, barred: frozenset[str]
-) -> Plan:
-    strategy: Literal["rollback_and_retrain", "retrain_prioritize_recent"]
-    if previous is not None and previous != champion and previous not in barred:
-        strategy, warm_start = "rollback_and_retrain", previous
-        why = f"policy {previous[:8]} served before it, and no alarm was ever about it"
-    else:
-        strategy, warm_start = "retrain_prioritize_recent", champion
-        why = "there is no earlier policy to go back to" if previous is None else "the earlier one failed itself"
-    return Plan(
-        strategy=strategy,
-        reasons=(*_told(signals), "nothing says that the world changed", why),
-        signals=tuple(signals),
-        sampling="recent",
-        parameters=ranges,
-        warm_start=warm_start,
-    )
-
-
-def _shifted(
-    signals: Sequence[Signal],
-    calibration: Calibration | None,
-    config: AnalyzeConfig,
-    ranges: Ranges,
-    champion: str,
-    moved: Sequence[str],
-    obstacle: str,
-) -> Plan:
-    plan = Plan(
-        strategy="retrain_prioritize_recent",
-        reasons=(),
-        signals=tuple(signals),
-        sampling="recent",
-        parameters=ranges,
-        warm_start=champion,
-    )
-    if calibration is not None and _believed(calibration, config):
-        reasons = [*_told(signals), _measured(calibration, moved)]
-        if not moved:
-            return dataclasses.replace(plan, strategy="hold", reasons=tuple(reasons), sampling="none")
-        if calibration.not_identified:
-            reasons.append(f"production can't tell apart {', '.join(calibration.not_identified)}")
-        return dataclasses.replace(plan, reasons=tuple(reasons), parameters=training_ranges(calibration, config.widen))
-    if calibration is None:
-        why = f"the simulator was not calibrated: {obstacle or 'no episode shows the changed world yet'}"
-    else:
-        what = "residual" if calibration.method == "transitions" else "distance between whole episodes' statistics"
-        why = f"no parameter explains the change: the best fit removes {calibration.explained:.0%} of the {what}"
-    if any(s.kind == "degradation" for s in signals):
-        last = "the policy fails, so it trains on in the worlds known so far"
-        return dataclasses.replace(plan, reasons=(*_told(signals), why, last))
-    return dataclasses.replace(
-        plan,
-        strategy="hold",
-        reasons=(
-            *_told(signals),
-            why,
-            "the policy still does its work, and training in the worlds known so far would not help",
-        ),
-        sampling="none",
-    )
-
-
-def _believed(calibration: Calibration, config: AnalyzeConfig) -> bool:
-    """Say whether a fit removed enough: chance leaves more of whole episodes than of transitions."""
-    least = config.explained if calibration.method == "transitions" else config.explained_episodes
-    return calibration.explained >= least
-
-
-def training_ranges(calibration: Calibration, widen: float) -> dict[str, tuple[float, float]]:
-    """Return the range to train in for each parameter, centred on the calibrated value, which the gate judges at.
-
-    A range reaches `widen` of the value to both sides, further where the calibration is less sure, and keeps its sign.
-    """
-    ranges = {}
-    for name, value in calibration.values.items():
-        low, high = calibration.intervals[name]
-        half = max(widen * abs(value), value - low, high - value)
-        half = min(half, 0.9 * abs(value)) if value else half
-        ranges[name] = (value - half, value + half)
-    return ranges
-
-
-def _moved(calibration: Calibration, trained: Ranges, nominal: Parameters) -> tuple[str, ...]:
-    """Name the parameters whose interval lies outside the worlds that the policies in service were trained in."""
-    trained = {**{name: (value, value) for name, value in nominal.items()}, **trained}
-    names = []
-    for name, (low, high) in calibration.intervals.items():
-        slack = 0.01 * abs(calibration.values[name])  # a change of less than 1 % is none
-        if low > trained[name][1] + slack or high < trained[name][0] - slack:
-            names.append(name)
-    return tuple(names)
-
-
-def _told(signals: Sequence[Signal]) -> list[str]:
-    what = {"shift_detected": "the world changed", "degradation": "outcomes got worse"}
-    return [f"{what[s.kind]} ({s.monitor} monitor, evidence {s.value:,.0f} of {s.threshold:,.0f})" for s in signals]
-
-
-def _measured(calibration: Calibration, moved: Sequence[str]) -> str:
-    if not moved:
-        return f"the worlds trained in so far explain production ({calibration.explained:.0%})"
-    told = []
-    for name in moved:
-        low, high = calibration.intervals[name]
-        told.append(f"{name} is {calibration.values[name]:.3g} ({low:.3g} to {high:.3g})")
-    return ", ".join(told)
+def sentences() -> Mapping[str, str]:
+    """Return by the name of each rule and veto what it says."""
+    rules: tuple[Any, ...] = (*RULES, *VETOES)
+    return {rule.__name__: str(rule.__doc__).splitlines()[0] for rule in rules}

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.analyze.strategy import QUIET, affordable, decide, startable, training_ranges
+from flywheel.analyze.past import open_signals, recall
+from flywheel.analyze.remedies import QUIET, REPAIRS, training_ranges
+from flywheel.analyze.strategy import RULES, VETOES, decide, decision, sentences
 from flywheel.config import AnalyzeConfig
-from flywheel.records import ELSEWHERE, Calibration, Check, Outcome, Plan, Release, Signal, SignalKind, Turn, Verdict
-from flywheel.tasks.cartpole import cartpole
-from flywheel.testing import write_linear_artifact
+from flywheel.facts import Facts, plain
+from flywheel.records import Artifact, Calibration, Check, Outcome, Plan, Release, Signal, SignalKind, Turn, Verdict
 
+NOW = 1_000_000.0
 NOMINAL = {"gravity": 9.8, "length": 0.5}
 
 
 def signal(kind: SignalKind = "shift_detected", digest: str = "champion", at_episode: str = "e205") -> Signal:
     return Signal(
         kind=kind,
-        monitor="world" if kind == "shift_detected" else "outcome",
+        monitor={"shift_detected": "world", "degradation": "outcome", "reward_hacking": "hacking"}[kind],
         digest=digest,
         value=31_234.0,
         threshold=20_000.0,
@@ -65,26 +66,31 @@ def turn(plan: Plan | None = None, outcome: Outcome | None = "pass", digest: str
     return Turn(
         number=1,
         plan=plan or Plan(strategy="continue_training", reasons=("production is quiet",)),
-        artifact=None,
+        artifact=artifact(digest),
         verdict=verdict,
         release=release if outcome == "pass" else None,
         evidence={},
     )
 
 
+def artifact(digest: str) -> Artifact:
+    return Artifact(digest=digest, version=1, uri="", spec=None, parent=None, trained_on={}, made_at=0.0)  # type: ignore[arg-type]
+
+
+def facts(**incident: Any) -> Facts:
+    given_: dict[str, Any] = {"champion": "champion", "nominal": NOMINAL, "now": NOW, **incident}
+    history, signals = given_.pop("history", [turn()]), given_.pop("signals", [])
+    champion = given_["champion"]
+    return Facts(
+        number=len(history) + 1,
+        signals=open_signals(history, signals, champion),
+        past=recall(history, champion, given_["now"]),
+        **given_,
+    )
+
+
 def plan(**incident: Any) -> Plan:
-    given_: dict[str, Any] = {
-        "history": [turn()],
-        "signals": [],
-        "calibration": None,
-        "champion": "champion",
-        "previous": None,
-        "condemned": frozenset(),
-        "nominal": NOMINAL,
-        **incident,
-    }
-    history, signals, found = given_.pop("history"), given_.pop("signals"), given_.pop("calibration")
-    return decide(history, signals, found, AnalyzeConfig(), **given_)
+    return decide(facts(**incident))
 
 
 SHIFT, WORSE = signal(), signal("degradation")
@@ -121,7 +127,7 @@ LATER = signal(at_episode="e900")
             "nothing says that the world changed",
         ),
         (
-            {"signals": [WORSE], "previous": "before", "condemned": frozenset({"before"})},
+            {"signals": [WORSE], "previous": "before", "condemned": ("before",)},
             "retrain_prioritize_recent",
             "champion",
             "failed itself",
@@ -260,20 +266,164 @@ def test_a_fit_to_whole_episodes_is_believed_by_a_threshold_of_its_own() -> None
     assert "10% of the distance" in "; ".join(plan(signals=[SHIFT], calibration=little).reasons)
 
 
-def test_a_policy_that_was_trained_elsewhere_is_no_start_for_training(tmp_path: Path) -> None:
-    ours = write_linear_artifact(tmp_path, cartpole, trained_on={"strategy": "continue_training"})
-    theirs = write_linear_artifact(tmp_path, cartpole, trained_on={"strategy": ELSEWHERE})
-    plan = dataclasses.replace(QUIET, warm_start=ours.digest)
-    assert startable(plan, ours) == plan and startable(QUIET, None) == QUIET
-    afresh = startable(dataclasses.replace(plan, warm_start=theirs.digest), theirs)
+def test_a_policy_that_was_trained_elsewhere_is_no_start_for_training() -> None:
+    afresh = plan(elsewhere=("champion",))
     assert afresh.warm_start is None and "has no weights to train on, so training starts afresh" in afresh.reasons[-1]
-    assert dataclasses.replace(afresh, reasons=QUIET.reasons) == QUIET
+    assert plan(elsewhere=("other",)) == dataclasses.replace(QUIET, warm_start="champion")
+    back = plan(signals=[WORSE], previous="before", elsewhere=("before",))
+    assert (back.strategy, back.warm_start) == ("rollback_and_retrain", None)
 
 
 def test_without_a_budget_nothing_is_trained_and_a_rollback_goes_on() -> None:
-    back = dataclasses.replace(QUIET, strategy="rollback_and_retrain")
-    for plan in (QUIET, back, dataclasses.replace(QUIET, strategy="hold")):
-        assert affordable(plan, False) == plan
-    held = affordable(QUIET, True)
-    assert held.strategy == "hold" and held.reasons[:-1] == QUIET.reasons and "--refill" in held.reasons[-1]
-    assert affordable(back, True) == back
+    spent = plan(is_spent=True)
+    assert spent.strategy == "hold" and spent.reasons[:-1] == QUIET.reasons and "--refill" in spent.reasons[-1]
+    assert plan(signals=[WORSE], previous="before", is_spent=True) == plan(signals=[WORSE], previous="before")
+    assert plan(signals=[SHIFT], is_spent=True) == plan(signals=[SHIFT]), "what holds anyway has its own reasons"
+
+
+HACK = signal("reward_hacking", at_episode="e300")
+KINDS = (*REPAIRS, "policy", "dynamics", "nothing")
+CAUSES = {kind: {"kind": kind, "sentences": (f"it is the {kind}", "and more of it")} for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("incident", "by", "strategy", "reason"),
+    [
+        ({"held": "the plant is being cleaned"}, "held", "hold", "the plant is being cleaned"),
+        ({"held": "x", "signals": [WORSE], "previous": "before"}, "held", "hold", "--go"),
+        ({"held": "x", "champion": None, "history": []}, "held", "hold", "--go"),
+        ({"held": "x", "history": [turn(outcome="fail")]}, "held", "hold", "--go"),
+        ({"signals": [HACK]}, "hacked", "hold", "the return rose while outcomes did not"),
+        ({"signals": [HACK], "history": [turn(outcome="fail")]}, "hacked", "hold", "look at it"),
+        ({"signals": [HACK, WORSE], "previous": "b"}, "degraded", "rollback_and_retrain", "outcomes got worse"),
+        ({"signals": [SHIFT], "cause": CAUSES["logging"]}, "broken", "hold", "repair the logging first"),
+        ({"signals": [SHIFT], "cause": CAUSES["sensors"], "calibration": calibration()}, "broken", "hold", "sensor"),
+        ({"signals": [SHIFT], "cause": CAUSES["reward"]}, "broken", "hold", "it is the reward; rewards are not"),
+        ({"signals": [SHIFT], "cause": CAUSES["nothing"], "calibration": calibration()}, "changed_world",
+         "retrain_prioritize_recent", "length is 2"),
+        ({"signals": [WORSE, SHIFT], "blame": "policy", "previous": "b", "calibration": calibration()}, "bad_release",
+         "rollback_and_retrain", "the policy is to blame"),
+        ({"signals": [WORSE, SHIFT], "blame": "policy", "previous": "b", "history": [turn(SHIFTED, "fail")]},
+         "bad_release", "rollback_and_retrain", "served before"),
+        ({"signals": [SHIFT], "blame": "policy", "previous": "b"}, "unexplained", "hold", "still does its work"),
+        ({"signals": [WORSE], "blame": "world", "blame_words": "both arms fail as often", "previous": "b"},
+         "unexplained", "retrain_prioritize_recent", "both arms fail as often"),
+        ({"signals": [WORSE], "blame": "world", "previous": "b", "calibration": calibration(0.5)}, "unexplained",
+         "retrain_prioritize_recent", "the policy fails, so it trains on"),
+        ({"signals": [WORSE], "cause": CAUSES["dynamics"], "previous": "b"}, "unexplained",
+         "retrain_prioritize_recent", "it is the dynamics"),
+        ({"signals": [WORSE, SHIFT], "cause": CAUSES["policy"], "previous": "b"}, "degraded", "rollback_and_retrain",
+         "it is the policy"),
+        ({"signals": [WORSE, SHIFT], "cause": CAUSES["policy"], "blame": "world", "previous": "b"}, "unexplained",
+         "retrain_prioritize_recent", "the world is to blame"),
+    ],
+)  # fmt: skip
+def test_blame_causes_and_a_person(incident: dict[str, Any], by: str, strategy: str, reason: str) -> None:
+    made = decision(facts(**incident))
+    assert (made.by, made.plan.strategy) == ((by,), strategy)
+    assert reason in "; ".join(made.plan.reasons)
+
+
+@pytest.mark.parametrize("kind", list(REPAIRS))
+@pytest.mark.parametrize("previous", [None, "before"])
+def test_a_policy_that_fails_outright_is_cured_without_the_broken_data(kind: str, previous: str | None) -> None:
+    found = plan(signals=[WORSE, SHIFT], cause=CAUSES[kind], previous=previous, calibration=calibration())
+    assert found.strategy == ("continue_training" if previous is None else "rollback_and_retrain")
+    assert found.sampling == "none" and not found.parameters, "neither the store nor a fit to it says anything"
+    assert REPAIRS[kind] in found.reasons
+
+
+def test_what_the_control_group_and_the_diagnosis_say_is_told() -> None:
+    words = "the policy before it was seen too little beside it"
+    found = plan(signals=[WORSE], previous="before", blame_words=words)
+    assert found.strategy == "rollback_and_retrain" and words in found.reasons
+    assert "nothing says that the world changed" in found.reasons
+    assert "it is initial states" in plan(signals=[SHIFT], cause={"kind": "initial_states"}).reasons
+    made = decision(facts(signals=[SHIFT], cause=CAUSES["policy"] | {"since_episode": "e7", "examples_after": ["e8"]}))
+    assert made.evidence.episodes == ("e201", "e205", "e7", "e8")
+
+
+def test_an_incident_has_one_rollback() -> None:
+    back = decision(facts(signals=[WORSE], previous="before"))
+    first = Turn(
+        number=1,
+        plan=back.plan,
+        release=Release(digest="before", stage="full", share=1.0, previous="champion", released_at=NOW),
+        evidence={"before": 490.0, "recovered": False},
+        decision=plain(back),
+    )
+    later = signal("degradation", "before", "e700")
+    again = facts(history=[first], signals=[later], champion="before", previous="older")
+    assert (again.past.incident, again.past.rollbacks) == (1, 1)
+    assert plan(history=[first], signals=[later], champion="before", previous="older").strategy != back.plan.strategy
+    assert "had its rollback already" in "; ".join(decide(again).reasons)
+    cured = dataclasses.replace(first, evidence={"before": None, "recovered": True})
+    assert plan(history=[cured], signals=[later], champion="before", previous="older").strategy == back.plan.strategy
+    blamed = plan(history=[first], signals=[later], champion="before", previous="older", blame="policy")
+    assert blamed.strategy == "retrain_prioritize_recent"
+
+
+def test_where_production_contradicts_the_gate_nothing_is_trained_until_it_is_calibrated() -> None:
+    words = "the gate foresaw 1 % of failures and production shows 9 %"
+    made = decision(facts(contradiction=words))
+    assert made.plan.strategy == "hold" and made.by == ("quiet", "contradicted") and words in made.plan.reasons[-1]
+    found = decision(facts(contradiction=words, calibration=calibration()))
+    assert (
+        found.by == ("changed_world",) and found.plan.parameters["length"][0] < 2.0 < found.plan.parameters["length"][1]
+    )
+    back = plan(contradiction=words, signals=[WORSE], previous="before")
+    assert back.strategy == "rollback_and_retrain", "a rollback asks no gate"
+
+
+def test_a_day_has_its_rounds_and_quiet_times_may_use_half_of_them() -> None:
+    config = AnalyzeConfig(most_rounds=4, cooldown_s=0.0)
+
+    def trained(num: int, at: float) -> list[Turn]:
+        made = decision(facts(history=[], champion=None, now=at))
+        return [dataclasses.replace(turn(outcome=None), plan=made.plan, decision=plain(made))] * num
+
+    incident = {"signals": [SHIFT], "calibration": calibration(), "config": config}
+    assert plan(history=trained(1, NOW - 100), config=config).strategy == "continue_training"
+    tired = decision(facts(history=trained(2, NOW - 100), config=config))
+    assert tired.plan.strategy == "hold" and tired.by == ("quiet", "overworked")
+    assert plan(history=trained(3, NOW - 100), **incident).strategy == "retrain_prioritize_recent"
+    assert plan(history=trained(4, NOW - 100), **incident).strategy == "hold"
+    assert plan(history=trained(9, NOW - 90_000), **incident).strategy == "retrain_prioritize_recent"
+    free = dataclasses.replace(config, most_rounds=0)
+    assert plan(history=trained(9, NOW - 100), config=free).strategy == "continue_training"
+
+
+def test_after_a_release_or_a_hold_nothing_else_is_done_about_the_same_cause_for_a_while() -> None:
+    incident = {"signals": [SHIFT], "obstacle": "too few", "now": NOW}
+    held = decision(facts(**incident))
+    assert held.plan.strategy == "hold"
+    waiting = Turn(number=1, plan=held.plan, evidence={"before": 490.0}, decision=plain(held))
+    after = {"history": [waiting], "signals": [SHIFT, LATER], "calibration": calibration()}
+    soon = decision(facts(**after, now=NOW + 5))
+    assert soon.plan.strategy == "hold" and soon.by == ("changed_world", "cooling") and "10 s" in soon.plan.reasons[-1]
+    assert plan(**after, now=NOW + 16).strategy == "retrain_prioritize_recent"
+    worse = {**after, "signals": [SHIFT, LATER, WORSE]}
+    assert plan(**worse, now=NOW + 5).strategy == "retrain_prioritize_recent", "outcomes get worse meanwhile"
+    other = {**after, "cause": CAUSES["dynamics"]}
+    assert plan(**other, now=NOW + 5).strategy == "retrain_prioritize_recent", "it is another cause"
+    cooled = Turn(number=2, plan=soon.plan, evidence={"before": 490.0}, decision=plain(soon))
+    longer = {**after, "history": [waiting, cooled]}
+    assert plan(**longer, now=NOW + 16).strategy == "retrain_prioritize_recent", "waiting does not begin anew"
+    made = decision(facts(**after, now=NOW + 16))
+    released = dataclasses.replace(turn(made.plan, digest="new"), decision=plain(made))
+    assert released.release is not None
+    released = dataclasses.replace(released, release=dataclasses.replace(released.release, released_at=NOW + 40))
+    next_one = {
+        "history": [waiting, released],
+        "champion": "new",
+        "signals": [signal(digest="new", at_episode="e990")],
+        "calibration": calibration(3.0),
+    }
+    assert decision(facts(**next_one, now=NOW + 41)).by == ("changed_world", "cooling")
+    assert plan(**next_one, now=NOW + 56).strategy == "retrain_prioritize_recent"
+
+
+def test_every_rule_says_what_it_is_for_and_the_version_is_of_their_source() -> None:
+    assert len(sentences()) == len(RULES) + len(VETOES) and all(len(text) > 30 for text in sentences().values())
+    made = decision(facts())
+    assert len(made.rules) == 12 and set(made.by) <= set(sentences())

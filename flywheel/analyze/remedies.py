@@ -1,0 +1,246 @@
+"""What each rule of strategy.py prescribes: plans with the sentences that give their reasons."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from flywheel.config import AnalyzeConfig
+from flywheel.facts import Facts, Ranges
+from flywheel.records import Calibration, Parameters, Plan, Signal
+
+GROWTH = 2.0
+"""Factor on the entropy bonus for each refusal in a row."""
+MOST_EXPLORATION = 8.0
+"""Largest factor: beyond it the bonus outweighs the return."""
+
+QUIET = Plan(strategy="continue_training", reasons=("production is quiet",), sampling="uniform")
+
+REPAIRS: Mapping[str, str] = {
+    "logging": "what is logged is not what happened: repair the logging first, since what it lost can't be learnt from",
+    "sensors": "an observation is off: repair the sensor first, or a policy would be trained to believe it",
+    "reward": "rewards are not what they were: repair them first, or say in the task what is wanted now",
+}
+"""What a person has to do, by the kind of cause: of broken data nothing good is learnt."""
+
+
+def worlds(facts: Facts) -> Ranges:
+    """Return the ranges in which the policy in service was trained, or training was last."""
+    known = facts.served is None or facts.past.is_champion_known or facts.champion is None
+    return facts.past.parameters if known or facts.served is None else facts.served
+
+
+def hold(facts: Facts, *why: str) -> Plan:
+    """Return the plan that changes nothing, for its reasons; it waits for other alarms than those at hand."""
+    return Plan(
+        strategy="hold",
+        reasons=why,
+        signals=facts.signals,
+        parameters=worlds(facts),
+        warm_start=facts.champion,
+    )
+
+
+def vetoed(plan: Plan, why: str) -> Plan:
+    """Return a plan as one that holds, with one more reason."""
+    return dataclasses.replace(plan, strategy="hold", sampling="none", reasons=(*plan.reasons, why))
+
+
+def explore(facts: Facts) -> Plan:
+    """Try again where the refused plan tried: first from its candidate, then from the champion, then afresh."""
+    past = facts.past
+    assert past.plan is not None and past.outcome is not None
+    failing = ", ".join(past.failing) or "no check named"
+    word = "refused" if past.outcome == "fail" else "could not decide on"
+    origin, warm_start = {
+        1: ("the candidate", past.candidate),
+        2: ("the policy in service", facts.champion),
+    }.get(past.refusals, ("fresh weights", None))
+    return dataclasses.replace(
+        past.plan,
+        strategy="increase_exploration",
+        reasons=(
+            f"the gate {word} the last candidate ({failing})",
+            f"attempt {past.refusals + 1} starts from {origin if warm_start else 'fresh weights'}",
+        ),
+        warm_start=warm_start,
+        exploration=min(MOST_EXPLORATION, max(1.0, past.plan.exploration) * GROWTH),
+    )
+
+
+def no_way_back(facts: Facts) -> str:
+    """Return why nothing may be rolled back, as a phrase; "" where the policy before may be put into service."""
+    if facts.previous is None or facts.previous == facts.champion:
+        return "there is no earlier policy to go back to" if facts.previous is None else "the earlier one failed itself"
+    if facts.previous in facts.condemned or facts.previous in facts.past.accused:
+        return "the earlier one failed itself"
+    if facts.past.rollbacks:
+        return "this incident had its rollback already, and was not cured by it"
+    if to_blame(facts) == "world":
+        return "the world is to blame, which a rollback does not cure"
+    return ""
+
+
+def to_blame(facts: Facts) -> str:
+    """Return who made outcomes worse: as the control group shows, else as the diagnosis says."""
+    if facts.blame != "unknown":
+        return facts.blame
+    kinds = {"policy": "policy", "dynamics": "world", "initial_states": "world"}
+    return kinds.get(cause_kind(facts), "unknown")
+
+
+def cause_kind(facts: Facts) -> str:
+    """Return what the diagnosis names, "unknown" where there is none."""
+    return str((facts.cause or {}).get("kind", "unknown"))
+
+
+def degraded(facts: Facts) -> Plan:
+    """Go back to the policy before, or train another from the one in service, where nobody may be gone back to.
+
+    Broken data are trained on by neither.
+    """
+    assert facts.champion is not None
+    is_broken = cause_kind(facts) in REPAIRS
+    stays = no_way_back(facts)
+    strategy: Literal["rollback_and_retrain", "retrain_prioritize_recent", "continue_training"]
+    if stays:
+        strategy = "continue_training" if is_broken else "retrain_prioritize_recent"
+        warm_start, why = facts.champion, stays
+    else:
+        assert facts.previous is not None
+        strategy, warm_start = "rollback_and_retrain", facts.previous
+        why = f"policy {warm_start[:8]} served before it, and no alarm was ever about it"
+    broken = ("nothing of the broken data is trained on", REPAIRS[cause_kind(facts)]) if is_broken else ()
+    is_known = is_broken or to_blame(facts) != "unknown"
+    unchanged = () if is_known else ("nothing says that the world changed",)
+    return Plan(
+        strategy=strategy,
+        reasons=(*told(facts), *unchanged, why, *broken),
+        signals=facts.signals,
+        sampling="none" if is_broken else "recent",
+        parameters=worlds(facts),
+        warm_start=warm_start,
+    )
+
+
+def calibrated(facts: Facts, names: Sequence[str]) -> Plan:
+    """Train in the worlds that production shows; `names` are the parameters that moved."""
+    assert facts.calibration is not None
+    found = facts.calibration
+    reasons = [*told(facts), measured(found, names)]
+    if found.not_identified:
+        reasons.append(f"production can't tell apart {', '.join(found.not_identified)}")
+    return Plan(
+        strategy="retrain_prioritize_recent",
+        reasons=tuple(reasons),
+        signals=facts.signals,
+        sampling="recent",
+        parameters=training_ranges(found, facts.config.widen),
+        warm_start=facts.champion,
+    )
+
+
+def unexplained(facts: Facts) -> Plan:
+    """Train by the store where the policy fails in a world that no parameter explains; hold where it does its work."""
+    found = facts.calibration
+    if found is not None and believed(found, facts.config):
+        why = measured(found, ())
+    elif found is None:
+        why = f"the simulator was not calibrated: {facts.obstacle or 'no episode shows the changed world yet'}"
+    else:
+        what = "residual" if found.method == "transitions" else "distance between whole episodes' statistics"
+        why = f"no parameter explains the change: the best fit removes {found.explained:.0%} of the {what}"
+    if is_degraded(facts):
+        return Plan(
+            strategy="retrain_prioritize_recent",
+            reasons=(*told(facts), why, "the policy fails, so it trains on in the worlds known so far"),
+            signals=facts.signals,
+            sampling="recent",
+            parameters=worlds(facts),
+            warm_start=facts.champion,
+        )
+    fine = "the policy still does its work, and training in the worlds known so far would not help"
+    return hold(facts, *told(facts), why, *(() if found is not None and believed(found, facts.config) else (fine,)))
+
+
+def is_degraded(facts: Facts) -> bool:
+    """Say whether an open alarm is about outcomes: only such a one may roll back, or train on what isn't explained."""
+    return any(signal.kind == "degradation" for signal in facts.signals)
+
+
+def believed(calibration: Calibration, config: AnalyzeConfig) -> bool:
+    """Say whether a fit removed enough: chance leaves more of whole episodes than of transitions."""
+    least = config.explained if calibration.method == "transitions" else config.explained_episodes
+    return calibration.explained >= least
+
+
+def training_ranges(calibration: Calibration, widen: float) -> dict[str, tuple[float, float]]:
+    """Return the range to train in for each parameter, centred on the calibrated value, which the gate judges at.
+
+    A range reaches `widen` of the value to both sides, further where the calibration is less sure, and keeps its sign.
+    """
+    ranges = {}
+    for name, value in calibration.values.items():
+        low, high = calibration.intervals[name]
+        half = max(widen * abs(value), value - low, high - value)
+        half = min(half, 0.9 * abs(value)) if value else half
+        ranges[name] = (value - half, value + half)
+    return ranges
+
+
+def moved(facts: Facts) -> tuple[str, ...]:
+    """Name the parameters whose interval lies outside the worlds that the policies in service were trained in.
+
+    () where no calibration is believed, or it was made of broken data.
+    """
+    found = facts.calibration
+    if found is None or not believed(found, facts.config) or cause_kind(facts) in REPAIRS:
+        return ()
+    trained = facts.past.released if facts.served is None else facts.served
+    return _outside(found, trained, facts.nominal)
+
+
+def _outside(calibration: Calibration, trained: Ranges, nominal: Parameters) -> tuple[str, ...]:
+    trained = {**{name: (value, value) for name, value in nominal.items()}, **trained}
+    names = []
+    for name, (low, high) in calibration.intervals.items():
+        slack = 0.01 * abs(calibration.values[name])  # a change of less than 1 % is none
+        if low > trained[name][1] + slack or high < trained[name][0] - slack:
+            names.append(name)
+    return tuple(names)
+
+
+def told(facts: Facts) -> list[str]:
+    """Return what is known of the incident: each alarm, who is to blame, and the cause."""
+    return [*map(_alarm, facts.signals), *told_causes(facts)]
+
+
+def _alarm(signal: Signal) -> str:
+    what = {
+        "shift_detected": "the world changed",
+        "degradation": "outcomes got worse",
+        "reward_hacking": "the return rose while outcomes did not",
+    }
+    name = what.get(signal.kind, signal.kind)
+    return f"{name} ({signal.monitor} monitor, evidence {signal.value:,.0f} of {signal.threshold:,.0f})"
+
+
+def told_causes(facts: Facts) -> list[str]:
+    """Return whose doing it is, and the cause that the diagnosis names; [] where nobody says anything of either."""
+    whose = facts.blame_words or ("" if facts.blame == "unknown" else f"the {facts.blame} is to blame")
+    kind, what = cause_kind(facts), ""
+    if kind not in ("nothing", "unknown"):
+        what = str(next(iter((facts.cause or {}).get("sentences", ())), f"it is {kind.replace('_', ' ')}"))
+    return [text for text in (whose, what) if text]
+
+
+def measured(calibration: Calibration, names: Sequence[str]) -> str:
+    """Return what a fit found of the parameters that moved, or that none did."""
+    if not names:
+        return f"the worlds trained in so far explain production ({calibration.explained:.0%})"
+    found = []
+    for name in names:
+        low, high = calibration.intervals[name]
+        found.append(f"{name} is {calibration.values[name]:.3g} ({low:.3g} to {high:.3g})")
+    return ", ".join(found)

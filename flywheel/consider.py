@@ -1,0 +1,95 @@
+"""Gathers from the rooms what a decision is made from: who serves, what alarms, what the simulator says of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from flywheel import archive
+from flywheel.analyze.diagnose import Diagnosis, enough
+from flywheel.analyze.on_ray import diagnose
+from flywheel.analyze.past import open_signals, recall
+from flywheel.cluster import Rooms, ask
+from flywheel.config import Config
+from flywheel.facts import Facts
+from flywheel.records import ELSEWHERE, Artifact, Episode, Release, Signal, Turn
+from flywheel.task import Task
+
+ANALYZED = 500
+"""Most recent episodes of a release that an analysis reads, changed and unchanged together."""
+LOOK_S = 0.5
+"""Seconds between two looks at production when nothing new is heard from the observer."""
+
+
+class Considering:
+    """Knows whom to ask; each call of `facts` asks all of them anew."""
+
+    def __init__(self, task: Task, config: Config, run_dir: Path, rooms: Rooms, seed: Callable[[], int]) -> None:
+        """Ask the `rooms` of a run directory; `seed` gives the root of what is simulated for a fit."""
+        self._task, self._config, self._run_dir, self._rooms, self._seed = task, config, run_dir, rooms, seed
+
+    def facts(self, number: int, history: Sequence[Turn]) -> Facts:
+        """Return what the turn `number` is decided from; where a person holds the wheel nothing is measured for it."""
+        registry, held = self._rooms.registry, archive.held(self._run_dir)
+        champion: str | None = ask(registry.champion)
+        previous: str | None = ask(registry.previous)
+        signals: Sequence[Signal] = ()
+        diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
+        if champion is not None:
+            self._rooms.produce()
+            signals = ask(self._rooms.serving.observer.signals)
+            if (current := about(ask(registry.releases)[-1], signals)) and not held:
+                self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
+                diagnosis = self._diagnose(champion, current)
+        now = time.time()
+        past = recall(history, champion, now)
+        return Facts(
+            number=number,
+            now=now,
+            champion=champion,
+            previous=previous,
+            condemned=tuple(sorted(ask(registry.condemned))),
+            signals=open_signals(history, signals, champion),
+            past=past,
+            calibration=diagnosis.calibration,
+            obstacle=diagnosis.obstacle,
+            nominal=self._task.nominal,
+            served=self._served(champion),
+            elsewhere=self._elsewhere(champion, previous, past.candidate),
+            is_spent=bool(ask(self._rooms.gate.is_spent, ask(registry.tries))),
+            held=held,
+            config=self._config.analyze,
+        )
+
+    def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:
+        """Return the ranges of the worlds that the policy in service was trained in."""
+        if champion is None:
+            return {}
+        artifact: Artifact = ask(self._rooms.registry.artifact, champion)
+        return {name: (low, high) for name, (low, high) in artifact.trained_on.get("parameters", {}).items()}
+
+    def _elsewhere(self, *digests: str | None) -> tuple[str, ...]:
+        """Return which of the policies that training might start from were trained elsewhere."""
+        known = dict.fromkeys(each for each in digests if each is not None)
+        made = {each: ask(self._rooms.registry.artifact, each).trained_on.get("strategy") for each in known}
+        return tuple(each for each, strategy in made.items() if strategy == ELSEWHERE)
+
+    def _diagnose(self, champion: str, signals: list[Signal]) -> Diagnosis:
+        """Wait until production has shown enough of the change, and fit the simulator to it."""
+        serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
+        while True:
+            episodes: list[Episode] = ask(serving.store.recent, ANALYZED, None, champion)
+            if enough(self._task, episodes, signals, self._config.analyze) or time.monotonic() > deadline:
+                break
+            more = ask(serving.store.count, champion, "production") + 1
+            ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
+        fit = self._rooms.work(diagnose)
+        served = ask(self._rooms.registry.bundle, champion)
+        found: Diagnosis = ask(fit, self._task, episodes, signals, self._config.analyze, served, self._seed())
+        return found
+
+
+def about(release: Release, signals: Sequence[Signal]) -> list[Signal]:
+    """Return the alarms about a release, and not about an earlier one of the same policy."""
+    return [signal for signal in signals if signal.evidence["released_at"] == release.released_at]
