@@ -11,22 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import ObserveConfig
-from flywheel.observe.arm import RECENT, Arm, loss_of
+from flywheel.observe.arm import Arm, loss_of
 from flywheel.observe.assemble import Assembler, ends_of
-from flywheel.observe.leased import Leased, Place
+from flywheel.observe.counts import Counts
+from flywheel.observe.leased import Place
 from flywheel.observe.monitors.outcome import OutcomeMonitor
 from flywheel.observe.monitors.world import WorldMonitor
-from flywheel.observe.waiting import Entry, Waiting
+from flywheel.observe.order import END, Order
+from flywheel.observe.tally import Tally
+from flywheel.observe.waiting import Entry
 from flywheel.outcomes import Outcome, outcome_of
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import POLICY, Task, spec_of, task_digest
 
 SIGNALS = "observer.signals"
 """Name of the store's note of every Signal raised so far, as JSON."""
-_UNREAD = 10_000
-"""Ids kept of episodes that nobody reads: a canary that asks for what began long ago must not find them."""
-_BEGINNING: Place = (0.0, "")
-_END: Place = (float("inf"), "")
 
 
 class Observer:
@@ -36,16 +35,18 @@ class Observer:
         """Begin without a release: episodes are assembled and counted, and nothing is tested yet."""
         self._task = task
         self._config = config or ObserveConfig()
-        self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, self._config.episode_timeout_s)
-        self._leased = Leased(self._config.episode_timeout_s)
-        self._waiting = Waiting()
-        self._read_to = _BEGINNING
-        self._unread: dict[str, None] = {}
-        self._hears_at, self._is_behind = 0.0, False
-        self._recent: dict[str, Outcome] = {}
-        self._tally: dict[str, dict[str, float]] = {}
+        timeout_s, open_mib = self._config.episode_timeout_s, self._config.open_mib
+        self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, timeout_s, open_mib)
+        self._order = Order(self._config, self._assembler)
+        self._leased, self._waiting, self._hears_at = self._order.leased, self._order.waiting, 0.0
+        self._tally = Tally()
         self._arm: Arm | None = None
         self._signals: list[Signal] = []
+
+    @property
+    def counts(self) -> Counts:
+        """Where everything went that came in."""
+        return self._assembler.counts
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -82,9 +83,13 @@ class Observer:
         """Take in decisions and ends, in any order, as often as they come."""
         self._assembler.add(steps, now)
 
+    def crowded(self, steps: Steps, now: float) -> list[Episode]:
+        """Return the episodes to make durable and `close` so that these rows fit into memory, [] where they do."""
+        return self._assembler.crowded(len(steps.episodes), now)
+
     def missing(self, steps: Steps) -> dict[str, tuple[int, ...]]:
         """Return for each episode that ends in these rows the steps that are missing: () where it is whole."""
-        return {id_: self._assembler.missing(id_) for id_ in ends_of(steps)}
+        return {id_: self._assembler.missing(id_, num_steps) for id_, num_steps in ends_of(steps).items()}
 
     def unheard(self, steps: Steps) -> list[str]:
         """Return the episodes that end in these rows and of which nothing else is known: perhaps the store does."""
@@ -122,13 +127,17 @@ class Observer:
         """
         over = []
         for episode in episodes:
+            is_passed = self._assembler.is_passed(episode.id)
             if not self._assembler.close(episode, now):
                 continue
             if answers[episode.id] == "conflict":
-                self._assembler.counts.quarantined += 1
+                self.counts.quarantined += 1
                 continue
-            self._count(episode)
-            self._put(episode, now)
+            self._tally.count(episode)
+            if is_passed:
+                self._order.leave(episode.id)
+            else:
+                self._put(episode, now)
             over.append(episode)
         return over
 
@@ -138,8 +147,18 @@ class Observer:
         if self._arm is not None and outcome.digest == self._arm.release.digest:
             score = self._arm.world.score(episode)
             given = episode if score is None else score
-        until = now + self._config.reward_window_s if np.isnan(episode.rewards).any() else 0.0
-        self._waiting.put(Entry(outcome, given, until))
+        num_unknown = int(np.isnan(episode.rewards).sum())
+        until = now + self._config.reward_window_s if num_unknown else 0.0
+        assumed = self._assume(episode) if num_unknown else None
+        self._waiting.put(Entry(outcome, given, until, assumed, num_unknown if assumed else 0))
+
+    def _assume(self, episode: Episode) -> Outcome | None:
+        """Return how an episode came out if its unknown rewards are the default; None without one."""
+        default = self._config.reward_default
+        if default is None or not np.isnan(episode.rewards).any():
+            return None
+        rewards = np.nan_to_num(episode.rewards, nan=default, posinf=np.inf, neginf=-np.inf)
+        return outcome_of(self._assembler.judge(dataclasses.replace(episode, rewards=rewards)))
 
     def judge(self, episodes: Iterable[Episode]) -> list[Episode]:
         """Return the episodes with the task's word on whether they failed."""
@@ -169,22 +188,20 @@ class Observer:
         """
         new = [episode for episode in episodes if answers[episode.id] == "stored"]
         for episode in new:
-            self._count(episode)
-            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self._read_to:
-                self._assembler.counts.late += 1
-                self._unread[episode.id] = None
-                if len(self._unread) > _UNREAD:
-                    del self._unread[next(iter(self._unread))]
+            self._tally.count(episode)
+            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self._order.read_to:
+                self.counts.late += 1
+                self._order.leave(episode.id)
             else:
                 self._put(episode, now)
         self._leased.close(answers, now)
-        self._assembler.counts.uploaded += len(new)
-        self._assembler.counts.quarantined += list(answers.values()).count("conflict")
+        self.counts.uploaded += len(new)
+        self.counts.quarantined += list(answers.values()).count("conflict")
         return new
 
     def is_unread(self, id_: str) -> bool:
         """Say whether nobody reads a durable episode, as it came too late."""
-        return id_ in self._unread
+        return self._order.is_unread(id_)
 
     def is_open(self, id_: str) -> bool:
         """Say whether an episode has begun and is not over."""
@@ -200,14 +217,24 @@ class Observer:
         What the monitors have read of it already stays as they read it.
         """
         after = outcome_of(episode)
-        before = self._recent.get(after.id, before)
-        row = self._tally.get(after.digest)
-        if row is not None:
-            row["failed"] += after.failed - before.failed
-            row["total"] += after.total - before.total
-        if after.id in self._recent:
-            self._recent[after.id] = after
-        self._waiting.change(after, is_whole=not np.isnan(episode.rewards).any())
+        is_other = self._tally.change(after, before)
+        waits = self._waiting.change(after, int(np.isnan(episode.rewards).sum()), self._assume(episode))
+        self.counts.belated += is_other and not waits
+
+    def told(self, answers: Iterable[str]) -> None:
+        """Count late rewards by what became of them."""
+        self.counts.tell(answers)
+
+    def assumed(self) -> dict[str, bool]:
+        """Return which episodes that were read by the default reward failed by it, other than the store has it.
+
+        Nobody else reads them, or what began after them, until the store knows, and `settled` says so.
+        """
+        return self._order.assumed()
+
+    def settled(self, ids: Iterable[str]) -> None:
+        """Take in that the store knows of these episodes what `assumed` said."""
+        self._order.settled(ids)
 
     def tick(self, now: float) -> list[Signal]:
         """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.
@@ -216,36 +243,20 @@ class Observer:
         where clients act by themselves), since others may know of earlier ones; where a reward isn't known, when it
         is, or the reward window is over.
         """
-        self._assembler.counts.silent += self._leased.expire(now)
-        return [] if self._is_behind else self._read_until(_END, now)
+        self.counts.silent += self._leased.expire(now)
+        return [] if self._order.is_behind else self._read_until(END, now)
 
     def _read_until(self, last: Place, now: float) -> list[Signal]:
-        limit, raised = min(last, self._first_open()), list[Signal]()
-        while (entry := self._waiting.first()) is not None:
-            if entry.place > limit or entry.outcome.started_at + self._wait_s > now or entry.until > now:
-                break
-            self._waiting.pop()
-            self._read_to = max(self._read_to, entry.place)
-            raised += self._read(entry.outcome, entry.given, now)
-        return raised
-
-    def _first_open(self) -> Place:
-        """Return the place of the first episode that isn't over and may still be read."""
-        return min(self._assembler.first_open() or _END, self._leased.first(self._read_to) or _END)
-
-    @property
-    def _wait_s(self) -> float:
-        return self._config.lease_wait_s if self._leased.are_known else self._config.wait_s
+        return [s for outcome, given in self._order.due(last, now) for s in self._read(outcome, given, now)]
 
     def settled_until(self, now: float) -> Place:
         """Return the start and id of the first episode that may not be over: what began before it is known whole."""
-        if self._is_behind:
-            return _BEGINNING
-        return min(self._first_open(), (now - self._wait_s, ""), self._waiting.unsealed(now) or _END)
+        return self._order.settled_until(now)
 
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""
-        return self._read(self._count(episode), episode, episode.ended_at if now is None else now)
+        outcome = self._tally.count(episode)
+        return self._read(self._assume(episode) or outcome, episode, episode.ended_at if now is None else now)
 
     def resume(
         self,
@@ -260,9 +271,9 @@ class Observer:
         Nothing is read until all that was counted before was given again, and `caught_up` says so. `leased` says that
         clients act by themselves: they tell what runs within `lease_wait_s`, and `hears` it then.
         """
-        self._tally = {digest: dict(row) for digest, row in summary.items()}
+        self._tally = Tally(summary)
         self._signals = list(signals)
-        self._leased.are_known, self._is_behind = leased, True
+        self._leased.are_known, self._order.is_behind = leased, True
         self._hears_at = now + self._config.lease_wait_s if leased else now
 
     def hears(self, now: float) -> bool:
@@ -283,22 +294,22 @@ class Observer:
         this raised.
         """
         for episode in episodes:
-            self._remember(outcome_of(episode))
-            if (episode.started_at, episode.id) > self._read_to:
+            self._tally.remember(outcome_of(episode))
+            if (episode.started_at, episode.id) > self._order.read_to:
                 self._put(episode, episode.ended_at)
         return self._read_until((episodes[-1].started_at, episodes[-1].id), now)
 
     def caught_up(self) -> None:
         """Go on reading: all that was counted before a restart was given again."""
-        self._is_behind = False
+        self._order.is_behind = False
 
     def episodes(self, digest: str) -> int:
         """Return the number of durable production episodes that a digest began."""
-        return int(self._tally.get(digest, {}).get("episodes", 0))
+        return self._tally.episodes(digest)
 
     def window(self, n: int, digest: str | None = None) -> list[Outcome]:
         """Return the last n (of at most 1,000) outcomes in order of closing, of one digest or of all."""
-        return [o for o in self._recent.values() if digest is None or o.digest == digest][-n:]
+        return self._tally.window(n, digest)
 
     def heard(self, n: int) -> tuple[int, list[Outcome]]:
         """Return how many outcomes the present release's monitors have read, and the last n (of at most 1,000) of them.
@@ -317,15 +328,14 @@ class Observer:
             "release": None if arm is None else asdict(arm.release),
             "read": 0 if arm is None else arm.num_read,
             "monitors": {} if arm is None else {name: self._look(name, m) for name, (_, m) in arm.monitors.items()},
-            "digests": {
-                digest: {**row, "mean_return": row["total"] / row["episodes"]} for digest, row in self._tally.items()
-            },
+            "digests": self._tally.rows(),
             "recent": [asdict(outcome) for outcome in self.window(recent)],
             "signals": [asdict(signal) for signal in self._signals],
             "open": self._assembler.num_open,
             "leased": len(self._leased),
             "waiting": len(self._waiting),
-            "counts": {**asdict(self._assembler.counts), "open_rows": self._assembler.num_rows},
+            "open_mib": self._assembler.num_bytes / 2**20,
+            "counts": {**asdict(self.counts), "open_rows": self._assembler.num_rows},
             "trouble": self._assembler.trouble,
         }
 
@@ -345,21 +355,6 @@ class Observer:
     def _threshold(self) -> float:
         # The average of e-detectors is one, so that monitors share a budget by multiplying it.
         return self._config.false_alarm_episodes * (2 if self._arm is None or self._arm.loss is None else 3)
-
-    def _count(self, episode: Episode) -> Outcome:
-        outcome = outcome_of(episode)
-        row = self._tally.setdefault(outcome.digest, dict.fromkeys(("episodes", "failed", "lost", "total"), 0.0))
-        row["episodes"] += 1
-        row["failed"] += outcome.failed
-        row["lost"] += outcome.end == "lost"
-        row["total"] += outcome.total
-        self._remember(outcome)
-        return outcome
-
-    def _remember(self, outcome: Outcome) -> None:
-        self._recent[outcome.id] = outcome
-        if len(self._recent) > RECENT:
-            del self._recent[next(iter(self._recent))]
 
     def _read(self, outcome: Outcome, given: NDArray[np.float64] | Episode | None, now: float) -> list[Signal]:
         arm = self._arm

@@ -63,7 +63,7 @@ class ObserverActor:
         self._config = config
         self._store = ray.get_actor(store, namespace=namespace)
         self._observer = Observer(task, config)
-        self._lock, self._rewarding = asyncio.Lock(), asyncio.Lock()
+        self._lock, self._rewarding, self._adding = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
         self._is_behind = False
@@ -82,15 +82,20 @@ class ObserverActor:
     @ray.method(enable_task_events=False)  # type: ignore[untyped-decorator]  # many a second, nobody looks for one
     async def append(self, steps: Steps) -> None:
         """Take in the rows a replica gathered."""
+        await self._add(steps)
+
+    async def _add(self, steps: Steps) -> None:
+        """Take in rows as soon as there is room for them."""
         await self._ready()
-        self._observer.add(steps, time.time())
+        async with self._adding:
+            while evicted := self._observer.crowded(steps, time.time()):
+                await self._keep(evicted)
+            self._observer.add(steps, time.time())
         await self._notify()
 
     async def end(self, steps: Steps) -> dict[str, tuple[int, ...]]:
         """Return for each episode that ends in these rows: () when it is durable, else the steps to send again."""
-        await self._ready()
-        self._observer.add(steps, time.time())
-        await self._notify()
+        await self._add(steps)
         await self._wait_for(lambda: not any(self._observer.missing(steps).values()), self._config.wait_s)
         if unheard := self._observer.unheard(steps):
             self._observer.settle(await self._store.whole.remote(unheard), time.time())
@@ -112,6 +117,7 @@ class ObserverActor:
             await self._wait_for(lambda: all(self._told(reward) is not None for reward in late), self._config.wait_s)
             for i, answer in zip(rest, await self._rewarded(late), strict=True):
                 answers[i] = answer
+        self._observer.told(answers)
         return answers
 
     def _told(self, reward: Reward) -> float | None:
@@ -232,6 +238,9 @@ class ObserverActor:
     async def _read(self) -> None:
         """Let the monitors read what is due."""
         await self._tell(self._observer.tick(time.time()))
+        if assumed := self._observer.assumed():
+            await self._store.judge.remote(assumed)
+            self._observer.settled(assumed)
 
     async def _tell(self, raised: Sequence[Signal]) -> None:
         """Keep Signals that were raised just now, and tell everybody who waits that something may have changed."""
