@@ -11,7 +11,7 @@ O1  one process, one thread: 64 clients' steps come interleaved, as a replica ga
     what comes in order, once and whole, and watches nothing
 
 A block is 100,000 steps; a row is the median of the blocks, with the interval of order statistics. Messages are made
-beforehand and not timed. Memory is the process's, read after each block, the first quarter left out as warm-up: the
+beforehand and not timed. Memory is the process's, read after each block, the first half left out as warm-up: the
 slope is the median of the slopes of all pairs (Theil 1950, Sen 1968), with Sen's 95 % interval.
 
 Prints a table, writes results/bench_observe.json and exits with 1 when a row falls short.
@@ -47,7 +47,8 @@ BLOCK = 100_000
 DIGEST = "d" * 64
 RATE = 20_000.0
 """Steps a second that the stream's own clock shows."""
-WARM_UP = 0.25
+WARM_UP = 0.5
+"""Share of the blocks after which memory is looked at: what was over a minute ago is remembered, of the stream's clock."""
 Row = dict[str, Any]
 
 
@@ -203,7 +204,7 @@ def rate(case: str, values: np.ndarray[Any, Any], goal: float | None) -> Row:
 
 def memory(quick: bool) -> Iterator[Row]:
     """Yield the rows on memory."""
-    num_blocks, process = (12, psutil.Process()) if quick else (100, psutil.Process())
+    num_blocks, process = (24, psutil.Process()) if quick else (100, psutil.Process())
     with tempfile.TemporaryDirectory() as directory:
         stream, ours, looks = Stream(200), Ours(Path(directory)), list[float]()
         for _ in range(num_blocks):
