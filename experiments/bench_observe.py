@@ -47,8 +47,10 @@ BLOCK = 100_000
 DIGEST = "d" * 64
 RATE = 20_000.0
 """Steps a second that the stream's own clock shows."""
+TICK_S = 0.25
+"""Seconds after which the observer looks for episodes that nothing was heard of."""
 WARM_UP = 0.5
-"""Share of the blocks after which memory is looked at: what was over a minute ago is remembered, of the stream's clock."""
+"""Share of the blocks after which memory is looked at: ids of what was over within a minute are remembered."""
 Row = dict[str, Any]
 
 
@@ -110,7 +112,7 @@ class Ours:
         self._store, self._pending = Intake(directory), list[Episode]()
         self.observer = Observer(cartpole, ObserveConfig())
         self.observer.release(Release(digest=DIGEST, stage="full", share=1.0, previous=None, released_at=0.0), 0.05)
-        self.num_kept = 0
+        self.num_kept, self._ticked_at = 0, 0.0
 
     def take(self, now: float, steps: Steps) -> None:
         """Take in a message; what it ends is durable, and read, with the next full commit."""
@@ -124,6 +126,9 @@ class Ours:
             self.num_kept += len(self._pending)
             self._pending.clear()
             self.observer.tick(now)
+        if now - self._ticked_at >= TICK_S:
+            self._ticked_at = now
+            assert not self.observer.overdue(now)
 
 
 class Bare:
