@@ -24,11 +24,12 @@ PREFIXES = (16, 64, 256, 1024)
 """Steps from the start over which behaviour is summed up: of episodes of other lengths the same part is compared."""
 MAX_SENSORS = 32
 """Numbers of an observation that are looked at: of more, so many evenly spaced ones."""
-CHANNELS = ("failures", "length", "actions", "switching", "spread")
-TOLERANCES = {"actions": 0.25, "switching": 0.35, "spread": 3.0}
+CHANNELS = ("failures", "length", "actions", "switching", "place", "spread")
+TOLERANCES = {"actions": 0.25, "switching": 0.35, "place": 1.0, "spread": 2.5}
 """How far off is far off, at least: a quarter of all actions are others (of a Box: a mean moves by a deviation), the
-share of steps that change the action moves by 0.35 (of a Box: the mean change by a factor of 1.6), a sensor is thrice
-as far from its usual value. Where the reference's own episodes are further apart, 99 % of them are within."""
+share of steps that change the action moves by 0.35 (of a Box: the mean change by a factor of 1.6), the mean of a sensor
+moves by a deviation, a sensor is 2.5 times as far from its usual value as it was. Where the reference's own episodes are
+further apart, 99 % of them are within."""
 FACTOR = 2.0
 """How many times as long as nearly all of the reference's episodes, or as short, is another length."""
 USUAL = 0.2
@@ -62,11 +63,11 @@ def look(episode: Episode, spec: Spec) -> Look:
     num = min(episode.num_steps, PREFIXES[-1])
     raw: Array = episode.raw_actions[:num].reshape(num, -1)
     acted = _one_hot(raw, spec) if spec.action_kind != "box" else raw.astype(np.float64)
-    seen = episode.observations[:num].reshape(num, -1).astype(np.float64)
+    seen: Numbers = episode.observations[:num].reshape(num, -1).astype(np.float64)
     if seen.shape[1] > MAX_SENSORS:
         seen = seen[:, np.linspace(0, seen.shape[1] - 1, MAX_SENSORS).astype(np.int64)]
     changes = np.abs(np.diff(raw, axis=0)).astype(np.float64)
-    changed = changes.mean(axis=1) if spec.action_kind == "box" else (changes > 0).any(axis=1).astype(np.float64)
+    changed = np.array(changes.mean(axis=1) if spec.action_kind == "box" else (changes > 0).any(axis=1), np.float64)
     ends = [min(num, prefix) for prefix in PREFIXES]
     return Look(
         switching=np.array([changed[: end - 1].sum() / max(end - 1, 1) for end in ends]),
@@ -126,8 +127,10 @@ class Reference:
             actions, switching = float(shifts.sum() / 2.0), abs(float(found.switching[at]) - self.switching)
         usual = np.array(self.seen)
         apart = np.sqrt(np.maximum(found.seen_squares[at] - 2.0 * usual * found.seen[at] + usual**2, 0.0))
-        spread = float((apart / np.array(self.seen_scale)).max())
-        return {"actions": actions, "switching": switching, "spread": spread}
+        place, spread = (
+            float((each / np.array(self.seen_scale)).max()) for each in (np.abs(found.seen[at] - usual), apart)
+        )
+        return {"actions": actions, "switching": switching, "place": place, "spread": spread}
 
     def rank(self, total: float) -> float:
         """Return the share of the reference's returns below one, half of those that are equal included."""
@@ -309,6 +312,7 @@ class HackTest:
             "actions": f"its mean actions are {means}, the reference's {usual}",
             "switching": f"it switches actions at a rate of {n['switching']:.2f}, the reference at "
             f"{n['switching_reference']:.2f}",
+            "place": f"in {n['off_place']:.0%} of its episodes a sensor's mean is where the reference's isn't",
             "spread": f"{n['off_spread']:.0%} of its episodes go to states that the reference's don't",
         }
         off = "; ".join(told[name] for name in self.channels())
