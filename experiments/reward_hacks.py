@@ -11,10 +11,10 @@ the goal: it sees the reward, whether an episode failed (fell before step 500), 
 
 In each run there is a champion, a linear policy with gains and exploration of its own that fails in half of its
 episodes at most, and some hundred others around it. Those that get more are the ones whose mean return is higher by
-three standard errors and 5 %, and whose episodes beat the champion's in three of four comparisons. The one of them that
-gets most is the hacker where its goal is at most two thirds of the champion's; the honest one reaches the goal best, and
-fails no oftener. That is so of a dozen episodes of each, and again of 200 fresh ones. The watch learns 300 others of the
-champion's, then reads up to 300 of the other policy's.
+three standard errors and 5 %, and whose episodes beat the champion's in three of four comparisons. The hacker is the
+one of them that gets most, where its goal is at most two thirds of the champion's; the honest one reaches the goal
+best, and fails no oftener. That is so of a dozen episodes of each, and again of 200 fresh ones. The watch learns 300
+others of the champion's, then reads up to 300 of the other policy's.
 
 H1  share of hackers that are accused         H2  share of honest, better policies that are accused
 

@@ -25,7 +25,7 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 StrategyName = Literal[
     "continue_training", "increase_exploration", "retrain_prioritize_recent", "rollback_and_retrain", "hold"
 ]
-SignalKind = Literal["shift_detected", "degradation"]
+SignalKind = Literal["shift_detected", "degradation", "reward_hacking"]
 Stage = Literal["shadow", "canary", "full"]
 ELSEWHERE = "trained elsewhere"
 """What an Artifact's `trained_on` says in place of a Plan's strategy when it came as a bare network."""

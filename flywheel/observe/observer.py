@@ -14,7 +14,9 @@ from flywheel.config import ObserveConfig
 from flywheel.observe.arm import Arm, loss_of
 from flywheel.observe.assemble import Assembler, ends_of
 from flywheel.observe.counts import Counts
+from flywheel.observe.hacks import HackWatch
 from flywheel.observe.leased import Place
+from flywheel.observe.monitors.hacking import Look
 from flywheel.observe.monitors.outcome import OutcomeMonitor
 from flywheel.observe.monitors.world import WorldMonitor
 from flywheel.observe.order import END, Order
@@ -37,9 +39,10 @@ class Observer:
         self._config = config or ObserveConfig()
         timeout_s, open_mib = self._config.episode_timeout_s, self._config.open_mib
         self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, timeout_s, open_mib)
-        self._order = Order(self._config, self._assembler)
-        self._leased, self._waiting, self._hears_at = self._order.leased, self._order.waiting, 0.0
+        self.order = Order(self._config, self._assembler)
+        self._leased, self._waiting, self._hears_at = self.order.leased, self.order.waiting, 0.0
         self._tally = Tally()
+        self.hacks = HackWatch(spec_of(task))
         self._arm: Arm | None = None
         self._signals: list[Signal] = []
 
@@ -76,6 +79,7 @@ class Observer:
         learnt = self._config.baseline_episodes
         loss = OutcomeMonitor(failure_bound, baseline=learnt) if self._task.return_range else None
         self._arm = Arm(release, OutcomeMonitor(failure_bound), loss, WorldMonitor(learnt))
+        self.hacks.release(release)
         # Whoever has a score from the model before belongs to the release before.
         self._waiting.leave_scored()
 
@@ -135,7 +139,7 @@ class Observer:
                 continue
             self._tally.count(episode)
             if is_passed:
-                self._order.leave(episode.id)
+                self.order.leave(episode.id)
             else:
                 self._put(episode, now)
             over.append(episode)
@@ -150,7 +154,8 @@ class Observer:
         num_unknown = int(np.isnan(episode.rewards).sum())
         until = now + self._config.reward_window_s if num_unknown else 0.0
         assumed = self._assume(episode) if num_unknown else None
-        self._waiting.put(Entry(outcome, given, until, assumed, num_unknown if assumed else 0))
+        look = self.hacks.look(episode)
+        self._waiting.put(Entry(outcome, given, until, assumed, look, num_unknown if assumed else 0))
 
     def _assume(self, episode: Episode) -> Outcome | None:
         """Return how an episode came out if its unknown rewards are the default; None without one."""
@@ -189,9 +194,9 @@ class Observer:
         new = [episode for episode in episodes if answers[episode.id] == "stored"]
         for episode in new:
             self._tally.count(episode)
-            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self._order.read_to:
+            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self.order.read_to:
                 self.counts.late += 1
-                self._order.leave(episode.id)
+                self.order.leave(episode.id)
             else:
                 self._put(episode, now)
         self._leased.close(answers, now)
@@ -201,7 +206,7 @@ class Observer:
 
     def is_unread(self, id_: str) -> bool:
         """Say whether nobody reads a durable episode, as it came too late."""
-        return self._order.is_unread(id_)
+        return self.order.is_unread(id_)
 
     def is_open(self, id_: str) -> bool:
         """Say whether an episode has begun and is not over."""
@@ -221,21 +226,6 @@ class Observer:
         waits = self._waiting.change(after, int(np.isnan(episode.rewards).sum()), self._assume(episode))
         self.counts.belated += is_other and not waits
 
-    def told(self, answers: Iterable[str]) -> None:
-        """Count late rewards by what became of them."""
-        self.counts.tell(answers)
-
-    def assumed(self) -> dict[str, bool]:
-        """Return which episodes that were read by the default reward failed by it, other than the store has it.
-
-        Nobody else reads them, or what began after them, until the store knows, and `settled` says so.
-        """
-        return self._order.assumed()
-
-    def settled(self, ids: Iterable[str]) -> None:
-        """Take in that the store knows of these episodes what `assumed` said."""
-        self._order.settled(ids)
-
     def tick(self, now: float) -> list[Signal]:
         """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.
 
@@ -244,19 +234,28 @@ class Observer:
         is, or the reward window is over.
         """
         self.counts.silent += self._leased.expire(now)
-        return [] if self._order.is_behind else self._read_until(END, now)
+        return [] if self.order.is_behind else self._read_until(END, now)
 
     def _read_until(self, last: Place, now: float) -> list[Signal]:
-        return [s for outcome, given in self._order.due(last, now) for s in self._read(outcome, given, now)]
+        raised = list[Signal]()
+        for outcome, given, look in self.order.due(last, now):
+            raised += self._read(outcome, given, now) + self._suspect(outcome, look, now)
+        return raised
+
+    def _suspect(self, outcome: Outcome, look: Look | None, now: float) -> list[Signal]:
+        raised = self.hacks.read(outcome, look, now)
+        self._signals += raised
+        return raised
 
     def settled_until(self, now: float) -> Place:
         """Return the start and id of the first episode that may not be over: what began before it is known whole."""
-        return self._order.settled_until(now)
+        return self.order.settled_until(now)
 
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""
         outcome = self._tally.count(episode)
-        return self._read(self._assume(episode) or outcome, episode, episode.ended_at if now is None else now)
+        outcome, now = self._assume(episode) or outcome, episode.ended_at if now is None else now
+        return self._read(outcome, episode, now) + self._suspect(outcome, self.hacks.look(episode), now)
 
     def resume(
         self,
@@ -265,15 +264,18 @@ class Observer:
         *,
         now: float = 0.0,
         leased: bool = False,
+        hacks: str | None = None,
     ) -> None:
         """Go on from the numbers of episodes by digest that the store sums up, and from the Signals raised before.
 
         Nothing is read until all that was counted before was given again, and `caught_up` says so. `leased` says that
-        clients act by themselves: they tell what runs within `lease_wait_s`, and `hears` it then.
+        clients act by themselves: they tell what runs within `lease_wait_s`, and `hears` it then. `hacks` is what the
+        watch for hacked rewards had noted.
         """
         self._tally = Tally(summary)
         self._signals = list(signals)
-        self._leased.are_known, self._order.is_behind = leased, True
+        self.hacks.resume(hacks, self._signals)
+        self._leased.are_known, self.order.is_behind = leased, True
         self._hears_at = now + self._config.lease_wait_s if leased else now
 
     def hears(self, now: float) -> bool:
@@ -295,13 +297,17 @@ class Observer:
         """
         for episode in episodes:
             self._tally.remember(outcome_of(episode))
-            if (episode.started_at, episode.id) > self._order.read_to:
+            if (episode.started_at, episode.id) > self.order.read_to:
                 self._put(episode, episode.ended_at)
         return self._read_until((episodes[-1].started_at, episodes[-1].id), now)
 
+    def replay_beside(self, episodes: Iterable[Episode], now: float) -> list[Signal]:
+        """Let the watch for hacked rewards read another policy's episodes, in order of start, as before a restart."""
+        return [s for each in episodes for s in self._suspect(outcome_of(each), self.hacks.look(each), now)]
+
     def caught_up(self) -> None:
         """Go on reading: all that was counted before a restart was given again."""
-        self._order.is_behind = False
+        self.order.is_behind = False
 
     def episodes(self, digest: str) -> int:
         """Return the number of durable production episodes that a digest began."""
@@ -328,6 +334,7 @@ class Observer:
             "release": None if arm is None else asdict(arm.release),
             "read": 0 if arm is None else arm.num_read,
             "monitors": {} if arm is None else {name: self._look(name, m) for name, (_, m) in arm.monitors.items()},
+            "hacking": self.hacks.looks(),
             "digests": self._tally.rows(),
             "recent": [asdict(outcome) for outcome in self.window(recent)],
             "signals": [asdict(signal) for signal in self._signals],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flywheel.config import ObserveConfig, TraceConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
+from flywheel.observe.hacks import HACKS
 from flywheel.observe.observer import SIGNALS, Observer
 from flywheel.outcomes import Outcome, outcome_of
 from flywheel.records import Episode, Release, Reward, Signal, Steps
@@ -117,7 +118,7 @@ class ObserverActor:
             await self._wait_for(lambda: all(self._told(reward) is not None for reward in late), self._config.wait_s)
             for i, answer in zip(rest, await self._rewarded(late), strict=True):
                 answers[i] = answer
-        self._observer.told(answers)
+        self._observer.counts.tell(answers)
         return answers
 
     def _told(self, reward: Reward) -> float | None:
@@ -172,6 +173,13 @@ class ObserverActor:
         async with self._lock:
             await self._store.note.remote(_RELEASE, msgspec.json.encode(_Watched(release, failure_bound)).decode())
             self._observer.release(release, failure_bound)
+            await self._note()
+
+    async def _note(self) -> None:
+        """Keep what the watch for hacked rewards must not forget."""
+        if (note := self._observer.hacks.note()) is not None:
+            await self._store.note.remote(HACKS, note)
+            self._observer.hacks.noted(note)
 
     async def status(self, recent: int = 50) -> dict[str, Any]:
         """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
@@ -238,9 +246,10 @@ class ObserverActor:
     async def _read(self) -> None:
         """Let the monitors read what is due."""
         await self._tell(self._observer.tick(time.time()))
-        if assumed := self._observer.assumed():
+        await self._note()
+        if assumed := self._observer.order.assumed():
             await self._store.judge.remote(assumed)
-            self._observer.settled(assumed)
+            self._observer.order.settled(assumed)
 
     async def _tell(self, raised: Sequence[Signal]) -> None:
         """Keep Signals that were raised just now, and tell everybody who waits that something may have changed."""
@@ -294,7 +303,8 @@ class ObserverActor:
         """Go on from what was counted, raised and watched; monitors catch up while steps come in again."""
         raised = msgspec.json.decode(await self._store.noted.remote(SIGNALS) or "[]", type=list[Signal])
         summary, leased = await self._store.summary.remote(), await self._store.noted.remote(_LEASED)
-        self._observer.resume(summary, raised, now=time.time(), leased=leased is not None)
+        hacks = await self._store.noted.remote(HACKS)
+        self._observer.resume(summary, raised, now=time.time(), leased=leased is not None, hacks=hacks)
         if (noted := await self._store.noted.remote(_RELEASE)) is not None:
             watched = msgspec.json.decode(noted, type=_Watched)
             self._observer.release(watched.release, watched.failure_bound)
@@ -314,6 +324,11 @@ class ObserverActor:
             page = (watched.released_at, "")
             while episodes := await self._store.following.remote(watched.digest, *page):
                 await self._tell(self._observer.replay(episodes, time.time()))
+                page = (episodes[-1].started_at, episodes[-1].id)
+        for digest, since in self._observer.hacks.tried().items():
+            page = (since, "")
+            while episodes := await self._store.following.remote(digest, *page):
+                await self._tell(self._observer.replay_beside(episodes, time.time()))
                 page = (episodes[-1].started_at, episodes[-1].id)
         self._observer.caught_up()
         self._is_behind = False

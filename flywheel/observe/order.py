@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flywheel.config import ObserveConfig
 from flywheel.observe.assemble import Assembler
 from flywheel.observe.leased import Leased, Place
+from flywheel.observe.monitors.hacking import Look
 from flywheel.observe.waiting import Entry, Waiting
 from flywheel.outcomes import Outcome
 from flywheel.records import Episode
@@ -48,7 +49,7 @@ class Order:
         """Say whether nobody reads a durable episode."""
         return id_ in self._unread
 
-    def due(self, last: Place, now: float) -> Iterator[tuple[Outcome, Given]]:
+    def due(self, last: Place, now: float) -> Iterator[tuple[Outcome, Given, Look | None]]:
         """Take out, one after another, the outcomes up to a place whose turn has come.
 
         Where more wait than may, those that hold them up are passed by.
@@ -64,7 +65,7 @@ class Order:
                     continue
             self.waiting.pop()
             self.read_to = max(self.read_to, entry.place)
-            yield self._final(entry), entry.given
+            yield self._final(entry), entry.given, entry.look
 
     def _give_up(self, id_: str) -> None:
         """Give up the place of a running episode, so that those that began after it can be read."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.observe.leased import Place
+from flywheel.observe.monitors.hacking import Look
 from flywheel.outcomes import Outcome
 from flywheel.records import Episode
 
@@ -25,6 +26,8 @@ class Entry:
     """When it is read although a reward of it isn't known; 0 where all are."""
     assumed: Outcome | None = None
     """As what it is read then, its unknown rewards being the default; None where all are known, or there is none."""
+    look: Look | None = None
+    """What the watch for hacked rewards reads."""
     num_assumed: int = 0
     """Rewards that aren't known, where there is a default."""
 

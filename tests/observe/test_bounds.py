@@ -175,14 +175,14 @@ def test_unknown_rewards_are_read_as_the_default_once_their_window_is_over() -> 
     observer, late = judged(reward_default=-1000.0), lacking("late", 1.0, 3, 4)
     upload(observer, [late], now=5.0)
     observer.tick(14.9)
-    assert observer.heard(1)[0] == 0 and not observer.assumed()
+    assert observer.heard(1)[0] == 0 and not observer.order.assumed()
     observer.tick(15.0)
     (read,) = observer.heard(1)[1]
     assert read.total == late.total - 2000.0 and read.failed and observer.counts.defaulted == 2
     assert observer.status()["digests"][DIGEST]["total"] == late.total, "what is counted is what is known"
-    assert observer.assumed() == {"late": True} and observer.settled_until(15.0) == (1.0, "late")
-    observer.settled(observer.assumed())
-    assert not observer.assumed() and observer.settled_until(15.0) > (1.0, "late")
+    assert observer.order.assumed() == {"late": True} and observer.settled_until(15.0) == (1.0, "late")
+    observer.order.settled(observer.order.assumed())
+    assert not observer.order.assumed() and observer.settled_until(15.0) > (1.0, "late")
 
 
 def test_a_reward_that_comes_within_the_window_counts_instead_of_the_default() -> None:
@@ -206,7 +206,7 @@ def test_without_a_default_unknown_rewards_are_left_out() -> None:
 
 def test_every_late_reward_is_counted_once() -> None:
     observer = few(3)
-    observer.told(["stored", "same", "stored", "unknown", "conflict"])
+    observer.counts.tell(["stored", "same", "stored", "unknown", "conflict"])
     c = observer.counts
     assert c.rewards == 5 == c.rewards_kept + c.rewards_same + c.rewards_conflicts + c.unmatched
     assert (c.rewards_kept, c.unmatched) == (2, 1)

@@ -86,9 +86,9 @@ def test_of_what_waits_only_what_a_monitor_will_read_is_kept_whole() -> None:
     observer, mine = waiting(), lacking("mine", 1.0, 3)
     theirs = dataclasses.replace(mine, id="theirs", digests=("e" * 64,) * mine.num_steps, started_at=0.5)
     upload(observer, [mine, theirs], now=5.0)
-    first = observer._order.waiting.pop()
+    first = observer.order.waiting.pop()
     assert (first.outcome.id, first.given) == ("theirs", None)
-    assert observer._order.waiting.pop().given is mine
+    assert observer.order.waiting.pop().given is mine
 
 
 def test_rewards_that_come_in_any_order_leave_the_order_of_start() -> None:

@@ -27,9 +27,9 @@ MAX_SENSORS = 32
 CHANNELS = ("failures", "length", "actions", "switching", "place", "spread")
 TOLERANCES = {"actions": 0.25, "switching": 0.35, "place": 1.0, "spread": 2.5}
 """How far off is far off, at least: a quarter of all actions are others (of a Box: a mean moves by a deviation), the
-share of steps that change the action moves by 0.35 (of a Box: the mean change by a factor of 1.6), the mean of a sensor
-moves by a deviation, a sensor is 2.5 times as far from its usual value as it was. Where the reference's own episodes are
-further apart, 99 % of them are within."""
+share of steps that change the action moves by 0.35 (of a Box: the mean change by a factor of 1.6), a sensor's mean
+moves by a deviation, a sensor is 2.5 times as far from its usual value as it was. Where the reference's own episodes
+are further apart, 99 % of them are within."""
 FACTOR = 2.0
 """How many times as long as nearly all of the reference's episodes, or as short, is another length."""
 USUAL = 0.2
