@@ -238,8 +238,8 @@ class Observer:
 
     def _read_until(self, last: Place, now: float) -> list[Signal]:
         raised = list[Signal]()
-        for outcome, given, look in self.order.due(last, now):
-            raised += self._read(outcome, given, now) + self._suspect(outcome, look, now)
+        for outcome, entry in self.order.due(last, now):
+            raised += self._read(outcome, entry.given, now) + self._suspect(outcome, entry.look, now)
         return raised
 
     def _suspect(self, outcome: Outcome, look: Look | None, now: float) -> list[Signal]:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flywheel.config import ObserveConfig
 from flywheel.observe.assemble import Assembler
 from flywheel.observe.leased import Leased, Place
-from flywheel.observe.monitors.hacking import Look
 from flywheel.observe.waiting import Entry, Waiting
 from flywheel.outcomes import Outcome
-from flywheel.records import Episode
 
-Given = NDArray[np.float64] | Episode | None
 _UNREAD = 10_000
 """Ids kept of episodes that nobody reads: a canary that asks for what began long ago must not find them."""
 BEGINNING: Place = (0.0, "")
@@ -49,8 +43,8 @@ class Order:
         """Say whether nobody reads a durable episode."""
         return id_ in self._unread
 
-    def due(self, last: Place, now: float) -> Iterator[tuple[Outcome, Given, Look | None]]:
-        """Take out, one after another, the outcomes up to a place whose turn has come.
+    def due(self, last: Place, now: float) -> Iterator[tuple[Outcome, Entry]]:
+        """Take out, one after another, the outcomes up to a place whose turn has come: as it is read, and what waited.
 
         Where more wait than may, those that hold them up are passed by.
         """
@@ -65,7 +59,7 @@ class Order:
                     continue
             self.waiting.pop()
             self.read_to = max(self.read_to, entry.place)
-            yield self._final(entry), entry.given, entry.look
+            yield self._final(entry), entry
 
     def _give_up(self, id_: str) -> None:
         """Give up the place of a running episode, so that those that began after it can be read."""
