@@ -241,6 +241,14 @@ class ObserveConfig:
     reward_window_s: float = 0.0
     """seconds after an episode's end for which its outcome waits where a reward isn't known yet, and all that began
     after it; 0 has it read at once. Later rewards are kept and learnt from, and alarm nobody"""
+    reward_default: float | None = None
+    """what a reward counts as that isn't known when its window is over, to monitors and to the task's `failed`; None
+    leaves it out. The episode keeps it as unknown, and a return in a table is over the known ones"""
+    open_mib: float = 256.0
+    """MiB of open episodes, half a million steps of CartPole; beyond it the one of which nothing was heard for longest
+    is given out as lost, and its client sends it again at its end"""
+    max_waiting: int = 20_000
+    """outcomes that wait for one that began before them; beyond it the oldest running one is passed by, unread"""
 
 
 @dataclass(frozen=True, slots=True)

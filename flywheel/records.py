@@ -245,7 +245,7 @@ class Episode:
     task: str
     """Digest of the task."""
     parameters: Parameters
-    """The world's parameters where they are known (simulation); empty in production."""
+    """The world's, where they are known (simulation); empty in production."""
     draw_key: int
     digests: tuple[str, ...]
     """Length T: which policy gave each action; "" where none did, but a scenario or a fork's edit."""

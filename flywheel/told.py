@@ -83,6 +83,7 @@ def signal(signal: Signal) -> str:
     return (
         f"{signal.kind} by the {signal.monitor} monitor at episode {signal.at_episode} on policy {signal.digest[:8]} "
         f"(evidence {signal.value:,.0f} of {signal.threshold:,.0f}, since episode {signal.since_episode})"
+        + (f": {signal.evidence['words']}" if "words" in signal.evidence else "")
     )
 
 

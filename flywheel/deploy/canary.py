@@ -287,6 +287,10 @@ class Ramp:
         """Roll the challenger back, frozen or not, for a reason of one's own."""
         return canary if canary.is_over else self._to(canary, "rolled_back", reason, now)
 
+    def stop(self, canary: Canary, reason: str, now: float) -> Canary:
+        """Keep the champion, and give the challenger no more episodes, for a reason that doesn't condemn it."""
+        return self._to(canary, "stopped", reason, now) if canary.state in ("shadow", "canary") else canary
+
     def freeze(self, canary: Canary, reason: str, now: float) -> Canary:
         """Give the challenger no more episodes, for a reason of one's own: the rest is left to a person."""
         return self._to(canary, "frozen", reason, now) if canary.state in ("shadow", "canary") else canary

@@ -65,9 +65,16 @@ class Driver:
         return self._registry.challenge(digest, self._ramp, clock(), alarmed=bool(alarms), urgent=urgent)
 
     async def _alarms(self, witness: Witness) -> list[Signal]:
-        """Return the alarms about the release in service."""
+        """Return the alarms about the release in service; that it hacks its reward says nothing of a challenger."""
         signals, present = await within(witness.signals()), self._registry.releases()[-1:]
-        return [s for s in signals if any(s.evidence["released_at"] == each.released_at for each in present)]
+        alarms = [s for s in signals if any(s.evidence["released_at"] == each.released_at for each in present)]
+        return [signal for signal in alarms if signal.kind != "reward_hacking"]
+
+    async def _accused(self, witness: Witness, canary: Canary) -> str:
+        """Return why a challenger is stopped that hacks its reward, as a clause; "" where nobody says so."""
+        signals = await within(witness.signals())
+        told = [s for s in signals if s.kind == "reward_hacking" and s.digest == canary.challenger]
+        return f"it may hack its reward: {told[-1].evidence['words']}" if told else ""
 
     async def _fails(self, witness: Witness, alarms: Sequence[Signal]) -> bool:
         """Say whether the champion surely fails oftener than it may, by the episodes that began since an alarm."""
@@ -113,12 +120,15 @@ class Driver:
         if canary is None or canary.is_over:
             return None
         alarms, heard = await self._alarms(witness), list[Outcome]()
+        hacks = await self._accused(witness, canary)
         if canary.state == "canary":
             after = max(canary.read_to, (canary.begun_at, ""))
             heard = await within(witness.outcomes((canary.champion, canary.challenger), after))
         present = self._registry.canary()  # it may have ended while others were asked
         if present is None or present.is_over or not present.is_same(canary):
             return None
+        if hacks:
+            return self._keep(present, self._ramp.stop(present, hacks, clock()))
         now, word = clock(), self._word(present)
         moved = self._ramp.hear(self._ramp.alarmed(present, alarms, now), heard, now)
         return self._keep(present, moved if word is None else self._ramp.approve(moved, word, now))

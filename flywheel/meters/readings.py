@@ -20,7 +20,10 @@ POLICIES = "/v1/policies/"
 ROUTES = frozenset({f"{POLICIES}{{digest}}", *(f"/v1/{name}" for name in _NAMES)})
 """Paths that get a series of their own; a stranger's inventions share one."""
 _ROWS = ("received", "kept", "duplicates")
-_LOSSES = ("lost", "void", "quarantined", "unjudged", "late", "silent", "conflicts", "stray")
+_LOSSES = (
+    "lost", "void", "evicted", "quarantined", "unjudged", "late", "passed", "silent", "conflicts", "stray", "truncated",
+    "unmatched", "belated", "defaulted",
+)  # fmt: skip
 _STAGES: tuple[Stage, ...] = ("shadow", "canary", "full")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.observe.counts import Counts
 from flywheel.observe.rows import Rows
 from flywheel.records import End, Episode, Spec, Steps
 
@@ -18,39 +21,11 @@ MAX_OTHERS = 3
 """Further answers to one step that are kept until it is known which of them the client repeats."""
 MAX_MISSING = 10_000
 """Most missing steps that one answer names, whatever number of steps a client claims."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Where every row and every episode went; the sums hold at any time."""
-
-    received: int = 0
-    """rows = kept + duplicates + conflicts + stray + rows of open episodes"""
-    kept: int = 0
-    """rows that are in a closed episode"""
-    duplicates: int = 0
-    """rows that came again with the same content, or for an episode that was over"""
-    conflicts: int = 0
-    """rows that came again with other content, and were not kept"""
-    stray: int = 0
-    """rows that no episode could use: past the end, or behind a gap of a lost episode"""
-    begun: int = 0
-    """openings of an episode = whole + lost + void + open"""
-    whole: int = 0
-    lost: int = 0
-    void: int = 0
-    """openings without two steps in a row from the start, or whose episode the store had already"""
-    quarantined: int = 0
-    """episodes whose id the store held with other content; they count nowhere else than in whole or lost"""
-    uploaded: int = 0
-    """episodes that came whole, from clients that act by themselves; they count nowhere else but in late"""
-    late: int = 0
-    """uploaded episodes that are kept and learnt from and that no monitor and no canary reads: later ones had been read
-    when they were first heard of, or nothing was heard of them until they were over"""
-    silent: int = 0
-    """places that were given up, because nothing was heard for the timeout of an episode that a client acts in"""
-    unjudged: int = 0
-    """episodes on which the task's `failed` raised an error; they count as failed, which is the safe side"""
+EPISODE_BYTES = 1000
+"""Memory that an open episode takes beside its rows, about."""
+SLACK = 16
+"""One part in so many of the memory is freed beyond what has to be: eviction looks at open episodes one by one."""
+_Over = Literal["whole", "lost", "void"]
 
 
 @dataclass(slots=True)
@@ -63,19 +38,33 @@ class _Open:
     end: Literal["terminated", "truncated"] | None = None
     end_slot: int = -1
     num_steps: int = -1
+    is_evicted: bool = False
+    is_passed: bool = False
+    """True once its place in the order of reading was given up."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of slots that it holds."""
+        return len(self.slots) + (self.end is not None) + sum(map(len, self.others.values()))
 
 
 class Assembler:
     """Holds the open episodes of a task in memory, and gives them out when they are whole or lost."""
 
-    def __init__(self, spec: Spec, task: str, failed: Callable[[Episode], bool], timeout_s: float) -> None:
-        """Begin without episodes. `task` is the task's digest; `failed` judges each episode that is given out."""
+    def __init__(
+        self, spec: Spec, task: str, failed: Callable[[Episode], bool], timeout_s: float, open_mib: float = math.inf
+    ) -> None:
+        """Begin without episodes. `task` is the task's digest; `failed` judges each episode that is given out.
+
+        Open episodes take `open_mib` MiB at most where `crowded` is asked before each `add`.
+        """
         self._rows = Rows(spec)
+        self._max_bytes = open_mib * 2**20
         self._task = task
         self._failed = failed
         self._timeout_s = timeout_s
-        self._open: dict[str, _Open] = {}
-        self._over: dict[str, tuple[float, bool]] = {}  # id → (closed at, as whole), in order of closing
+        self._open: OrderedDict[str, _Open] = OrderedDict()  # in order of the last word of them
+        self._over: dict[str, tuple[float, _Over]] = {}  # id → (closed at, how), in order of closing
         self.counts = Counts()
         self.trouble = ""
         """The last error that the task's `failed` raised, as a sentence."""
@@ -89,6 +78,32 @@ class Assembler:
     def num_rows(self) -> int:
         """Number of rows that open episodes hold."""
         return self._rows.num_used
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that open episodes take, about."""
+        return self._rows.num_used * self._rows.row_bytes + len(self._open) * EPISODE_BYTES
+
+    def crowded(self, num_rows: int, now: float) -> list[Episode]:
+        """Return what to make durable and `close` so that so many more rows fit into memory, [] where they do.
+
+        Those of which nothing was heard for longest go first, whole ones whole and the others as lost, as `overdue`
+        gives them. Their clients are told at the end what is missing, and send it again: no acknowledged step is lost.
+        Rows that fit into no memory find an empty one.
+        """
+        excess = self.num_bytes + num_rows * (self._rows.row_bytes + EPISODE_BYTES) - self._max_bytes
+        if excess <= 0.0:
+            return []
+        excess += self._max_bytes / SLACK
+        chosen = []
+        for id_, episode in self._open.items():
+            if excess <= 0.0:
+                break
+            excess -= episode.num_rows * self._rows.row_bytes + EPISODE_BYTES
+            episode.is_evicted = True
+            chosen.append(id_)
+        # What is void frees memory by itself, which may be enough.
+        return self._given_out(chosen, now) or (self.crowded(num_rows, now) if chosen else [])
 
     def add(self, steps: Steps, now: float) -> None:
         """Take in the rows; those that are known already are counted, and change nothing but the earliest time."""
@@ -105,7 +120,9 @@ class Assembler:
             if episode is None:
                 self.counts.duplicates += 1
                 continue
-            episode.last_at = now
+            if episode.last_at != now:
+                episode.last_at = now
+                self._open.move_to_end(id_)
             if seen_at[row] < episode.first_at:
                 episode.first_at = seen_at[row]
             end = steps.ends[row]
@@ -135,10 +152,16 @@ class Assembler:
             for row in rows[told & ~same]:
                 self._answer(steps, row)
 
-    def missing(self, id_: str) -> tuple[int, ...]:
-        """Return the steps (at most 10,000 of them) that an ended episode still lacks; () when it is whole or was."""
+    def missing(self, id_: str, num_steps: int = 0) -> tuple[int, ...]:
+        """Return the steps (at most 10,000 of them) that an ended episode still lacks; () when it is whole or was.
+
+        One that was lost or evicted while its end waited lacks all its `num_steps`.
+        """
         episode = self._open.get(id_)
-        if episode is None or episode.end is None or self._is_whole(episode):
+        if episode is None:
+            is_gone = self._over.get(id_, (0.0, "whole"))[1] != "whole"
+            return tuple(range(min(num_steps, MAX_MISSING))) if is_gone else ()
+        if episode.end is None or self._is_whole(episode):
             return ()
         lacking = (t for t in range(episode.num_steps) if t not in episode.slots)
         return tuple(islice(lacking, MAX_MISSING))
@@ -167,10 +190,15 @@ class Assembler:
                 break
             del self._over[id_]
         late = [id_ for id_, episode in self._open.items() if now - episode.last_at > self._timeout_s]
+        return self._given_out(late, now)
+
+    def _given_out(self, ids: Iterable[str], now: float) -> list[Episode]:
+        """Return open episodes as they are, and close those that leave nothing."""
         episodes = []
-        for id_ in late:
+        for id_ in ids:
             episode = self._open[id_]
             if not self._is_whole(episode) and not (0 in episode.slots and 1 in episode.slots):
+                self._over.setdefault(id_, (now, "void"))
                 self._drop(id_, kept=0)
                 self.counts.void += 1
             else:
@@ -182,19 +210,19 @@ class Assembler:
         if episode.id not in self._open:
             return False
         lost = episode.end == "lost"
-        first = self._over.pop(episode.id, None) is None
-        self._over[episode.id] = (now, not lost)
-        self._drop(episode.id, kept=episode.num_steps + 1)
+        _, before = self._over.pop(episode.id, (now, "void"))
+        self._over[episode.id] = (now, "lost" if lost else "whole")
+        self._drop(episode.id, kept=episode.num_steps + 1, is_cut=lost)
         self.counts.lost += lost
         self.counts.whole += not lost
-        return first
+        return before == "void"
 
     def settle(self, ids: Iterable[str], now: float) -> None:
         """Close what was opened for episodes that the store holds already."""
         for id_ in ids:
             if id_ in self._open:
                 self._drop(id_, kept=0)
-                self._over[id_] = (now, True)
+                self._over[id_] = (now, "whole")
                 self.counts.void += 1
 
     def is_open(self, id_: str) -> bool:
@@ -215,8 +243,21 @@ class Assembler:
         return None if episode is None else self._rows.seen_at[self._path(episode)]
 
     def first_open(self) -> tuple[float, str] | None:
-        """Return (time of its first step, id) of the open episode that began first, None when none is open."""
-        return min(((episode.first_at, id_) for id_, episode in self._open.items()), default=None)
+        """Return (time of its first step, id) of the open episode that began first and holds its place, if any does."""
+        return min(
+            ((episode.first_at, id_) for id_, episode in self._open.items() if not episode.is_passed), default=None
+        )
+
+    def give_up(self, id_: str) -> bool:
+        """Let an open episode hold its place no more; False where it isn't open."""
+        if id_ not in self._open:
+            return False
+        self._open[id_].is_passed = True
+        return True
+
+    def is_passed(self, id_: str) -> bool:
+        """Say whether the place of an open episode was given up."""
+        return id_ in self._open and self._open[id_].is_passed
 
     @staticmethod
     def _is_whole(episode: _Open) -> bool:
@@ -225,8 +266,7 @@ class Assembler:
         return 0 <= episode.num_steps <= len(steps) and all(t in steps for t in range(episode.num_steps))
 
     def _begin(self, id_: str, seen_at: float, now: float) -> _Open | None:
-        _, as_whole = self._over.get(id_, (now, False))
-        if as_whole:
+        if self._over.get(id_, (now, "void"))[1] == "whole":
             return None
         self.counts.begun += 1
         episode = self._open[id_] = _Open(seen_at, now)
@@ -243,15 +283,20 @@ class Assembler:
             others += self._rows.take(1)
             self._rows.write(np.array(others[-1:], np.int64), steps, np.array([row]))
 
-    def _drop(self, id_: str, *, kept: int) -> None:
+    def _drop(self, id_: str, *, kept: int, is_cut: bool = False) -> None:
+        """Forget an open episode, of which so many rows are kept; the others are stray, or where it is cut."""
         episode = self._open.pop(id_)
+        self.counts.evicted += episode.is_evicted
         others = [slot for some in episode.others.values() for slot in some]
         self._rows.give_back(others)
         self.counts.conflicts += len(others)
         slots = [*episode.slots.values(), *([episode.end_slot] if episode.end else [])]
         self._rows.give_back(slots)
         self.counts.kept += kept
-        self.counts.stray += len(slots) - kept
+        if is_cut:
+            self.counts.truncated += len(slots) - kept
+        else:
+            self.counts.stray += len(slots) - kept
 
     def judge(self, episode: Episode) -> Episode:
         """Return the episode with the task's word on whether it failed."""
@@ -305,6 +350,7 @@ class Assembler:
         return self.judge(built)
 
 
-def ends_of(steps: Steps) -> list[str]:
-    """Return the ids of the episodes that end in these rows, each once."""
-    return list(dict.fromkeys(id_ for id_, end in zip(steps.episodes, steps.ends, strict=True) if end != "no"))
+def ends_of(steps: Steps) -> dict[str, int]:
+    """Return the episodes that end in these rows, each with its number of steps."""
+    rows = zip(steps.episodes, steps.t.tolist(), steps.ends, strict=True)
+    return {id_: num_steps for id_, num_steps, end in rows if end != "no"}

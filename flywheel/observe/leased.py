@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 
 Place = tuple[float, str]
 """Start and id of an episode: its place in the order in which outcomes are read."""
+MAX_PASSED = 10_000
+"""Ids kept of episodes whose places were given up: beyond it the oldest may hold a place again."""
 
 
 class Leased:
@@ -21,6 +23,7 @@ class Leased:
         self._starts: dict[str, float] = {}
         self._heard_at: dict[str, float] = {}
         self._over: dict[str, float] = {}  # id → closed at, in order of closing
+        self._passed: dict[str, None] = {}
         self.are_known = False
         """True once there was word of any: such clients exist."""
 
@@ -31,7 +34,7 @@ class Leased:
         """Hold the places of these episodes (id → start), as they were told first; what is over holds none."""
         for id_, start in begun.items():
             self.are_known = True
-            if id_ not in self._over:
+            if id_ not in self._over and id_ not in self._passed:
                 self._starts.setdefault(id_, start)
                 self._heard_at[id_] = now
 
@@ -50,6 +53,13 @@ class Leased:
             self._forget(id_)
             self._over.pop(id_, None)
             self._over[id_] = now
+
+    def give_up(self, id_: str) -> None:
+        """Let an episode hold its place no more, whatever is heard of it."""
+        self._forget(id_)
+        self._passed[id_] = None
+        if len(self._passed) > MAX_PASSED:
+            del self._passed[next(iter(self._passed))]
 
     def expire(self, now: float) -> int:
         """Free the places of which there was no word for the timeout, and return their number."""

@@ -11,21 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import ObserveConfig
-from flywheel.observe.arm import RECENT, Arm, begin
+from flywheel.observe.arm import Arm, begin
 from flywheel.observe.assemble import Assembler, ends_of
-from flywheel.observe.leased import Leased, Place
+from flywheel.observe.counts import Counts
+from flywheel.observe.hacks import HackWatch
+from flywheel.observe.leased import Place
+from flywheel.observe.monitors.hacking import Look
+from flywheel.observe.order import END, Order
 from flywheel.observe.strata import Given, Sorter
-from flywheel.observe.waiting import Entry, Waiting
+from flywheel.observe.tally import Tally
+from flywheel.observe.waiting import Entry
 from flywheel.outcomes import Outcome, outcome_of
 from flywheel.records import Episode, Release, Signal, Steps
 from flywheel.task import POLICY, Task, spec_of, task_digest
 
 SIGNALS = "observer.signals"
 """Name of the store's note of every Signal raised so far, as JSON."""
-_UNREAD = 10_000
-"""Ids kept of episodes that nobody reads: a canary that asks for what began long ago must not find them."""
-_BEGINNING: Place = (0.0, "")
-_END: Place = (float("inf"), "")
 
 
 class Observer:
@@ -35,17 +36,20 @@ class Observer:
         """Begin without a release: episodes are assembled and counted, and nothing is tested yet."""
         self._task = task
         self._config = config or ObserveConfig()
-        self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, self._config.episode_timeout_s)
-        self._leased = Leased(self._config.episode_timeout_s)
-        self._waiting = Waiting()
-        self._read_to = _BEGINNING
-        self._unread: dict[str, None] = {}
-        self._hears_at, self._is_behind = 0.0, False
-        self._recent: dict[str, Outcome] = {}
-        self._tally: dict[str, dict[str, float]] = {}
+        timeout_s, open_mib = self._config.episode_timeout_s, self._config.open_mib
+        self._assembler = Assembler(spec_of(task), task_digest(task), task.failed, timeout_s, open_mib)
+        self.order = Order(self._config, self._assembler)
+        self._leased, self._waiting, self._hears_at = self.order.leased, self.order.waiting, 0.0
+        self._tally = Tally()
+        self.hacks = HackWatch(spec_of(task))
         self._arm: Arm | None = None
         self._sorter = Sorter(task.strata)
         self._signals: list[Signal] = []
+
+    @property
+    def counts(self) -> Counts:
+        """Where everything went that came in."""
+        return self._assembler.counts
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -75,6 +79,7 @@ class Observer:
                 return  # it is watched already, or was replaced by a later one
         shown = self.shown_to(release) if shown is None else shown
         self._arm = begin(self._task, release, failure_bound, shown, self._sorter, self._config)
+        self.hacks.release(release)
         # Whoever has a score from the model before belongs to the release before.
         self._waiting.leave_scored()
 
@@ -93,9 +98,13 @@ class Observer:
         """Take in decisions and ends, in any order, as often as they come."""
         self._assembler.add(steps, now)
 
+    def crowded(self, steps: Steps, now: float) -> list[Episode]:
+        """Return the episodes to make durable and `close` so that these rows fit into memory, [] where they do."""
+        return self._assembler.crowded(len(steps.episodes), now)
+
     def missing(self, steps: Steps) -> dict[str, tuple[int, ...]]:
         """Return for each episode that ends in these rows the steps that are missing: () where it is whole."""
-        return {id_: self._assembler.missing(id_) for id_ in ends_of(steps)}
+        return {id_: self._assembler.missing(id_, num_steps) for id_, num_steps in ends_of(steps).items()}
 
     def unheard(self, steps: Steps) -> list[str]:
         """Return the episodes that end in these rows and of which nothing else is known: perhaps the store does."""
@@ -133,13 +142,17 @@ class Observer:
         """
         over = []
         for episode in episodes:
+            is_passed = self._assembler.is_passed(episode.id)
             if not self._assembler.close(episode, now):
                 continue
             if answers[episode.id] == "conflict":
-                self._assembler.counts.quarantined += 1
+                self.counts.quarantined += 1
                 continue
-            self._count(episode)
-            self._put(episode, now)
+            self._tally.count(episode)
+            if is_passed:
+                self.order.leave(episode.id)
+            else:
+                self._put(episode, now)
             over.append(episode)
         return over
 
@@ -148,8 +161,19 @@ class Observer:
         outcome, given = outcome_of(episode), None
         if self._arm is not None and outcome.digest == self._arm.release.digest:
             given = self._arm.given(episode)
-        until = now + self._config.reward_window_s if np.isnan(episode.rewards).any() else 0.0
-        self._waiting.put(Entry(outcome, given, until))
+        num_unknown = int(np.isnan(episode.rewards).sum())
+        until = now + self._config.reward_window_s if num_unknown else 0.0
+        assumed = self._assume(episode) if num_unknown else None
+        look = self.hacks.look(episode)
+        self._waiting.put(Entry(outcome, given, until, assumed, look, num_unknown if assumed else 0))
+
+    def _assume(self, episode: Episode) -> Outcome | None:
+        """Return how an episode came out if its unknown rewards are the default; None without one."""
+        default = self._config.reward_default
+        if default is None or not np.isnan(episode.rewards).any():
+            return None
+        rewards = np.nan_to_num(episode.rewards, nan=default, posinf=np.inf, neginf=-np.inf)
+        return outcome_of(self._assembler.judge(dataclasses.replace(episode, rewards=rewards)))
 
     def judge(self, episodes: Iterable[Episode]) -> list[Episode]:
         """Return the episodes with the task's word on whether they failed."""
@@ -179,22 +203,20 @@ class Observer:
         """
         new = [episode for episode in episodes if answers[episode.id] == "stored"]
         for episode in new:
-            self._count(episode)
-            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self._read_to:
-                self._assembler.counts.late += 1
-                self._unread[episode.id] = None
-                if len(self._unread) > _UNREAD:
-                    del self._unread[next(iter(self._unread))]
+            self._tally.count(episode)
+            if self._leased.start(episode.id) is None or (episode.started_at, episode.id) < self.order.read_to:
+                self.counts.late += 1
+                self.order.leave(episode.id)
             else:
                 self._put(episode, now)
         self._leased.close(answers, now)
-        self._assembler.counts.uploaded += len(new)
-        self._assembler.counts.quarantined += list(answers.values()).count("conflict")
+        self.counts.uploaded += len(new)
+        self.counts.quarantined += list(answers.values()).count("conflict")
         return new
 
     def is_unread(self, id_: str) -> bool:
         """Say whether nobody reads a durable episode, as it came too late."""
-        return id_ in self._unread
+        return self.order.is_unread(id_)
 
     def is_open(self, id_: str) -> bool:
         """Say whether an episode has begun and is not over."""
@@ -210,14 +232,9 @@ class Observer:
         What the monitors have read of it already stays as they read it.
         """
         after = outcome_of(episode)
-        before = self._recent.get(after.id, before)
-        row = self._tally.get(after.digest)
-        if row is not None:
-            row["failed"] += after.failed - before.failed
-            row["total"] += after.total - before.total
-        if after.id in self._recent:
-            self._recent[after.id] = after
-        self._waiting.change(after, is_whole=not np.isnan(episode.rewards).any())
+        is_other = self._tally.change(after, before)
+        waits = self._waiting.change(after, int(np.isnan(episode.rewards).sum()), self._assume(episode))
+        self.counts.belated += is_other and not waits
 
     def tick(self, now: float) -> list[Signal]:
         """Let the monitors read every outcome whose turn has come, and return the Signals that this raised.
@@ -226,38 +243,30 @@ class Observer:
         where clients act by themselves), since others may know of earlier ones; where a reward isn't known, when it
         is, or the reward window is over.
         """
-        self._assembler.counts.silent += self._leased.expire(now)
-        return [] if self._is_behind else self._read_until(_END, now)
+        self.counts.silent += self._leased.expire(now)
+        return [] if self.order.is_behind else self._read_until(END, now)
 
     def _read_until(self, last: Place, now: float) -> list[Signal]:
-        limit, raised = min(last, self._first_open()), list[Signal]()
-        while (entry := self._waiting.first()) is not None:
-            if entry.place > limit or entry.outcome.started_at + self._wait_s > now or entry.until > now:
-                break
-            self._waiting.pop()
-            self._read_to = max(self._read_to, entry.place)
-            raised += self._read(entry.outcome, entry.given, now)
+        raised = list[Signal]()
+        for outcome, entry in self.order.due(last, now):
+            raised += self._read(outcome, entry.given, now) + self._suspect(outcome, entry.look, now)
         return raised
 
-    def _first_open(self) -> Place:
-        """Return the place of the first episode that isn't over and may still be read."""
-        return min(self._assembler.first_open() or _END, self._leased.first(self._read_to) or _END)
-
-    @property
-    def _wait_s(self) -> float:
-        return self._config.lease_wait_s if self._leased.are_known else self._config.wait_s
+    def _suspect(self, outcome: Outcome, look: Look | None, now: float) -> list[Signal]:
+        raised = self.hacks.read(outcome, look, now)
+        self._signals += raised
+        return raised
 
     def settled_until(self, now: float) -> Place:
         """Return the start and id of the first episode that may not be over: what began before it is known whole."""
-        if self._is_behind:
-            return _BEGINNING
-        return min(self._first_open(), (now - self._wait_s, ""), self._waiting.unsealed(now) or _END)
+        return self.order.settled_until(now)
 
     def observe(self, episode: Episode, now: float | None = None) -> list[Signal]:
         """Let the monitors read this whole episode at once, and return the Signals that this raised."""
-        outcome = self._count(episode)
+        outcome = self._tally.count(episode)
+        outcome, now = self._assume(episode) or outcome, episode.ended_at if now is None else now
         given = self._arm.given(episode) if self._hears(outcome) and self._arm is not None else None
-        return self._read(outcome, given, episode.ended_at if now is None else now)
+        return self._read(outcome, given, now) + self._suspect(outcome, self.hacks.look(episode), now)
 
     def resume(
         self,
@@ -266,15 +275,18 @@ class Observer:
         *,
         now: float = 0.0,
         leased: bool = False,
+        hacks: str | None = None,
     ) -> None:
         """Go on from the numbers of episodes by digest that the store sums up, and from the Signals raised before.
 
         Nothing is read until all that was counted before was given again, and `caught_up` says so. `leased` says that
-        clients act by themselves: they tell what runs within `lease_wait_s`, and `hears` it then.
+        clients act by themselves: they tell what runs within `lease_wait_s`, and `hears` it then. `hacks` is what the
+        watch for hacked rewards had noted.
         """
-        self._tally = {digest: dict(row) for digest, row in summary.items()}
+        self._tally = Tally(summary)
         self._signals = list(signals)
-        self._leased.are_known, self._is_behind = leased, True
+        self.hacks.resume(hacks, self._signals)
+        self._leased.are_known, self.order.is_behind = leased, True
         self._hears_at = now + self._config.lease_wait_s if leased else now
 
     def hears(self, now: float) -> bool:
@@ -295,22 +307,26 @@ class Observer:
         this raised.
         """
         for episode in episodes:
-            self._remember(outcome_of(episode))
-            if (episode.started_at, episode.id) > self._read_to:
+            self._tally.remember(outcome_of(episode))
+            if (episode.started_at, episode.id) > self.order.read_to:
                 self._put(episode, episode.ended_at)
         return self._read_until((episodes[-1].started_at, episodes[-1].id), now)
 
+    def replay_beside(self, episodes: Iterable[Episode], now: float) -> list[Signal]:
+        """Let the watch for hacked rewards read another policy's episodes, in order of start, as before a restart."""
+        return [s for each in episodes for s in self._suspect(outcome_of(each), self.hacks.look(each), now)]
+
     def caught_up(self) -> None:
         """Go on reading: all that was counted before a restart was given again."""
-        self._is_behind = False
+        self.order.is_behind = False
 
     def episodes(self, digest: str) -> int:
         """Return the number of durable production episodes that a digest began."""
-        return int(self._tally.get(digest, {}).get("episodes", 0))
+        return self._tally.episodes(digest)
 
     def window(self, n: int, digest: str | None = None) -> list[Outcome]:
         """Return the last n (of at most 1,000) outcomes in order of closing, of one digest or of all."""
-        return [o for o in self._recent.values() if digest is None or o.digest == digest][-n:]
+        return self._tally.window(n, digest)
 
     def heard(self, n: int) -> tuple[int, list[Outcome]]:
         """Return how many outcomes the present release's monitors have read, and the last n (of at most 1,000) of them.
@@ -329,15 +345,15 @@ class Observer:
             "release": None if arm is None else asdict(arm.release),
             "read": 0 if arm is None else arm.num_read,
             "monitors": {} if arm is None else arm.look(self._raised()),
-            "digests": {
-                digest: {**row, "mean_return": row["total"] / row["episodes"]} for digest, row in self._tally.items()
-            },
+            "hacking": self.hacks.looks(),
+            "digests": self._tally.rows(),
             "recent": [asdict(outcome) for outcome in self.window(recent)],
             "signals": [asdict(signal) for signal in self._signals],
             "open": self._assembler.num_open,
             "leased": len(self._leased),
             "waiting": len(self._waiting),
-            "counts": {**asdict(self._assembler.counts), "open_rows": self._assembler.num_rows},
+            "open_mib": self._assembler.num_bytes / 2**20,
+            "counts": {**asdict(self.counts), "open_rows": self._assembler.num_rows},
             "strata": {"names": [] if arm is None else arm.strata, "errors": self._sorter.num_errors},
             "trouble": self._assembler.trouble or self._sorter.trouble,
         }
@@ -346,21 +362,6 @@ class Observer:
         """Return the names of the monitors that alarmed on the present release: they stay silent until the next."""
         begun = None if self._arm is None else self._arm.release.released_at
         return {signal.monitor for signal in self._signals if signal.evidence["released_at"] == begun}
-
-    def _count(self, episode: Episode) -> Outcome:
-        outcome = outcome_of(episode)
-        row = self._tally.setdefault(outcome.digest, dict.fromkeys(("episodes", "failed", "lost", "total"), 0.0))
-        row["episodes"] += 1
-        row["failed"] += outcome.failed
-        row["lost"] += outcome.end == "lost"
-        row["total"] += outcome.total
-        self._remember(outcome)
-        return outcome
-
-    def _remember(self, outcome: Outcome) -> None:
-        self._recent[outcome.id] = outcome
-        if len(self._recent) > RECENT:
-            del self._recent[next(iter(self._recent))]
 
     def _hears(self, outcome: Outcome) -> bool:
         """Say whether an outcome is for the monitors of the present release."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flywheel.config import ObserveConfig, TraceConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
+from flywheel.observe.hacks import HACKS
 from flywheel.observe.observer import SIGNALS, Observer
 from flywheel.outcomes import Outcome, outcome_of
 from flywheel.records import Episode, Release, Reward, Signal, Steps
@@ -64,7 +65,7 @@ class ObserverActor:
         self._config = config
         self._store = ray.get_actor(store, namespace=namespace)
         self._observer = Observer(task, config)
-        self._lock, self._rewarding = asyncio.Lock(), asyncio.Lock()
+        self._lock, self._rewarding, self._adding = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
         self._is_behind = False
@@ -83,15 +84,20 @@ class ObserverActor:
     @ray.method(enable_task_events=False)  # type: ignore[untyped-decorator]  # many a second, nobody looks for one
     async def append(self, steps: Steps) -> None:
         """Take in the rows a replica gathered."""
+        await self._add(steps)
+
+    async def _add(self, steps: Steps) -> None:
+        """Take in rows as soon as there is room for them."""
         await self._ready()
-        self._observer.add(steps, time.time())
+        async with self._adding:
+            while evicted := self._observer.crowded(steps, time.time()):
+                await self._keep(evicted)
+            self._observer.add(steps, time.time())
         await self._notify()
 
     async def end(self, steps: Steps) -> dict[str, tuple[int, ...]]:
         """Return for each episode that ends in these rows: () when it is durable, else the steps to send again."""
-        await self._ready()
-        self._observer.add(steps, time.time())
-        await self._notify()
+        await self._add(steps)
         await self._wait_for(lambda: not any(self._observer.missing(steps).values()), self._config.wait_s)
         if unheard := self._observer.unheard(steps):
             self._observer.settle(await self._store.whole.remote(unheard), time.time())
@@ -113,6 +119,7 @@ class ObserverActor:
             await self._wait_for(lambda: all(self._told(reward) is not None for reward in late), self._config.wait_s)
             for i, answer in zip(rest, await self._rewarded(late), strict=True):
                 answers[i] = answer
+        self._observer.counts.tell(answers)
         return answers
 
     def _told(self, reward: Reward) -> float | None:
@@ -168,6 +175,13 @@ class ObserverActor:
             watched = _Watched(release, failure_bound, self._observer.shown_to(release))
             await self._store.note.remote(_RELEASE, msgspec.json.encode(watched).decode())
             self._observer.release(release, failure_bound, watched.shown)
+            await self._note()
+
+    async def _note(self) -> None:
+        """Keep what the watch for hacked rewards must not forget."""
+        if (note := self._observer.hacks.note()) is not None:
+            await self._store.note.remote(HACKS, note)
+            self._observer.hacks.noted(note)
 
     async def status(self, recent: int = 50) -> dict[str, Any]:
         """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
@@ -234,6 +248,10 @@ class ObserverActor:
     async def _read(self) -> None:
         """Let the monitors read what is due."""
         await self._tell(self._observer.tick(time.time()))
+        await self._note()
+        if assumed := self._observer.order.assumed():
+            await self._store.judge.remote(assumed)
+            self._observer.order.settled(assumed)
 
     async def _tell(self, raised: Sequence[Signal]) -> None:
         """Keep Signals that were raised just now, and tell everybody who waits that something may have changed."""
@@ -287,7 +305,8 @@ class ObserverActor:
         """Go on from what was counted, raised and watched; monitors catch up while steps come in again."""
         raised = msgspec.json.decode(await self._store.noted.remote(SIGNALS) or "[]", type=list[Signal])
         summary, leased = await self._store.summary.remote(), await self._store.noted.remote(_LEASED)
-        self._observer.resume(summary, raised, now=time.time(), leased=leased is not None)
+        hacks = await self._store.noted.remote(HACKS)
+        self._observer.resume(summary, raised, now=time.time(), leased=leased is not None, hacks=hacks)
         if (noted := await self._store.noted.remote(_RELEASE)) is not None:
             watched = msgspec.json.decode(noted, type=_Watched)
             self._observer.release(watched.release, watched.failure_bound, watched.shown)
@@ -307,6 +326,11 @@ class ObserverActor:
             page = (watched.released_at, "")
             while episodes := await self._store.following.remote(watched.digest, *page):
                 await self._tell(self._observer.replay(episodes, time.time()))
+                page = (episodes[-1].started_at, episodes[-1].id)
+        for digest, since in self._observer.hacks.tried().items():
+            page = (since, "")
+            while episodes := await self._store.following.remote(digest, *page):
+                await self._tell(self._observer.replay_beside(episodes, time.time()))
                 page = (episodes[-1].started_at, episodes[-1].id)
         self._observer.caught_up()
         self._is_behind = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,14 @@ from flywheel.errors import FlywheelError
 from flywheel.records import Array, Spec, Steps
 
 Slots = NDArray[np.int64]
+_SLOT_BYTES = 200
+"""Memory by which an open episode knows one of its slots, about: two Python numbers and their place in a dict."""
+
+
+_COLUMNS = (
+    "observations", "raw_actions", "logps", "rewards", "draw_keys", "seen_at", "digests", "repeated_digests",
+    "repeated_actions",
+)  # fmt: skip
 
 
 class Rows:
@@ -27,6 +37,9 @@ class Rows:
         self.digests = np.zeros(0, np.int64)
         self.repeated_digests = np.zeros(0, np.int64)
         self.repeated_actions: Array = np.zeros((0, *spec.action_shape), spec.action_dtype)
+        columns: list[Array] = [getattr(self, name) for name in _COLUMNS]
+        self.row_bytes = _SLOT_BYTES + sum(c.dtype.itemsize * math.prod(c.shape[1:]) for c in columns)
+        """Memory that one step takes, about."""
 
     @property
     def num_used(self) -> int:
@@ -107,8 +120,7 @@ class Rows:
     def _grow(self, n: int) -> None:
         old = len(self.rewards)
         new = max(1024, 2 * old, old + n)
-        named = ("observations", "raw_actions", "logps", "rewards", "draw_keys", "seen_at", "digests")
-        for name in (*named, "repeated_digests", "repeated_actions"):
+        for name in _COLUMNS:
             column = getattr(self, name)
             wider = np.zeros((new, *column.shape[1:]), column.dtype)
             wider[:old] = column

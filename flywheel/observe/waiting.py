@@ -6,6 +6,7 @@ import heapq
 from dataclasses import dataclass
 
 from flywheel.observe.leased import Place
+from flywheel.observe.monitors.hacking import Look
 from flywheel.observe.strata import Given
 from flywheel.outcomes import Outcome
 
@@ -19,6 +20,12 @@ class Entry:
     """What the monitors of shifts read: scores by the models of the time, or the episode; None of another policy's."""
     until: float
     """When it is read although a reward of it isn't known; 0 where all are."""
+    assumed: Outcome | None = None
+    """As what it is read then, its unknown rewards being the default; None where all are known, or there is none."""
+    look: Look | None = None
+    """What the watch for hacked rewards reads."""
+    num_assumed: int = 0
+    """Rewards that aren't known, where there is a default."""
 
     @property
     def place(self) -> Place:
@@ -54,11 +61,14 @@ class Waiting:
         """Take the first one out."""
         return self._entries.pop(heapq.heappop(self._order)[1])
 
-    def change(self, outcome: Outcome, *, is_whole: bool) -> None:
-        """Put another outcome of the same episode in the place of one that waits; no reward lacks where it is whole."""
+    def change(self, outcome: Outcome, num_unknown: int, assumed: Outcome | None) -> bool:
+        """Put another outcome of the same episode in the place of one that waits; False where none does."""
         entry = self._entries.get(outcome.id)
-        if entry is not None:
-            entry.outcome, entry.until = outcome, 0.0 if is_whole else entry.until
+        if entry is None:
+            return False
+        entry.outcome, entry.until = outcome, entry.until if num_unknown else 0.0
+        entry.assumed, entry.num_assumed = assumed, num_unknown if assumed else 0
+        return True
 
     def unsealed(self, now: float) -> Place | None:
         """Return the first place of one that waits for a reward."""

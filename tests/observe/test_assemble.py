@@ -30,7 +30,7 @@ def make(timeout_s: float = 30.0) -> Assembler:
 
 def check(assembler: Assembler) -> None:
     c = assembler.counts
-    assert c.received == c.kept + c.duplicates + c.conflicts + c.stray + assembler.num_rows
+    assert c.received == c.kept + c.duplicates + c.conflicts + c.stray + c.truncated + assembler.num_rows
     assert c.begun == c.whole + c.lost + c.void + assembler.num_open
 
 
@@ -174,7 +174,7 @@ def test_a_lost_episode_ends_where_its_steps_first_lack() -> None:
     (lost,) = assembler.overdue(now=40.1)
     assert (lost.end, lost.num_steps, lost.failed) == ("lost", 3, False)
     assert len(lost.observations) == 4 and lost.rewards.tolist() == [r[4] for r in rows[1:4]]
-    assert assembler.close(lost, now=40.1) and assembler.counts.stray == 1
+    assert assembler.close(lost, now=40.1) and assembler.counts.truncated == 1
     check(assembler)
 
 

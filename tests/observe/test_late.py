@@ -86,9 +86,9 @@ def test_of_what_waits_only_what_a_monitor_will_read_is_kept_whole() -> None:
     observer, mine = waiting(), lacking("mine", 1.0, 3)
     theirs = dataclasses.replace(mine, id="theirs", digests=("e" * 64,) * mine.num_steps, started_at=0.5)
     upload(observer, [mine, theirs], now=5.0)
-    first = observer._waiting.pop()
+    first = observer.order.waiting.pop()
     assert (first.outcome.id, first.given) == ("theirs", None)
-    given = observer._waiting.pop().given
+    given = observer.order.waiting.pop().given
     assert given is not None and given.episode is mine
 
 
