@@ -10,6 +10,38 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from flywheel.outcomes import Outcome
+from flywheel.records import Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A policy that some new episodes stay on after the release of another, to see what that one and the world do."""
+
+    policy: str
+    """Digest of the policy that was in service before."""
+    champion: str
+    """Digest of the one that is."""
+    share: float
+    """Of new episodes, by a hash of their ids."""
+    begun_at: float
+    """When the champion was put into service."""
+    settled_at: float | None = None
+    """From when on every replica was seen to know of it; None as long as not all were."""
+    ended_at: float | None = None
+    """None while it runs."""
+    reason: str = ""
+    """Why it ended, as a clause."""
+
+    @property
+    def release(self) -> Release:
+        """The control as a release: in full service, for a share of new episodes."""
+        return Release(
+            digest=self.policy,
+            stage="full",
+            share=self.share if self.ended_at is None else 0.0,
+            previous=self.champion,
+            released_at=self.begun_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
