@@ -29,10 +29,10 @@ def gathered(rooms: Rooms, task: Task, release: Release, signals: Sequence[Signa
     An alarm about outcomes goes before one about the world. None where no control group counts beside this release.
     """
     controls: list[Control] = ask(rooms.registry.controls)
-    control = next(
-        (c for c in controls[-1:] if (c.champion, c.begun_at) == (release.digest, release.released_at)), None
-    )
-    if control is None or control.settled_at is None:
+    if not controls or (controls[-1].champion, controls[-1].begun_at) != (release.digest, release.released_at):
+        return None
+    control = controls[-1]
+    if control.settled_at is None:
         return None
     until = float("inf") if control.ended_at is None else control.ended_at
     alarm = min(signals, key=lambda signal: (signal.kind != "degradation", signal.at))

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, foreign, growth, interrupt, told
+from flywheel import archive, beside, foreign, growth, interrupt, told
+from flywheel.analyze.concurrent import heeded
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
@@ -100,13 +101,14 @@ class OnRay:
         with self._timed("analyze"):
             champion = self._champion()
             signals: tuple[Signal, ...] = ()
-            diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
+            diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
             if champion is not None:
                 self._rooms.produce()
                 signals = ask(self._rooms.serving.observer.signals)
                 if current := self._about(self._release(), signals):
                     self._say("analyze", "fitting the simulator to production since the alarm", passing=True)
                     diagnosis = self._diagnose(champion, current)
+                    blame = beside.blamed(self._rooms, self._task, self._release(), current)
             plan = decide(
                 self._turns,
                 signals,
@@ -119,6 +121,7 @@ class OnRay:
                 served=self._served(champion),
                 obstacle=diagnosis.obstacle,
             )
+            plan = heeded(plan, blame, champion)
             plan = affordable(plan, ask(self._rooms.gate.is_spent, ask(self._rooms.registry.tries)))
             start = plan.warm_start and ask(self._rooms.registry.artifact, plan.warm_start)
             plan = startable(plan, start or None)

@@ -19,6 +19,7 @@ sums of losses are enough, and the bets lose a little by it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,7 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binomtest
 
 from flywheel.arms import Arms, Count
+from flywheel.records import Plan
 
 Whose = Literal["policy", "world", "unknown"]
 ERROR = 0.02
@@ -80,6 +82,16 @@ def blame(arms: Arms, error: float = ERROR) -> Blame:
     whose: Whose = "unknown" if is_policy == is_world else "policy" if is_policy else "world"
     reason = _told(arms, whose, is_policy and is_world)
     return Blame(whose=whose, policy=policy, world=world, acts_at=acts_at, reason=reason)
+
+
+def heeded(plan: Plan, found: Blame | None, champion: str | None) -> Plan:
+    """Return the plan of an alarm with whose doing that is: what the world did, no rollback is the answer to."""
+    if found is None or not plan.signals:
+        return plan
+    plan = dataclasses.replace(plan, reasons=(*plan.reasons, found.reason))
+    if found.whose != "world" or plan.strategy != "rollback_and_retrain":
+        return plan
+    return dataclasses.replace(plan, strategy="retrain_prioritize_recent", warm_start=champion)
 
 
 def _of(count: Count, measure: str) -> float:

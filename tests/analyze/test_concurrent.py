@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from flywheel.analyze.concurrent import ERROR, MEASURES, RATIOS, Blame, _above, _apart, _upper_mean, blame
+from flywheel.analyze.concurrent import ERROR, MEASURES, RATIOS, Blame, _above, _apart, _upper_mean, blame, heeded
 from flywheel.arms import Arms, Count
+from flywheel.records import Plan
+from tests.deploy.test_canary import alarm
 
 
 def counted(num: int, failed: int, loss: float | None = None) -> Count:
@@ -103,6 +106,19 @@ def test_the_upper_end_of_a_mean_is_above_it_and_no_more_likely_than_stated(num:
     if mean > 0.0 and limit < 1.0:
         apart = mean * math.log(mean / limit) + (1 - mean) * math.log((1 - mean) / (1 - limit))
         assert num * apart == pytest.approx(-math.log(0.01), rel=1e-4, abs=1e-4)
+
+
+def test_a_plan_says_whose_doing_it_is_and_does_not_roll_back_what_the_world_did() -> None:
+    back = Plan(strategy="rollback_and_retrain", reasons=("it fails",), signals=(alarm(),), warm_start="old")
+    policy = blame(arms(counted(120, 19), counted(130, 2), share=0.5))
+    world, few = blame(arms(counted(450, 100), counted(50, 12))), blame(arms(counted(18, 9), counted(2, 0)))
+    for found in (policy, few):
+        assert heeded(back, found, "new") == dataclasses.replace(back, reasons=("it fails", found.reason))
+    on = heeded(back, world, "new")
+    assert (on.strategy, on.warm_start, on.reasons[1]) == ("retrain_prioritize_recent", "new", world.reason)
+    assert heeded(back, None, "new") == back
+    quiet = dataclasses.replace(back, signals=())
+    assert heeded(quiet, world, "new") == quiet
 
 
 def test_it_is_wrong_no_oftener_than_stated_although_it_is_asked_again_and_again() -> None:
