@@ -134,9 +134,9 @@ def served(found: Served) -> str:
     return f"{_utc(found.at)}  policy {found.champion[:8]} answered{beside}"
 
 
-def control(found: Control | None) -> str:
-    """Return where the policy is that a share of new episodes stay on, "" if none does."""
-    return "" if found is None else f"control, {found.share:.0%}"
+def control(found: Control) -> str:
+    """Return where a policy is that a share of new episodes stay on."""
+    return f"control, {found.share:.0%}"
 
 
 def seconds(text: str) -> float:
