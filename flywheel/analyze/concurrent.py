@@ -32,8 +32,9 @@ from flywheel.arms import Arms, Count
 from flywheel.records import Plan
 
 Whose = Literal["policy", "world", "unknown"]
-ERROR = 0.02
-"""Probability that the release is blamed for what the world did, and that the world is for what the release did."""
+ERROR = 0.01
+"""Probability that the release is blamed for what the world did, and that the world is for what the release did: both
+together are wrong about at most one alarm in fifty, whatever is behind them."""
 RATIOS = np.array([2.5, 6.0, 20.0])
 """How many times as often something fails that an alarm came of: what is betted on, with equal weights. Twice as often
 takes some thousand episodes to see in any case."""
