@@ -177,7 +177,7 @@ class DeployConfig:
     """seconds after which it is, however few there were; promotion takes a verdict that is still valid, too"""
     settle_s: float = 2.0
     """seconds after a change of the share whose episodes count for nothing, as not every replica may know of it: two
-    looks at the registry"""
+    looks at the registry; longer where a replica is seen to know of it later"""
     control_share: float = 0.1
     """share of new episodes that stays on the policy that was in service before a release which answers no alarm, so
     that a bad release and a changed world can be told apart; a smaller one takes longer to tell, 0 tells nothing"""
