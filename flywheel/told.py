@@ -134,6 +134,14 @@ def served(found: Served) -> str:
     return f"{_utc(found.at)}  policy {found.champion[:8]} answered{beside}"
 
 
+def beside(found: Control) -> str:
+    """Return that a share of new episodes stays on a policy, and since when."""
+    return (
+        f"policy {found.policy[:8]} keeps {found.share:.0%} of new episodes since {_utc(found.begun_at)}, as the "
+        f"control of policy {found.champion[:8]}"
+    )
+
+
 def control(found: Control) -> str:
     """Return where a policy is that a share of new episodes stay on."""
     return f"control, {found.share:.0%}"
