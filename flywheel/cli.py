@@ -90,12 +90,14 @@ def policies_list(run_dir: Path) -> int:
         champion, former, condemned = registry.champion(), registry.admissible(), registry.condemned()
         challenger = registry.aliases().get("@challenger")
         tried = {canary.challenger: told.place(canary) for canary in registry.canaries()}
+        control = registry.control()
         print(f"{'version':<8} {'policy':<9} {'verdict':<13} {'state':<19} made by")
         for artifact in registry.artifacts():
             verdict, digest = registry.verdict(artifact.digest), artifact.digest
             state = tried.get(digest, "-")
             if digest != challenger and state != "rolled back":
                 state = "condemned" if digest in condemned else "former" if digest in former else state
+            state = told.control(control) if control is not None and digest == control.policy else state
             state = "in service" if digest == champion else state
             print(
                 f"{artifact.version:<8} {digest[:8]:<9} {verdict.outcome if verdict else '-':<13} {state:<19} "

@@ -213,7 +213,13 @@ class DeployConfig:
     """seconds after which it is, however few there were; promotion takes a verdict that is still valid, too"""
     settle_s: float = 2.0
     """seconds after a change of the share whose episodes count for nothing, as not every replica may know of it: two
-    looks at the registry"""
+    looks at the registry; longer where a replica is seen to know of it later"""
+    control_share: float = 0.1
+    """share of new episodes that stays on the policy that was in service before a release which answers no alarm, so
+    that a bad release and a changed world can be told apart; a smaller one takes longer to tell, 0 tells nothing"""
+    control_episodes: int = 2000
+    """the control's outcomes after which all episodes are the champion's, unless an alarm about it is open: as many as
+    tell a failure rate of 8 % from one of 2 % by the side of such a share"""
     on_fail: Literal["rollback", "freeze"] = "rollback"
     """what becomes of a challenger that fails oftener, crashes or answers NaN: `rollback` condemns it; `freeze` gives
     it no more episodes, and leaves the rest to a person"""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from flywheel import archive
+from flywheel import archive, beside
 from flywheel.analyze.diagnose import Diagnosis, enough
 from flywheel.analyze.on_ray import diagnose
 from flywheel.analyze.past import open_signals, recall
@@ -35,13 +35,14 @@ class Considering:
         champion: str | None = ask(registry.champion)
         previous: str | None = ask(registry.previous)
         signals: Sequence[Signal] = ()
-        diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
+        diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
         if champion is not None:
             self._rooms.produce()
             signals = ask(self._rooms.serving.observer.signals)
             if (current := about(ask(registry.releases)[-1], signals)) and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
                 diagnosis = self._diagnose(champion, current)
+                blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
         now = time.time()
         past = recall(history, champion, now)
         return Facts(
@@ -54,6 +55,8 @@ class Considering:
             past=past,
             calibration=diagnosis.calibration,
             obstacle=diagnosis.obstacle,
+            blame="unknown" if blame is None else blame.whose,
+            blame_words="" if blame is None else blame.reason,
             nominal=self._task.nominal,
             served=self._served(champion),
             elsewhere=self._elsewhere(champion, previous, past.candidate),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def canary(*, run_dir: Path) -> int:
-    """Show the challenger on its way: its share, its outcomes, the evidence; and what became of earlier ones.
+    """Show the challenger on its way: its share, its outcomes, the evidence; earlier ones; and the control group.
 
     Evidence is a factor: how many times better the claim explains what was seen than its contrary. 1 is none.
 
@@ -26,8 +27,10 @@ def canary(*, run_dir: Path) -> int:
 
     config = archive.read_config(run_dir)["config"].deploy
     with contextlib.closing(open_readonly(run_dir)) as registry:
-        found = [shown(each, config) for each in registry.canaries()]
+        found, control = [shown(each, config) for each in registry.canaries()], registry.control()
     print(told.challenges(found, console.width()))
+    if control is not None:
+        print(textwrap.fill(told.beside(control), console.width(), subsequent_indent="    "))
     return 0
 
 

@@ -17,6 +17,8 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _TO_UNIT = 2.0**-53
 _ALL = 2**64 - 1
+CONTROL = b"control"
+"""Salt of the `bucket` that says which episodes stay on the control."""
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -55,12 +57,13 @@ def draws_of(key: int, step: int, num_draws: int) -> list[float]:
     return [((_mix_one(row + k * golden & _ALL) >> 11) + 0.5) * _TO_UNIT for k in range(1, num_draws + 1)]
 
 
-def bucket(run_key: bytes, episode: str) -> float:
+def bucket(run_key: bytes, episode: str, salt: bytes = b"canary") -> float:
     """Return where in [0, 1) a production episode lies: the challenger is given those below its share.
 
-    Another salt than that of `draw_key`, so that whose an episode is says nothing of what is drawn in it.
+    So is the control, by a salt of its own. Both are others than that of `draw_key`, so that whose an episode is says
+    nothing of what is drawn in it.
     """
-    mark = hmac.digest(run_key, b"canary\x00" + episode.encode(), hashlib.sha256)
+    mark = hmac.digest(run_key, salt + b"\x00" + episode.encode(), hashlib.sha256)
     return (int.from_bytes(mark[:8], "big") >> 11) * _TO_UNIT
 
 

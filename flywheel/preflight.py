@@ -19,6 +19,7 @@ MAY_BE_ZERO = frozenset(
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
     | {f"train.replay.{name}" for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at")}
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
+    | {"deploy.control_share"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
@@ -49,6 +50,7 @@ def check(config: Config) -> None:
             max(deploy.canary_margin, deploy.incident_margin) <= 0.5,
             "deploy.canary_margin and incident_margin must be at most 0.5",
         ),
+        (deploy.control_share <= 0.5, "deploy.control_share must be at most 0.5"),
         (config.page.port < 65536, "page.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
         (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),

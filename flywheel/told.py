@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flywheel.arms import Control
 from flywheel.challenge import Challenge
 from flywheel.config import Config
 from flywheel.deploy.admission import Served
@@ -129,7 +130,22 @@ def served(found: Served) -> str:
         return f"{_utc(found.at)}  no policy was in service yet"
     with_share = f"with {found.share:.0%} of new episodes" if found.share else "in the shadow"
     beside = f"; policy {found.challenger[:8]} was tried beside it, {with_share}" if found.challenger else ""
+    if found.control:
+        beside = f"; {found.control_share:.0%} of new episodes stayed on policy {found.control[:8]}, as its control"
     return f"{_utc(found.at)}  policy {found.champion[:8]} answered{beside}"
+
+
+def beside(found: Control) -> str:
+    """Return that a share of new episodes stays on a policy, and since when."""
+    return (
+        f"policy {found.policy[:8]} keeps {found.share:.0%} of new episodes since {_utc(found.begun_at)}, as the "
+        f"control of policy {found.champion[:8]}"
+    )
+
+
+def control(found: Control) -> str:
+    """Return where a policy is that a share of new episodes stay on."""
+    return f"control, {found.share:.0%}"
 
 
 def seconds(text: str) -> float:

@@ -178,6 +178,7 @@ class Window:
             verdicts={artifact.digest: registry.verdicts(artifact.digest) for artifact in artifacts},
             releases=registry.releases(),
             challenges=[shown(canary, self._config["config"].deploy) for canary in registry.canaries()],
+            controls=registry.controls(),
             condemned=registry.reasons(),
             previous=registry.previous(),
             tries=registry.tries(),

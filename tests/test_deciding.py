@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flywheel import archive, cli, told
+from flywheel import archive, cli, deciding, told
 from flywheel.config import Config, DeployConfig
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.registry import open_readonly
@@ -45,6 +45,22 @@ def move(run_dir: Path, how: Callable[[Canary], Canary]) -> Canary:
         moved = how(present)
         registry.keep_canary(moved)
     return moved
+
+
+def test_a_control_group_is_shown_beside_the_champion(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(run_dir)
+    with closing(world.registry) as registry:
+        second, third = last(run_dir).challenger, world.judged(3.0, valid_until=1e12).digest
+        registry.promote(third, NOW + 9, 0.1)
+        registry.rollback(NOW + 10)
+        fourth = world.judged(4.0, valid_until=1e12).digest
+        registry.promote(fourth, NOW + 11, 0.1)
+        first = registry.previous()
+    assert first not in (None, second, third, fourth)
+    assert deciding.canary(run_dir=run_dir) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"policy {str(first)[:8]} keeps 10% of new episodes since 1970-01-01 00:16:51 UTC, as the control" in text
+    assert f"of policy {fourth[:8]}" in text
 
 
 def last(run_dir: Path) -> Canary:

@@ -41,6 +41,8 @@ def test_who_answered_is_told_with_whoever_was_tried_beside_it() -> None:
     assert told.served(Served(at, champion, None, 0.0)) == f"{moment}  policy aaaaaaaa answered"
     assert told.served(Served(at, champion, challenger, 0.0)).endswith("bbbbbbbb was tried beside it, in the shadow")
     assert told.served(Served(at, champion, challenger, 0.1)).endswith("beside it, with 10% of new episodes")
+    control = told.served(Served(at, champion, None, 0.0, challenger, 0.1))
+    assert control.endswith("answered; 10% of new episodes stayed on policy bbbbbbbb, as its control")
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "nan", "1e9", "-1", "99999999999", "2026-13-01"])

@@ -101,7 +101,7 @@ class Supply:
         policies are there. Raises FlywheelError: what can't be reached, had or proven; what is there stays.
         """
         status = self._client.policy()
-        present = [status[name] for name in ("digest", "challenger", "share", "admissible")]
+        present = [status[name] for name in ("digest", "challenger", "share", "control", "control_share", "admissible")]
         with self._mutex:
             self._may_answer = {*status["admissible"], status["digest"]}
             self._leases = deque(lease for lease in self._leases if not self.is_condemned(lease.digest))

@@ -30,6 +30,16 @@ class Admission:
     """The digest that a rollback would put into service."""
     condemned: Mapping[str, str] = field(default_factory=dict)
     """Digests that may not come back, and why."""
+    control: str | None = None
+    """The digest that some new episodes stay on beside the champion; None where none does."""
+    control_share: float = 0.0
+    control_since: float = 0.0
+    """When the control began; 0 where there is none."""
+
+    @property
+    def changed_at(self) -> float:
+        """When the shares of new episodes came into force; 0 where the champion has all."""
+        return max(self.since, self.control_since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,9 @@ class Served:
     """The digest that was tried beside it; None where none was."""
     share: float
     """Share of new episodes that the challenger was given; 0 in the shadow, and where there was none."""
+    control: str | None = None
+    """The digest that some new episodes stayed on; None where none did."""
+    control_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,6 +110,8 @@ class Course:
     promote_error: float
     lost_error: float
     split_error: float
+    control_share: float = 0.0
+    """Share of new episodes that stays on the champion for a time when it is promoted quietly."""
 
     @classmethod
     def of(cls, config: DeployConfig) -> Course:
@@ -134,6 +136,8 @@ class Canary:
     """True where an open incident condemns the champion, which fails oftener than it may."""
     shares: tuple[tuple[float, float], ...] = ()
     """When each share of new episodes came into force, and which; each is more than the one before."""
+    settled: tuple[tuple[float, float], ...] = ()
+    """Of shares that replicas were late to know: when it came into force, and when the last of them knew it."""
     rung: int = -1
     """Which of its course's shares is in force; -1 in the shadow."""
     num_shadowed: int = 0
@@ -156,6 +160,11 @@ class Canary:
     def is_over(self) -> bool:
         """True where nothing changes it any more."""
         return self.state not in OPEN
+
+    @property
+    def is_quiet(self) -> bool:
+        """True where it surely answers no alarm about the champion."""
+        return self.is_alarmed is False and not self.is_urgent
 
     @property
     def answered_until(self) -> float | None:
@@ -191,8 +200,8 @@ class Canary:
 
     def share_at(self, t: float, settle_s: float) -> float | None:
         """Return the share in force for an episode that began at `t`; None where not all replicas may have known it."""
-        begun = [(at, share) for at, share in self.shares if at <= t]
-        return begun[-1][1] if begun and t - begun[-1][0] >= settle_s else None
+        at, share = max(((at, share) for at, share in self.shares if at <= t), default=(math.inf, 0.0))
+        return share if t >= max(at + settle_s, dict(self.settled).get(at, at)) else None
 
 
 class Ramp:
@@ -249,6 +258,16 @@ class Ramp:
                 test = canary.test.read(outcome, is_challengers, share, self.promotes_at(canary)[0])
                 canary = self._look(dataclasses.replace(canary, test=test), now)
         return canary
+
+    def known(self, canary: Canary, known_from: float) -> Canary:
+        """Take in from when on every replica knows the present share: what began before counts for nothing.
+
+        It is said before any outcome is read that began at this share, and once.
+        """
+        at = canary.shares[-1][0]
+        if known_from <= at + self.config.settle_s or at in dict(canary.settled) or canary.read_to[0] >= at:
+            return canary
+        return dataclasses.replace(canary, settled=(*canary.settled, (at, known_from)))
 
     def alarmed(self, canary: Canary, signals: Sequence[Signal], now: float) -> Canary:
         """Take in all alarms about the champion's release; without one nothing changes.

@@ -12,12 +12,13 @@ from flywheel.challenge import Word
 from flywheel.config import canonical
 from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary, Ramp
+from flywheel.deploy.controls import Controls
 from flywheel.deploy.suite import Suite
 from flywheel.errors import Refused, UsageError
 from flywheel.records import Release
 
 
-class Challenges(Suite):
+class Challenges(Controls, Suite):
     """The part of a Registry that is about challengers; the Registry says what may serve, and puts it into service."""
 
     def challenge(
@@ -42,6 +43,7 @@ class Challenges(Suite):
                 "INSERT INTO canaries (challenger, champion, state, begun_at, record) VALUES (?, ?, ?, ?, ?)",
                 (canary.challenger, canary.champion, canary.state, canary.begun_at, _encode(canary)),
             )
+            self.end_control(f"policy {digest[:12]} is tried beside the champion", now)
             return canary
 
     def keep_canary(self, canary: Canary) -> Release | None:
@@ -61,7 +63,10 @@ class Challenges(Suite):
                 self._condemn(canary.challenger, canary.reason, canary.changed_at)
             if canary.state != "promoted":
                 return None
-            return self._release(canary.challenger, canary.changed_at)
+            release = self._release(canary.challenger, canary.changed_at)
+            if canary.is_quiet and canary.course is not None:
+                self._begin_control(release, canary.course.control_share)
+            return release
 
     def _promotable(self, canary: Canary) -> Canary:
         """Return a canary as it is, but one that ends in a promotion which is refused as stopped."""
@@ -131,7 +136,8 @@ class Challenges(Suite):
         """Return the release that says who answers now: the challenger's on its way, else the champion's."""
         canary = self.canary()
         tried = None if canary is None or canary.is_over else canary.release
-        return tried or self._present()
+        present = self._present()
+        return tried or (present and self.beside_control(present))
 
     def aliases(self) -> dict[str, str]:
         """Return the digests of `@champion`, `@challenger` and `@previous`, of each that there is."""
@@ -152,7 +158,9 @@ class Challenges(Suite):
             ).fetchone()
         canary = None if row is None else msgspec.convert(json.loads(row[0]), Canary)
         if canary is None or (canary.answered_until is not None and canary.answered_until <= at):
-            return Served(at, self.served_at(at), None, 0.0)
+            control = self.control_at(at)
+            beside = (None, 0.0) if control is None else (control.policy, control.share)
+            return Served(at, self.served_at(at), None, 0.0, *beside)
         begun = [share for since, share in canary.shares if since <= at]
         return Served(at, self.served_at(at), canary.challenger, begun[-1] if begun else 0.0)
 

@@ -93,7 +93,7 @@ class Desk:
         told, proven = session.told(request.episodes), []
 
         def settled_at() -> float:
-            return session.admission.since + self.config.settle_s
+            return session.admission.changed_at + self.config.settle_s
 
         with _or_503("Episodes can't be made durable now"):
             if running := begun(request.running, secrets.run, self.clock(), settled_at()):

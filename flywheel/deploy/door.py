@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ class Door:
         given = parse_qs(asked.query.decode("latin-1"), keep_blank_values=True).get("at")
         at = self._service.clock() if given is None else _number(given[-1], "at")
         found = await self._service.served(at)
-        return wire.ServedAnswer(found.at, found.champion, found.challenger, found.share)
+        return wire.ServedAnswer(**dataclasses.asdict(found))
 
     async def _rollback(self, asked: Asked) -> wire.RollbackAnswer:
         return await self._service.rollback(asked.read(wire.ROLLBACK))

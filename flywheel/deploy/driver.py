@@ -12,6 +12,7 @@ from flywheel.deploy import evidence
 from flywheel.deploy.admission import Tried
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.links import AwayError, within
+from flywheel.deploy.looks import Looks
 from flywheel.deploy.registry import Registry
 from flywheel.outcomes import Outcome
 from flywheel.preflight import approver
@@ -48,6 +49,8 @@ class Driver:
         self._asked: tuple[Canary, asyncio.Task[bool | None]] | None = None
         self._watched: Release | None = None
         self._is_away = False
+        self.looks = Looks()
+        self._stayed: tuple[float, tuple[float, str], int] = (0.0, (0.0, ""), 0)
 
     async def challenge(self, digest: str, witness: Witness, clock: Clock) -> Canary:
         """Begin to try a digest beside the champion, at the last share at once where an alarm is open about that one.
@@ -87,7 +90,9 @@ class Driver:
 
     def tried(self, tried: Tried, now: float) -> Release | None:
         """Take in what a replica saw of the challenger; what it says of another policy is late, and is left."""
-        canary = self._registry.canary()
+        canary, control = self._registry.canary(), self._registry.control()
+        if control is not None and control.policy == tried.digest and tried.trouble:
+            self._registry.end_control(tried.trouble, now)
         if canary is None or canary.is_over or canary.challenger != tried.digest:
             return None
         if tried.trouble:
@@ -108,6 +113,7 @@ class Driver:
             await self._watch(witness)
             release = await self._move(witness, clock)
             await self._watch(witness)
+            await self._look_after_control(witness, clock)
             self._is_away = False
         except AwayError as error:
             if not self._is_away:
@@ -130,8 +136,49 @@ class Driver:
         if hacks:
             return self._keep(present, self._ramp.stop(present, hacks, clock()))
         now, word = clock(), self._word(present)
-        moved = self._ramp.hear(self._ramp.alarmed(present, alarms, now), heard, now)
+        moved = self._hear(self._ramp.alarmed(present, alarms, now), heard, now)
         return self._keep(present, moved if word is None else self._ramp.approve(moved, word, now))
+
+    def _hear(self, canary: Canary, heard: Sequence[Outcome], now: float) -> Canary:
+        """Let a canary read what is known, up to where not every replica is known to act by its share yet."""
+        if canary.state != "canary":
+            return canary
+        begun_at = canary.shares[-1][0]
+        known_from = self.looks.known_from(begun_at, now)
+        if known_from is None:
+            return self._ramp.hear(canary, [o for o in heard if o.started_at < begun_at], now)
+        return self._ramp.hear(self._ramp.known(canary, known_from), heard, now)
+
+    async def quiet_share(self, witness: Witness) -> float:
+        """Return the control's share for a promotion of now: 0 where an alarm is open, or nobody knows whether."""
+        if self._registry.champion() is None:
+            return 0.0
+        try:
+            return 0.0 if await self._alarms(witness) else self._ramp.config.control_share
+        except AwayError as error:
+            log.warning("The observer is away, so that no control group stays: %s", error)
+            return 0.0
+
+    async def _look_after_control(self, witness: Witness, clock: Clock) -> None:
+        """Let the control count once all replicas know of it, and end it once it was seen enough in quiet times."""
+        control, config = self._registry.control(), self._ramp.config
+        if control is None:
+            return
+        if control.settled_at is None:
+            known_from = self.looks.known_from(control.begun_at, clock())
+            if known_from is not None:
+                self._registry.settle_control(max(known_from, control.begun_at + config.settle_s))
+            return
+        begun_at, after, num = self._stayed
+        if begun_at != control.begun_at:
+            begun_at, after, num = control.begun_at, (control.settled_at, ""), 0
+        outcomes = await within(witness.outcomes((control.policy,), after))
+        num += sum(outcome.is_known for outcome in outcomes)
+        self._stayed = (begun_at, (outcomes[-1].started_at, outcomes[-1].id) if outcomes else after, num)
+        if num >= config.control_episodes and not await self._alarms(witness):
+            present = self._registry.control()  # it may have ended, and another begun, while the observer was asked
+            if present is not None and present.begun_at == begun_at:
+                self._registry.end_control(f"{num:,} of its episodes are enough in quiet times", clock())
 
     async def _watch(self, witness: Witness) -> None:
         """Let the observer watch whatever was put into service last."""

@@ -39,8 +39,11 @@ class RegistryLink(Protocol):
     async def secrets(self) -> Secrets:
         """Return what this replica needs of the run's keys."""
 
-    async def admission(self) -> Admission:
-        """Return who answers, and whom."""
+    async def admission(self, replica: str = "", changed_at: float | None = None) -> Admission:
+        """Return who answers, and whom; `changed_at` is that of the Admission that this replica acts by, None of none.
+
+        From when on all replicas know a share is seen by that.
+        """
 
     async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:
         """Return a digest's artifact with its files and its newest verdict."""

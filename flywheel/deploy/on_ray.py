@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
+from flywheel.arms import Control
 from flywheel.challenge import Word
 from flywheel.config import DeployConfig
 from flywheel.deploy.admission import Admission, Served, Tried
@@ -77,8 +78,12 @@ class RegistryActor:
         keys = self._registry.keys
         return Secrets(public=keys.public, run=keys.run, task=self._registry.task)
 
-    async def admission(self) -> Admission:
-        """Return who answers clients; replicas ask each second, so that from then on challengers are driven."""
+    async def admission(self, replica: str = "", changed_at: float | None = None) -> Admission:
+        """Return who answers clients; replicas ask each second, so that from then on challengers are driven.
+
+        `changed_at` says by which shares this replica has acted so far.
+        """
+        self._driver.looks.saw(replica, changed_at, time.time())
         if self._driving is None:
             self._driving = asyncio.create_task(self._drive())
         return self._registry.admission()
@@ -114,6 +119,10 @@ class RegistryActor:
             self._told(release, "promotion")
         for present in filter(None, [self._registry.present()]):
             self._meters.record(readings.of_release(present, self._registry.artifact(present.digest).version))
+
+    def controls(self) -> list[Control]:
+        """Return every control group, over or not, oldest first."""
+        return self._registry.controls()
 
     def add_token(self, name: str, scopes: Sequence[Scope], quota: float | None = None) -> str:
         """Return a new token, which nobody can be told again."""
@@ -187,9 +196,13 @@ class RegistryActor:
         """Return by id the scenario that stands for a failed episode."""
         return self._registry.looked_at(simulator)
 
-    def promote(self, digest: str) -> Release:
-        """Put a judged digest into service; raises Refused, changing nothing, otherwise."""
-        return self._told(self._registry.promote(digest, time.time()), "promotion")
+    async def promote(self, digest: str) -> Release:
+        """Put a judged digest into service; raises Refused, changing nothing, otherwise.
+
+        Where no alarm is open about the one before it, a share of new episodes stays on that for a time.
+        """
+        share = await self._driver.quiet_share(self._observer)
+        return self._told(self._registry.promote(digest, time.time(), share), "promotion")
 
     def rollback(self, reason: str = "rolled back", digest: str | None = None) -> Release:
         """Condemn the digest in service, which is this one if any is given, and put the one before it back."""
@@ -271,9 +284,9 @@ class RegistryActorLink(_Link):
         found: Secrets = await self._ask("secrets")
         return found
 
-    async def admission(self) -> Admission:
+    async def admission(self, replica: str = "", changed_at: float | None = None) -> Admission:
         """As RegistryActor.admission."""
-        found: Admission = await self._ask("admission")
+        found: Admission = await self._ask("admission", replica, changed_at)
         return found
 
     async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:

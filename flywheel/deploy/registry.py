@@ -189,9 +189,10 @@ class Registry(Challenges, Tokens):
 
     # Who is in service
 
-    def promote(self, digest: str, now: float) -> Release:
+    def promote(self, digest: str, now: float, control_share: float = 0.0) -> Release:
         """Put a digest into service and return its Release; the digest in service already keeps its own.
 
+        `control_share` of new episodes stays on the one before it, for a release that answers no alarm.
         Raises Refused, changing nothing, unless the digest's newest verdict is signed, passed, valid at `now`, about
         this digest and this task, made by the present terms and against the policy in service, and the digest was
         never condemned.
@@ -202,7 +203,9 @@ class Registry(Challenges, Tokens):
                 return present
             self.check_promotable(digest, now)
             self.end_canary(digest, now)
-            return self._release(digest, now)
+            release = self._release(digest, now)
+            self._begin_control(release, control_share)
+            return release
 
     def check_promotable(self, digest: str, now: float) -> None:
         """Return when a digest may be put into service at `now`; raise Refused, as `promote`, otherwise."""
@@ -254,6 +257,7 @@ class Registry(Challenges, Tokens):
     def _condemn(self, digest: str, reason: str, now: float) -> None:
         """Bar a digest from being promoted or rolled back to, for good; the first reason stays."""
         self._db.execute("INSERT OR IGNORE INTO condemned VALUES (?, ?, ?)", (digest, reason, now))
+        self.end_control(f"it was condemned: {reason}", now, digest)
 
     def _refuse_condemned(self, digest: str) -> None:
         row = self._db.execute("SELECT reason FROM condemned WHERE digest = ?", (digest,)).fetchone()
@@ -276,6 +280,7 @@ class Registry(Challenges, Tokens):
 
     def _release(self, digest: str, now: float) -> Release:
         release = Release(digest=digest, stage="full", share=1.0, previous=self.champion(), released_at=now)
+        self.end_control(f"policy {digest[:12]} was put into service", now)
         self._db.execute(
             "INSERT INTO releases (digest, stage, share, previous, released_at) VALUES (?, ?, ?, ?, ?)",
             (release.digest, release.stage, release.share, release.previous, release.released_at),
@@ -341,7 +346,7 @@ class Registry(Challenges, Tokens):
         """Return what replicas need to know: who answers, who is tried, whom clients may still name, who may call."""
         canary, tried, condemned = self.canary(), self.tried(), self.reasons()
         may = [digest for digest, is_free in tried.items() if is_free and digest not in condemned]
-        release = None if canary is None or canary.is_over else canary.release
+        release, control = None if canary is None or canary.is_over else canary.release, self.control()
         return Admission(
             champion=self.champion(),
             admissible=tuple(dict.fromkeys([*self.admissible(), *may])),
@@ -352,6 +357,9 @@ class Registry(Challenges, Tokens):
             since=0.0 if release is None else release.released_at,
             previous=self.previous(),
             condemned={digest: reason for digest, (reason, _) in condemned.items()},
+            control=None if control is None else control.policy,
+            control_share=0.0 if control is None else control.share,
+            control_since=0.0 if control is None else control.begun_at,
         )
 
 

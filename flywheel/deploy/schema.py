@@ -52,7 +52,17 @@ CREATE TRIGGER tried_means_judged BEFORE INSERT ON canaries
 WHEN (SELECT outcome FROM verdicts WHERE digest = NEW.challenger ORDER BY id DESC LIMIT 1) IS NOT 'pass'
 BEGIN SELECT RAISE(ABORT, 'no passing verdict'); END;
 """
-STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH, _TOKENS, _CANARIES)
+_CONTROLS = """
+CREATE TABLE controls (
+    id INTEGER PRIMARY KEY, policy TEXT NOT NULL REFERENCES artifacts, champion TEXT NOT NULL REFERENCES artifacts,
+    share REAL NOT NULL, begun_at REAL NOT NULL, settled_at REAL, ended_at REAL, reason TEXT NOT NULL);
+CREATE UNIQUE INDEX controls_running ON controls ((1)) WHERE ended_at IS NULL;
+CREATE TRIGGER controls_means_judged BEFORE INSERT ON controls
+WHEN (SELECT outcome FROM verdicts WHERE digest = NEW.policy ORDER BY id DESC LIMIT 1) IS NOT 'pass'
+OR NEW.policy IN (SELECT digest FROM condemned)
+BEGIN SELECT RAISE(ABORT, 'no passing verdict, or condemned'); END;
+"""
+STEPS = (_FIRST, _SCENARIOS, _BUDGET, _TERMS, _GROWTH, _TOKENS, _CANARIES, _CONTROLS)
 """What each version added; the last one is VERSION."""
 VERSION = len(STEPS)
 """Version of the registry's file; a reader takes all up to it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -56,6 +57,7 @@ class Service(Desk):
         self._trouble = ""
         self._versions: dict[str, int] = {}
         self._num_decisions = 0
+        self._id = uuid.uuid4().hex
         self._shadowed: list[Steps | Line] = []
 
     async def start(self) -> None:
@@ -89,13 +91,15 @@ class Service(Desk):
         A policy that can't be proven changes nothing: the old one goes on answering and `trouble` says why.
         """
         async with self._loading:
-            admission = await within(self._registry.admission())
-            self.rules.adopt(admission.tokens)
             session = self._live()
+            acts_by = None if session.champion is None else session.admission.changed_at
+            admission = await within(self._registry.admission(self._id, acts_by))
+            self.rules.adopt(admission.tokens)
             if admission.champion is not None and admission != session.admission:
                 try:
                     await self._hold({admission.champion} - set(session.loaded))
-                    await self._hold_challenger(admission.challenger)
+                    await self._hold_beside(admission.challenger)
+                    await self._hold_beside(admission.control)
                     session.adopt(admission)
                     self._trouble = ""
                 except Refused as error:
@@ -114,8 +118,8 @@ class Service(Desk):
             self._live().hold(policy)
             self._versions[digest] = found.artifact.version
 
-    async def _hold_challenger(self, digest: str | None) -> None:
-        """Load a challenger; one that can't be is broken, and the champion goes on alone."""
+    async def _hold_beside(self, digest: str | None) -> None:
+        """Load a challenger or a control; one that can't be is broken, and the champion goes on alone."""
         session = self._live()
         if digest is None or digest in session.loaded or digest in session.broken:
             return
@@ -284,6 +288,8 @@ class Service(Desk):
             "admissible": list(session.admission.admissible),
             "challenger": session.admission.challenger,
             "share": session.admission.share,
+            "control": session.admission.control,
+            "control_share": session.admission.control_share,
             "trouble": self._trouble,
             "decisions": self._num_decisions,
             "waiting": len(self._outbox),

@@ -22,7 +22,7 @@ from flywheel.deploy.leases import Told, give, read
 from flywheel.deploy.lines import Line
 from flywheel.deploy.proof import answers, differs, gave
 from flywheel.deploy.wire import ActRow, Decision, EndRow, EpisodeRow, Lease, RejectedError, ResentRow, Wire, wire
-from flywheel.draws import bucket, draw_key, draws
+from flywheel.draws import CONTROL, bucket, draw_key, draws
 from flywheel.errors import Refused
 from flywheel.policy import Policy, to_env
 from flywheel.records import Array, Spec, Steps
@@ -93,7 +93,7 @@ class Session:
         self._policies[policy.digest] = policy
         self._policies.move_to_end(policy.digest)
         self._singles[policy.digest] = lines.single(policy)
-        kept = (self.champion, self._admission.challenger, policy.digest)
+        kept = (self.champion, self._admission.challenger, self._admission.control, policy.digest)
         for digest in [d for d in self._policies if d not in kept]:
             if len(self._policies) > LOADED:
                 del self._policies[digest], self._singles[digest]
@@ -203,9 +203,10 @@ class Session:
 
     def _begins(self, episode: str) -> str:
         """Return whose the answer to step 0 of an episode is."""
-        challenger, share = self._admission.challenger, self._admission.share
-        is_tried = challenger is not None and bucket(self._run_key, episode) < share
-        return self._or_champion(challenger if is_tried else None)
+        found = self._admission
+        is_tried = found.challenger is not None and bucket(self._run_key, episode) < found.share
+        stays = found.control is not None and bucket(self._run_key, episode, CONTROL) < found.control_share
+        return self._or_champion(found.challenger if is_tried else found.control if stays else None)
 
     def _or_champion(self, digest: str | None) -> str:
         """Return the digest where it may answer and can, else the champion."""

@@ -218,6 +218,9 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     admissible: list[str]
     challenger: str | None
     share: float
+    control: str | None
+    """The former policy that `control_share` of new episodes stay on; null where there is none."""
+    control_share: float
     trouble: str
     decisions: int
     waiting: int
@@ -252,6 +255,9 @@ class ServedAnswer(msgspec.Struct, frozen=True):
     challenger: str | None
     share: float
     """Share of new episodes that the challenger was given; 0 in the shadow."""
+    control: str | None
+    control_share: float
+    """The former policy that this share of new episodes stayed on; null and 0 where there was none."""
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -58,7 +58,7 @@ def reading(source: Source, streams: Streams, frames: Frames, turnstile: Turnsti
 def _now(router: APIRouter, source: Source) -> None:
     @router.get("/now")
     def now(request: Request) -> Response:
-        """Return whose run this is, what turns, who serves and who is tried, the alarms, and the last sentences."""
+        """Return whose run this is, what turns, who serves or is tried, the alarms, and the last sentences."""
         about, told, known, tally = source.about(), source.told(0), source.policies(), source.tally()
         rows = shapes.policies(known, tally)
         whole = sum(row["episodes"] - row["lost"] for row in tally.values())
@@ -72,6 +72,7 @@ def _now(router: APIRouter, source: Source) -> None:
                 "service": next((row for row in rows if row["state"] == "in service"), None),
                 "previous": known.previous,
                 "challenger": next((shapes.challenge(c) for c in known.challenges[-1:] if not c.is_over), None),
+                "control": next((shapes.control(c) for c in known.controls[-1:] if c.ended_at is None), None),
                 "signals": [shapes.signal(each) for each in source.signals()],
                 "production": {
                     "episodes": int(sum(row["episodes"] for row in tally.values())),

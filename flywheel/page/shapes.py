@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.arms import Control
 from flywheel.challenge import Challenge
 from flywheel.page.source import About, Listed, Policies
 from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
@@ -189,6 +190,8 @@ def _state(digest: str, known: Policies, tried: Challenge | None) -> str:
     if tried is not None and not tried.is_over:
         return "frozen" if tried.state == "frozen" else "challenger"
     ended = "" if tried is None else tried.state.replace("_", " ")
+    if any(control.policy == digest and control.ended_at is None for control in known.controls):
+        return "control"
     if digest in known.condemned:
         return ended if ended == "rolled back" else "condemned"
     return "former" if digest in {release.digest for release in known.releases} else ended or "candidate"
@@ -210,12 +213,26 @@ def _served(known: Policies) -> tuple[Spans, Spans]:
             found.setdefault(each.challenger, []).append(_span(span.begin, span.end, span.stage, span.share))
     for release, after in zip(known.releases, [*known.releases[1:], None], strict=False):
         until = None if after is None else after.released_at
-        served.setdefault(release.digest, []).append(_span(release.released_at, until, release.stage, release.share))
+        control = next((c for c in known.controls if c.begun_at == release.released_at), None)
+        if control is not None:
+            beside = (release.released_at, control.ended_at, release.stage)
+            served.setdefault(control.policy, []).append(_span(*beside, control.share))
+            served.setdefault(release.digest, []).append(_span(*beside, 1.0 - control.share))
+            if control.ended_at is None or control.ended_at == until:
+                continue
+        begun = release.released_at if control is None or control.ended_at is None else control.ended_at
+        served.setdefault(release.digest, []).append(_span(begun, until, release.stage, release.share))
     return {digest: sorted(spans, key=lambda span: float(span["from"])) for digest, spans in served.items()}, shadowed
 
 
 def _span(begin: float, until: float | None, stage: str, share: float) -> dict[str, Any]:
     return {"from": begin, "to": until, "stage": stage, "share": share}
+
+
+def control(each: Control) -> dict[str, Any]:
+    """Return a control group."""
+    found: dict[str, Any] = plain(each)
+    return found
 
 
 def challenge(each: Challenge) -> dict[str, Any]:

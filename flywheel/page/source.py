@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.arms import Control
 from flywheel.challenge import Challenge, Word
 from flywheel.records import Artifact, End, Episode, Origin, Parameters, Release, Signal, Told, Turn, Verdict
 from flywheel.tapes import Difference, Scenario, Standing
@@ -117,6 +118,8 @@ class Policies:
     releases: Sequence[Release] = ()
     challenges: Sequence[Challenge] = ()
     """Oldest first; only the last one can still be on its way."""
+    controls: Sequence[Control] = ()
+    """Oldest first; only the last one can still run."""
     condemned: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     """By digest: why and when."""
     previous: str | None = None

@@ -92,6 +92,7 @@ class Links:
         """Steps that the observer forgets once."""
         self.loads: list[str] = []
         self.tried_: list[Tried] = []
+        self.looks: list[tuple[str, float | None]] = []
         self.begun_: list[Mapping[str, float]] = []
         self.now = NOW
         """When the registry is told to roll back."""
@@ -112,8 +113,9 @@ class Links:
         keys = self.registry.keys
         return Secrets(public=keys.public, run=keys.run, task=self.registry.task)
 
-    async def admission(self) -> Admission:
+    async def admission(self, replica: str = "", changed_at: float | None = None) -> Admission:
         await self._reach()
+        self.looks.append((replica, changed_at))
         return self.registry.admission()
 
     async def papers(self, digest: str) -> tuple[Bundle, Verdict | None]:

@@ -380,7 +380,8 @@ async def test_who_answered_at_a_time_is_one_question(world: World, service: Ser
             (NOW + 10, first.digest, second.digest, canary.share),
         ):
             answer = (await http.get("/v1/served", params={"at": at})).json()
-            assert answer == {"at": at, "champion": champion, "challenger": challenger, "share": share}
+            told = {"at": at, "champion": champion, "challenger": challenger, "share": share}
+            assert answer == told | {"control": None, "control_share": 0.0}
         now = (await http.get("/v1/served")).json()
         assert (now["at"], now["champion"]) == (NOW, first.digest)
         for wrong in ("", "now", "nan", "1e999"):

@@ -264,7 +264,7 @@ def test_a_file_from_before_there_were_scenarios_is_read_and_made_a_present_one(
     artifact = world.served()
     world.registry.close()
     with closing(sqlite3.connect(world.run_dir / FILE)) as db, db:
-        for table in ("scenarios", "budget", "terms", "failures", "dropped", "tokens", "canaries"):
+        for table in ("scenarios", "budget", "terms", "failures", "dropped", "tokens", "canaries", "controls"):
             db.execute(f"DROP TABLE {table}")
         db.execute("UPDATE meta SET schema_version = 1")
     old = open_readonly(world.run_dir)

@@ -40,7 +40,7 @@ from tests.test_readme import block
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on:DeprecationWarning")
 NAMESPACE = namespace("test")
 CONFIG = DeployConfig(port=0)
-CANARY = DeployConfig(shadow_decisions=40, ramp=(0.5,), ramp_first=5, settle_s=0.0, poll_s=0.2)
+CANARY = DeployConfig(shadow_decisions=40, ramp=(0.5,), ramp_first=5, settle_s=0.0, poll_s=0.2, control_share=0.0)
 STORE = "store-of-test-rooms"
 TRACING = TraceConfig(sample_share=0.5)
 

@@ -105,7 +105,7 @@ function turning({ wheel: state, about, last }) {
     body(wheel({ ...state, seconds: spent }), said)];
 }
 
-function serving(shared, { service, previous, about, challenger }) {
+function serving(shared, { service, previous, about, challenger, control }) {
   if (!service) {
     return [h("header", {}, h("h2", {}, "In service")), body(note("No policy is in service", "The first one that passes the gate will answer clients. One that was trained elsewhere can be put to the gate, too."),
       commands(["CLI", `flywheel policies add policy.onnx --task ${shell(about.reference)} --run-dir ${shell(about.run_dir)}`]))];
@@ -119,7 +119,7 @@ function serving(shared, { service, previous, about, challenger }) {
         figure(number(service.mean_return), "mean return"),
         figure(percent(rate), "failed", `${count(service.failed)} of ${plural(service.episodes, "episode")}`)),
       facts({
-        share: challenger?.share ? [`${share(1 - challenger.share)} of new episodes, the rest `, chip(shared.policies, challenger.challenger, false)] : "all episodes",
+        share: challenger?.share ? [`${share(1 - challenger.share)} of new episodes, the rest `, chip(shared.policies, challenger.challenger, false)] : control ? [`${share(1 - control.share)} of new episodes, the rest stays on `, chip(shared.policies, control.policy, false), " as its control"] : "all episodes",
         since: time(span.from),
         "trained by": words(service.trained_on.strategy ?? "elsewhere"),
         "failed at the gate": `${count(service.num_failed)} of ${plural(service.num_trials, "simulation")}`,

@@ -10,7 +10,7 @@ export async function policies(shared, to, signal) {
   return to.rest[0] ? one(shared, to.rest[0], signal) : all(shared, signal);
 }
 
-const STATES = { "in service": "tag on", challenger: "tag on", frozen: "tag open", condemned: "tag bad", "rolled back": "tag bad", "timed out": "tag open", stopped: "tag open" };
+const STATES = { "in service": "tag on", challenger: "tag on", control: "tag", frozen: "tag open", condemned: "tag bad", "rolled back": "tag bad", "timed out": "tag open", stopped: "tag open" };
 const state = (each) => h("span", { class: STATES[each.state] ?? "tag", title: each.condemned?.reason }, each.state);
 
 async function all(shared, signal) {
@@ -101,9 +101,9 @@ function lineage(shared, rows) {
     h("span", { class: "lane-name" }, chip(shared.policies, each.digest, false), each.parent && h("small", {}, `from v${shared.policies.get(each.parent)?.version ?? "?"}`)),
     h("span", { class: `lane ${each.place === null ? "" : `p${each.place % 5}`}` },
       h("i", { class: "made", style: { left: place(Math.max(begin, each.made_at)) }, title: `made, and judged: ${each.outcome ?? "not yet"}` }),
-      [...each.shadowed, ...each.served].map((span) => h("i", { class: span.share < 1 ? `span ${span.stage}` : "span", style: { left: place(span.from), right: `calc(100% - ${place(span.to ?? end)})`, "--share": span.share }, title: span.share < 1 ? `challenger${part(span)}` : "in service" })),
+      [...each.shadowed, ...each.served].map((span) => h("i", { class: span.share < 1 ? `span ${span.stage}` : "span", style: { left: place(span.from), right: `calc(100% - ${place(span.to ?? end)})`, "--share": span.share }, title: span.share < 1 ? `${span.stage === "full" ? span.share < 0.5 ? "control" : "in service" : "challenger"}${part(span)}` : "in service" })),
       !each.served.length && !each.shadowed.length && h("small", { style: beside(each.made_at) }, each.outcome === "fail" ? "refused by the gate" : "never served"))])),
-    spans.some((span) => span.share < 1) && h("p", { class: "readout" }, "A challenger's bar is as high as its share of new episodes, and dashed in the shadow, where it acts and is not heard."));
+    spans.some((span) => span.share < 1) && h("p", { class: "readout" }, "A challenger's bar is as high as its share of new episodes, and so is that of a control, which stays on the policy before; dashed in the shadow, where it acts and is not heard."));
 }
 
 function rollback(shared, found) {
