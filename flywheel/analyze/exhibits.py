@@ -1,0 +1,202 @@
+"""What is shown of a change: the numbers that moved, transitions that show it, and episodes to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.analyze.expected import expected_rewards
+from flywheel.analyze.moved import Scan
+from flywheel.analyze.rivals import bias_of
+from flywheel.analyze.summaries import Family, Summaries
+from flywheel.analyze.transitions import Model, Transitions, fit
+from flywheel.causes import CauseKind, Moved, Odd
+from flywheel.records import Episode
+
+SHOWN = 5
+"""Most numbers that are shown."""
+EXAMPLES = 3
+"""Most episodes of either side, and transitions, that are shown."""
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Change:
+    """What was decided, and from what."""
+
+    episodes: Sequence[Episode]
+    known: Summaries
+    kind: CauseKind
+    onset: int
+    champion: str
+    former: Mask
+    """bool[N]: episodes of the policy before that the present one is compared with."""
+    family: Family | None
+    """The numbers that moved; None where a release, or nothing, did."""
+    scan: Scan | None
+
+    @property
+    def after(self) -> Mask:
+        """bool[N]: the changed episodes."""
+        ours = np.array([e.digests[0] == self.champion for e in self.episodes])
+        since = np.arange(len(self.episodes)) >= self.onset
+        return ours & since if self.kind == "policy" else since
+
+    @property
+    def before(self) -> Mask:
+        """bool[N]: those that they are compared with."""
+        if self.kind == "policy":
+            return self.former
+        if self.kind == "nothing":
+            return np.ones(len(self.episodes), dtype=np.bool_)
+        return np.arange(len(self.episodes)) < self.onset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibits:
+    """What is shown."""
+
+    moved: tuple[Moved, ...]
+    transitions: tuple[Odd, ...]
+    before: tuple[str, ...]
+    """Ids of ordinary episodes."""
+    after: tuple[str, ...]
+    """Ids of changed ones."""
+
+
+def exhibits(change: Change) -> Exhibits:
+    """Return what is shown of a change."""
+    if change.kind == "nothing":
+        return Exhibits(moved=(), transitions=(), before=(), after=())
+    before, after = _examples(change)
+    ids = [e.id for e in change.episodes]
+    return Exhibits(
+        moved=tuple(_moved(change)),
+        transitions=tuple(_odd(change, after)),
+        before=tuple(ids[i] for i in before),
+        after=tuple(ids[i] for i in after),
+    )
+
+
+def _moved(change: Change) -> list[Moved]:
+    if change.family is None or change.scan is None:
+        return _outcomes(change) if change.kind == "policy" else []
+    model = _model(change)
+    rows: dict[tuple[str, str], Moved] = {}
+    for i in np.argsort(change.scan.by_number, kind="stable"):
+        what, measure = change.family.whats[i], change.family.measures[i]
+        p_value = float(change.scan.by_number[i])
+        if (what, measure) in rows or len(rows) == SHOWN or (rows and p_value > 0.05):
+            continue
+        if change.family.name == "dynamics":
+            measure = "error of a step that is predicted as before, in its typical changes"
+            before, after = _errors(change, model, what)
+        elif change.family.name == "reward":
+            measure = "share of what like transitions had"
+            before, after = 1.0, _share(change)
+        else:
+            before, after = (float(change.family.numbers[some, i].mean()) for some in (change.before, change.after))
+        rows.setdefault((what, measure), Moved(what=what, measure=measure, before=before, after=after, p_value=p_value))
+    return list(rows.values())
+
+
+def _model(change: Change) -> Model | None:
+    some = change.known.transitions
+    return None if some is None else fit(some, change.before[some.episode])
+
+
+def _errors(change: Change, model: Model | None, what: str) -> tuple[float, float]:
+    some, d = change.known.transitions, change.known.names.index(what)
+    assert some is not None and model is not None
+    left = np.square(model.left(some)[:, d] * model.deviation[d])
+    before, after = (float(np.sqrt(left[where[some.episode]].mean())) for where in (change.before, change.after))
+    return before, after
+
+
+def _share(change: Change) -> float:
+    """Return changed rewards as a share of what like transitions had before."""
+    some = change.known.transitions
+    assert some is not None
+    expected = expected_rewards(some, change.before)
+    asked = np.isfinite(expected) & np.isfinite(some.rewards) & change.after[some.episode]
+    total = float(np.abs(expected[asked]).sum())
+    return float((np.sign(expected[asked]) * some.rewards[asked]).sum()) / total if total else np.nan
+
+
+def _outcomes(change: Change) -> list[Moved]:
+    failed = np.array([float(e.failed) for e in change.episodes])
+    totals = np.array([e.total for e in change.episodes])
+    return [
+        Moved(what="episode", measure=measure, before=float(values[change.before].mean()),
+              after=float(values[change.after].mean()), p_value=np.nan)
+        for measure, values in (("share that fails", failed), ("return", totals))
+    ]  # fmt: skip
+
+
+def _examples(change: Change) -> tuple[list[int], list[int]]:
+    """Return ordinary episodes before the change, the latest ones first, and changed ones, the clearest first."""
+    before, after = np.flatnonzero(change.before), np.flatnonzero(change.after)
+    if change.family is None or change.scan is None:
+        odd = np.array([(1.0 if e.failed else 0.0) - 1e-6 * e.num_steps for e in change.episodes])
+    else:
+        moved = np.flatnonzero(change.scan.by_number <= change.scan.by_number.min() + 1e-12)
+        steady = change.scan.steady[:, moved]
+        way = steady[after].mean(axis=0) - (steady[before].mean(axis=0) if len(before) else 0.0)
+        odd = steady @ way
+    clear = after[np.argsort(-odd[after], kind="stable")[:EXAMPLES]]
+    late = before[-10 * EXAMPLES :]
+    usual = (
+        late[np.argsort(np.abs(odd[late] - np.median(odd[before])), kind="stable")[:EXAMPLES]] if len(late) else late
+    )
+    return sorted(usual.tolist(), reverse=True), clear.tolist()
+
+
+def _odd(change: Change, after: Sequence[int]) -> list[Odd]:
+    """Return the transition of each example that shows the change best."""
+    some = change.known.transitions
+    if some is None or change.family is None:
+        return []
+    if change.family.name in ("reward", "logging"):
+        return [odd for i in after if (odd := _odd_reward(change, some, i)) is not None]
+    if change.family.name == "dynamics" or change.kind == "sensors":
+        model = _model(change)
+        assert model is not None
+        left = model.left(some)
+        return [_odd_step(change, some, model, left, i) for i in after if (some.episode == i).any()]
+    return []
+
+
+def _odd_step(change: Change, some: Transitions, model: Model, left: Floats, i: int) -> Odd:
+    rows = np.flatnonzero(some.episode == i)
+    row = int(rows[np.argmax(np.square(left[rows]).sum(axis=1))])
+    d, t = int(np.argmax(np.abs(left[row]))), int(some.t[row])
+    episode = change.episodes[i]
+    flat = np.asarray(episode.observations, dtype=np.float64).reshape(len(episode.observations), -1)
+    seen = float(flat[t + 1, change.known.dims[d]])
+    expected = seen - float(left[row, d] * model.deviation[d] * some.unit[d])
+    return Odd(episode=episode.id, t=t, what=change.known.names[d], expected=expected, seen=seen)
+
+
+def _odd_reward(change: Change, some: Transitions, i: int) -> Odd | None:
+    episode = change.episodes[i]
+    if change.kind == "logging" and (missing := np.flatnonzero(np.isnan(episode.rewards))).size:
+        return Odd(episode=episode.id, t=int(missing[0]), what="reward", expected=np.nan, seen=np.nan)
+    apart = np.where(some.episode == i, np.abs(some.rewards - change.known.expected), np.nan)
+    if not np.isfinite(apart).any() or np.nanmax(apart) == 0.0:
+        return None
+    row = int(np.nanargmax(apart))
+    expected, seen = float(change.known.expected[row]), float(some.rewards[row])
+    return Odd(episode=episode.id, t=int(some.t[row]), what="reward", expected=expected, seen=seen)
+
+
+def offsets(change: Change) -> dict[str, float]:
+    """Return by how much the sensors whose first value moved are off."""
+    if change.family is None or change.scan is None or change.family.name != "initial_states":
+        return {}
+    found = bias_of(change.known, change.family, change.scan.by_number <= 0.01, change.onset)
+    return {name: float(shift) for name, shift in zip(change.known.names, found, strict=True) if shift}
