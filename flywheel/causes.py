@@ -6,13 +6,14 @@ It crosses rooms as the records of `records` do, and is frozen and plain as they
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
 from flywheel.errors import FlywheelError
+from flywheel.records import Turn
 
 SCHEMA_VERSION = 1
 """Version of a Cause's JSON; readers keep reading older ones."""
@@ -106,3 +107,27 @@ def from_plain(plain: Mapping[str, Any]) -> Cause:
         raise FlywheelError(
             f"The diagnosis that the journal holds is damaged ({error}): `flywheel why --now` makes it again."
         ) from error
+
+
+def answered(turns: Sequence[Turn]) -> float:
+    """Return when the last change began that a release answered; 0 where none did: what was before it is history."""
+    for turn in reversed(turns):
+        if turn.release is not None and (found := of(turn)) is not None:
+            return found.since_at
+    return 0.0
+
+
+def kept(turn: Turn) -> dict[str, Any]:
+    """Return the part of a turn's evidence that says why production changed; empty where it doesn't."""
+    return {CAUSE: turn.evidence[CAUSE]} if CAUSE in turn.evidence else {}
+
+
+def of(turn: Turn) -> Cause | None:
+    """Return the diagnosis that a turn made, None where it made none."""
+    plain = turn.evidence.get(CAUSE)
+    return None if plain is None else from_plain(plain)
+
+
+def told(cause: Cause) -> str:
+    """Return a diagnosis in one line."""
+    return f"{NAMES[cause.kind]} changed: {cause.sentences[0]}" if cause.kind != "unknown" else cause.sentences[0]

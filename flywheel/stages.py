@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, foreign, growth, interrupt, told
+from flywheel import archive, causes, explaining, foreign, growth, interrupt, told
 from flywheel.analyze.diagnose import Diagnosis, diagnose, enough, split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import affordable, decide, startable
@@ -60,6 +60,7 @@ class OnRay:
         self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, rooms.say
         self._spec = spec_of(task)
         self._turns = archive.read_turns(run_dir)
+        self._cause: dict[str, Any] = {}  # what this turn's evidence says of why production changed
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
@@ -77,6 +78,7 @@ class OnRay:
         turn = archive.read_draft(self._run_dir)
         if turn is None or turn.number != number:
             return None
+        self._cause = causes.kept(turn)
         if turn.artifact is None and turn.plan.strategy != "rollback_and_retrain":
             return None  # a plan alone is made again, from what production shows now
         if turn.verdict is not None and not turn.is_released:
@@ -90,6 +92,7 @@ class OnRay:
 
     def keep(self, turn: Turn) -> Turn:
         """Write down a turn that is under way."""
+        turn = dataclasses.replace(turn, evidence={**turn.evidence, **self._cause})
         archive.keep_draft(self._run_dir, turn)
         return turn
 
@@ -100,13 +103,14 @@ class OnRay:
         with self._timed("analyze"):
             champion = self._champion()
             signals: tuple[Signal, ...] = ()
-            diagnosis = Diagnosis(calibration=None, obstacle="", num_changed=0)
+            diagnosis, self._cause = Diagnosis(calibration=None, obstacle="", num_changed=0), {}
             if champion is not None:
                 self._rooms.produce()
                 signals = ask(self._rooms.serving.observer.signals)
                 if current := self._about(self._release(), signals):
                     self._say("analyze", "fitting the simulator to production since the alarm", passing=True)
                     diagnosis = self._diagnose(champion, current)
+                    self._cause = explaining.explain(self._rooms, self._spec, current, self._turns)
             plan = decide(
                 self._turns,
                 signals,
@@ -296,7 +300,7 @@ class OnRay:
     def observe(self, plan: Plan) -> Mapping[str, Any]:
         """Wait until production says something: a signal that the plan hasn't held for, a recovery, enough episodes."""
         before = self._turns[-1].evidence.get("before") if self._turns else None
-        evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before}
+        evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before, **self._cause}
         champion = self._champion()
         try:
             with self._timed("observe"):

@@ -7,6 +7,7 @@ than chance moves any of them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact, mannwhitneyu
 
 from flywheel.analyze.exhibits import Change, exhibits
+from flywheel.analyze.expected import expected_rewards
 from flywheel.analyze.moved import LEAST, Mask, Scan, Strata, onset, scan
 from flywheel.analyze.rivals import is_bias, is_noise, is_other_reward, persists
 from flywheel.analyze.summaries import Family, Summaries, summarize
@@ -74,6 +76,7 @@ def find(
     scans = {f.name: _asked(f, strata, near, rng) for f in known.families}
     release = _release(ordered, champion, previous)
     found = _decide(ordered, known, scans, release, near)
+    known = _as_before(known, found.onset)
     change = Change(episodes=ordered, known=known, kind=found.kind, onset=found.onset, champion=champion,
                     former=release.former, family=found.family, scan=found.scan)  # fmt: skip
     shown = exhibits(change)
@@ -81,7 +84,7 @@ def find(
     is_some = found.kind != "nothing"
     return Cause(
         kind=found.kind,
-        sentences=sentences(change, shown, signals, is_alone=not release.is_beside),
+        sentences=sentences(change, shown, is_alone=not release.is_beside),
         digest=champion,
         since_episode=ordered[found.onset].id if is_some else "",
         since_at=ordered[found.onset].started_at if is_some else 0.0,
@@ -127,7 +130,8 @@ def _decide(
         if name not in scans or scans[name].p_value > LIMIT:
             continue
         at = _onset(scans[name])
-        if name == "reward" and scans["dynamics"].p_value <= LIMIT and not is_other_reward(known, at):
+        is_moved = scans["dynamics"].p_value <= LIMIT  # then like transitions may not be alike any more
+        if name == "reward" and is_moved and not is_other_reward(_as_before(known, at), at):
             continue
         kind = _kind(name, known, families[name], scans, at)
         shown = "dynamics" if kind == "dynamics" else name
@@ -143,6 +147,14 @@ def _decide(
     if near is not None:
         return _Found(kind="unknown", p_value=1.0, onset=min(int(np.flatnonzero(near)[0]) + NEAR, len(episodes) - 1))
     return _Found(kind="nothing", p_value=1.0, onset=len(episodes) - 1)
+
+
+def _as_before(known: Summaries, at: int) -> Summaries:
+    """Return the same with the rewards that like transitions had before episode `at`."""
+    if known.transitions is None:
+        return known
+    before = np.arange(known.transitions.num_episodes) < at
+    return dataclasses.replace(known, expected=expected_rewards(known.transitions, before))
 
 
 def _kind(name: str, known: Summaries, family: Family, scans: dict[str, Scan], at: int) -> CauseKind:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.analyze.expected import expected_rewards
 from flywheel.analyze.moved import Scan
 from flywheel.analyze.rivals import bias_of
+from flywheel.analyze.series import SHARE, STEP, series
 from flywheel.analyze.summaries import Family, Summaries
 from flywheel.analyze.transitions import Model, Transitions, fit
 from flywheel.causes import CauseKind, Moved, Odd
@@ -18,6 +18,8 @@ from flywheel.records import Episode
 
 SHOWN = 5
 """Most numbers that are shown."""
+CLEAR = 0.05
+"""A number is shown where chance does as much no more often."""
 EXAMPLES = 3
 """Most episodes of either side, and transitions, that are shown."""
 
@@ -85,57 +87,30 @@ def exhibits(change: Change) -> Exhibits:
 
 def _moved(change: Change) -> list[Moved]:
     if change.family is None or change.scan is None:
-        return _outcomes(change) if change.kind == "policy" else []
-    model = _model(change)
+        asked = [("episode", "share that fails"), ("episode", "return")] if change.kind == "policy" else []
+        return [_row(change, what, measure, np.nan) for what, measure in asked]
     rows: dict[tuple[str, str], Moved] = {}
     for i in np.argsort(change.scan.by_number, kind="stable"):
         what, measure = change.family.whats[i], change.family.measures[i]
+        measure = {"dynamics": STEP, "reward": SHARE}.get(change.family.name, measure)
         p_value = float(change.scan.by_number[i])
-        if (what, measure) in rows or len(rows) == SHOWN or (rows and p_value > 0.05):
-            continue
-        if change.family.name == "dynamics":
-            measure = "error of a step that is predicted as before, in its typical changes"
-            before, after = _errors(change, model, what)
-        elif change.family.name == "reward":
-            measure = "share of what like transitions had"
-            before, after = 1.0, _share(change)
-        else:
-            before, after = (float(change.family.numbers[some, i].mean()) for some in (change.before, change.after))
-        rows.setdefault((what, measure), Moved(what=what, measure=measure, before=before, after=after, p_value=p_value))
+        if (what, measure) not in rows and len(rows) < SHOWN and (p_value <= CLEAR or not rows):
+            rows[what, measure] = _row(change, what, measure, p_value)
     return list(rows.values())
+
+
+def _row(change: Change, what: str, measure: str, p_value: float) -> Moved:
+    values = series(change.known, change.before, what, measure)
+    means = [np.nan, np.nan]
+    if values is not None:
+        some = [values[where & np.isfinite(values)] for where in (change.before, change.after)]
+        means = [float(part.mean()) if len(part) else np.nan for part in some]
+    return Moved(what=what, measure=measure, before=means[0], after=means[1], p_value=p_value)
 
 
 def _model(change: Change) -> Model | None:
     some = change.known.transitions
     return None if some is None else fit(some, change.before[some.episode])
-
-
-def _errors(change: Change, model: Model | None, what: str) -> tuple[float, float]:
-    some, d = change.known.transitions, change.known.names.index(what)
-    assert some is not None and model is not None
-    left = np.square(model.left(some)[:, d] * model.deviation[d])
-    before, after = (float(np.sqrt(left[where[some.episode]].mean())) for where in (change.before, change.after))
-    return before, after
-
-
-def _share(change: Change) -> float:
-    """Return changed rewards as a share of what like transitions had before."""
-    some = change.known.transitions
-    assert some is not None
-    expected = expected_rewards(some, change.before)
-    asked = np.isfinite(expected) & np.isfinite(some.rewards) & change.after[some.episode]
-    total = float(np.abs(expected[asked]).sum())
-    return float((np.sign(expected[asked]) * some.rewards[asked]).sum()) / total if total else np.nan
-
-
-def _outcomes(change: Change) -> list[Moved]:
-    failed = np.array([float(e.failed) for e in change.episodes])
-    totals = np.array([e.total for e in change.episodes])
-    return [
-        Moved(what="episode", measure=measure, before=float(values[change.before].mean()),
-              after=float(values[change.after].mean()), p_value=np.nan)
-        for measure, values in (("share that fails", failed), ("return", totals))
-    ]  # fmt: skip
 
 
 def _examples(change: Change) -> tuple[list[int], list[int]]:

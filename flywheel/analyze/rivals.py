@@ -51,10 +51,10 @@ def is_noise(known: Summaries, at: int) -> bool:
     """Say whether what is left of steps grew as a noisier sensor has it: by what the next step takes back."""
     some = known.transitions
     assert some is not None
-    model = fit(some, some.episode < at)
-    left = model.left(some)
-    size = some.mean_by_episode_of(np.square(left))
-    swing = some.swing(left)
+    old, new = fit(some, some.episode < at), fit(some, some.episode >= at)
+    # each part by its own model: what another world does to steps is no noise
+    own = np.where((some.episode < at)[:, None], old.left(some), new.left(some) * new.deviation / old.deviation)
+    size, swing = some.mean_by_episode_of(np.square(own)), some.swing(own)
     grown, taken = (x[at:].mean(axis=0) - x[:at].mean(axis=0) for x in (size, swing))
     error = np.sqrt(size[at:].var(axis=0) / len(size[at:]) + size[:at].var(axis=0) / at)
     sure = grown > SURE * error + 0.02

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from flywheel.analyze.exhibits import Change, Exhibits, offsets
 from flywheel.analyze.rivals import factor
 from flywheel.causes import CauseKind
-from flywheel.records import Signal
 from flywheel.tapes import short
 
 
-def sentences(change: Change, shown: Exhibits, signals: Sequence[Signal], *, is_alone: bool) -> tuple[str, ...]:
+def sentences(change: Change, shown: Exhibits, *, is_alone: bool) -> tuple[str, ...]:
     """Return what changed since when, and what speaks for it; `is_alone`: no earlier policy runs beside this one."""
     if change.kind == "nothing":
         return (f"nothing changed in the last {len(change.episodes):,} episodes beyond what chance does",)
@@ -22,7 +21,7 @@ def sentences(change: Change, shown: Exhibits, signals: Sequence[Signal], *, is_
     first, *more = tell(change, shown, is_alone)
     num = int(change.after.sum())
     counted = f"{since} ({num:,} episode{'s' * (num != 1)} so far, {int(change.before.sum()):,} before them)"
-    return (f"{first} {counted}", *more)
+    return (f"{first}, {counted}", *more)
 
 
 Words = list[str]
@@ -93,7 +92,7 @@ def _policy(change: Change, shown: Exhibits, is_alone: bool) -> Words:
         more += "; no earlier policy runs beside it, so a world that changed in that very moment would look the same"
     return [
         f"policy {change.champion[:8]} is worse than the one {compared}: {its} episodes failed against {others}, "
-        f"return {means[0]:.4g} against {means[1]:.4g},",
+        f"return {means[0]:.4g} against {means[1]:.4g}",
         more,
     ]
 
