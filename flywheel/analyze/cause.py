@@ -35,6 +35,8 @@ NEAR = 5
 BESIDE = 20
 """Episodes of the earlier policy that must run beside the present one's to be what it is compared with."""
 LIMIT = ERROR / ASKED
+DOUBT = 0.05
+"""p-value of the dynamics up to which other rewards may be theirs: then they must all be changed alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +80,7 @@ def find(
     found = _decide(ordered, known, scans, release, near)
     known = _as_before(known, found.onset)
     change = Change(episodes=ordered, known=known, kind=found.kind, onset=found.onset, champion=champion,
-                    former=release.former, family=found.family, scan=found.scan)  # fmt: skip
+                    former=release.former, family=found.family, scan=found.scan, p_value=found.p_value)  # fmt: skip
     shown = exhibits(change)
     evidence = {name: each.p_value for name, each in scans.items()} | {"release": release.p_value}
     is_some = found.kind != "nothing"
@@ -130,7 +132,7 @@ def _decide(
         if name not in scans or scans[name].p_value > LIMIT:
             continue
         at = _onset(scans[name])
-        is_moved = scans["dynamics"].p_value <= LIMIT  # then like transitions may not be alike any more
+        is_moved = scans["dynamics"].p_value <= DOUBT  # then like transitions may not be alike any more
         if name == "reward" and is_moved and not is_other_reward(_as_before(known, at), at):
             continue
         kind = _kind(name, known, families[name], scans, at)

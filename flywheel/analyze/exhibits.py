@@ -20,6 +20,8 @@ SHOWN = 5
 """Most numbers that are shown."""
 CLEAR = 0.05
 """A number is shown where chance does as much no more often."""
+MINOR = 0.05
+"""Share of the largest change of a step's error below which another one isn't shown."""
 EXAMPLES = 3
 """Most episodes of either side, and transitions, that are shown."""
 
@@ -41,6 +43,7 @@ class Change:
     family: Family | None
     """The numbers that moved; None where a release, or nothing, did."""
     scan: Scan | None
+    p_value: float
 
     @property
     def after(self) -> Mask:
@@ -88,7 +91,7 @@ def exhibits(change: Change) -> Exhibits:
 def _moved(change: Change) -> list[Moved]:
     if change.family is None or change.scan is None:
         asked = [("episode", "share that fails"), ("episode", "return")] if change.kind == "policy" else []
-        return [_row(change, what, measure, np.nan) for what, measure in asked]
+        return [_row(change, what, measure, change.p_value) for what, measure in asked]
     rows: dict[tuple[str, str], Moved] = {}
     for i in np.argsort(change.scan.by_number, kind="stable"):
         what, measure = change.family.whats[i], change.family.measures[i]
@@ -96,7 +99,11 @@ def _moved(change: Change) -> list[Moved]:
         p_value = float(change.scan.by_number[i])
         if (what, measure) not in rows and len(rows) < SHOWN and (p_value <= CLEAR or not rows):
             rows[what, measure] = _row(change, what, measure, p_value)
-    return list(rows.values())
+    found = list(rows.values())
+    if change.family.name != "dynamics":
+        return found
+    most = max(abs(row.after - row.before) for row in found)  # all of them are in the same unit
+    return sorted((r for r in found if abs(r.after - r.before) >= MINOR * most), key=lambda r: r.before - r.after)
 
 
 def _row(change: Change, what: str, measure: str, p_value: float) -> Moved:
@@ -142,6 +149,9 @@ def _odd(change: Change, after: Sequence[int]) -> list[Odd]:
         model = _model(change)
         assert model is not None
         left = model.left(some)
+        shown = [change.known.names.index(row.what) for row in _moved(change)]
+        if change.family.name == "dynamics" and shown:
+            left = np.where(np.isin(np.arange(left.shape[1]), shown), left, 0.0)
         return [_odd_step(change, some, model, left, i) for i in after if (some.episode == i).any()]
     return []
 

@@ -26,6 +26,8 @@ PANELS = 3
 """Most numbers that are drawn, beside the return."""
 HEAD, PANEL, FOOT = 1.3, 1.55, 0.6
 """Inches of the title, of each panel, and of what is below them."""
+COLUMNS = 4
+"""Entries of the legend side by side."""
 SMOOTH = 15
 """Episodes over which the line averages."""
 
@@ -39,13 +41,15 @@ def draw(cause: Cause, episodes: Sequence[Episode], spec: Spec, path: Path | Non
         ("return", np.array([e.total for e in episodes])),
         *_moved(cause, summarize(episodes, spec), episodes, at),
     ]
-    height = HEAD + PANEL * len(panels) + FOOT
+    handles, labels = _legend(episodes)
+    head = HEAD + 0.2 * ((len(labels) - 1) // COLUMNS)
+    height = head + PANEL * len(panels) + FOOT
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 10, "text.color": INK}):
         figure = Figure(figsize=(width, height), dpi=150, facecolor=PAPER)
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         figure.subplots_adjust(
-            left=0.85 / width, right=1 - 0.2 / width, top=1 - HEAD / height, bottom=FOOT / height, hspace=0.42
+            left=0.85 / width, right=1 - 0.2 / width, top=1 - head / height, bottom=FOOT / height, hspace=0.42
         )
         for axis, (name, values) in zip(axes, panels, strict=True):
             _panel(axis, name, values, episodes, at, cause)
@@ -55,9 +59,9 @@ def draw(cause: Cause, episodes: Sequence[Episode], spec: Spec, path: Path | Non
         figure.text(0.12 / width, 1 - 0.25 / height, title, fontsize=13, fontweight="bold", va="center")
         text = "\n".join(textwrap.wrap(cause.sentences[0], columns, max_lines=2, placeholder=" …"))
         figure.text(0.12 / width, 1 - 0.45 / height, text, color=MUTED, va="top", linespacing=1.3)
-        style: dict[str, Any] = {"handletextpad": 0.3, "columnspacing": 1.2, "borderaxespad": 0.0, "fontsize": 8.5}
-        place = (1 - 0.1 / width, 1 - (HEAD - 0.12) / height)
-        figure.legend(*_legend(episodes), loc="lower right", bbox_to_anchor=place, ncols=4, frameon=False, **style)
+        style: dict[str, Any] = {"handletextpad": 0.5, "columnspacing": 1.2, "borderaxespad": 0.0, "fontsize": 8.5}
+        place = (1 - 0.1 / width, 1 - (head - 0.12) / height)
+        figure.legend(handles, labels, loc="lower right", bbox_to_anchor=place, ncols=COLUMNS, frameon=False, **style)
         if path is not None:
             figure.savefig(path, format="png", facecolor=PAPER, metadata={"Software": "Flywheel"})
     return figure
