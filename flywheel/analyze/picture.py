@@ -92,7 +92,7 @@ def _panel(axis: Any, name: str, values: Floats, episodes: Sequence[Episode], at
     axis.scatter(
         place[failed], values[failed], s=16, c=[colors[i] for i in place[failed]], marker="x", linewidths=0.9, zorder=3
     )
-    for low, high in ((0, at), (at, len(values))):
+    for low, high in ((0, at), (at, len(values))) if at < len(values) else ((0, at),):
         axis.plot(place[low:high], _smooth(values[low:high]), color=INK, linewidth=1.3, zorder=4)
     if cause.kind != "nothing" and at < len(values):
         axis.axvline(at - 0.5, color=CHANGED, linewidth=1.2, zorder=2)
