@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from flywheel import archive, growth, stages
+from flywheel import archive, causes, explaining, growth, stages
+from flywheel.causes import Cause
 from flywheel.config import Config
 from flywheel.console import silent
-from flywheel.records import Plan, Turn
+from flywheel.records import Artifact, Plan, Release, Signal, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 
@@ -110,3 +111,54 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert asked[2:] == [("look",), ("judge", (scenario, closed))], "but stays in the suite"
     assert said[0] == "gate: 1 failure of production became a scenario: made (episode e)"
+
+
+def test_why_production_changed_is_kept_from_the_first_draft_to_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarm = Signal(
+        kind="shift_detected", monitor="world", digest="d", value=1.0, threshold=1.0, since_episode="e2",
+        at_episode="e3", evidence={"released_at": 5.0}, at=0.0,
+    )  # fmt: skip
+    cause = Cause(kind="dynamics", sentences=("the world answers otherwise",), since_episode="e2", since_at=3.0)
+    asked: list[tuple[Any, ...]] = []
+
+    def found(episodes: Any, spec: Any, **given: Any) -> Cause:
+        asked.append((tuple(e.id for e in episodes), given["champion"], given["previous"], given["signals"]))
+        return cause
+
+    def episode(id_: str, started_at: float) -> Any:
+        return SimpleNamespace(id=id_, started_at=started_at)
+
+    kept = {"d": [episode("e1", 1.0), episode("e2", 2.0), episode("open", 3.0)], "before": [episode("e0", 0.5)]}
+    settled = {"d": ["e1", "e2"], "before": ["e0"]}
+    start = opened(tmp_path, Config(), monkeypatch)
+    monkeypatch.setattr(explaining, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    said: list[str] = []
+    rooms: Any = SimpleNamespace(
+        registry=SimpleNamespace(releases=lambda: [SimpleNamespace(previous="before")]),
+        serving=SimpleNamespace(
+            store=SimpleNamespace(recent=lambda num, since, digest: kept[digest]),
+            observer=SimpleNamespace(
+                outcomes=lambda digests, after: [SimpleNamespace(id=i) for i in settled[digests[0]]]
+            ),
+        ),
+        work=lambda function: found,
+        say=lambda stage, text: said.append(f"{stage}: {text}"),
+    )
+    start._cause = explaining.explain(rooms, start._spec, [alarm], [])
+    assert asked == [(("e1", "e2", "e0"), "d", "before", [alarm])], "what is open yet is left out"
+    assert said == ["analyze: the world's dynamics changed: the world answers otherwise"]
+    artifact = Artifact(digest="new", version=2, uri="", spec=start._spec, parent=None, trained_on={}, made_at=0.0)
+    draft = start.keep(Turn(number=1, plan=HOLD, artifact=artifact))
+    assert causes.of(draft) == cause
+    again = opened(tmp_path, Config(), monkeypatch)
+    assert again.begun(1) is not None
+    turn(again)
+    (written,) = archive.read_turns(tmp_path)
+    assert causes.of(written) == cause
+    answered = dataclasses.replace(
+        written, release=Release(digest="new", stage="full", share=1.0, previous="d", released_at=9.0)
+    )
+    explaining.explain(rooms, start._spec, [alarm], [answered])
+    assert asked[1][0] == (), "what was before an answered change is history"
