@@ -184,7 +184,7 @@ def named(world: World, seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     right: dict[str, np.ndarray] = {}
     away: list[int] = []
     for incident in incidents(world):
-        num = (8 if quick else 30) if incident.kind != "nothing" else (20 if quick else 200)
+        num = (5 if quick else 30) if incident.kind != "nothing" else (10 if quick else 200)
         found = list(diagnosed(world, incident, num, seed))
         hits = np.array([cause.kind == incident.kind for cause, _ in found])
         right[incident.name] = hits
@@ -210,7 +210,7 @@ def faint(world: World, seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         (world, Incident("gusts +9 %", "dynamics", {"gust": 1.09})),
         (world, Incident("5 % of rewards 0", "logging", change=_zeroed)),
     ):
-        hits = [cause.kind == incident.kind for cause, _ in diagnosed(where, incident, 4 if quick else 20, seed)]
+        hits = [cause.kind == incident.kind for cause, _ in diagnosed(where, incident, 2 if quick else 20, seed)]
         case = f"{world.name}: {incident.name} is called {incident.kind}"
         yield share("A1", case, np.array(hits), None, False, seed)
 

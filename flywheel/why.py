@@ -9,18 +9,17 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import archive, causes, console
-from flywheel.analyze.cause import MOST, find
+from flywheel import causes, console
 from flywheel.causes import NAMES, Cause, Moved, Odd, to_plain
-from flywheel.connection import Connection
 from flywheel.errors import UsageError
-from flywheel.records import Episode
-from flywheel.store import intake
-from flywheel.task import spec_of
+
+if TYPE_CHECKING:
+    from flywheel.connection import Connection
+    from flywheel.records import Episode
 
 
 def why(
@@ -39,6 +38,8 @@ def why(
         plot: PNG file to draw what moved into, episode by episode
         as_json: print it as JSON
     """
+    from flywheel.connection import Connection
+
     with Connection(run_dir) as tp:
         found = _now(tp) if now else _last(run_dir)
         if found is None:
@@ -58,6 +59,8 @@ def why(
 
 def _last(run_dir: Path) -> tuple[str, Cause] | None:
     """Return the last diagnosis of the journal, of a turn under way, too, and which turn made it."""
+    from flywheel import archive
+
     draft = archive.read_draft(run_dir)
     for turn in reversed([*archive.read_turns(run_dir), *([] if draft is None else [draft])]):
         cause = causes.of(turn)
@@ -68,19 +71,21 @@ def _last(run_dir: Path) -> tuple[str, Cause] | None:
 
 def _now(tp: Connection) -> tuple[str, Cause]:
     """Make the diagnosis from what the store holds."""
+    from flywheel import archive
+    from flywheel.analyze.cause import MOST, find
+    from flywheel.store import intake
+    from flywheel.task import spec_of
+
     since = causes.answered(archive.read_turns(tp.run_dir))
-    release = tp.registry.releases()
-    champion, previous = (release[-1].digest, release[-1].previous) if release else ("", None)
+    releases = tp.registry.releases()
+    last = releases[-1] if releases else None
     with intake.open_readonly(_store(tp)) as store:
         episodes = [e for e in settled(store.recent(2 * MOST)) if e.started_at >= since]
-    signals = [s for s in tp.signals() if s.digest == champion and (not release or _about(s, release[-1].released_at))]
+    signals = [s for s in tp.signals() if last is not None and s.evidence["released_at"] == last.released_at]
     if not episodes:
         raise UsageError(f"Production of {tp.run_dir} has no episode that is settled yet: there is nothing to ask.")
+    champion, previous = ("", None) if last is None else (last.digest, last.previous)
     return "now", find(episodes, spec_of(tp.task), signals=signals, champion=champion, previous=previous)
-
-
-def _about(signal: object, released_at: float) -> bool:
-    return getattr(signal, "evidence", {}).get("released_at") in (released_at, 0.0)
 
 
 def settled(episodes: Sequence[Episode]) -> list[Episode]:
@@ -98,6 +103,8 @@ def settled(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def _store(tp: Connection) -> Path:
+    from flywheel.store import intake
+
     if not (tp.run_dir / intake.FILE).exists():
         raise UsageError(f"{tp.run_dir} has no production yet: there is no {intake.FILE} in it.")
     return tp.run_dir
@@ -106,6 +113,8 @@ def _store(tp: Connection) -> Path:
 def _draw(tp: Connection, cause: Cause, path: Path) -> None:
     """Draw the episodes that the diagnosis was made from, and those that came right after them."""
     from flywheel.analyze.picture import draw
+    from flywheel.store import intake
+    from flywheel.task import spec_of
 
     with intake.open_readonly(_store(tp)) as store:
         ids = [o.id for o in store.outcomes("production")]
