@@ -148,7 +148,7 @@ def _odd(change: Change, after: Sequence[int]) -> list[Odd]:
     if change.family.name == "dynamics" or change.kind == "sensors":
         model = _model(change)
         assert model is not None
-        left = model.left(some)
+        left = model.weighed(some)
         shown = [change.known.names.index(row.what) for row in _moved(change)]
         if change.family.name == "dynamics" and shown:
             left = np.where(np.isin(np.arange(left.shape[1]), shown), left, 0.0)
@@ -163,7 +163,7 @@ def _odd_step(change: Change, some: Transitions, model: Model, left: Floats, i: 
     episode = change.episodes[i]
     flat = np.asarray(episode.observations, dtype=np.float64).reshape(len(episode.observations), -1)
     seen = float(flat[t + 1, change.known.dims[d]])
-    expected = seen - float(left[row, d] * model.deviation[d] * some.unit[d])
+    expected = seen - float(model.left(some)[row, d] * model.deviation[d] * some.unit[d])
     return Odd(episode=episode.id, t=t, what=change.known.names[d], expected=expected, seen=seen)
 
 

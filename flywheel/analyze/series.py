@@ -38,7 +38,7 @@ def _errors(known: Summaries, before: Mask, what: str) -> Floats | None:
     if some is None or what not in known.names or not before[some.episode].any():
         return None
     d, model = known.names.index(what), fit(some, before[some.episode])
-    left = np.square(model.left(some)[:, d] * model.deviation[d])
+    left = np.square(model.weighed(some)[:, d] * model.deviation[d])
     return np.where(some.count_by_episode() > 0, np.sqrt(some.mean_by_episode(left)), np.nan)
 
 

@@ -200,7 +200,7 @@ def _along(known: Transitions, names: Sequence[str]) -> Family:
 
 def _left(known: Transitions, names: Sequence[str]) -> Family:
     """Return how large what the model leaves of changes is, and whether it swings."""
-    left = fit(known).left(known)
+    left = fit(known).weighed(known)
     size = known.mean_by_episode_of(np.square(left))
     return Family(
         name="dynamics",

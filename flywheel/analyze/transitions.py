@@ -105,6 +105,12 @@ class Model:
         """Return float64[M, D]: what is left of the changes, in deviations; of other states where they are given."""
         return np.asarray((known.changes - terms(known, seen) @ self.slopes) / self.deviation)
 
+    def weighed(self, known: Transitions) -> Floats:
+        """Return float64[M, D]: what is left, less of it the further a state is from what its episode mostly sees."""
+        weights = self.weights(known)
+        usual = known.mean_by_episode(weights)[known.episode]
+        return np.asarray(self.left(known) * np.sqrt(weights / usual)[:, None])
+
     def weights(self, known: Transitions) -> Floats:
         """Return float64[M]: what each transition counts; less, the further it is from what is usual.
 
