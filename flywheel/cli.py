@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import __version__, deciding, judging, reasons, travel
+from flywheel import __version__, deciding, judging, reasons, travel, why
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -334,6 +334,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "tokens add": tokens_add,
     "tokens list": tokens_list,
     "tokens revoke": tokens_revoke,
+    "why": why.why,
 }
 """Commands by the words that call them; `run` has a main of its own."""
 

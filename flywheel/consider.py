@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from flywheel import archive, beside
+from flywheel import archive, beside, explaining
 from flywheel.analyze.diagnose import Diagnosis, enough
 from flywheel.analyze.on_ray import diagnose
 from flywheel.analyze.past import open_signals, recall
+from flywheel.causes import CAUSE
 from flywheel.cluster import Rooms, ask
 from flywheel.config import Config
 from flywheel.facts import Facts
-from flywheel.records import ELSEWHERE, Artifact, Episode, Release, Signal, Turn
+from flywheel.records import ELSEWHERE, Artifact, Episode, Release, Signal, Spec, Turn
 from flywheel.task import Task
 
 ANALYZED = 500
@@ -25,9 +27,12 @@ LOOK_S = 0.5
 class Considering:
     """Knows whom to ask; each call of `facts` asks all of them anew."""
 
-    def __init__(self, task: Task, config: Config, run_dir: Path, rooms: Rooms, seed: Callable[[], int]) -> None:
-        """Ask the `rooms` of a run directory; `seed` gives the root of what is simulated for a fit."""
-        self._task, self._config, self._run_dir, self._rooms, self._seed = task, config, run_dir, rooms, seed
+    def __init__(
+        self, task: Task, config: Config, run_dir: Path, rooms: Rooms, spec: Spec, seed: Callable[[], int]
+    ) -> None:
+        """Ask the `rooms` of a run directory; `spec` is of its policies, `seed` the root of what a fit simulates."""
+        self._task, self._config, self._run_dir, self._rooms = task, config, run_dir, rooms
+        self._spec, self._seed = spec, seed
 
     def facts(self, number: int, history: Sequence[Turn]) -> Facts:
         """Return what the turn `number` is decided from; where a person holds the wheel nothing is measured for it."""
@@ -36,12 +41,14 @@ class Considering:
         previous: str | None = ask(registry.previous)
         signals: Sequence[Signal] = ()
         diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
+        cause: Mapping[str, Any] = {}
         if champion is not None:
             self._rooms.produce()
             signals = ask(self._rooms.serving.observer.signals)
             if (current := about(ask(registry.releases)[-1], signals)) and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
                 diagnosis = self._diagnose(champion, current)
+                cause = explaining.explain(self._rooms, self._spec, current, history)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
         now = time.time()
         past = recall(history, champion, now)
@@ -55,6 +62,7 @@ class Considering:
             past=past,
             calibration=diagnosis.calibration,
             obstacle=diagnosis.obstacle,
+            cause=cause.get(CAUSE),
             blame="unknown" if blame is None else blame.whose,
             blame_words="" if blame is None else blame.reason,
             nominal=self._task.nominal,

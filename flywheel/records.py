@@ -337,9 +337,8 @@ class Progress:
     """One iteration of training, and the policy as it is after it."""
 
     iteration: int
-    """Iterations of this round."""
     num_steps: int
-    """Environment steps of this round."""
+    """Iterations, and environment steps, of this round."""
     num_steps_total: int
     """Environment steps since the trainer was built."""
     mean_return: float

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, foreign, growth, interrupt, told
+from flywheel import archive, causes, foreign, growth, interrupt, told
 from flywheel.analyze.diagnose import split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import decision
@@ -62,12 +62,13 @@ class OnRay:
         self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, rooms.say
         self._spec = spec_for(task, spec_of(task), config.train)
         self._turns = archive.read_turns(run_dir)
+        self._cause: dict[str, Any] = {}  # what this turn's evidence says of why production changed
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
         self._feed = Feed(config.train, ask, rooms)
-        self._considering = Considering(task, config, run_dir, rooms, self._seed)
+        self._considering = Considering(task, config, run_dir, rooms, self._spec, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         rooms.begin_training()
 
@@ -81,6 +82,7 @@ class OnRay:
         turn = archive.read_draft(self._run_dir)
         if turn is None or turn.number != number:
             return None
+        self._cause = causes.kept(turn)
         is_begun = turn.release is not None or (turn.plan.strategy == "rollback_and_retrain" and not self._held())
         if turn.artifact is None and not is_begun:
             return None  # a plan alone is made again, from what production shows now
@@ -95,6 +97,7 @@ class OnRay:
 
     def keep(self, turn: Turn) -> Turn:
         """Write down a turn that is under way."""
+        turn = dataclasses.replace(turn, evidence={**turn.evidence, **self._cause})
         archive.keep_draft(self._run_dir, turn)
         return turn
 
@@ -104,6 +107,7 @@ class OnRay:
         """Begin a turn: decide what to do from the journal, the open signals and what production showed."""
         with self._timed("analyze"):
             made = decision(self._considering.facts(number, self._turns))
+        self._cause = {} if made.facts.cause is None else {causes.CAUSE: made.facts.cause}
         self._say("analyze", f"turn {number} is {made.plan.strategy}: {'; '.join(made.plan.reasons)}")
         return Turn(number=number, plan=made.plan, decision=plain(made))
 
@@ -265,7 +269,7 @@ class OnRay:
     def observe(self, plan: Plan) -> Mapping[str, Any]:
         """Wait until production says something: a signal that the plan hasn't held for, a recovery, enough episodes."""
         before = self._turns[-1].evidence.get("before") if self._turns else None
-        evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before}
+        evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before, **self._cause}
         champion = self._champion()
         try:
             with self._timed("observe"):

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from flywheel import archive, consider, growth, stages
+from flywheel import archive, beside, causes, consider, explaining, growth, stages
+from flywheel.causes import Cause
 from flywheel.config import Config
 from flywheel.console import silent
 from flywheel.facts import decision_of
-from flywheel.records import Plan, Probe, Progress, Signal, Turn
+from flywheel.records import Artifact, Plan, Probe, Progress, Release, Signal, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 
@@ -123,14 +124,16 @@ ALARM = Signal(
 
 def serving(start: stages.OnRay, monkeypatch: pytest.MonkeyPatch, *signals: Signal) -> list[str]:
     """Let policies be in service, and signals be raised; return what the wheel will say."""
-    monkeypatch.setattr(consider, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    for asking in (consider, explaining, beside):
+        monkeypatch.setattr(asking, "ask", lambda method, *arguments, **named: method(*arguments, **named))
     said: list[str] = []
     start._say = lambda stage, text, **_: said.append(text)  # type: ignore[assignment]
     start._rooms.say = start._say
     start._rooms.produce = lambda: None  # type: ignore[method-assign]
     start._rooms.registry = SimpleNamespace(
         champion=lambda: "champion", previous=lambda: "before", condemned=lambda: frozenset({"z", "y"}),
-        releases=lambda: [SimpleNamespace(digest="champion", released_at=7.0)], tries=lambda: 0,
+        releases=lambda: [SimpleNamespace(digest="champion", previous="before", released_at=7.0)], tries=lambda: 0,
+        controls=lambda: [],
         artifact=lambda digest: SimpleNamespace(trained_on={"strategy": "hold", "parameters": {"length": [0.4, 0.6]}}),
         bundle=lambda digest: None,
     )  # fmt: skip
@@ -192,3 +195,54 @@ def test_with_no_policy_in_service_a_held_wheel_waits_for_its_person(
     (tmp_path / archive.HELD).unlink()
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+def test_why_production_changed_is_kept_from_the_first_draft_to_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarm = Signal(
+        kind="shift_detected", monitor="world", digest="d", value=1.0, threshold=1.0, since_episode="e2",
+        at_episode="e3", evidence={"released_at": 5.0}, at=0.0,
+    )  # fmt: skip
+    cause = Cause(kind="dynamics", sentences=("the world answers otherwise",), since_episode="e2", since_at=3.0)
+    asked: list[tuple[Any, ...]] = []
+
+    def found(episodes: Any, spec: Any, **given: Any) -> Cause:
+        asked.append((tuple(e.id for e in episodes), given["champion"], given["previous"], given["signals"]))
+        return cause
+
+    def episode(id_: str, started_at: float) -> Any:
+        return SimpleNamespace(id=id_, started_at=started_at)
+
+    kept = {"d": [episode("e1", 1.0), episode("e2", 2.0), episode("open", 3.0)], "before": [episode("e0", 0.5)]}
+    settled = {"d": ["e1", "e2"], "before": ["e0"]}
+    start = opened(tmp_path, Config(), monkeypatch)
+    monkeypatch.setattr(explaining, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    said: list[str] = []
+    rooms: Any = SimpleNamespace(
+        registry=SimpleNamespace(releases=lambda: [SimpleNamespace(previous="before")]),
+        serving=SimpleNamespace(
+            store=SimpleNamespace(recent=lambda num, since, digest: kept[digest]),
+            observer=SimpleNamespace(
+                outcomes=lambda digests, after: [SimpleNamespace(id=i) for i in settled[digests[0]]]
+            ),
+        ),
+        work=lambda function: found,
+        say=lambda stage, text: said.append(f"{stage}: {text}"),
+    )
+    start._cause = explaining.explain(rooms, start._spec, [alarm], [])
+    assert asked == [(("e1", "e2", "e0"), "d", "before", [alarm])], "what is open yet is left out"
+    assert said == ["analyze: the world's dynamics changed: the world answers otherwise"]
+    artifact = Artifact(digest="new", version=2, uri="", spec=start._spec, parent=None, trained_on={}, made_at=0.0)
+    draft = start.keep(Turn(number=1, plan=HOLD, artifact=artifact))
+    assert causes.of(draft) == cause
+    again = opened(tmp_path, Config(), monkeypatch)
+    assert again.begun(1) is not None
+    turn(again)
+    (written,) = archive.read_turns(tmp_path)
+    assert causes.of(written) == cause
+    answered = dataclasses.replace(
+        written, release=Release(digest="new", stage="full", share=1.0, previous="d", released_at=9.0)
+    )
+    explaining.explain(rooms, start._spec, [alarm], [answered])
+    assert asked[1][0] == (), "what was before an answered change is history"

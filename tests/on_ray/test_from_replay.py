@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flywheel.config import ReplayConfig, TrainConfig
+from flywheel.config import TrainConfig
 from flywheel.policy import Policy, load, read_weights, to_env, write_files
 from flywheel.records import Plan
+from flywheel.replaying import ReplayConfig
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole

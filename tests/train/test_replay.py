@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flywheel.config import ReplayConfig, TrainConfig
+from flywheel.config import TrainConfig
 from flywheel.records import Episode, Plan
+from flywheel.replaying import ReplayConfig
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole

@@ -67,6 +67,7 @@ function whole(shared, turn, charts) {
         facts({
           "starts from": plan.warm_start ? chip(shared.policies, plan.warm_start) : "fresh weights",
           "trains in": parameters.length ? parameters.map(([name, [low, high]]) => h("div", {}, h("code", {}, name), ` ${number(low)} to ${number(high)}`)) : "the task's own worlds",
+          why: evidence.cause ? evidence.cause.sentences.map((each) => h("div", {}, each)) : null,
           sampling: plan.sampling === "none" ? null : words(plan.sampling),
           exploration: plan.exploration === 1 ? null : `× ${number(plan.exploration)}`,
           alarms: plan.signals.length ? plan.signals.map((each) => h("div", {}, h("span", { class: "bad" }, words(each.kind)), ` (${each.monitor}) at `, h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.at_episode)}` }, each.at_episode))) : null,

@@ -1,0 +1,41 @@
+"""Asks the wheel's rooms for what a diagnosis reads, and has it made where there is a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flywheel.analyze.cause import MOST, find
+from flywheel.causes import CAUSE, Cause, answered, to_plain, told
+from flywheel.cluster import Rooms, ask
+from flywheel.records import Episode, Signal, Spec, Turn
+
+FORMER = MOST // 3
+"""Episodes of the policy before the one in service that are read, where it has so many."""
+
+
+def explain(rooms: Rooms, spec: Spec, signals: Sequence[Signal], turns: Sequence[Turn]) -> dict[str, Any]:
+    """Say why production changed since the last change that a release answered; return it as a turn's evidence.
+
+    Only settled episodes are read, in order of start: short, failed ones are over first, and would look like a change.
+    """
+    champion = signals[-1].digest
+    previous: str | None = ask(rooms.registry.releases)[-1].previous
+    episodes = _settled(rooms, champion, MOST - FORMER)
+    if previous is not None and previous != champion:
+        episodes += _settled(rooms, previous, FORMER)
+    fresh = [e for e in episodes if e.started_at >= answered(turns)]
+    cause: Cause = ask(rooms.work(find), fresh, spec, signals=signals, champion=champion, previous=previous)
+    rooms.say("analyze", told(cause))
+    return {CAUSE: to_plain(cause)}
+
+
+def _settled(rooms: Rooms, digest: str, num: int) -> list[Episode]:
+    """Return a policy's last episodes before which nothing is open any more, in order of start."""
+    serving: Any = rooms.serving
+    recent: list[Episode] = ask(serving.store.recent, num, None, digest)
+    if not recent:
+        return []
+    after = (recent[0].started_at - 1e-6, "")
+    settled = {outcome.id for outcome in ask(serving.observer.outcomes, [digest], after)}
+    return [e for e in recent if e.id in settled]

@@ -1,0 +1,41 @@
+"""Every knob of what an off-policy algorithm learns from; part of `config`, which holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConfig:
+    """What an off-policy algorithm learns from, and how often."""
+
+    capacity: int = 1_000_000
+    """transitions held; the oldest episodes leave first"""
+    most_mib: float = 2048.0
+    """memory that they may take; fewer are held where their observations are large"""
+    batch: int = 64
+    """transitions of one update"""
+    samples_per_insert: float = 32.0
+    """transitions drawn for each one that came, from simulation or production: an update of 64 for every second step"""
+    begin_at: int = 1_000
+    """transitions before the first update"""
+    num_steps: int = 3
+    """steps that a transition looks ahead before the critic's own estimate stands in"""
+    target_every: int = 100
+    """updates of DQN from one copy of the target network to the next"""
+    target_rate: float = 0.005
+    """share of SAC's critics that goes into their targets with each update"""
+    epsilon: float = 0.04
+    """share of random actions of the runners, times the Plan's exploration"""
+    epsilon_steps: int = 8_000
+    """simulated steps in which a round that starts from fresh weights comes down to it from 1"""
+    production_share: float = 0.5
+    """share of production's transitions in a batch, where the Plan samples production and there are any"""
+    half_life: float = 200.0
+    """episodes after which a transition is drawn half as often, where the Plan prioritizes recent data"""
+    alpha: float = 0.0
+    """exponent on TD errors as priorities; 0 draws without. Not together with recent data first"""
+    beta: float = 0.4
+    """exponent of the importance weights that make up for priorities"""
+    temperature: float = 0.05
+    """what values are divided by before the softmax from which a policy draws that isn't greedy, in units of reward"""
