@@ -251,6 +251,11 @@ class AnalyzeConfig:
     """steps that those episodes may have in all (by the mean length seen): 6 s of a world that takes 40 µs a step"""
     widen: float = 0.05
     """relative half-width of the training range around a calibrated value"""
+    sim_gap: float = 0.005
+    """how much oftener production may fail than the gate foretold, before that contradicts it: a tenth of the usual
+    limit, as what the gate's few hundred trials leave open comes on top"""
+    sim_loss: float = 0.02
+    """how much less the return may be than foretold, as a share of the range of returns: no simulator is exact"""
 
 
 @dataclass(frozen=True, slots=True)

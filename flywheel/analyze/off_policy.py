@@ -42,6 +42,8 @@ _FEW = 20.0
 _RIDGE = 1e-3
 _QUADRATIC = 12
 """Most numbers of an observation whose products are features of the value, too."""
+_NUMBERS = 2e7
+"""Most numbers of padded observations: 160 MB; the oldest episodes go first."""
 _STEPS = 20_000
 """Most steps that the value is fitted to: further ones change nothing."""
 
@@ -84,7 +86,8 @@ class OffPolicy:
     num: int
     """Episodes that were read."""
     num_left_out: int
-    """Others: lost, with a reward that isn't known yet, or with an action of which nobody knows how likely it was."""
+    """Others: lost, with a reward that isn't known yet, with an action of which nobody knows how likely it was, or too
+    old for memory."""
     effective: float
     """Effective sample size, (sum of w)^2 / sum of w^2 (Kish 1965)."""
     logged: Worth | None = None
@@ -142,6 +145,7 @@ def evaluate(episodes: Sequence[Episode], target: Policy, seed: int, span: Span 
     `span` is as for `estimate`. Raises nothing for what can't be said: `refusal` says it then.
     """
     usable = [episode for episode in episodes if _is_usable(episode)]
+    usable = usable[-_fitting(usable) :]
     left_out = len(episodes) - len(usable)
     try:
         logged = read(usable, target)
@@ -188,6 +192,12 @@ def estimate(logged: Logged, digest: str, num_left_out: int, seed: int, span: Sp
 
 def _refused(digest: str, num: int, num_left_out: int, effective: float, why: str) -> OffPolicy:
     return OffPolicy(digest=digest, num=num, num_left_out=num_left_out, effective=effective, refusal=why)
+
+
+def _fitting(episodes: Sequence[Episode]) -> int:
+    """Return how many of the last episodes fit into memory, padded to the longest; at least one."""
+    each = max((episode.observations.size for episode in episodes), default=1)
+    return max(1, int(_NUMBERS // max(each, 1)))
 
 
 def _is_usable(episode: Episode) -> bool:
