@@ -38,10 +38,9 @@ def releases(
     `ask(method, *arguments)` calls the methods of `registry` (Registry's). It is a function of what registry and store
     hold: the same files give the same answer.
     """
-    served = ask(registry.releases)
-    if not served or not (run_dir / intake.FILE).exists():
+    if not (run_dir / intake.FILE).exists():
         return []
-    found = []
+    served, found = ask(registry.releases), []
     with intake.open_readonly(run_dir) as store:
         for release, after in itertools.zip_longest(served, served[1:]):
             verdict = judged_by(release, ask(registry.verdicts, release.digest))

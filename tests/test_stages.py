@@ -12,7 +12,7 @@ import pytest
 from flywheel import archive, growth, stages
 from flywheel.config import Config
 from flywheel.console import silent
-from flywheel.records import Plan, Turn
+from flywheel.records import Check, Plan, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 
@@ -110,3 +110,26 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert asked[2:] == [("look",), ("judge", (scenario, closed))], "but stays in the suite"
     assert said[0] == "gate: 1 failure of production became a scenario: made (episode e)"
+
+
+def test_a_candidate_is_looked_at_on_productions_episodes_before_it_is_judged_and_the_turn_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    order: list[Any] = []
+    doubt = Check(name="predictive", value=2.0, interval=(0.0, 1.0), bound=1.0, passed=None)
+    start._foresight = SimpleNamespace(  # type: ignore[assignment]
+        look=lambda *given: order.append(given[:3]), question=lambda worlds: doubt, is_slow=True,
+        evidence=lambda: {"off_policy": {"num": 7}},
+    )  # fmt: skip
+    monkeypatch.setattr(start._suite, "grow", lambda worlds: None)
+    start._rooms.registry = SimpleNamespace(
+        champion=lambda: None, verdict=lambda digest: None, spend=lambda digest: 0, record=lambda verdict: verdict,
+        set_terms=lambda *terms: None, scenarios=lambda: (), bundle=SimpleNamespace(remote=lambda digest: digest),
+    )  # fmt: skip
+    judged = SimpleNamespace(digest="d", outcome="inconclusive", checks=(doubt,), num_simulations=0)
+    start._rooms.gate = SimpleNamespace(judge=lambda *given: order.append(given[6]) or judged)
+    plan = Plan(strategy="continue_training", reasons=())
+    start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
+    assert order == [("d", None, ()), doubt]
+    assert start.observe(plan)["off_policy"] == {"num": 7}
