@@ -160,7 +160,8 @@ def foresee(critic: Critic, begun: Sequence[Episode], seed: int, at: float = 0.0
     unheard_of = ~over & (rng.random(fails.shape) < rng.beta(0.5, critic.num, (_DRAWS, 1)))
     fails = np.where(over | (known > 0.0), known, np.maximum(fails, unheard_of))
     total = seen + to_come * np.where(unheard_of, rng.random(fails.shape), 1.0)
-    (mean, span), (rate, range_) = (_summed(each.mean(axis=1)) for each in (total, fails))
+    unsure = float(np.sqrt(1.0 + len(critic.to_come) / critic.num))  # coefficients were fitted to few episodes, too
+    (mean, span), (rate, (least, most)) = (_summed(each.mean(axis=1), unsure) for each in (total, fails))
     return Early(
         digest=begun[0].digests[0],
         num=len(begun),
@@ -169,7 +170,7 @@ def foresee(critic: Critic, begun: Sequence[Episode], seed: int, at: float = 0.0
         mean_return=mean,
         return_interval=span,
         failure_rate=rate,
-        failure_interval=range_,
+        failure_interval=(max(0.0, least), min(1.0, most)),
         at=at,
     )
 
@@ -179,9 +180,12 @@ def _come(critic: Critic, begun: Sequence[Episode], times: Sequence[int]) -> Num
     return _features((raw - critic.center) / critic.spread)
 
 
-def _summed(means: Numbers) -> tuple[float, tuple[float, float]]:
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(means.mean()), (float(low), float(high))
+def _summed(means: Numbers, unsure: float) -> tuple[float, tuple[float, float]]:
+    """Return the mean of draws and their 95 % interval, wider by a factor: of n that F numbers are fitted to, the error
+    of a forecast has 1 + F / n times the variance (Draper and Smith 1998, section 5.1)."""
+    mean = float(means.mean())
+    low, high = mean + unsure * (np.quantile(means, [0.025, 0.975]) - mean)
+    return mean, (float(low), float(high))
 
 
 def _raw(episode: Episode, times: NDArray[np.int64], margin: Margin | None) -> Numbers:
