@@ -119,4 +119,6 @@ class Foresight:
     def evidence(self) -> dict[str, Any]:
         """Return what a turn keeps of it, and begin anew."""
         found, self.estimate = self.estimate, None
-        return {} if found is None else {"off_policy": dataclasses.asdict(found) | {"screened": found.is_screened}}
+        if found is None:
+            return {}
+        return {"off_policy": dataclasses.asdict(found) | {"screened": found.is_screened, "said": str(found)}}
