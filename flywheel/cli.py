@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import __version__, deciding, judging, reasons, travel, why
+from flywheel import __version__, deciding, estimating, judging, reasons, travel, why
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -321,6 +321,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "diverge": travel.diverge,
     "down": down,
     "episodes": travel.episodes,
+    "estimate": estimating.estimate,
     "fork": travel.fork,
     "gate": judging.Gate,
     "page": Page,

@@ -26,6 +26,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive, net, sqlite, story, told
+from flywheel.analyze import early
 from flywheel.config import Config, DeployConfig, TrainConfig
 from flywheel.console import Say
 from flywheel.deploy import registry as registries
@@ -302,7 +303,7 @@ class Rooms:
                 str(self._run_dir), config.store, place.name
             )
             observer = place.owner(ObserverActor, OBSERVER, max_task_retries=-1).remote(
-                self._task, config.observe, STORE, place.name, place.namespace, config.trace
+                self._task, config.observe, STORE, place.name, place.namespace, config.trace, early.estimate
             )
             for release in ask(self.registry.releases)[-1:]:
                 ask(observer.release, release, self._task.limits.max_failure_rate)

@@ -274,6 +274,11 @@ class AnalyzeConfig:
     most_rounds: int = 1000
     """rounds of training in a day, half of which quiet times may use: one after another without end takes 86 s each; 0
     counts none"""
+    sim_gap: float = 0.005
+    """how much oftener production may fail than the gate foretold, before that contradicts it: a tenth of the usual
+    limit, as what the gate's few hundred trials leave open comes on top"""
+    sim_loss: float = 0.02
+    """how much less the return may be than foretold, as a share of the range of returns: no simulator is exact"""
 
 
 @dataclass(frozen=True, slots=True)

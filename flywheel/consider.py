@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flywheel import archive, beside, explaining
+from flywheel import archive, beside, explaining, foreign, predicting
 from flywheel.analyze.diagnose import Diagnosis, enough
 from flywheel.analyze.on_ray import diagnose
 from flywheel.analyze.past import open_signals, recall
 from flywheel.causes import CAUSE
 from flywheel.cluster import Rooms, ask
 from flywheel.config import Config
-from flywheel.facts import Facts
+from flywheel.facts import Facts, Past
 from flywheel.records import ELSEWHERE, Artifact, Episode, Release, Signal, Spec, Turn
 from flywheel.task import Task
 
@@ -62,6 +62,7 @@ class Considering:
             past=past,
             calibration=diagnosis.calibration,
             obstacle=diagnosis.obstacle,
+            contradiction=self._contradiction(past),
             cause=cause.get(CAUSE),
             blame="unknown" if blame is None else blame.whose,
             blame_words="" if blame is None else blame.reason,
@@ -72,6 +73,14 @@ class Considering:
             held=held,
             config=self._config.analyze,
         )
+
+    def _contradiction(self, past: Past) -> str:
+        """Return how production contradicts the gate that judges in the worlds trained in last; "" if it does not."""
+        config, worlds = self._config, foreign.middle(past.parameters)
+        found = predicting.question(
+            self._task, config.gate, config.analyze, self._run_dir, ask, self._rooms.registry, worlds
+        )
+        return "" if found is None or found.passed is not None else found.note
 
     def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:
         """Return the ranges of the worlds that the policy in service was trained in."""

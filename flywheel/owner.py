@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from flywheel import archive, foreign, growth
+from flywheel import archive, foreign, growth, predicting
 from flywheel.challenge import Word
 from flywheel.config import Config
 from flywheel.deploy.canary import Canary, Ramp
@@ -240,9 +240,11 @@ def submit(
     candidate = registry.bundle(artifact.digest)
     suite = registry.scenarios()
     owner.set_terms(*terms(task, owner.config.gate, worlds))
+    doubt = predicting.question(task, owner.config.gate, owner.config.analyze, run_dir, _call, registry, worlds)
     verdict = gate.judge(
-        candidate, baseline=baseline, parameters=worlds, suite=suite, seed=seed, tries=owner.spend(artifact.digest)
-    )
+        candidate, baseline=baseline, parameters=worlds, suite=suite, seed=seed, tries=owner.spend(artifact.digest),
+        doubt=doubt,
+    )  # fmt: skip
     return artifact, registry.record(verdict)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, causes, foreign, growth, interrupt, told
+from flywheel import archive, causes, foreign, growth, interrupt, predicting, told
 from flywheel.analyze.diagnose import split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import decision
@@ -70,6 +70,7 @@ class OnRay:
         self._feed = Feed(config.train, ask, rooms)
         self._considering = Considering(task, config, run_dir, rooms, self._spec, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
+        self._foresight = predicting.Foresight(task, config.gate, config.analyze, run_dir, ask, rooms, self._say)
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -224,12 +225,14 @@ class OnRay:
             if known is not None and known.outcome == "fail" and known.baseline == champion:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
             self._suite.grow(foreign.middle(plan.parameters))
+            self._foresight.look(artifact.digest, champion, plan.signals, self._config.seed)
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
             ask(registry.set_terms, *self._terms(plan))
             suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
             worlds = foreign.middle(plan.parameters)
-            verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries)
+            doubt = self._foresight.question(worlds)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries, doubt)
             signed: Verdict = ask(registry.record, verdict)
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))
@@ -244,7 +247,7 @@ class OnRay:
             serving = self._rooms.serving  # up before anything is promoted
             if self._champion() is None:
                 return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
-            is_promoted = try_out(self._rooms, verdict).state == "promoted"
+            is_promoted = try_out(self._rooms, verdict, self._foresight.is_slow).state == "promoted"
             return self._announce(serving, self._release()) if is_promoted else None
 
     def rollback(self, plan: Plan) -> Release:
@@ -270,6 +273,7 @@ class OnRay:
         """Wait until production says something: a signal that the plan hasn't held for, a recovery, enough episodes."""
         before = self._turns[-1].evidence.get("before") if self._turns else None
         evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before, **self._cause}
+        evidence |= self._foresight.evidence()
         champion = self._champion()
         try:
             with self._timed("observe"):

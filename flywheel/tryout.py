@@ -13,14 +13,16 @@ LOOK_S = 0.5
 """Seconds between two looks at a challenger; the registry's owner moves it each second."""
 
 
-def try_out(rooms: Rooms, verdict: Verdict) -> Canary:
+def try_out(rooms: Rooms, verdict: Verdict, slowly: bool = False) -> Canary:
     """Return how a judged challenger ended, or that it is frozen; one that an earlier start had begun goes on.
+
+    `slowly` lets it begin in the shadow in any case, as Ramp.begin.
 
     Replicas are told of each change at once; one that can't be told finds it out by itself. Raises Refused where it may
     not be tried.
     """
     rooms.produce()
-    canary = _begun(rooms, verdict)
+    canary = _begun(rooms, verdict, slowly)
     shown: Any = None
     while True:
         now = (canary.state, canary.share)
@@ -45,9 +47,9 @@ def _reload(rooms: Rooms) -> None:
         rooms.say("deploy", f"not every replica could be told of the challenger's share ({error}): each will look")
 
 
-def _begun(rooms: Rooms, verdict: Verdict) -> Canary:
+def _begun(rooms: Rooms, verdict: Verdict, slowly: bool) -> Canary:
     known: Canary | None = ask(rooms.registry.canary)
     if known is not None and known.challenger == verdict.digest and known.begun_at >= verdict.judged_at:
         return known
-    begun: Canary = ask(rooms.registry.challenge, verdict.digest)
+    begun: Canary = ask(rooms.registry.challenge, verdict.digest, slowly)
     return begun

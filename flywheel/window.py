@@ -23,6 +23,7 @@ from flywheel.deploy.shown import shown
 from flywheel.errors import FlywheelError, UsageError, unknown
 from flywheel.gate.suite import WINDOW, standings
 from flywheel.observe.observer import SIGNALS
+from flywheel.observe.outlook import EARLY, Outlook
 from flywheel.page.events import WATCHED
 from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
@@ -217,6 +218,11 @@ class Window:
         """As Source.tally."""
         store = self._opened_store()
         return self._while("production", "tally", store.summary) if store else {}
+
+    def early(self) -> str | None:
+        """As Source.early."""
+        store = self._opened_store()
+        return Outlook.noted(store.noted(EARLY), time.time()) if store else None
 
     def outcomes(self, last: int) -> Sequence[Listed]:
         """As Source.outcomes."""

@@ -15,7 +15,7 @@ from flywheel.causes import Cause
 from flywheel.config import Config
 from flywheel.console import silent
 from flywheel.facts import decision_of
-from flywheel.records import Artifact, Plan, Probe, Progress, Release, Signal, Turn
+from flywheel.records import Artifact, Check, Plan, Probe, Progress, Release, Signal, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 
@@ -246,3 +246,26 @@ def test_why_production_changed_is_kept_from_the_first_draft_to_the_journal(
     )
     explaining.explain(rooms, start._spec, [alarm], [answered])
     assert asked[1][0] == (), "what was before an answered change is history"
+
+
+def test_a_candidate_is_looked_at_on_productions_episodes_before_it_is_judged_and_the_turn_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    order: list[Any] = []
+    doubt = Check(name="predictive", value=2.0, interval=(0.0, 1.0), bound=1.0, passed=None)
+    start._foresight = SimpleNamespace(  # type: ignore[assignment]
+        look=lambda *given: order.append(given[:3]), question=lambda worlds: doubt, is_slow=True,
+        evidence=lambda: {"off_policy": {"num": 7}},
+    )  # fmt: skip
+    monkeypatch.setattr(start._suite, "grow", lambda worlds: None)
+    start._rooms.registry = SimpleNamespace(
+        champion=lambda: None, verdict=lambda digest: None, spend=lambda digest: 0, record=lambda verdict: verdict,
+        set_terms=lambda *terms: None, scenarios=lambda: (), bundle=SimpleNamespace(remote=lambda digest: digest),
+    )  # fmt: skip
+    judged = SimpleNamespace(digest="d", outcome="inconclusive", checks=(doubt,), num_simulations=0)
+    start._rooms.gate = SimpleNamespace(judge=lambda *given: order.append(given[6]) or judged)
+    plan = Plan(strategy="continue_training", reasons=())
+    start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
+    assert order == [("d", None, ()), doubt]
+    assert start.observe(plan)["off_policy"] == {"num": 7}

@@ -51,8 +51,9 @@ class Rooms:
         if self.dead:
             raise RuntimeError("a replica died")
 
-    def _challenge(self, digest: str) -> Any:
+    def _challenge(self, digest: str, slowly: bool) -> Any:
         self.challenged.append(digest)
+        self.slowly = slowly
         return self.looks.pop(0)
 
 
@@ -64,7 +65,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_waits_for_the_end_and_tells_replicas_of_each_change() -> None:
     rooms = Rooms(None, *way())
     found = tryout.try_out(rooms, VERDICT)  # type: ignore[arg-type]
-    assert found.state == "promoted" and rooms.challenged == ["new"] and rooms.reloads == 3
+    assert found.state == "promoted" and rooms.challenged == ["new"] and rooms.reloads == 3 and not rooms.slowly
     assert rooms.said[0] == "policy new is in the shadow: 0 decisions, 0 as the champion's"
     assert rooms.said[3] == "policy new has 50% of new episodes: 0 of 2 failed, 2 of 2 of the champion's"
     assert rooms.said[-1].startswith("policy new is promoted: it fails no oftener by 2.0%: 0 of ")
@@ -102,3 +103,9 @@ def test_one_that_is_frozen_is_waited_for_no_longer() -> None:
     frozen = ramp.broke(ramp.begin("new", "old", 1.0), "it crashed", 2.0)
     assert tryout.try_out(Rooms(frozen), VERDICT).state == "frozen"  # type: ignore[arg-type]
     assert told.canary(frozen) == "policy new is frozen: it crashed"
+
+
+def test_what_production_thinks_little_of_begins_slowly() -> None:
+    rooms = Rooms(None, *way())
+    tryout.try_out(rooms, VERDICT, slowly=True)  # type: ignore[arg-type]
+    assert rooms.slowly

@@ -149,20 +149,22 @@ class Ramp:
         self.config = config or DeployConfig()
 
     def begin(
-        self, challenger: str, champion: str, now: float, *, alarmed: bool | None = None, urgent: bool = False
-    ) -> Canary:
+        self, challenger: str, champion: str, now: float, *, alarmed: bool | None = None, urgent: bool = False,
+        slowly: bool = False,
+    ) -> Canary:  # fmt: skip
         """Return a canary at its beginning: in the shadow, or, where `alarmed` or `urgent`, at the last share at once.
 
         It is alarmed where an alarm about the champion is open, so that the one that answers it is wanted soon; None
         where nobody knows yet. It is urgent where the champion fails oftener than it may, so that each of its episodes
-        is likely to be lost: it is promoted on less, then. Raises UsageError when the challenger is the champion.
+        is likely to be lost: it is promoted on less, then. With `slowly` it begins in the shadow all the same: there is
+        reason to think that it is worse. Raises UsageError when the challenger is the champion.
         """
         if challenger == champion:
             raise UsageError(f"Policy {challenger[:12]} is in service already: there is nothing to try it against.")
         begun: dict[str, Any] = {"begun_at": now, "changed_at": now, "course": Course.of(self.config)}
         begun |= {"is_alarmed": urgent or alarmed, "is_urgent": urgent}
         canary = Canary(challenger=challenger, champion=champion, state="shadow", **begun)
-        if canary.is_alarmed:
+        if canary.is_alarmed and not slowly:
             return self._lift(canary, len(self.config.ramp) - 1, now)
         return canary if self.config.shadow_decisions else self._lift(canary, 0, now)
 

@@ -22,8 +22,9 @@ class Challenges(Controls, Suite):
     """The part of a Registry that is about challengers; the Registry says what may serve, and puts it into service."""
 
     def challenge(
-        self, digest: str, ramp: Ramp, now: float, *, alarmed: bool | None = None, urgent: bool = False
-    ) -> Canary:
+        self, digest: str, ramp: Ramp, now: float, *, alarmed: bool | None = None, urgent: bool = False,
+        slowly: bool = False,
+    ) -> Canary:  # fmt: skip
         """Begin to try a digest beside the champion, as Ramp.begin, and return its canary; the one on its way keeps it.
 
         Another challenger that is on its way makes room. Raises Refused, changing nothing, as `promote`, and where no
@@ -38,7 +39,7 @@ class Challenges(Controls, Suite):
                     return present
                 self._keep(ramp.replace(present, digest, now))
             self.check_promotable(digest, now)
-            canary = ramp.begin(digest, champion, now, alarmed=alarmed, urgent=urgent)
+            canary = ramp.begin(digest, champion, now, alarmed=alarmed, urgent=urgent, slowly=slowly)
             self._db.execute(
                 "INSERT INTO canaries (challenger, champion, state, begun_at, record) VALUES (?, ?, ?, ?, ?)",
                 (canary.challenger, canary.champion, canary.state, canary.begun_at, _encode(canary)),

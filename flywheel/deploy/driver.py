@@ -52,8 +52,10 @@ class Driver:
         self.looks = Looks()
         self._stayed: tuple[float, tuple[float, str], int] = (0.0, (0.0, ""), 0)
 
-    async def challenge(self, digest: str, witness: Witness, clock: Clock) -> Canary:
+    async def challenge(self, digest: str, witness: Witness, clock: Clock, slowly: bool = False) -> Canary:
         """Begin to try a digest beside the champion, at the last share at once where an alarm is open about that one.
+
+        `slowly` has it begin in the shadow in any case: production's own episodes say that it is worse.
 
         It is promoted on less where that one surely fails oftener than it may: what an alarm of another world alone
         doesn't say. With the observer away it begins in the shadow, and the first look finds out. Raises Refused as
@@ -65,7 +67,8 @@ class Driver:
         except AwayError as error:
             log.warning("The observer is away, so nobody knows of alarms about the champion yet: %s", error)
             return self._registry.challenge(digest, self._ramp, clock())
-        return self._registry.challenge(digest, self._ramp, clock(), alarmed=bool(alarms), urgent=urgent)
+        known = {"alarmed": bool(alarms), "urgent": urgent, "slowly": slowly}
+        return self._registry.challenge(digest, self._ramp, clock(), **known)
 
     async def _alarms(self, witness: Witness) -> list[Signal]:
         """Return the alarms about the release in service; that it hacks its reward says nothing of a challenger."""

@@ -96,9 +96,9 @@ class RegistryActor:
             except Exception:  # a full disk, or a person's change meanwhile: the next look may do
                 log.exception("The challenger could not be moved.")
 
-    async def challenge(self, digest: str) -> Canary:
+    async def challenge(self, digest: str, slowly: bool = False) -> Canary:
         """Begin to try a judged digest beside the champion; raises Refused, changing nothing, otherwise."""
-        return await self._driver.challenge(digest, self._observer, time.time)
+        return await self._driver.challenge(digest, self._observer, time.time, slowly)
 
     async def tried(self, tried: Tried) -> None:
         """Take in what a replica saw of the challenger."""

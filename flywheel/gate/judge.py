@@ -81,6 +81,7 @@ class SafetyGate:
         seed: int | None = None,
         now: float | None = None,
         tries: int = 0,
+        doubt: Check | None = None,
     ) -> Verdict:
         """Return the Verdict on a policy in worlds at `parameters` (None or missing ones: nominal), not signed yet.
 
@@ -103,14 +104,15 @@ class SafetyGate:
         values = {**self._task.nominal, **(parameters or {})}
         config, simulator = terms(self._task, self._config, values)
         heard = self._heard(policy, baseline, values, suite, seed, now, tries)
+        checks = heard.checks if doubt is None else (*heard.checks, doubt)
         return Verdict(
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
             task=task_digest(self._task),
             config=config,
             simulator=simulator,
-            outcome=outcome_of(heard.checks),
-            checks=heard.checks,
+            outcome=outcome_of(checks),
+            checks=checks,
             trials=heard.trials,
             rivals=heard.rivals,
             num_played=self._crew.num_played - played,

@@ -16,7 +16,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
 from flywheel.priority import let_others_first
-from flywheel.records import Episode, Parameters, Probe, Spec, Verdict
+from flywheel.records import Check, Episode, Parameters, Probe, Spec, Verdict
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.tapes import Scenario
 from flywheel.task import Task
@@ -53,11 +53,13 @@ class GateActor:
         seed: int,
         suite: Sequence[Scenario] = (),
         tries: int = 0,
+        doubt: Check | None = None,
     ) -> Verdict:
         """Return the Verdict on a policy, not signed yet; `tries` others were judged since a release was confirmed."""
         verdict = self._gate.judge(
-            policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time(), tries=tries
-        )
+            policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time(), tries=tries,
+            doubt=doubt,
+        )  # fmt: skip
         self._meters.record(readings.of_verdict(verdict))
         return verdict
 

@@ -327,11 +327,25 @@ class Assembler:
             path[t] = next((slot for slot in answers if rows.repeats(path[t + 1], slot)), path[t])
         return np.array(path, np.int64)
 
+    def unfinished(self, digest: str, most: int) -> list[Episode]:
+        """Return the last open episodes that a policy began, as far as they came: not judged, their end "lost"."""
+        found: list[Episode] = []
+        for id_, episode in reversed(self._open.items()):
+            if len(found) == most:
+                break
+            has_acted = 0 in episode.slots and 1 in episode.slots and episode.end is None
+            if has_acted and self._rows.digest_names(np.array([episode.slots[0]]))[0] == digest:
+                found.append(self._so_far(id_, episode))
+        return found
+
     def _build(self, id_: str, episode: _Open) -> Episode:
+        return self.judge(self._so_far(id_, episode))
+
+    def _so_far(self, id_: str, episode: _Open) -> Episode:
         rows, slots = self._rows, self._path(episode)
         acted = slots[:-1]
         end: End = episode.end if self._is_whole(episode) and episode.end else "lost"
-        built = Episode(
+        return Episode(
             id=id_,
             origin="production",
             task=self._task,
@@ -347,7 +361,6 @@ class Assembler:
             started_at=episode.first_at,
             ended_at=float(rows.seen_at[slots[-1]]),
         )
-        return self.judge(built)
 
 
 def ends_of(steps: Steps) -> dict[str, int]:

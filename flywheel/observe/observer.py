@@ -222,6 +222,10 @@ class Observer:
         """Say whether an episode has begun and is not over."""
         return self._assembler.is_open(id_)
 
+    def unfinished(self, most: int) -> list[Episode]:
+        """Return open episodes of the release that is watched, as Assembler.unfinished."""
+        return [] if self.watched is None else self._assembler.unfinished(self.watched.digest, most)
+
     def reward_of(self, id_: str, t: int) -> float | None:
         """Return the reward that came for a step of an open episode, NaN where none did; None for no such step."""
         return self._assembler.reward_of(id_, t)

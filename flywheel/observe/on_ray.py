@@ -19,6 +19,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.observe.hacks import HACKS
 from flywheel.observe.observer import SIGNALS, Observer
+from flywheel.observe.outlook import CLOSED, EARLY, OPEN, Foresee, Outlook
 from flywheel.outcomes import Outcome, outcome_of
 from flywheel.records import Episode, Release, Reward, Signal, Steps
 from flywheel.task import Task
@@ -56,15 +57,16 @@ class ObserverActor:
         wheel: str = WHEEL,
         namespace: str | None = None,
         tracing: TraceConfig | None = None,
+        foresee: Foresee | None = None,
     ) -> None:
-        """Find the store's actor by its name, in Ray's namespace of the wheel.
+        """Find the store's actor by its name, in Ray's namespace of the wheel; `foresee` is as for Outlook.
 
         What was watched before a restart is read from it at the first call.
         """
         self._meters = Recorder(wheel)
         self._config = config
         self._store = ray.get_actor(store, namespace=namespace)
-        self._observer = Observer(task, config)
+        self._observer, self._outlook = Observer(task, config), Outlook(task, foresee)
         self._lock, self._rewarding, self._adding = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._changed = asyncio.Condition()
         self._ticking: asyncio.Task[None] | None = None
@@ -186,7 +188,7 @@ class ObserverActor:
     async def status(self, recent: int = 50) -> dict[str, Any]:
         """Return plain values: the release, its monitors, counts by digest, the last outcomes, rows and Signals."""
         await self._ready()
-        return {**self._observer.status(recent), "store_trouble": self._trouble}
+        return {**self._observer.status(recent), "store_trouble": self._trouble, "estimated": self._outlook.told}
 
     async def heard(self, n: int) -> tuple[int, list[Outcome]]:
         """As Observer.heard; after a restart, once the monitors have read what they had read before."""
@@ -336,6 +338,19 @@ class ObserverActor:
         self._is_behind = False
         await self._notify()
 
+    async def _look_ahead(self) -> None:
+        """Estimate what open episodes of the release will come to, when it is time."""
+        now, watched = time.time(), self._observer.watched
+        if watched is None or not self._outlook.is_due(now):
+            return
+        try:
+            recent = await self._store.recent.remote(CLOSED, None, watched.digest)
+            begun = self._observer.unfinished(OPEN)
+            if noted := await asyncio.to_thread(self._outlook.look, recent, begun, now):
+                await self._store.note.remote(EARLY, noted)
+        except Exception:  # the task's margin is anybody's code, and nothing hangs on an estimate
+            log.exception("What open episodes will come to was not estimated.")
+
     async def _tick(self) -> None:
         while True:
             _, heard = self._observer.heard(readings.LAST)
@@ -345,6 +360,7 @@ class ObserverActor:
             try:
                 await self._catch_up()
                 await self._keep(self._observer.overdue(time.time()))
+                await self._look_ahead()
                 self._trouble = ""
             except Exception as error:  # the store is away or full: shown in the status, tried again at the next tick
                 self._trouble = f"Overdue episodes could not be stored ({error!r}); trying again."

@@ -79,6 +79,7 @@ def _now(router: APIRouter, source: Source) -> None:
                     "failed": int(sum(row["failed"] for row in tally.values())),
                     "lost": int(sum(row["lost"] for row in tally.values())),
                     "mean_return": sum(row["total"] for row in tally.values()) / whole if whole else None,
+                    "estimated": source.early(),
                 },
                 "story": [shapes.story_line(end, line) for end, line in told[-TOLD:]],
                 "offset": told[-1][0] if told else 0,

@@ -184,6 +184,9 @@ class Source(Protocol):
     def tally(self) -> Mapping[str, Mapping[str, float]]:
         """Return by digest production's numbers of `episodes`, `failed`, `lost`, and the sum `total` of returns."""
 
+    def early(self) -> str | None:
+        """Return what open episodes will probably come to, as a sentence that says it is an estimate; None: unknown."""
+
     def outcomes(self, last: int) -> Sequence[Listed]:
         """Return the last so many production episodes in order of start."""
 

@@ -36,6 +36,7 @@ QUESTIONS = {
     "search": "How far away is the nearest failure that a search comes to?",
     "cost": "Does a decision cost no more than it may?",
     "simulation": "Could it be simulated?",
+    "predictive": "Does production bear out what the gate foretold of the policies in service?",
     "budget": "Was enough of the error budget left to judge it?",
 }
 

@@ -359,3 +359,13 @@ def test_episodes_from_before_and_from_the_change_of_a_share_count_for_nothing()
     assert canary.test.num == (0, 5)
     assert canary.share_at(19.5, 2.0) == 0.1 and canary.share_at(20.5, 2.0) is None
     assert canary.share_at(22.5, 2.0) == 0.3
+
+
+def test_a_reason_to_think_that_it_is_worse_only_ever_slows_it_down() -> None:
+    ramp = Ramp(dataclasses.replace(SOON, shadow_decisions=5))
+    for how in ({"alarmed": True}, {"urgent": True}):
+        fast, slow = ramp.begin(NEW, OLD, 1.0, **how), ramp.begin(NEW, OLD, 1.0, slowly=True, **how)
+        assert (fast.state, fast.share) == ("canary", SOON.ramp[-1])
+        assert (slow.state, slow.share, slow.is_alarmed, slow.is_urgent) == ("shadow", 0.0, True, fast.is_urgent)
+        assert ramp.shadowed(slow, 5, 5, 2.0).share == SOON.ramp[0]
+    assert ramp.begin(NEW, OLD, 1.0, alarmed=False, slowly=True) == ramp.begin(NEW, OLD, 1.0, alarmed=False)

@@ -17,6 +17,7 @@ import pytest
 
 from flywheel.config import ObserveConfig, StoreConfig
 from flywheel.observe.on_ray import ObserverActor
+from flywheel.observe.outlook import EARLY, Outlook
 from flywheel.records import Release, Reward
 from flywheel.store.intake import open_readonly
 from flywheel.store.on_ray import StoreActor
@@ -225,4 +226,35 @@ async def test_after_its_restart_places_and_rewards_are_waited_for_as_before(
     for actor in (first, second):
         assert actor._ticking is not None
         actor._ticking.cancel()
+    store._intake.close()
+
+
+async def test_what_open_episodes_will_come_to_is_in_the_status_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreActor(str(tmp_path), StoreConfig(group_s=0.0))
+    monkeypatch.setattr("flywheel.observe.on_ray.ray.get_actor", lambda *_, **__: Called(store))
+    nowhere = Outlet[Any](len, max_waiting=99, flush_s=0.0)
+    monkeypatch.setattr("flywheel.observe.on_ray.trace.outlet", lambda *_: nowhere)
+    asked: list[list[str]] = []
+
+    def foresee(task: Any, closed: Any, begun: Any, now: float) -> str:
+        asked.append([episode.id for episode in begun])
+        if len(asked) == 2:
+            raise ValueError("a task's margin may do anything")
+        return f"estimated from {len(closed)} closed ones"
+
+    actor = ObserverActor(cartpole, ObserveConfig(), "store", foresee=foresee)
+    await actor.release(release(), 0.05)
+    now = time.time()
+    await actor.append(steps_of([*rows_of("a", 3, now), *rows_of("b", 3, now)[:2]]))
+    await actor.end(steps_of(rows_of("a", 3, now)))
+    for _ in range(2):
+        actor._outlook._next_at = 0.0
+        await actor._look_ahead()
+    assert asked[-1] == ["b"] and (await actor.status())["estimated"] == "estimated from 1 closed ones"
+    assert Outlook.noted(store._intake.noted(EARLY), now + 1) == "estimated from 1 closed ones"
+    assert not (await actor.status())["signals"]
+    assert actor._ticking is not None
+    actor._ticking.cancel()
     store._intake.close()

@@ -22,11 +22,13 @@ from PIL import Image
 from flywheel import archive, owner
 from flywheel.connection import connect
 from flywheel.gate import SafetyGate
+from flywheel.observe.outlook import EARLY
 from flywheel.page.app import STATIC
 from flywheel.page.frames import ROW, SHEET
 from flywheel.store.intake import open_readonly
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import load_linear
+from flywheel.window import Window
 from tests.page.conftest import served
 from tests.page.run_dirs import Writer
 
@@ -44,7 +46,7 @@ def test_now_tells_who_serves_what_was_raised_and_that_nothing_turns(api: httpx.
     assert now["wheel"]["stage"] == "" and now["wheel"]["turn"] == 3
     assert now["service"]["version"] == 3 and now["service"]["failed"] == 0
     assert {signal["monitor"] for signal in now["signals"]} == {"world", "inputs", "failed", "loss"}
-    assert now["production"]["episodes"] == 380
+    assert now["production"]["episodes"] == 380 and now["production"]["estimated"] is None
     assert now["story"][-1]["stage"] == "end" and now["offset"] == now["story"][-1]["id"]
 
 
@@ -313,3 +315,13 @@ def test_an_installed_wheel_has_the_static_files(tmp_path: Path) -> None:
     ).stdout.split()
     there = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
     assert there == {path.removeprefix("flywheel/page/static/") for path in tracked} and "index.html" in there
+
+
+def test_now_shows_what_open_episodes_will_come_to_as_long_as_that_is_fresh(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run")
+    window = Window(tmp_path / "run")
+    assert window.early() is None
+    for age, shown in ((5.0, "estimated: return 490"), (500.0, None)):
+        writer.store.note(EARLY, json.dumps({"said": "estimated: return 490", "at": time.time() - age}))
+        assert window.early() == shown
+    writer.close()

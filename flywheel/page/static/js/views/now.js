@@ -145,6 +145,7 @@ function producing(shared, { production }, series) {
       : [h("div", { class: "figures wide" },
           figure(number(known.at(-1) ?? production.mean_return), `mean return of the last ${count(series.window)}`, known.length ? change(known) : null),
           figure(percent(rates.at(-1) ?? production.failed / Math.max(1, whole)), `failed of the last ${count(series.window)}`)),
+        production.estimated ? h("p", { class: "small-note" }, production.estimated) : null,
         byPolicy(shared),
         h("p", { class: "links" }, h("a", { href: "#/episodes?how=failed" }, plural(production.failed, "failed episode")), h("a", { href: "#/episodes?how=lost" }, production.lost ? `${plural(production.lost, "episode")} lost` : "none lost"))])];
 }

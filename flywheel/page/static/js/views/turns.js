@@ -78,6 +78,7 @@ function whole(shared, turn, charts) {
       card("Release and what production said after", null, body(facts({
         released: turn.release ? [chip(shared.policies, turn.release.digest), " at ", time(turn.release.released_at)] : turn.over ? "nothing: the policy in service stayed" : "not yet",
         "instead of": turn.release?.previous ? chip(shared.policies, turn.release.previous) : null,
+        "on earlier episodes": evidence.off_policy?.said ?? null,
         episodes: turn.over ? count(turn.episodes) : "being watched",
         "mean return": turn.over ? [number(turn.mean_return), evidence.before ? ` (before the change ${number(evidence.before)})` : ""] : null,
         recovered: turn.over ? (turn.recovered ? h("span", { class: "good" }, "yes: production is as good as before the change") : evidence.before ? "no: the change is not cured" : "nothing to recover from") : null,
