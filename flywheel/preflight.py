@@ -17,6 +17,7 @@ MAY_BE_ZERO = frozenset(
     | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
     | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
+    | {"store.seal_after_s", "store.keep_whole_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
@@ -50,6 +51,11 @@ def check(config: Config) -> None:
         (config.page.port < 65536, "page.port must be less than 65536"),
         (config.observe.false_alarm_episodes > 1, "observe.false_alarm_episodes must be more than 1"),
         (config.train.edge_case_share <= 1, "train.edge_case_share is a share, at most 1"),
+        (config.store.keep_share < 1, "store.keep_share is a share, less than 1"),
+        (
+            config.store.seal_after_s >= config.observe.reward_window_s,
+            "store.seal_after_s must be at least observe.reward_window_s",
+        ),
         (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),
     ]
     wrong = [sentence for fine, sentence in rules if not fine]
