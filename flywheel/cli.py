@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import __version__, deciding, estimating, judging, reasons, travel, why
+from flywheel import __version__, deciding, estimating, judging, keeping, reasons, travel, why
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -320,7 +320,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "decide": reasons.decide,
     "diverge": travel.diverge,
     "down": down,
-    "episodes": travel.episodes,
+    "episodes": keeping.episodes,
     "estimate": estimating.estimate,
     "fork": travel.fork,
     "gate": judging.Gate,
@@ -335,6 +335,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "tokens add": tokens_add,
     "tokens list": tokens_list,
     "tokens revoke": tokens_revoke,
+    "verify": keeping.verify,
     "why": why.why,
 }
 """Commands by the words that call them; `run` has a main of its own."""
