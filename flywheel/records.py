@@ -172,8 +172,7 @@ class Verdict:
     judged_at: float
     valid_until: float
     tries: int = 0
-    """Candidates that were judged before it since production last confirmed a release: what they spent of the gate's
-    error budget it had no more."""
+    """Candidates judged before it since production last confirmed a release, which spent of the gate's error budget."""
     rivals: tuple[Trial, ...] = ()
     """The baseline in the same worlds, where it played them: a pair has one scenario, one seed and one parameters."""
     num_played: int = 0
