@@ -7,7 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from flywheel.observe.monitors.conformal import MAX_DRIFTS
 from flywheel.observe.monitors.inputs import InputMonitor, summary
+from flywheel.observe.monitors.transitions import MAX_NUMBERS
 from flywheel.observe.monitors.world import WorldMonitor
 from flywheel.records import Episode
 from tests.observe.streams import real
@@ -56,3 +58,19 @@ def test_a_summary_is_the_first_observation_the_means_and_the_deviations(clean) 
     assert summary(clean[0]).tolist() == pytest.approx([*rows[0], *rows.mean(axis=0), *rows.std(axis=0)])
     whole = dataclasses.replace(clean[0], observations=clean[0].observations.reshape(-1, 2, 2))
     assert np.array_equal(summary(whole), summary(clean[0]))
+
+
+def test_observations_of_many_numbers_cost_no_more_than_some() -> None:
+    rng = np.random.default_rng(5)
+    one = real(1, seed=6)[0]
+    world, inputs = WorldMonitor(8), InputMonitor(8)
+    for i in range(12):
+        seen = rng.normal(size=(41, 4096)).astype(np.float32)
+        seen[:, 17:] += 5.0 * (i == 11)
+        episode = dataclasses.replace(one, observations=seen, raw_actions=rng.integers(0, 2, 40), rewards=np.ones(40))
+        world.update(str(i), episode)
+        inputs.update(str(i), episode)
+    assert len(summary(episode)) == 3 * MAX_NUMBERS
+    assert np.isfinite(world.evidence) and inputs.evidence > 0.0
+    score = world.score(episode)
+    assert score is not None and len(score) <= 2 + MAX_DRIFTS

@@ -95,7 +95,7 @@ def test_memory_is_bounded() -> None:
     rng = np.random.default_rng(0)
     for i in range(2500):
         monitor.update(str(i), 2.0 + rng.random(30))
-    assert monitor._bets is not None and len(monitor._bets) == len(monitor._bets._scores) == 2000
+    assert monitor._bets is not None and len(monitor._bets) == monitor._bets._scores.shape[1] == 2000
     assert not monitor._first
 
 

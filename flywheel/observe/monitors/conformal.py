@@ -43,7 +43,7 @@ class Conformal:
     def __init__(self, num_sizes: int, num_signed: int) -> None:
         """Begin with no score."""
         self._num_sizes = num_sizes
-        self._scores = np.empty((64, num_sizes + num_signed))
+        self._scores = np.empty((num_sizes + num_signed, 64))
         self._num, self._next = 0, 0
 
     def __len__(self) -> int:
@@ -58,20 +58,20 @@ class Conformal:
 
     def factors(self, score: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what each bet multiplies its wealth by, float64[J], and keep the score float64[sizes + signed]."""
-        before, num, sizes = self._scores[: self._num], self._num + 1, self._num_sizes
-        above = 1 + (before >= score).sum(axis=0)
-        below = 1 + (before[:, sizes:] <= score[sizes:]).sum(axis=0)
+        before, num, sizes = self._scores[:, : self._num], self._num + 1, self._num_sizes
+        above = 1 + np.count_nonzero(before >= score[:, None], axis=1)
+        below = 1 + np.count_nonzero(before[sizes:] <= score[sizes:, None], axis=1)
         self._keep(score)
         table = drift_factors(num)
         drifts = np.stack([table[:, above[sizes:] - 1], table[:, below - 1]])
         return np.concatenate([size_factors(above[:sizes] / num, num), drifts.ravel()])
 
     def _keep(self, score: NDArray[np.float64]) -> None:
-        if self._next == len(self._scores) < WINDOW:
-            more = min(WINDOW, 2 * len(self._scores)) - len(self._scores)
-            self._scores = np.concatenate([self._scores, np.empty((more, self._scores.shape[1]))])
+        size, room = self._scores.shape
+        if self._next == room < WINDOW:
+            self._scores = np.concatenate([self._scores, np.empty((size, min(WINDOW - room, room)))], axis=1)
         self._next %= WINDOW
-        self._scores[self._next] = score
+        self._scores[:, self._next] = score
         self._next += 1
         self._num = max(self._num, self._next)
 

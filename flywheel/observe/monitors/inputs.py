@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flywheel.observe.monitors.baseline import ShiftMonitor
 from flywheel.observe.monitors.conformal import MAX_DRIFTS, Typical
-from flywheel.observe.monitors.transitions import MAX_TRANSITIONS
+from flywheel.observe.monitors.transitions import rows_of
 from flywheel.records import Episode
 
 
@@ -44,7 +44,6 @@ class InputMonitor(ShiftMonitor[Usual]):
 
 
 def summary(episode: Episode) -> NDArray[np.float64]:
-    """Return the first observation, and means and deviations of the first `MAX_TRANSITIONS` ones, float64[3 D]."""
-    rows = episode.observations[: MAX_TRANSITIONS + 1].astype(np.float64)
-    rows = rows.reshape(len(rows), -1)
+    """Return the first observation, and means and deviations of all that are read, float64[3 D]."""
+    rows = rows_of(episode)
     return np.concatenate([rows[0], rows.mean(axis=0), rows.std(axis=0)])

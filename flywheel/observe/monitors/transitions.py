@@ -12,6 +12,8 @@ from flywheel.records import Array, Episode
 
 MAX_TRANSITIONS = 4096
 """Transitions of one episode that are read, its first ones: bounds time and memory for endless episodes."""
+MAX_NUMBERS = 256
+"""Numbers of an observation that are read, evenly spread where it has more: a model of D numbers costs D² a step."""
 MEMORY = 8
 """Steps back that a prediction reads: what noisy sensors hide of the present state, and how the wind blows."""
 MAX_FEATURES = 64
@@ -139,6 +141,14 @@ def _num_values(actions: Sequence[Array]) -> tuple[int, ...]:
 
 
 def _transitions(episode: Episode) -> tuple[Numbers, Numbers, Array]:
-    rows = episode.observations[: MAX_TRANSITIONS + 1].astype(np.float64)
-    rows = rows.reshape(len(rows), -1)
+    rows = rows_of(episode)
     return rows[:-1], np.diff(rows, axis=0), _actions(episode)
+
+
+def rows_of(episode: Episode) -> Numbers:
+    """Return the observations that are read, float64[T + 1, D]: `MAX_TRANSITIONS` and `MAX_NUMBERS` at most."""
+    rows = episode.observations[: MAX_TRANSITIONS + 1]
+    rows = rows.reshape(len(rows), -1)
+    if rows.shape[1] > MAX_NUMBERS:
+        rows = rows[:, np.linspace(0, rows.shape[1] - 1, MAX_NUMBERS).astype(np.int64)]
+    return rows.astype(np.float64)
