@@ -1,4 +1,4 @@
-"""A configuration of several sources one over another: the last one that speaks of a setting wins."""
+"""Settings from several places, each over those before it."""
 
 from __future__ import annotations
 
