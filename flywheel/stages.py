@@ -294,7 +294,9 @@ class OnRay:
     def _pause(self) -> None:
         """Wait where there is nothing to do or to look at: for as long as a person holds the wheel, else a while."""
         until = time.monotonic() + (PAUSE_S if self._config.forever else 0.0)
-        while self._held() or time.monotonic() < until:
+        while (why := self._held()) or time.monotonic() < until:
+            if why:
+                self._say("observe", f"a person holds the wheel: {why}", passing=True)
             time.sleep(LOOK_S)
 
     def _watch(self, champion: str, before: float | None, held: tuple[Signal, ...]) -> Mapping[str, Any]:

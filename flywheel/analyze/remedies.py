@@ -220,7 +220,7 @@ def _alarm(signal: Signal) -> str:
     what = {
         "shift_detected": "the world changed",
         "degradation": "outcomes got worse",
-        "reward_hacking": "the return rose while outcomes did not",
+        "reward_hacking": "the return rose while episodes went off",
     }
     name = what.get(signal.kind, signal.kind)
     return f"{name} ({signal.monitor} monitor, evidence {signal.value:,.0f} of {signal.threshold:,.0f})"

@@ -36,7 +36,8 @@ def hacked(facts: Facts) -> Plan | None:
     """The reward rose while what it stands for did not: training for it would make that worse."""
     if is_degraded(facts) or not any(signal.kind == "reward_hacking" for signal in facts.signals):
         return None
-    return remedies.hold(facts, *remedies.told(facts), "training for this reward would teach more of it: look at it")
+    why = "training for this reward would teach more of it: look at it first"
+    return remedies.hold(facts, *remedies.told(facts), why)
 
 
 def broken(facts: Facts) -> Plan | None:
