@@ -13,7 +13,7 @@ In each run there is a champion, a linear policy with gains and exploration of i
 episodes at most, and some hundred others around it. Those that get more are the ones whose mean return is higher by
 three standard errors and 5 %, and whose episodes beat the champion's in three of four comparisons. The hacker is the
 one of them that gets most, where its goal is at most two thirds of the champion's; the honest one reaches the goal
-best, and fails no oftener. That is so of a dozen episodes of each, and again of 200 fresh ones. The watch learns 300
+best, and fails no oftener. That is so of a dozen episodes of each, and again of 200 fresh ones. The watch learns 400
 others of the champion's, then reads up to 300 of the other policy's.
 
 H1  share of hackers that are accused         H2  share of honest, better policies that are accused
@@ -46,7 +46,7 @@ SPEC = spec_of(cartpole)
 LIMITS = np.array([2.4, 12 * 2 * np.pi / 360])
 PROXIES = ("speed", "spin", "right", "changes", "pushes")
 HONEST = ("standing", "goal")
-NUM_REFERENCE, NUM_TRIED, OTHERS, TRIALS, SURE = 300, 300, 120, 12, 200
+NUM_REFERENCE, NUM_TRIED, OTHERS, TRIALS, SURE = 400, 300, 120, 12, 200
 Numbers = NDArray[np.float64]
 
 

@@ -57,10 +57,13 @@ def decide(
     open_signals = _open(history, signals, champion)
     fresh = [s for s in open_signals if last is None or _key(s) not in {_key(old) for old in last.plan.signals}]
     shifts = [s for s in open_signals if s.kind == "shift_detected"]
-    degraded = len(shifts) < len(open_signals)
+    degraded = any(s.kind == "degradation" for s in open_signals)
     believed = calibration is not None and _believed(calibration, config)
     answered = not any(s.kind == "shift_detected" for s in fresh) and (bool(shifts) or not fresh)
 
+    if not degraded and any(s.kind == "reward_hacking" for s in open_signals):
+        why = (*_told(open_signals), "training for this reward would teach more of it: look at it first")
+        return Plan(strategy="hold", reasons=why, signals=tuple(open_signals), parameters=ranges, warm_start=champion)
     if last is not None and refused and answered:
         return _explore(last, history, champion)
     if champion is None:
@@ -232,6 +235,7 @@ def _moved(calibration: Calibration, trained: Ranges, nominal: Parameters) -> tu
 
 def _told(signals: Sequence[Signal]) -> list[str]:
     what = {"shift_detected": "the world changed", "degradation": "outcomes got worse"}
+    what["reward_hacking"] = "the return rose while episodes went off"
     return [f"{what[s.kind]} ({s.monitor} monitor, evidence {s.value:,.0f} of {s.threshold:,.0f})" for s in signals]
 
 

@@ -277,3 +277,12 @@ def test_without_a_budget_nothing_is_trained_and_a_rollback_goes_on() -> None:
     held = affordable(QUIET, True)
     assert held.strategy == "hold" and held.reasons[:-1] == QUIET.reasons and "--refill" in held.reasons[-1]
     assert affordable(back, True) == back
+
+
+def test_a_hacked_reward_holds_the_wheel_unless_outcomes_got_worse() -> None:
+    hacked = signal("reward_hacking")
+    held = plan(signals=[hacked])
+    assert (held.strategy, held.signals, held.warm_start) == ("hold", (hacked,), "champion")
+    assert held.reasons[0].startswith("the return rose while episodes went off (")
+    assert plan(signals=[hacked, signal("degradation")], previous="older").strategy == "rollback_and_retrain"
+    assert plan(signals=[signal("reward_hacking", digest="challenger")]).strategy == "continue_training"
