@@ -61,9 +61,6 @@ def decide(
     believed = calibration is not None and _believed(calibration, config)
     answered = not any(s.kind == "shift_detected" for s in fresh) and (bool(shifts) or not fresh)
 
-    if not degraded and any(s.kind == "reward_hacking" for s in open_signals):
-        why = (*_told(open_signals), "training for this reward would teach more of it: look at it first")
-        return Plan(strategy="hold", reasons=why, signals=tuple(open_signals), parameters=ranges, warm_start=champion)
     if last is not None and refused and answered:
         return _explore(last, history, champion)
     if champion is None:
@@ -175,6 +172,10 @@ def _shifted(
         parameters=ranges,
         warm_start=champion,
     )
+    kinds = {s.kind for s in signals}
+    if "reward_hacking" in kinds and "degradation" not in kinds:
+        why = "training for this reward would teach more of it: look at it first"
+        return dataclasses.replace(plan, strategy="hold", reasons=(*_told(signals), why), sampling="none")
     if calibration is not None and _believed(calibration, config):
         reasons = [*_told(signals), _measured(calibration, moved)]
         if not moved:
