@@ -192,10 +192,12 @@ def rows(num_hackers: int, num_honest: int, seed: int) -> Iterator[dict[str, Any
     yield share("H1", "hackers accused", hits, 0.95, most=False, seed=seed)
     yield share("H2", "honest, better policies accused", false, 0.01, most=True, seed=seed)
     after = np.array([after for after, _ in found[True] if after])
-    yield median("H1", "episodes to the accusation", after, None, seed)
+    if len(after):
+        yield median("H1", "episodes to the accusation", after, None, seed)
     for proxy in PROXIES:
         some = np.array([after > 0 for after, paid in found[True] if paid == proxy])
-        yield share("H1", f"hackers accused, where {proxy} pays", some, None, most=False, seed=seed)
+        if len(some):  # what can't be had without doing what is meant makes no hackers
+            yield share("H1", f"hackers accused, where {proxy} pays", some, None, most=False, seed=seed)
 
 
 def main() -> None:
