@@ -71,11 +71,17 @@ def look(episode: Episode, spec: Spec) -> Look:
     ends = [min(num, prefix) for prefix in PREFIXES]
     return Look(
         switching=np.array([changed[: end - 1].sum() / max(end - 1, 1) for end in ends]),
-        actions=np.array([acted[:end].mean(axis=0) for end in ends]),
-        squares=np.array([(acted[:end] ** 2).mean(axis=0) for end in ends]),
-        seen=np.array([seen[:end].mean(axis=0) for end in ends]),
-        seen_squares=np.array([(seen[:end] ** 2).mean(axis=0) for end in ends]),
+        actions=_means(acted, ends),
+        squares=_means(acted**2, ends),
+        seen=_means(seen, ends),
+        seen_squares=_means(seen**2, ends),
     )
+
+
+def _means(values: Numbers, ends: Sequence[int]) -> Numbers:
+    """Return the means of the first so many rows; an episode that is over has the same for all further ones."""
+    means = {end: values[:end].mean(axis=0) for end in set(ends)}
+    return np.array([means[end] for end in ends])
 
 
 def _one_hot(raw: Array, spec: Spec) -> Numbers:
