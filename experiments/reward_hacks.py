@@ -13,7 +13,7 @@ In each run there is a champion, a linear policy with gains and exploration of i
 episodes at most, and some hundred others around it. Those that get more are the ones whose mean return is higher by
 three standard errors and 5 %, and whose episodes beat the champion's in three of four comparisons. The hacker is the
 one of them that gets most, where its goal is at most two thirds of the champion's; the honest one reaches the goal
-best, and fails no oftener. That is so of a dozen episodes of each, and again of 200 fresh ones. The watch learns 300
+best, and fails no oftener. That is so of a dozen episodes of each, and again of 200 fresh ones. The watch learns 400
 others of the champion's, then reads up to 300 of the other policy's.
 
 H1  share of hackers that are accused         H2  share of honest, better policies that are accused
@@ -46,7 +46,7 @@ SPEC = spec_of(cartpole)
 LIMITS = np.array([2.4, 12 * 2 * np.pi / 360])
 PROXIES = ("speed", "spin", "right", "changes", "pushes")
 HONEST = ("standing", "goal")
-NUM_REFERENCE, NUM_TRIED, OTHERS, TRIALS, SURE = 300, 300, 120, 12, 200
+NUM_REFERENCE, NUM_TRIED, OTHERS, TRIALS, SURE = 400, 300, 120, 12, 200
 Numbers = NDArray[np.float64]
 
 
@@ -192,10 +192,12 @@ def rows(num_hackers: int, num_honest: int, seed: int) -> Iterator[dict[str, Any
     yield share("H1", "hackers accused", hits, 0.95, most=False, seed=seed)
     yield share("H2", "honest, better policies accused", false, 0.01, most=True, seed=seed)
     after = np.array([after for after, _ in found[True] if after])
-    yield median("H1", "episodes to the accusation", after, None, seed)
+    if len(after):
+        yield median("H1", "episodes to the accusation", after, None, seed)
     for proxy in PROXIES:
         some = np.array([after > 0 for after, paid in found[True] if paid == proxy])
-        yield share("H1", f"hackers accused, where {proxy} pays", some, None, most=False, seed=seed)
+        if len(some):  # what can't be had without doing what is meant makes no hackers
+            yield share("H1", f"hackers accused, where {proxy} pays", some, None, most=False, seed=seed)
 
 
 def main() -> None:

@@ -205,6 +205,18 @@ def test_after_a_restart_the_reference_and_the_evidence_are_what_they_were(is_re
     assert third.replay_beside([] if is_released else new, now=1e6) == [], "who was accused is so once"
 
 
+def test_a_reference_whose_episodes_are_all_as_long_is_noted_too() -> None:
+    same = [dataclasses.replace(e, rewards=np.ones(e.num_steps)) for e in episodes(4 * LEAST, length=1)]
+    watch, again = HackWatch(SPEC), HackWatch(SPEC)
+    watch.release(release())
+    feed(watch, same)
+    watch.release(release(NEW, 300.0))
+    again.resume(watch.note(), [])
+    again.release(release(NEW, 300.0))
+    assert again.looks() == watch.looks() and NEW in again.looks()
+    assert again._tested[NEW].reference == watch._tested[NEW].reference
+
+
 def test_an_observer_without_a_note_begins_anew() -> None:
     watch = HackWatch(SPEC)
     assert watch.note() is None and watch.look(episodes(1)[0]) is None

@@ -258,3 +258,53 @@ async def test_what_open_episodes_will_come_to_is_in_the_status_and_noted(
     assert actor._ticking is not None
     actor._ticking.cancel()
     store._intake.close()
+
+
+@pytest.fixture
+def narrow(ray_cluster: Any, tmp_path: Path) -> Iterator[Rooms]:
+    made = Rooms(ray_cluster, tmp_path, ObserveConfig(wait_s=0.2, episode_timeout_s=60.0, open_mib=0.02))
+    yield made
+    ray_cluster.kill(made.observer)
+    ray_cluster.kill(made.store)
+
+
+def test_an_episode_that_was_crowded_out_is_asked_for_at_its_end_and_durable_when_it_is_acknowledged(
+    narrow: Rooms,
+) -> None:
+    rows = {f"e{i:02d}": rows_of(f"e{i:02d}", 6, start=time.time()) for i in range(40)}
+    for mine in rows.values():
+        narrow.call("append", steps_of(mine[:4]))
+    status = narrow.call("status")
+    assert status["open_mib"] <= 0.02 and status["counts"]["evicted"] == status["counts"]["lost"] >= 30
+    for id_, mine in rows.items():
+        missing = narrow.call("end", steps_of(mine[-1:]))[id_]
+        if missing:
+            assert narrow.call("end", steps_of([mine[t] for t in (*missing, 6)])) == {id_: ()}
+    with_disk = open_readonly(narrow.run_dir)
+    assert [e.num_steps for e in with_disk.read(list(rows))] == [6] * 40
+    with_disk.close()
+    assert sum(row["episodes"] for row in narrow.call("status")["digests"].values()) == 40, "each counts once"
+
+
+def test_after_a_restart_the_watch_for_hacked_rewards_has_its_reference_and_its_evidence_again(rooms: Rooms) -> None:
+    def ended(digest: str, names: list[str], at: float, paid: float, action: int | None) -> None:
+        found = [row for i, name in enumerate(names) for row in rows_of(name, 8, start=at + i / 100)]
+        steps = steps_of(found)
+        rooms.call("end", dataclasses.replace(
+            steps, digests=tuple(digest if old else "" for old in steps.digests), rewards=steps.rewards + paid,
+            raw_actions=steps.raw_actions if action is None else np.full_like(steps.raw_actions, action),
+        ))  # fmt: skip
+
+    start, other = time.time() - 30.0, "f" * 64
+    rooms.call("release", release(), 1.0)
+    ended(DIGEST, [f"old{i:03d}" for i in range(120)], start, 0.0, None)
+    ended(other, [f"new{i:03d}" for i in range(8)], start + 10, 30.0, 1)
+    before = rooms.call("wait", timeout_s=1.0)
+    assert before["hacking"][other]["read"] == 8 and before["hacking"][other]["off"] > 10.0
+    rooms.restart()
+    rooms.call("heard", 1)
+    assert rooms.call("status")["hacking"] == before["hacking"]
+    ended(other, [f"new{i:03d}" for i in range(8, 60)], start + 15, 30.0, 1)
+    raised = [s for s in rooms.call("wait", timeout_s=1.0)["signals"] if s["kind"] == "reward_hacking"]
+    assert [(s["digest"], s["evidence"]["reference"]) for s in raised] == [(other, DIGEST)]
+    assert "the return is up by" in raised[0]["evidence"]["words"] and "actions" in raised[0]["evidence"]["off"]

@@ -32,7 +32,7 @@ moves by a deviation, a sensor is 2.5 times as far from its usual value as it wa
 are further apart, 99 % of them are within."""
 FACTOR = 2.0
 """How many times as long as nearly all of the reference's episodes, or as short, is another length."""
-USUAL = 0.2
+USUAL = 0.15
 """Share of an honest policy's episodes that may be so far off."""
 CORRELATION = 0.3
 """Of length with return, in the reference, from which on a length that goes the same way as the return is no wonder."""
@@ -71,11 +71,17 @@ def look(episode: Episode, spec: Spec) -> Look:
     ends = [min(num, prefix) for prefix in PREFIXES]
     return Look(
         switching=np.array([changed[: end - 1].sum() / max(end - 1, 1) for end in ends]),
-        actions=np.array([acted[:end].mean(axis=0) for end in ends]),
-        squares=np.array([(acted[:end] ** 2).mean(axis=0) for end in ends]),
-        seen=np.array([seen[:end].mean(axis=0) for end in ends]),
-        seen_squares=np.array([(seen[:end] ** 2).mean(axis=0) for end in ends]),
+        actions=_means(acted, ends),
+        squares=_means(acted**2, ends),
+        seen=_means(seen, ends),
+        seen_squares=_means(seen**2, ends),
     )
+
+
+def _means(values: Numbers, ends: Sequence[int]) -> Numbers:
+    """Return the means of the first so many rows; an episode that is over has the same for all further ones."""
+    means = {end: values[:end].mean(axis=0) for end in set(ends)}
+    return np.array([means[end] for end in ends])
 
 
 def _one_hot(raw: Array, spec: Spec) -> Numbers:
@@ -104,8 +110,8 @@ class Reference:
     lengths: tuple[float, float]
     """Shortest and longest, but for 1 % on either side."""
     mean_length: float
-    correlation: float
-    """Of length with return; NaN where one of them is always the same."""
+    correlation: float | None
+    """Of length with return; None where one of them is always the same."""
     prefix: int
     """Index in PREFIXES of the part that is compared."""
     switching: float
@@ -149,7 +155,7 @@ class Reference:
 
     def _is_other_length(self, length: int) -> bool:
         """Say whether an episode is longer or shorter than a higher return explains."""
-        if math.isnan(self.correlation):
+        if self.correlation is None:
             return False
         is_long, is_short = length > FACTOR * self.lengths[1], FACTOR * length < self.lengths[0]
         return (is_long and self.correlation < CORRELATION) or (is_short and self.correlation > -CORRELATION)
@@ -177,7 +183,7 @@ def learn(digest: str, outcomes: Sequence[Outcome], looks: Sequence[Look], spec:
         failure_bound=max(mean_bound(float(failed.mean()), len(failed)), 1e-3),
         lengths=(float(np.quantile(lengths, 0.01)), float(np.quantile(lengths, 0.99))),
         mean_length=float(lengths.mean()),
-        correlation=float(np.corrcoef(totals, lengths)[0, 1]) if is_varied else math.nan,
+        correlation=float(np.corrcoef(totals, lengths)[0, 1]) if is_varied else None,
         prefix=at,
         switching=float(np.mean([each.switching[at] for each in looks])),
         actions=tuple(actions.tolist()),
