@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -49,12 +49,21 @@ def why(
         if plot is not None:
             _draw(tp, cause, plot)
     if as_json:
-        print(json.dumps(to_plain(cause), indent=2))
+        print(json.dumps(_strict(to_plain(cause)), indent=2, allow_nan=False))
         return 0
     print("\n".join(lines(cause, when, run_dir, console.width())))
     if plot is not None:
         print(f"  {'picture':<9} {plot}")
     return 0
+
+
+def _strict(value: Any) -> Any:
+    """Return plain values with None for NaN and infinity, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _last(run_dir: Path) -> tuple[str, Cause] | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from flywheel import archive, causes, cli
 from flywheel.analyze.cause import find
 from flywheel.analyze.picture import draw
-from flywheel.causes import CAUSE, Cause, Moved
+from flywheel.causes import CAUSE, Cause, Moved, Odd
 from flywheel.connection import Connection
 from flywheel.errors import UsageError
 from flywheel.records import Plan, Turn
@@ -58,11 +58,14 @@ def test_the_last_one_of_the_journal_is_told_and_a_turn_under_way_counts(
     archive.append_turn(tmp_path / "run", Turn(number=2, plan=PLAN))
     assert why(run_dir=tmp_path / "run") == 0
     assert capsys.readouterr().out.startswith("the reward changed, since 1970-01-01 00:01:00 UTC (asked in turn 1)\n")
-    second = dataclasses.replace(first, kind="sensors")
+    missing = Odd(episode="e", t=3, what="reward", expected=float("nan"), seen=1.0)
+    second = dataclasses.replace(first, kind="logging", transitions=(missing,))
     archive.keep_draft(tmp_path / "run", Turn(number=3, plan=PLAN, evidence={CAUSE: causes.to_plain(second)}))
     assert why("--json", run_dir=tmp_path / "run") == 0
     plain = json.loads(capsys.readouterr().out)
-    assert plain["kind"] == "sensors" and causes.from_plain(plain) == second
+    assert plain["kind"] == "logging" and plain["transitions"][0] == {
+        "episode": "e", "t": 3, "what": "reward", "expected": None, "seen": 1.0,
+    }  # fmt: skip
 
 
 def test_the_picture_is_drawn_around_where_it_began(

@@ -17,24 +17,19 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from flywheel.analyze.exhibits import Change, exhibits
 from flywheel.analyze.expected import expected_rewards
-from flywheel.analyze.moved import LEAST, Mask, Scan, Strata, onset, scan
+from flywheel.analyze.moved import ASKED, LEAST, LIMIT, Mask, Scan, Strata, onset, scan
 from flywheel.analyze.rivals import is_bias, is_noise, is_other_reward, persists
 from flywheel.analyze.summaries import Family, Summaries, summarize
 from flywheel.analyze.words import sentences
 from flywheel.causes import Cause, CauseKind
 from flywheel.records import Episode, Signal, Spec
 
-ERROR = 0.02
-"""Chance that something is named where nothing changed, over all that is asked."""
-ASKED = 7
-"""Questions that share it: six families of numbers, and the release."""
 MOST = 600
 """Episodes that are read: the last ones."""
 NEAR = 5
 """Episodes on either side of where a monitor's evidence begins in which a change is looked for first."""
 BESIDE = 20
 """Episodes of the earlier policy that must run beside the present one's to be what it is compared with."""
-LIMIT = ERROR / ASKED
 DOUBT = 0.05
 """p-value of the dynamics up to which other rewards may be theirs: then they must all be changed alike."""
 
@@ -163,7 +158,7 @@ def _kind(name: str, known: Summaries, family: Family, scans: dict[str, Scan], a
     """Return what a family that moved says, where a sensor or the world may explain it as well."""
     if name == "initial_states" and scans["dynamics"].p_value <= LIMIT:
         moved = scans[name].by_number <= LIMIT
-        if is_bias(known, family, moved, at):
+        if is_bias(known, family, moved, at) or is_noise(known, at):
             return "sensors"
         return "dynamics" if persists(known, at) else "initial_states"
     if name == "dynamics" and is_noise(known, at):

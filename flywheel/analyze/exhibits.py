@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.analyze.moved import Scan
+from flywheel.analyze.moved import LIMIT, Scan
 from flywheel.analyze.rivals import bias_of
 from flywheel.analyze.series import SHARE, STEP, series
 from flywheel.analyze.summaries import Family, Summaries
@@ -183,5 +183,5 @@ def offsets(change: Change) -> dict[str, float]:
     """Return by how much the sensors whose first value moved are off."""
     if change.family is None or change.scan is None or change.family.name != "initial_states":
         return {}
-    found = bias_of(change.known, change.family, change.scan.by_number <= 0.01, change.onset)
+    found = bias_of(change.known, change.family, change.scan.by_number <= LIMIT, change.onset)
     return {name: float(shift) for name, shift in zip(change.known.names, found, strict=True) if shift}

@@ -15,6 +15,12 @@ import numpy as np
 import ruptures
 from numpy.typing import NDArray
 
+ERROR = 0.02
+"""Chance that something is named where nothing changed, over all that is asked."""
+ASKED = 7
+"""Questions that share it: six families of numbers, and the release."""
+LIMIT = ERROR / ASKED
+"""p-value up to which one of them is answered by yes."""
 SHUFFLES = 1999
 """Orders that the true one is ranked among: the smallest p-value is 1 / 2,000."""
 ENOUGH = 40

@@ -24,11 +24,11 @@ Mask = NDArray[np.bool_]
 
 
 def bias_of(known: Summaries, family: Family, moved: Mask, at: int) -> Floats:
-    """Return float64[D]: by how much the first value of each number that moved is another one since episode `at`."""
+    """Return float64[D]: by how much each first value that moved (not only its spread) is another one since `at`."""
     num = len(known.names)
     first = family.numbers[:, :num]
     shift = np.median(first[at:], axis=0) - np.median(first[:at], axis=0)
-    return np.asarray(np.where(moved[:num] | moved[num:], shift, 0.0))
+    return np.asarray(np.where(moved[:num], shift, 0.0))
 
 
 def is_bias(known: Summaries, family: Family, moved: Mask, at: int) -> bool:
@@ -51,10 +51,10 @@ def is_noise(known: Summaries, at: int) -> bool:
     """Say whether what is left of steps grew as a noisier sensor has it: by what the next step takes back."""
     some = known.transitions
     assert some is not None
-    old, new = fit(some, some.episode < at), fit(some, some.episode >= at)
-    # each part by its own model: what another world does to steps is no noise
-    own = np.where((some.episode < at)[:, None], old.left(some), new.left(some) * new.deviation / old.deviation)
-    size, swing = some.mean_by_episode_of(np.square(own)), some.swing(own)
+    left, changed = fit(some, some.episode < at).left(some), some.episode >= at
+    # another answer to actions, which may alternate as well, is no noise
+    left[changed] -= some.acts[changed] @ np.linalg.lstsq(some.acts[changed], left[changed])[0]
+    size, swing = some.mean_by_episode_of(np.square(left)), some.swing(left)
     grown, taken = (x[at:].mean(axis=0) - x[:at].mean(axis=0) for x in (size, swing))
     error = np.sqrt(size[at:].var(axis=0) / len(size[at:]) + size[:at].var(axis=0) / at)
     sure = grown > SURE * error + 0.02

@@ -155,3 +155,20 @@ def test_a_release_answers_what_was_diagnosed_before_it() -> None:
     assert of(Turn(number=1, plan=plan)) is None and answered([turn]) == 0.0
     assert answered([dataclasses.replace(turn, release=release)]) == cause("force").since_at
     assert told(cause("force")).startswith("the world's dynamics changed: the world answers otherwise")
+
+
+def test_a_noisier_sensor_and_one_that_hangs_are_sensors() -> None:
+    episodes, at = production("nothing")
+    at = len(episodes) - 90
+    rng = np.random.default_rng(3)
+
+    def changed(episode: Episode, noise: float, hangs: bool) -> Episode:
+        seen = np.array(episode.observations)
+        seen[:, 3] += (noise * rng.normal(size=len(seen))).astype(np.float32)
+        if hangs:
+            seen[1::5, 3] = seen[:-1:5, 3][: len(seen[1::5])]
+        return dataclasses.replace(episode, observations=seen)
+
+    for noise, hangs, word in ((0.1, False, "noisier: observation 3"), (0.0, True, "stands still")):
+        found = find([*episodes[:at], *(changed(e, noise, hangs) for e in episodes[at:])], SPEC)
+        assert found.kind == "sensors" and word in found.sentences[0], found.sentences
