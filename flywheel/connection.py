@@ -354,7 +354,9 @@ class Connection(TimeTravel):
                     f"The store no longer holds {signal.since_episode}, where the shift's evidence begins."
                 )
             begin = mine.index(signal.since_episode)
-            before, since = store.read(mine[max(0, begin - REFERENCE) : begin]), store.read(mine[begin:])
+            before, since = (
+                store.read(store.kept(some)) for some in (mine[max(0, begin - REFERENCE) : begin], mine[begin:])
+            )
         found = find(self.task, signal, before, since, self.parameters_of(signal.digest))
         if found.step is None:
             return found

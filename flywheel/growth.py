@@ -139,11 +139,11 @@ def _failures(
     if obstacle(task) or not config.suite_open or not (run_dir / intake.FILE).exists():
         return {}
     with intake.open_readonly(run_dir) as store:
-        known = store.page(Wanted(how="failed", limit=KNOWN))
+        known = store.page(Wanted(how="failed", limit=KNOWN, with_steps=True))
         new = [each for each in known if each.id not in looked_at][:FAILURES]
         found: dict[str, Sequence[Episode]] = {}
         for policy in dict.fromkeys(each.digest for each in new):
-            fine = store.page(Wanted(how="fine", digest=policy, limit=OTHERS, descending=False))
+            fine = store.page(Wanted(how="fine", digest=policy, limit=OTHERS, descending=False, with_steps=True))
             failed = [each for each in new if each.digest == policy]
             found[policy] = store.read([each.id for each in (*failed, *fine)])
         return found

@@ -18,6 +18,7 @@ MAY_BE_ZERO = frozenset(
     | {"analyze.patience_s", "analyze.widen", "trace.sample_share", "trace.around", "trace.flush_s"}
     | {f"train.replay.{name}" for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at")}
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
+    | {"store.seal_after_s", "store.keep_whole_s"}
 )
 """Numbers for which 0 has a meaning; every other one must be more than 0."""
 ANY_NUMBER = frozenset({"env_failed_below"})
@@ -54,6 +55,10 @@ def check(config: Config) -> None:
         (
             max(config.train.replay.epsilon, config.train.replay.production_share) <= 1,
             "train.replay.epsilon and production_share are shares, at most 1",
+        (config.store.keep_share < 1, "store.keep_share is a share, less than 1"),
+        (
+            config.store.seal_after_s >= config.observe.reward_window_s,
+            "store.seal_after_s must be at least observe.reward_window_s",
         ),
         (config.trace.sample_share <= 1, "trace.sample_share is a share, at most 1"),
     ]

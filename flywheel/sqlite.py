@@ -149,16 +149,17 @@ class Reader:
 
     what: ClassVar[str]
     """What was written, as a sentence begins: "The store was"."""
+    newest: ClassVar[int] = SCHEMA_VERSION
+    """Newest version of it that is read."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Read through this connection; FlywheelError when a newer version wrote the file."""
         self._connection = connection
         (version,) = connection.execute("SELECT schema_version FROM meta").fetchone()
-        if version > SCHEMA_VERSION:
+        if version > self.newest:
             connection.close()
             raise FlywheelError(
-                f"{self.what} written in format {version}, and this version reads up to {SCHEMA_VERSION}: "
-                "update flywheel."
+                f"{self.what} written in format {version}, and this version reads up to {self.newest}: update flywheel."
             )
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain, groupby, repeat
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from flywheel.errors import FlywheelError
 from flywheel.records import SCHEMA_VERSION, Array, End, Episode, Origin
 
+_PLAIN = frozenset(("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"))
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
 TOLERANCE = 1e-5
 """Most by which two kinds of CPU differ in a log probability."""
 
@@ -89,6 +92,59 @@ def encode(episode: Episode) -> bytes:
 def content(body: bytes) -> bytes:
     """Return the sha256 of an encoded episode: equal exactly when the same things happened, whenever they were sent."""
     return hashlib.sha256(body).digest()
+
+
+ARRAYS = ("observations", "raw_actions", "rewards", "logps")
+"""What an encoded episode holds step by step."""
+
+
+def split(body: bytes) -> tuple[bytes, dict[str, Array]]:
+    """Return an encoded episode without the numbers of its steps, and those by name; `joined` puts them together."""
+    found = _DECODER.decode(body)
+    arrays = {name: _unpack(getattr(found, name)) for name in ARRAYS}
+    empty = {name: msgspec.structs.replace(getattr(found, name), data=b"") for name in ARRAYS}
+    return _ENCODER.encode(msgspec.structs.replace(found, **empty)), arrays
+
+
+def joined(header: bytes, arrays: Mapping[str, Array]) -> bytes:
+    """Return the encoded episode that `split` took apart, to the bit."""
+    found = _DECODER.decode(header)
+    filled = {}
+    for name in ARRAYS:
+        packed = getattr(found, name)
+        data = np.ascontiguousarray(arrays[name], np.dtype(packed.dtype)).tobytes()
+        filled[name] = msgspec.structs.replace(packed, data=data)
+    return _ENCODER.encode(msgspec.structs.replace(found, **filled))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An episode on its way into a segment, or out of one."""
+
+    id: str
+    body: bytes
+    """The episode as it was told, encoded."""
+    failed: bool
+    started_at: float
+    ended_at: float
+    inclusion: float
+    """Probability with which one like it is kept."""
+    late: Mapping[int, float] = field(default_factory=dict)
+    """Rewards that came late, by step."""
+
+
+def layout(body: bytes) -> Layout | None:
+    """Return types and shapes of an episode's arrays, which are one file's; None where Parquet can't hold them."""
+    _, arrays = split(body)
+    observations, steps = arrays["observations"], len(arrays["rewards"])
+    wanted = {"observations": steps + 1, "raw_actions": steps, "rewards": steps, "logps": steps}
+    episode = decode(body, 0.0, 0.0)
+    fine = len(episode.digests) == steps and episode.rewards.ndim == episode.logps.ndim == 1
+    fine = fine and episode.rewards.dtype.kind == "f" and observations.ndim > 0 and arrays["raw_actions"].ndim > 0
+    for name, length in wanted.items():
+        array = arrays[name]
+        fine = fine and array.dtype.str in _PLAIN and len(array) == length and 0 not in array.shape[1:]
+    return tuple((arrays[name].dtype.str, arrays[name].shape[1:]) for name in wanted) if fine else None
 
 
 def is_alike(one: bytes, other: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any, Literal
 from flywheel import sqlite
 from flywheel.errors import UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
-from flywheel.store import late
+from flywheel.store import late, sealing
 from flywheel.store.encode import content, decode, encode, is_alike
 from flywheel.store.late import Changed, RewardAnswer
+from flywheel.store.sealing import Sealed, Sealer
 
 FILE = "store.sqlite"
 Answer = Literal["stored", "same", "conflict"]
@@ -40,12 +42,12 @@ INSERT INTO episodes (id, content, origin, task, digest, "end", failed, num_step
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.digest, "end" = excluded."end",
     failed = excluded.failed, num_steps = excluded.num_steps, total = excluded.total,
-    started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body
+    started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body, segment = NULL
 """
 
 
 _COLUMNS = 'id, started_at, ended_at, digest, "end", failed, total, num_steps, origin'
-_WHOLE = "body, started_at, ended_at, failed"
+_WHOLE = "id, body, started_at, ended_at, failed"
 _HOW = {"failed": "failed", "fine": "NOT failed AND \"end\" <> 'lost'", "lost": "\"end\" = 'lost'"}
 
 
@@ -84,12 +86,20 @@ class Wanted:
     after: tuple[float, str] | None = None
     """(value of `by`, id) of the last row of the page before."""
     limit: int = 100
+    with_steps: bool = False
+    """Leave out those whose steps are kept no more."""
 
 
 class Reader(sqlite.Reader):
     """Reads the episodes of a store."""
 
     what = "The store was"
+    newest = sealing.FORMAT
+
+    def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
+        """Read a store through this connection, and the segments of its run directory."""
+        super().__init__(connection)
+        self._sealed = Sealed(connection, directory / sealing.DIRECTORY)
 
     def read(self, ids: Sequence[str]) -> list[Episode]:
         """Return the episodes of these ids in their order; UsageError names one that the store does not hold."""
@@ -104,16 +114,27 @@ class Reader(sqlite.Reader):
 
     def _episode(self, row: tuple[Any, ...]) -> Episode:
         """Return an episode as it is known now, by its late rewards, too."""
-        body, started_at, ended_at, failed = row
-        episode = decode(body, started_at, ended_at)
-        if episode.failed != bool(failed):
-            episode = dataclasses.replace(episode, failed=bool(failed))
+        id_, body, started_at, ended_at, failed = row
+        entry = None if body else self._sealed.entry(id_)
+        episode = decode(entry.body if entry else body, started_at, ended_at)
+        inclusion = entry.inclusion if entry else episode.inclusion
+        if (episode.failed, episode.inclusion) != (bool(failed), inclusion):
+            episode = dataclasses.replace(episode, failed=bool(failed), inclusion=inclusion)
         return late.join(self._connection, episode)
+
+    def _kept(self) -> str:
+        """Return what is true, in SQL, of an episode whose steps are held."""
+        return "segment IS NOT 0" if sealing.has_segments(self._connection) else "1"
+
+    def kept(self, ids: Iterable[str]) -> list[str]:
+        """Return those of the ids whose steps the store holds: an old episode may have its outcome alone."""
+        query = f"SELECT 1 FROM episodes WHERE id = ? AND {self._kept()}"
+        return [id_ for id_ in ids if self._connection.execute(query, (id_,)).fetchone()]
 
     def recent(
         self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
     ) -> list[Episode]:
-        """Return the n episodes that started last, in order of start.
+        """Return the n episodes that started last, of those whose steps are kept, in order of start.
 
         `since` leaves out those that started before that episode (UsageError when the store does not hold it),
         `digest` those whose first action another policy gave, `origin` (None reads all) those made elsewhere.
@@ -125,16 +146,19 @@ class Reader(sqlite.Reader):
                 raise UsageError(f"The store holds no episode {since!r} to read from: name one that it holds.")
             where, values = f"{where} AND (started_at, id) >= (?, ?)", [*values, *start]
         rows = self._connection.execute(
-            f"SELECT {_WHOLE} FROM episodes WHERE {where} ORDER BY started_at DESC, id DESC LIMIT ?",
+            f"SELECT {_WHOLE} FROM episodes WHERE {where} AND {self._kept()} ORDER BY started_at DESC, id DESC LIMIT ?",
             [*values, n],
         ).fetchall()
         return [self._episode(row) for row in reversed(rows)]
 
     def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
-        """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start."""
+        """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start.
+
+        Those whose steps are kept no more are left out.
+        """
         rows = self._connection.execute(
             f"SELECT {_WHOLE} FROM episodes WHERE digest = ? AND origin = 'production' "
-            "AND (started_at, id) > (?, ?) ORDER BY started_at, id LIMIT ?",
+            f"AND (started_at, id) > (?, ?) AND {self._kept()} ORDER BY started_at, id LIMIT ?",
             (digest, started_at, id_, n),
         ).fetchall()
         return [self._episode(row) for row in rows]
@@ -207,6 +231,7 @@ class Reader(sqlite.Reader):
             f"({wanted.by}, id) {arrow} (?, ?)": [] if wanted.after is None else [*wanted.after],
         }
         where = [text for text, values in parts.items() if values] + ([_HOW[wanted.how]] if wanted.how else [])
+        where += [self._kept()] if wanted.with_steps else []
         rows = self._connection.execute(
             f"SELECT {_COLUMNS} FROM episodes WHERE {' AND '.join(where)} "
             f"ORDER BY {wanted.by} {order}, id {order} LIMIT ?",
@@ -244,12 +269,14 @@ class Intake(Reader):
         directory.mkdir(parents=True, exist_ok=True)
         self._files = (directory / FILE, directory / f"{FILE}-wal")
         refusal = f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
-        super().__init__(sqlite.owned(directory / FILE, sqlite.tables(_SCHEMA), refusal))
+        super().__init__(sqlite.owned(directory / FILE, _make, refusal), directory)
+        self.sealer = Sealer(self._connection, directory / sealing.DIRECTORY)
 
     @property
     def num_bytes(self) -> int:
         """Size of the store's files."""
-        return sum(path.stat().st_size for path in self._files if path.exists())
+        files = sum(path.stat().st_size for path in self._files if path.exists())
+        return files + sealing.num_sealed_bytes(self._connection)
 
     def append(self, episodes: Sequence[Episode]) -> dict[str, Answer]:
         """Make the episodes durable in one commit and return what became of each id.
@@ -295,7 +322,7 @@ class Intake(Reader):
         """Return a stored episode as it was told, and its return as it is known now."""
         query = "SELECT body, started_at, ended_at, total FROM episodes WHERE id = ?"
         row = self._connection.execute(query, (id_,)).fetchone()
-        return None if row is None else (decode(*row[:3]), row[3])
+        return None if row is None else (decode(row[0] or self._sealed.entry(id_).body, *row[1:3]), row[3])
 
     def judge(self, failed: Mapping[str, bool]) -> None:
         """Say of stored episodes, by id, whether they failed as their late rewards show them."""
@@ -316,7 +343,8 @@ class Intake(Reader):
             if held[0] == mark or (episode.end == "lost" and held[1] != "lost"):
                 return "same"
             if held[1] != "lost" or episode.end == "lost":
-                if is_alike(held[2], body):
+                told = held[2] or (self._sealed.entry(episode.id).body if self.kept([episode.id]) else b"")
+                if told and is_alike(told, body):
                     return "same"
                 self._connection.execute(
                     "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?)",
@@ -347,4 +375,9 @@ def open_readonly(path: str | Path) -> Reader:
     file = file / FILE if file.is_dir() else file
     if not file.exists():
         raise UsageError(f"There is no store at {file}: name a run directory that holds {FILE}.")
-    return Reader(sqlite.reading_or_empty(file, _SCHEMA))
+    return Reader(sqlite.reading_or_empty(file, _SCHEMA), file.parent)
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    sqlite.tables(_SCHEMA)(connection)
+    sealing.upgrade(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +11,15 @@ from flywheel.config import StoreConfig
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.records import Episode, Origin, Reward
+from flywheel.store import sealing
 from flywheel.store.intake import Answer, Intake, Outcome
 from flywheel.store.late import Changed, RewardAnswer
 
+log = logging.getLogger(__name__)
 GROUP = 16
 """Episodes that are committed at once, without waiting for more."""
+SEGMENTS = 20
+"""Segments that are written at once, of 100 episodes each: a thousand episodes a second, and then a breath."""
 REPORT_S = 2.0
 """Seconds from a commit to the size that the metrics show: counting a million episodes takes some milliseconds."""
 
@@ -28,6 +33,7 @@ class StoreActor:
         self._config = config
         self._waiting: list[tuple[Sequence[Episode], asyncio.Future[dict[str, Answer]]]] = []
         self._reporting = False
+        self._tidying: asyncio.Task[None] | None = None
         self._report()
 
     def __repr__(self) -> str:
@@ -126,7 +132,26 @@ class StoreActor:
         self._meters.record(readings.of_commit(episodes, answers, time.perf_counter() - began))
         if not self._reporting:
             self._reporting = True
-            asyncio.get_running_loop().call_later(REPORT_S, self._report)
+            asyncio.get_running_loop().call_later(REPORT_S, self._later)
+
+    def _later(self) -> None:
+        self._report()
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.ensure_future(self._tidy())
+
+    async def _tidy(self) -> None:
+        """Seal what is past its window and thin what is past the bound; answers wait for no file that is written."""
+        for _ in range(SEGMENTS):
+            work = self._intake.sealer.due(self._config, time.time())
+            if work is None:
+                return
+            try:
+                written = await asyncio.to_thread(sealing.write, work)
+            except Exception as error:  # a full disk, a damaged segment: its episodes stay where they are
+                self._intake.sealer.finish(work, None)
+                log.warning("Segment %s was not written: %s", work.name, error)
+                return
+            self._intake.sealer.finish(work, written)
 
     def _report(self) -> None:
         self._reporting = False

@@ -1,0 +1,60 @@
+"""The store's body: it seals and thins beside its answers, and goes on where a file can't be written."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flywheel.config import StoreConfig
+from flywheel.store import on_ray, sealing
+from flywheel.store.intake import open_readonly
+from flywheel.store.on_ray import StoreActor
+from tests.store.test_intake import same
+from tests.store.test_segments import some
+
+NOW = StoreConfig(group_s=0.0, seal_after_s=0.0)
+
+
+async def tidied(store: StoreActor) -> None:
+    """Return when the store has tidied up after a commit."""
+    while store._tidying is None:
+        await asyncio.sleep(0)
+    await store._tidying
+
+
+async def test_sealing_and_thinning_go_on_beside_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "REPORT_S", 0.0)
+    told = some(250)
+    store = StoreActor(str(tmp_path), NOW)
+    await store.append(told)
+    await tidied(store)
+    with open_readonly(tmp_path) as reader:
+        assert [each.episodes for each in sealing.listed(reader._connection)] == [100, 100]
+        assert all(same(a, b) for a, b in zip(reader.recent(250), await store.recent(250), strict=True))
+    store._config = dataclasses.replace(NOW, most_gib=1e-9, keep_whole_s=0.0)
+    store._tidying = None
+    await store.append(some(251)[-1:])
+    await tidied(store)
+    with open_readonly(tmp_path) as reader:
+        assert len(reader.kept(e.id for e in told)) < 150 and await store.count() == 251
+
+
+async def test_a_segment_that_cannot_be_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(on_ray, "REPORT_S", 0.0)
+    (tmp_path / "segments").write_text("no directory")
+    store = StoreActor(str(tmp_path), NOW)
+    await store.append(some(100))
+    await tidied(store)
+    assert "00000001.parquet was not written" in caplog.text
+    (tmp_path / "segments").unlink()
+    store._tidying = None
+    await store.append(some(101)[-1:])
+    await tidied(store)
+    assert all(same(a, b) for a, b in zip(await store.recent(101), some(101), strict=True))
+    with open_readonly(tmp_path) as reader:
+        assert [each.number for each in sealing.listed(reader._connection)] == [1]
