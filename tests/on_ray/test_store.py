@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flywheel.config import StoreConfig
-from flywheel.store import on_ray, sealing
+from flywheel.store import on_ray, sealing, segments
 from flywheel.store.intake import open_readonly
 from flywheel.store.on_ray import StoreActor
 from tests.store.test_intake import same
@@ -46,12 +46,17 @@ async def test_a_segment_that_cannot_be_written_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(on_ray, "REPORT_S", 0.0)
-    (tmp_path / "segments").write_text("no directory")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segments, "write_table", full)
     store = StoreActor(str(tmp_path), NOW)
     await store.append(some(100))
     await tidied(store)
-    assert "00000001.parquet was not written" in caplog.text
-    (tmp_path / "segments").unlink()
+    assert "00000001.parquet was not written: [Errno 28] No space left" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr(on_ray, "REPORT_S", 0.0)
     store._tidying = None
     await store.append(some(101)[-1:])
     await tidied(store)
