@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flywheel import __version__, deciding, judging, travel
+from flywheel import __version__, deciding, judging, keeping, travel
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
 from flywheel.run import exit_code, settings
@@ -317,7 +317,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "check": check,
     "diverge": travel.diverge,
     "down": down,
-    "episodes": travel.episodes,
+    "episodes": keeping.episodes,
     "fork": travel.fork,
     "gate": judging.Gate,
     "page": Page,
@@ -331,6 +331,7 @@ COMMANDS: Mapping[str, Callable[..., int | Callable[[], int]]] = {
     "tokens add": tokens_add,
     "tokens list": tokens_list,
     "tokens revoke": tokens_revoke,
+    "verify": keeping.verify,
 }
 """Commands by the words that call them; `run` has a main of its own."""
 

@@ -1,11 +1,8 @@
-"""The commands of time travel: what `flywheel episodes`, `fork`, `diverge` and `scenarios` print."""
+"""The commands of time travel: what `flywheel fork`, `diverge` and `scenarios` print."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,39 +11,6 @@ import tyro
 
 from flywheel.errors import UsageError
 from flywheel.tapes import short
-
-
-def episodes(
-    where: tyro.conf.Positional[tuple[str, ...]] = (),
-    /,
-    *,
-    run_dir: Path,
-    limit: int = 20,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
-    """List the last episodes of production and of the gate's trials, newest first.
-
-    Args:
-        where: words that all have to be true: failed, fine, lost, production, gate, policy=DIGEST
-        run_dir: directory of the run
-        limit: how many
-        as_json: print them as JSON, with whole digests
-    """
-    from flywheel.connection import connect
-
-    rows = connect(run_dir).episodes(" ".join(where), limit=limit)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
-        return 0
-    width = max([len("episode"), *(len(row.id) for row in rows)])
-    print(f"{'episode':<{width}}  {'began':<19}  {'policy':<8}  {'return':>9}  {'steps':>5}  {'came out':<9}  where")
-    for row in rows:
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at))
-        fate = "failed" if row.failed else "lost" if row.end == "lost" else "fine"
-        place = f"gate: {row.scenario}" if row.origin == "gate" else row.origin
-        came_out = f"{row.total:>9.6g}  {row.num_steps:>5}  {fate:<9}"
-        print(f"{row.id:<{width}}  {began}  {row.digest[:8]:<8}  {came_out}  {place}")
-    return 0
 
 
 def fork(

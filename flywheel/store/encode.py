@@ -73,7 +73,7 @@ def encode(episode: Episode) -> bytes:
         task=episode.task,
         parameters={name: float(value) for name, value in episode.parameters.items()},
         draw_key=int(episode.draw_key),
-        digests=[(digest, len(list(run))) for digest, run in groupby(episode.digests)],
+        digests=_runs(episode.digests),
         observations=_pack(episode.observations),
         raw_actions=_pack(episode.raw_actions),
         rewards=_pack(episode.rewards),
@@ -87,6 +87,12 @@ def encode(episode: Episode) -> bytes:
         inclusion=float(episode.inclusion),
     )
     return _ENCODER.encode(body)
+
+
+def _runs(digests: tuple[str, ...]) -> list[tuple[str, int]]:
+    if digests and digests.count(digests[0]) == len(digests):  # nearly always
+        return [(digests[0], len(digests))]
+    return [(digest, len(list(run))) for digest, run in groupby(digests)]
 
 
 def content(body: bytes) -> bytes:

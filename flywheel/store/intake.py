@@ -12,8 +12,8 @@ from typing import Any, Literal
 from flywheel import sqlite
 from flywheel.errors import UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
-from flywheel.store import late, sealing
-from flywheel.store.encode import content, decode, encode, is_alike
+from flywheel.store import late, query, sealing
+from flywheel.store.encode import Entry, content, decode, encode, is_alike
 from flywheel.store.late import Changed, RewardAnswer
 from flywheel.store.sealing import Sealed, Sealer
 
@@ -99,7 +99,8 @@ class Reader(sqlite.Reader):
     def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
         """Read a store through this connection, and the segments of its run directory."""
         super().__init__(connection)
-        self._sealed = Sealed(connection, directory / sealing.DIRECTORY)
+        self._directory = directory / sealing.DIRECTORY
+        self._sealed = Sealed(connection, self._directory)
 
     def read(self, ids: Sequence[str]) -> list[Episode]:
         """Return the episodes of these ids in their order; UsageError names one that the store does not hold."""
@@ -121,6 +122,20 @@ class Reader(sqlite.Reader):
         if (episode.failed, episode.inclusion) != (bool(failed), inclusion):
             episode = dataclasses.replace(episode, failed=bool(failed), inclusion=inclusion)
         return late.join(self._connection, episode)
+
+    def verify(self) -> list[str]:
+        """Return a sentence for each thing that is not as it was written; all bytes are read."""
+        from flywheel.store.verify import verify  # a slow import, for the few that need it
+
+        return verify(self._connection, self._directory)
+
+    def entry(self, id_: str) -> Entry:
+        """Return an episode as it was told, with what is known beside it, for another file of episodes."""
+        return sealing.entry(self._connection, self._sealed, id_)
+
+    def where(self, condition: str, limit: int | None = None) -> list[str]:
+        """Return the ids of the episodes for which `query.find`'s condition is true, newest first."""
+        return query.find(self._connection, condition, limit)
 
     def _kept(self) -> str:
         """Return what is true, in SQL, of an episode whose steps are held."""
@@ -206,6 +221,11 @@ class Reader(sqlite.Reader):
         rows = self._connection.execute(f"SELECT {_COLUMNS} FROM episodes WHERE {where} {order}", [*values, last])
         return [_outcome(row) for row in rows][::-1]
 
+    def came_out(self, ids: Iterable[str]) -> list[Outcome]:
+        """Return how the episodes of these ids came out, in their order."""
+        query = f"SELECT {_COLUMNS} FROM episodes WHERE id = ?"
+        return [_outcome(row) for id_ in ids for row in self._connection.execute(query, (id_,))]
+
     def settled(
         self, digests: Sequence[str], after: tuple[float, str], until: tuple[float, str], n: int = 2000
     ) -> list[Outcome]:
@@ -269,8 +289,8 @@ class Intake(Reader):
         directory.mkdir(parents=True, exist_ok=True)
         self._files = (directory / FILE, directory / f"{FILE}-wal")
         refusal = f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
-        super().__init__(sqlite.owned(directory / FILE, _make, refusal), directory)
-        self.sealer = Sealer(self._connection, directory / sealing.DIRECTORY)
+        super().__init__(sqlite.owned(directory / FILE, sealing.made_with(_SCHEMA), refusal), directory)
+        self.sealer = Sealer(self._connection, self._directory)
 
     @property
     def num_bytes(self) -> int:
@@ -376,8 +396,3 @@ def open_readonly(path: str | Path) -> Reader:
     if not file.exists():
         raise UsageError(f"There is no store at {file}: name a run directory that holds {FILE}.")
     return Reader(sqlite.reading_or_empty(file, _SCHEMA), file.parent)
-
-
-def _make(connection: sqlite3.Connection) -> None:
-    sqlite.tables(_SCHEMA)(connection)
-    sealing.upgrade(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,12 +58,15 @@ def _row(reward: Reward) -> tuple[str, int, float, float]:
 
 def join(connection: sqlite3.Connection, episode: Episode) -> Episode:
     """Return the episode with the late rewards of those steps with which none came."""
-    unknown = np.isnan(episode.rewards)
-    if not unknown.any() or not has_table(connection, "rewards"):
+    if not np.isnan(episode.rewards).any() or not has_table(connection, "rewards"):
         return episode
-    rewards = episode.rewards.copy()
-    rows = connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (episode.id,))
-    for t, reward in rows:
+    return joined(episode, dict(connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (episode.id,))))
+
+
+def joined(episode: Episode, late: Mapping[int, float]) -> Episode:
+    """Return the episode with these late rewards, by step, where none came with the step."""
+    unknown, rewards = np.isnan(episode.rewards), episode.rewards.copy()
+    for t, reward in late.items():
         if t < len(rewards) and unknown[t]:
             rewards[t] = reward
     rewards.flags.writeable = False

@@ -9,14 +9,14 @@ the log for good, as Parquet can't hold them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import StoreConfig
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.sqlite import transaction
+from flywheel.sqlite import has_table, tables, transaction
 from flywheel.store import tail
 from flywheel.store.encode import Entry, Layout, decode, layout
 
@@ -96,13 +96,18 @@ class Work:
         return f"{self.number:08d}.parquet"
 
 
-def upgrade(connection: sqlite3.Connection) -> None:
-    """Make what a store of an earlier version lacks, in one commit."""
-    with transaction(connection):
-        if not has_segments(connection):
-            connection.execute("ALTER TABLE episodes ADD COLUMN segment INTEGER")
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            connection.execute(statement)
+def made_with(schema: str) -> Callable[[sqlite3.Connection], None]:
+    """Return what makes a store's tables by a schema, and then what one of an earlier version lacks."""
+
+    def make(connection: sqlite3.Connection) -> None:
+        tables(schema)(connection)
+        with transaction(connection):
+            if not has_segments(connection):
+                connection.execute("ALTER TABLE episodes ADD COLUMN segment INTEGER")
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                connection.execute(statement)
+
+    return make
 
 
 def has_segments(connection: sqlite3.Connection) -> bool:
@@ -173,11 +178,25 @@ def _due(connection: sqlite3.Connection, before: float, all_now: bool) -> list[i
     return seqs if all_now else []
 
 
-def _entry(connection: sqlite3.Connection, member: Member, body: bytes) -> Entry:
-    rows = connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (member.id,))
+def entry(connection: sqlite3.Connection, sealed: Sealed, id_: str) -> Entry:
+    """Return an episode wherever it is, with the late rewards and the fate that are known by now."""
+    query = "SELECT id, content, body, failed, started_at, ended_at FROM episodes WHERE id = ?"
+    row = connection.execute(query, (id_,)).fetchone()
+    if row is None:
+        raise UsageError(f"The store holds no episode {id_!r}: it was not acknowledged here, or was deleted.")
+    member, body = _member((0, row[0], row[1], *row[3:])), row[2]
+    return _entry(connection, member, body, None if body else sealed.entry(id_))
+
+
+def _entry(connection: sqlite3.Connection, member: Member, body: bytes, held: Entry | None = None) -> Entry:
+    late = dict[int, float]()
+    if has_table(connection, "rewards"):
+        late = dict(connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (member.id,)).fetchall())
+    body = held.body if held else body
+    inclusion = held.inclusion if held else decode(body, 0.0, 0.0).inclusion
     return Entry(
         id=member.id, body=body, failed=member.failed, started_at=member.started_at, ended_at=member.ended_at,
-        inclusion=decode(body, 0.0, 0.0).inclusion, late=dict(rows),
+        inclusion=inclusion, late=late,
     )  # fmt: skip
 
 
@@ -307,13 +326,9 @@ class Sealer:
     def due(self, config: StoreConfig, now: float) -> Work | None:
         """Announce what is to be written next: a segment of what is past its window, or of what an old one keeps."""
         most = config.most_gib * 2**30
-        return self.begin(now - config.seal_after_s) or self.begin_thinning(
+        return begin(self._connection, self._directory, now - config.seal_after_s) or self.begin_thinning(
             now - config.keep_whole_s, most, config.keep_share
         )
-
-    def begin(self, before: float, *, all_now: bool = False) -> Work | None:
-        """As `begin`."""
-        return begin(self._connection, self._directory, before, all_now)
 
     def begin_thinning(self, before: float, most_bytes: float, keep_share: float) -> Work | None:
         """As `begin_thinning`, where the store is past its bound; None otherwise."""
@@ -333,12 +348,9 @@ class Sealer:
             finish(self._connection, work, written)
 
     def seal(self, before: float, *, all_now: bool = False) -> int:
-        """Seal the episodes that ended before a time, and return how many; those that fill no segment wait.
-
-        With `all_now` none waits.
-        """
+        """Seal what ended before a time, and return how much; what fills no segment waits, unless it is `all_now`."""
         num = 0
-        while (work := self.begin(before, all_now=all_now)) is not None:
+        while (work := begin(self._connection, self._directory, before, all_now)) is not None:
             self.finish(work, write(work))
             num += len(work.members)
         return num

@@ -236,7 +236,8 @@ def kill(frame, event, argument):
         if seen == at:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.setprofile(kill)
-work = store.sealer.begin_thinning(1e9, 0, 0.2) if what == "thin" else store.sealer.begin(1e9)
+where = store._connection, sealing.Path(directory) / "segments"
+work = store.sealer.begin_thinning(1e9, 0, 0.2) if what == "thin" else sealing.begin(*where, 1e9)
 store.sealer.finish(work, sealing.write(work))
 sys.setprofile(None)
 print("done", seen, flush=True)

@@ -1,0 +1,128 @@
+"""The commands of what is kept: what `flywheel episodes` and `verify` print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from flywheel.errors import UsageError
+
+if TYPE_CHECKING:
+    from flywheel.store.intake import Outcome
+    from flywheel.trace.contract import Row
+
+
+def episodes(
+    words: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    run_dir: Path,
+    where: str = "",
+    limit: int | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    export: Path | None = None,
+    form: Annotated[Literal["parquet", "rllib", "minari"], tyro.conf.arg(name="format")] = "parquet",
+    bring: Annotated[Path | None, tyro.conf.arg(name="import")] = None,
+) -> int:
+    """List the last episodes of production and of the gate's trials, or write some elsewhere, or take some in.
+
+    Args:
+        words: words that all have to be true: failed, fine, lost, production, gate, policy=DIGEST
+        run_dir: directory of the run
+        where: in their place, for episodes of the store: a condition in SQL's words, as "failed and digest = '…'", on
+            id, origin, task, digest, failed, fine, lost, ended_by, total, num_steps, started_at, ended_at, kept
+        limit: how many; 20 of a list, all of an export
+        as_json: print them as JSON, with whole digests
+        export: write those of --where, or all, to this .parquet file or new directory
+        form: parquet (as the store's own segments), rllib (RLlib's columns) or minari (a dataset; an extra)
+        bring: take the episodes of a Parquet file, or of a directory of such or of a Minari dataset, into the store
+    """
+    if bool(words) + bool(where) > 1 or (export is not None and (words or bring is not None)):
+        raise UsageError(
+            "Words, --where, --export and --import ask for different things: only --where goes with --export."
+        )
+    if bring is not None:
+        return _bring(run_dir, bring)
+    if export is not None:
+        return _export(run_dir, where, limit, export, form)
+    rows = _rows(run_dir, words, where, 20 if limit is None else limit)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+    else:
+        _print(rows)
+    return 0
+
+
+def _rows(run_dir: Path, words: Sequence[str], where: str, limit: int) -> Sequence[Row | Outcome]:
+    if not where:
+        from flywheel.connection import connect
+
+        return connect(run_dir).episodes(" ".join(words), limit=limit)
+    from flywheel.store.intake import open_readonly
+
+    with open_readonly(run_dir) as store:
+        return store.came_out(store.where(where, limit))
+
+
+def _print(rows: Sequence[Row | Outcome]) -> None:
+    width = max([len("episode"), *(len(row.id) for row in rows)])
+    print(f"{'episode':<{width}}  {'began':<19}  {'policy':<8}  {'return':>9}  {'steps':>5}  {'came out':<9}  where")
+    for row in rows:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at))
+        fate = "failed" if row.failed else "lost" if row.end == "lost" else "fine"
+        place = f"gate: {row.scenario}" if row.origin == "gate" and hasattr(row, "scenario") else row.origin
+        came_out = f"{row.total:>9.6g}  {row.num_steps:>5}  {fate:<9}"
+        print(f"{row.id:<{width}}  {began}  {row.digest[:8]:<8}  {came_out}  {place}")
+
+
+def _export(run_dir: Path, where: str, limit: int | None, path: Path, form: str) -> int:
+    from flywheel.store.export import write
+    from flywheel.store.intake import open_readonly
+
+    with open_readonly(run_dir) as store:
+        ids = store.where(where, limit)
+        num = write(store, ids, path, form)
+    left_out = f"; of {len(ids) - num} only the outcome is kept" if num < len(ids) else ""
+    print(f"{num} episodes are in {path} ({form}){left_out}.")
+    return 0
+
+
+def _bring(run_dir: Path, path: Path) -> int:
+    from flywheel import archive
+    from flywheel.store import export
+    from flywheel.store.intake import Intake
+
+    task = archive.read_config(run_dir)["task_digest"]
+    with Intake(run_dir) as store:
+        counts = export.bring(store, path, task)
+    said = {"stored": "are new", "same": "were there already", "conflict": "are others of the same name, set aside"}
+    print(", ".join(f"{counts[answer]} {text}" for answer, text in said.items() if answer in counts) + ".")
+    return 1 if "conflict" in counts else 0
+
+
+def verify(*, run_dir: Path) -> int:
+    """Read everything that the store of a run directory holds, and say what is not as it was written.
+
+    Args:
+        run_dir: directory of the run
+    """
+    from flywheel.store import sealing
+    from flywheel.store.intake import open_readonly
+
+    with open_readonly(run_dir) as store:
+        wrong, num, num_segments = (
+            store.verify(),
+            store.count(),
+            len(list((run_dir / sealing.DIRECTORY).glob("*.parquet"))),
+        )
+    for sentence in wrong:
+        print(sentence)
+    if not wrong:
+        print(f"All of it is as it was written: {num} episodes, {num_segments} {sealing.DIRECTORY}.")
+    return 1 if wrong else 0
