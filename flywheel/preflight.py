@@ -55,6 +55,7 @@ def check(config: Config) -> None:
         (
             max(config.train.replay.epsilon, config.train.replay.production_share) <= 1,
             "train.replay.epsilon and production_share are shares, at most 1",
+        ),
         (config.store.keep_share < 1, "store.keep_share is a share, less than 1"),
         (
             config.store.seal_after_s >= config.observe.reward_window_s,

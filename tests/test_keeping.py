@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,12 @@ def test_verify_names_a_damaged_page(run_dir: Path, capsys: pytest.CaptureFixtur
     (run_dir / FILE).write_bytes(data)
     assert call("verify", "--run-dir", run_dir) == 1
     assert "SQLite" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="duckdb is nobody's dependency here")
+def test_duckdb_answers_as_the_readme_says(run_dir: Path) -> None:
+    import duckdb
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (query,) = re.findall(r'duckdb -c "(.*)"', readme)
+    assert duckdb.sql(query.replace("runs/mine", str(run_dir))).fetchall() == [("a", 100.0, 0.1)]

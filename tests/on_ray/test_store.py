@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flywheel.config import StoreConfig
 from flywheel.store import on_ray, sealing, segments
-from flywheel.store.intake import open_readonly
+from flywheel.store.intake import Intake, open_readonly
 from flywheel.store.on_ray import StoreActor
 from tests.store.test_intake import same
 from tests.store.test_segments import some
@@ -63,3 +64,14 @@ async def test_a_segment_that_cannot_be_written_costs_nothing(
     assert all(same(a, b) for a, b in zip(await store.recent(101), some(101), strict=True))
     with open_readonly(tmp_path) as reader:
         assert [each.number for each in sealing.listed(reader._connection)] == [1]
+
+
+def test_ray_data_reads_the_segments(ray_cluster: Any, tmp_path: Path) -> None:
+    import ray.data
+
+    with Intake(tmp_path) as store:
+        store.append(some(200))
+        store.sealer.seal(1e9)
+    found = ray.data.read_parquet(str(tmp_path / "segments"), columns=["episode_id", "failed"])
+    assert found.count() == sum(e.num_steps for e in some(200))
+    assert {row["episode_id"] for row in found.take_all() if row["failed"]} == {e.id for e in some(200) if e.failed}
