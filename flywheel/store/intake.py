@@ -12,10 +12,11 @@ from typing import Any, Literal
 from flywheel import sqlite
 from flywheel.errors import UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
-from flywheel.store import late, query, sealing
+from flywheel.store import late, query, sealed, sealing
 from flywheel.store.encode import Entry, content, decode, encode, is_alike
 from flywheel.store.late import Changed, RewardAnswer
-from flywheel.store.sealing import Sealed, Sealer
+from flywheel.store.sealed import Sealed
+from flywheel.store.sealing import Sealer
 
 FILE = "store.sqlite"
 Answer = Literal["stored", "same", "conflict"]
@@ -131,7 +132,7 @@ class Reader(sqlite.Reader):
 
     def entry(self, id_: str) -> Entry:
         """Return an episode as it was told, with what is known beside it, for another file of episodes."""
-        return sealing.entry(self._connection, self._sealed, id_)
+        return sealed.entry(self._connection, self._sealed, id_)
 
     def where(self, condition: str, limit: int | None = None) -> list[str]:
         """Return the ids of the episodes for which `query.find`'s condition is true, newest first."""
@@ -342,7 +343,9 @@ class Intake(Reader):
         """Return a stored episode as it was told, and its return as it is known now."""
         query = "SELECT body, started_at, ended_at, total FROM episodes WHERE id = ?"
         row = self._connection.execute(query, (id_,)).fetchone()
-        return None if row is None else (decode(row[0] or self._sealed.entry(id_).body, *row[1:3]), row[3])
+        if row is None or not self.kept([id_]):
+            return None
+        return decode(row[0] or self._sealed.entry(id_).body, *row[1:3]), row[3]
 
     def judge(self, failed: Mapping[str, bool]) -> None:
         """Say of stored episodes, by id, whether they failed as their late rewards show them."""
@@ -363,7 +366,7 @@ class Intake(Reader):
             if held[0] == mark or (episode.end == "lost" and held[1] != "lost"):
                 return "same"
             if held[1] != "lost" or episode.end == "lost":
-                told = held[2] or (self._sealed.entry(episode.id).body if self.kept([episode.id]) else b"")
+                told = held[2] or self._sealed.told(episode.id)
                 if told and is_alike(told, body):
                     return "same"
                 self._connection.execute(
@@ -381,8 +384,7 @@ class Intake(Reader):
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:
-    id_, started_at, ended_at, digest, end, failed, total, num_steps, origin = row
-    return Outcome(id_, started_at, ended_at, digest, end, bool(failed), total, num_steps, origin)
+    return Outcome(*row[:5], bool(row[5]), *row[6:])
 
 
 def open_readonly(path: str | Path) -> Reader:

@@ -58,9 +58,16 @@ def _row(reward: Reward) -> tuple[str, int, float, float]:
 
 def join(connection: sqlite3.Connection, episode: Episode) -> Episode:
     """Return the episode with the late rewards of those steps with which none came."""
-    if not np.isnan(episode.rewards).any() or not has_table(connection, "rewards"):
+    if not np.isnan(episode.rewards).any():
         return episode
-    return joined(episode, dict(connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (episode.id,))))
+    return joined(episode, known(connection, episode.id))
+
+
+def known(connection: sqlite3.Connection, id_: str) -> dict[int, float]:
+    """Return an episode's late rewards by step."""
+    if not has_table(connection, "rewards"):
+        return {}
+    return dict(connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (id_,)).fetchall())
 
 
 def joined(episode: Episode, late: Mapping[int, float]) -> Episode:

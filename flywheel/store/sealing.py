@@ -12,16 +12,13 @@ import sqlite3
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flywheel.config import StoreConfig
-from flywheel.errors import FlywheelError, UsageError
-from flywheel.sqlite import has_table, tables, transaction
+from flywheel.sqlite import tables, transaction
 from flywheel.store import tail
 from flywheel.store.encode import Entry, Layout, decode, layout
-
-if TYPE_CHECKING:
-    from flywheel.store.segments import Shelf
+from flywheel.store.late import known
 
 DIRECTORY = "segments"
 """Where they are in a run directory."""
@@ -130,7 +127,7 @@ def tidy(connection: sqlite3.Connection, directory: Path) -> None:
 
 
 def _forget(connection: sqlite3.Connection, directory: Path, number: int, name: str) -> None:
-    for file in (directory / name, directory / f"{name}.new"):
+    for file in (directory / name, directory / f".{name}.new"):
         file.unlink(missing_ok=True)
     connection.execute("DELETE FROM loose WHERE number = ?", (number,))
 
@@ -178,25 +175,10 @@ def _due(connection: sqlite3.Connection, before: float, all_now: bool) -> list[i
     return seqs if all_now else []
 
 
-def entry(connection: sqlite3.Connection, sealed: Sealed, id_: str) -> Entry:
-    """Return an episode wherever it is, with the late rewards and the fate that are known by now."""
-    query = "SELECT id, content, body, failed, started_at, ended_at FROM episodes WHERE id = ?"
-    row = connection.execute(query, (id_,)).fetchone()
-    if row is None:
-        raise UsageError(f"The store holds no episode {id_!r}: it was not acknowledged here, or was deleted.")
-    member, body = _member((0, row[0], row[1], *row[3:])), row[2]
-    return _entry(connection, member, body, None if body else sealed.entry(id_))
-
-
-def _entry(connection: sqlite3.Connection, member: Member, body: bytes, held: Entry | None = None) -> Entry:
-    late = dict[int, float]()
-    if has_table(connection, "rewards"):
-        late = dict(connection.execute("SELECT t, reward FROM rewards WHERE episode = ?", (member.id,)).fetchall())
-    body = held.body if held else body
-    inclusion = held.inclusion if held else decode(body, 0.0, 0.0).inclusion
+def _entry(connection: sqlite3.Connection, member: Member, body: bytes) -> Entry:
     return Entry(
         id=member.id, body=body, failed=member.failed, started_at=member.started_at, ended_at=member.ended_at,
-        inclusion=inclusion, late=late,
+        inclusion=decode(body, 0.0, 0.0).inclusion, late=known(connection, member.id),
     )  # fmt: skip
 
 
@@ -362,37 +344,3 @@ class Sealer:
             self.finish(work, write(work))
             num += 1
         return num
-
-
-class Sealed:
-    """Finds the episodes whose bodies have left the log."""
-
-    def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
-        """Ask this connection where they are, and read this directory."""
-        self._connection, self._directory = connection, directory
-        self._shelf: Shelf | None = None
-
-    def entry(self, id_: str) -> Entry:
-        """Return a sealed episode; UsageError where it was thinned out, FlywheelError where its segment is damaged."""
-        if self._shelf is None:
-            from flywheel.store.segments import Shelf  # as in `write`
-
-            self._shelf = Shelf(self._directory)
-        while True:
-            name, sha256 = self._find(id_)
-            try:
-                return self._shelf.episodes(name, sha256)[id_]
-            except FlywheelError:
-                if self._find(id_) == (name, sha256):  # otherwise its thinned form has just taken its place
-                    raise
-
-    def _find(self, id_: str) -> tuple[str, str]:
-        query = "SELECT name, sha256 FROM episodes JOIN segments ON number = segment WHERE id = ?"
-        found = self._connection.execute(query, (id_,)).fetchone()
-        if found is None:
-            raise UsageError(
-                f"The steps of episode {id_!r} are kept no more: the store was past its bound (store.most_gib), and of "
-                "old episodes only those that failed and a share of the rest stay. Its outcome is still listed."
-            )
-        name, sha256 = found
-        return name, sha256

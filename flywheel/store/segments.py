@@ -180,7 +180,7 @@ def write(path: Path, entries: Sequence[Entry]) -> tuple[str, int]:
     Raises FlywheelError where the disk gives back other bytes than it was given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.new")
+    temporary = path.with_name(f".{path.name}.new")
     write_table(table(entries), temporary)
     with open(temporary, "rb") as file:
         data = file.read()

@@ -185,6 +185,7 @@ def test_damage_is_named_and_takes_nothing_else_with_it(intake: Intake, tmp_path
             reader.read(["e3"])
         assert all(same(a, b) for a, b in zip(reader.recent(100), told[100:], strict=True))
         assert reader.count() == 200 and len(reader.outcomes()) == 200
+    assert intake.append([episode("e3", 4, seed=77), episode("new")]) == {"e3": "conflict", "new": "stored"}
 
 
 def test_a_store_of_an_earlier_version_opens_as_it_is(tmp_path: Path) -> None:
@@ -291,7 +292,12 @@ def test_thinned_episodes_leave_their_outcome(intake: Intake, tmp_path: Path) ->
     assert [e.id for e in intake.recent(2000)] == [
         e.id for e in told if e.id not in set(told_ids(told[:100])) - set(kept)
     ]
-    assert intake.append([next(e for e in told if e.id == gone)]) == {gone: "same"}
+    (again,) = [e for e in told if e.id == gone]
+    assert intake.append([again]) == {gone: "same"}
+    late = Reward(episode=gone, t=0, reward=1.0, seen_at=0.0)
+    assert (
+        intake.reward([late, Reward(episode="e999", t=99, reward=1.0, seen_at=0.0)], [None, None])[0] == ["unknown"] * 2
+    )
 
 
 def told_ids(episodes: list[Episode]) -> list[str]:
