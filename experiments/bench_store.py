@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from experiments.report import tell
 from flywheel.records import Episode
+from flywheel.sampling import Sampling
 from flywheel.store.encode import content, encode
 from flywheel.store.intake import Intake
-from flywheel.store.sampling import Sampling
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
