@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flywheel.store.sampling import Sampling
 from numpy.typing import NDArray
 
 from experiments.report import tell
 from flywheel.records import Episode
+from flywheel.sampling import Sampling
 from flywheel.store.encode import content, encode
 from flywheel.store.intake import Intake
 from flywheel.store.table import Table

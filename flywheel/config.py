@@ -230,8 +230,7 @@ class StoreConfig:
     group_s: float = 0.005
     """seconds over which appends share one durable commit"""
     seal_after_s: float = 3600.0
-    """seconds after an episode's end from which its steps may leave the log for a sealed Parquet file: late rewards
-    have come by then; one that comes later still counts, but no longer stands in the file"""
+    """seconds after an episode's end, when late rewards have come, from which its steps go to a sealed Parquet file"""
     most_gib: float = 20.0
     """GiB of episodes on the disk, some three million of 200 small steps, beyond which old ones are thinned"""
     keep_share: float = 0.2

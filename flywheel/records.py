@@ -274,8 +274,7 @@ class Episode:
     @property
     def total(self) -> float:
         """Undiscounted return over the known rewards."""
-        known = float(self.rewards.sum())  # four times as fast where every reward is known
-        return known if known == known else float(np.nansum(self.rewards))
+        return total if (total := float(self.rewards.sum())) == total else float(np.nansum(self.rewards))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -384,7 +384,7 @@ class Intake(Reader):
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:
-    return Outcome(*row[:5], bool(row[5]), *row[6:])  # type: ignore[call-arg]  # a row has nine columns
+    return Outcome(*(*row[:5], bool(row[5]), *row[6:]))
 
 
 def open_readonly(path: str | Path) -> Reader:

@@ -269,7 +269,7 @@ def test_a_crash_between_any_two_steps_loses_nothing(tmp_path: Path, what: str) 
                 break
             store.sealer.seal(AFTER)
             assert all(e.inclusion in (1.0, 0.2) for e in store.read(store.kept(told)))
-            steps, at = steps + 1, at + 3
+            steps, at = steps + 1, at + 2
     assert steps >= 5
 
 
