@@ -108,12 +108,12 @@ def _fit(x: Floats, noise: Noise, found: Innovations) -> Filtered:
 
 def _move(space: Space, fit: Filtered) -> Floats:
     """Return the step to the least sum of squares that the ranges allow."""
-    size = len(fit.x)
-    precision = fit.information + np.eye(size) / PRIOR**2
-    root = np.linalg.cholesky(precision).T
+    values, vectors = np.linalg.eigh(fit.information)
+    root = np.sqrt(np.maximum(values, 0.0) + 1 / PRIOR**2)  # rounding may have made the least of them negative
     pull = fit.scores.sum(axis=0) - fit.x / PRIOR**2
-    wanted = np.linalg.solve(root.T, pull)
-    found = lsq_linear(root, wanted, bounds=(space.low - fit.x - 1e-9, space.high - fit.x + 1e-9))
+    found = lsq_linear(
+        root[:, None] * vectors.T, vectors.T @ pull / root, bounds=(space.low - fit.x - 1e-9, space.high - fit.x + 1e-9)
+    )
     return np.asarray(found.x)
 
 
