@@ -319,8 +319,8 @@ class Calibration:
     values: Parameters
     intervals: Mapping[str, tuple[float, float]]
     explained: float
-    """Share in [0, 1] of the one-step residual at nominal parameters that the fit removed (`episodes`: of the distance
-    between the statistics of production's and of simulated episodes, less chance); 0 on the edge of a range."""
+    """Share in [0, 1] of the one-step errors beyond noise at nominal parameters that the fit removed (`episodes`: of
+    the distance between the statistics of production's and of simulated episodes, less chance); 0 on a range's edge."""
     residual: float
     """Root mean square of the one-step residual after the fit, in units of each observation's deviation (`episodes`:
     of the distance that is left, in units of what separates groups of one world; 1 is chance)."""

@@ -34,6 +34,8 @@ MOST_STEPS = 50
 """Transitions read of one episode."""
 TRACK_STEPS = 200
 """Steps read of the beginning of one episode where they are noisy; MOST_STEPS where worlds are stepped one by one."""
+FEWEST_TRACKS = 2
+"""Episodes long enough to be followed below which noise is not told from the rest."""
 PER_PARAMETER = 5
 """Transitions for each parameter below which nothing is fitted."""
 
@@ -90,7 +92,9 @@ def calibrate(
         if before and not obstacle(task, before):
             known = _Shown(task, space, before[-config.episodes :])
         if shown.is_noisy and (known is None or known.is_noisy):
-            return _through_noise(space, shown, known)
+            tracks, past = shown.tracks(), None if known is None else known.tracks()
+            if min(len(some.lengths) for some in (tracks, past or tracks)) >= FEWEST_TRACKS:
+                return _through_noise(space, shown, tracks, known, past)
         return _exactly(space, shown.fit, 0.0 if known is None else known.fit.left)
 
 
@@ -114,6 +118,8 @@ class _Shown:
         kept = [self._episodes[i] for i in np.unique(self.fit.data.episodes)]
         most = MOST_STEPS if self._task.vector is None else TRACK_STEPS
         whole = follow(self._task, self._space, kept, most)
+        if not len(whole.lengths):
+            return whole
         return whole.until(squares.jumps(self._space, whole.transitions(self._space), self.fit))
 
 
@@ -124,15 +130,15 @@ def _exactly(space: Space, fit: squares.Fit, noise: float) -> Calibration:
     return _calibration(space, fit.x, deviations, rows[~told], squares.explained(fit, noise), fit.left, len(fit.data))
 
 
-def _through_noise(space: Space, shown: _Shown, known: _Shown | None) -> Calibration:
-    tracks = shown.tracks()
+def _through_noise(
+    space: Space, shown: _Shown, tracks: Tracks, known: _Shown | None, past: Tracks | None
+) -> Calibration:
     found = fitted(space, tracks, shown.fit.x)
     values, vectors = np.linalg.eigh(found.information)
     singular, rows = np.sqrt(np.maximum(values[::-1], 0.0)), vectors.T[::-1]
     told = _told(singular)
     noise, floor = found.noise, None
-    if known is not None:
-        past = known.tracks()
+    if known is not None and past is not None:
         quiet = fitted(space, past, known.fit.x)
         noise = quiet.noise
         floor = misfit(space, past, quiet.x, noise)

@@ -7,14 +7,14 @@ turns; the filter of one turn gives the points at which the simulator is made li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import lsq_linear
 from scipy.stats import t as student
 
 from flywheel.analyze.innovations import Innovations, Noise, innovations
-from flywheel.analyze.noise import guessed, scored, with_gusts
+from flywheel.analyze.noise import DAMPING, Told, guessed, scored, told, with_gusts
 from flywheel.analyze.space import Floats, Space
 from flywheel.analyze.tracks import Tracks, linear
 
@@ -47,21 +47,21 @@ class Filtered:
     information: Floats
     """float64[P, P]: of the coordinates, by the model"""
     scores: Floats
-    """float64[N, P]: each episode's own pull on the coordinates, which sum to nothing but the prior's"""
+    """float64[N, P]: each episode's own pull on the coordinates"""
     found: Innovations
 
-    def deviations(self, told: Floats, singular: Floats) -> Floats:
-        """Return float64[P]: deviations of the coordinates along directions float64[D, P] that the data tell.
+    def deviations(self, ways: Floats, singular: Floats) -> Floats:
+        """Return float64[P]: deviations of the coordinates along `ways` float64[D, P] that the data tell.
 
         They are what episodes say by how they differ (Huber 1967; White 1982), with Student's quantile for so many of
         them, and where there are few at least what the model says.
         """
-        model = np.sqrt(((told / singular[:, None]) ** 2).sum(axis=0))
-        num, lost = len(self.scores), len(told)
+        model = np.sqrt(((ways / singular[:, None]) ** 2).sum(axis=0))
+        num, lost = len(self.scores), len(ways)
         if num <= 2 * lost:
             return np.asarray(2.0 * model)  # too few to say anything by how they differ
-        pull = self.scores @ (told.T / singular**2)
-        pull = (pull - pull.mean(axis=0)) @ told
+        pull = self.scores @ (ways.T / singular**2)
+        pull = (pull - pull.mean(axis=0)) @ ways
         robust = np.sqrt((pull**2).sum(axis=0) * num / (num - lost)) * student.ppf(0.975, num - lost) / 1.96
         return np.asarray(robust if num >= MANY else np.maximum(model, robust))
 
@@ -83,7 +83,19 @@ def fitted(space: Space, tracks: Tracks, start: Floats) -> Filtered:
         elif gained < STILL or turn == TURNS - 1:
             break
         x = x + (1.0 if turn < TURNS // 2 else 0.5) * np.clip(move, -FARTHEST, FARTHEST)
-    return fit
+    return _unsure_of_noise(fit, told(tracks, step, fit.noise))
+
+
+def _unsure_of_noise(fit: Filtered, noise: Told) -> Filtered:
+    """Return the fit without what would have to be known of the noise: its efficient scores and their information.
+
+    Where noise itself moves the state, as gusts do, the two are not told independently.
+    """
+    whole = fit.found.by / np.sqrt(fit.found.variances[:, :, :1])
+    flat, other = (np.moveaxis(some, 2, 0).reshape(some.shape[2], -1) for some in (whole, noise.by))
+    cross = flat @ other.T
+    known = np.linalg.solve(noise.information + DAMPING * np.eye(len(other)), cross.T)
+    return replace(fit, information=fit.information - cross @ known, scores=fit.scores - noise.scores @ known)
 
 
 def _fit(x: Floats, noise: Noise, found: Innovations) -> Filtered:
@@ -96,12 +108,12 @@ def _fit(x: Floats, noise: Noise, found: Innovations) -> Filtered:
 
 def _move(space: Space, fit: Filtered) -> Floats:
     """Return the step to the least sum of squares that the ranges allow."""
-    size = len(fit.x)
-    precision = fit.information + np.eye(size) / PRIOR**2
-    root = np.linalg.cholesky(precision).T
+    values, vectors = np.linalg.eigh(fit.information)
+    root = np.sqrt(np.maximum(values, 0.0) + 1 / PRIOR**2)  # rounding may have made the least of them negative
     pull = fit.scores.sum(axis=0) - fit.x / PRIOR**2
-    wanted = np.linalg.solve(root.T, pull)
-    found = lsq_linear(root, wanted, bounds=(space.low - fit.x - 1e-9, space.high - fit.x + 1e-9))
+    found = lsq_linear(
+        root[:, None] * vectors.T, vectors.T @ pull / root, bounds=(space.low - fit.x - 1e-9, space.high - fit.x + 1e-9)
+    )
     return np.asarray(found.x)
 
 

@@ -7,10 +7,11 @@ Mehra 1970); Fisher's scoring over the innovations then makes it the likeliest (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from flywheel.analyze.innovations import Innovations, Noise, innovations
+from flywheel.analyze.innovations import Noise, innovations
 from flywheel.analyze.space import Floats
 from flywheel.analyze.tracks import Linear, Tracks
 
@@ -59,14 +60,11 @@ def with_gusts(noise: Noise, gusts: Sequence[int]) -> Noise:
 
 def scored(tracks: Tracks, step: Linear, noise: Noise) -> tuple[Noise, float]:
     """Return likelier noise, one step of Fisher's scoring on, and about how much this adds to the log-likelihood."""
-    at = _vector(noise)
-    num = len(at)
-    cases = at[:, None] + DIFFERENCE * np.eye(num, num + 1, k=1)
-    found = innovations(tracks, step, _noise(noise, cases))
-    gradient, information = _told(found)
+    at, found = _vector(noise), told(tracks, step, noise)
+    num, gradient = len(at), found.scores.sum(axis=0)
     held = ((at <= LOWEST) & (gradient < 0)) | ((at >= HIGHEST) & (gradient > 0))
     gradient = np.where(held, 0.0, gradient)
-    move = np.linalg.solve(information + DAMPING * np.eye(num), gradient)
+    move = np.linalg.solve(found.information + DAMPING * np.eye(num), gradient)
     move = np.clip(move, -FARTHEST, FARTHEST)
     most = np.full(num, HIGHEST)
     if noise.gusts:
@@ -75,16 +73,31 @@ def scored(tracks: Tracks, step: Linear, noise: Noise) -> tuple[Noise, float]:
     return _noise(noise, after[:, None]), float(gradient @ (after - at))
 
 
-def _told(found: Innovations) -> tuple[Floats, Floats]:
-    """Return the log-likelihood's gradient and Fisher's information by the noise, from cases moved one by one."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Told:
+    """What the innovations tell of V numbers that make up the noise."""
+
+    scores: Floats
+    """float64[N, V]: each episode's part of the log-likelihood's gradient"""
+    information: Floats
+    """float64[V, V]: Fisher's"""
+    by: Floats
+    """float64[T + 1, S, V, N]: derivatives of the errors, in their deviations"""
+
+
+def told(tracks: Tracks, step: Linear, noise: Noise) -> Told:
+    """Return what is told of this noise, by differences between cases in which one number after the other is moved."""
+    at = _vector(noise)
+    cases = at[:, None] + DIFFERENCE * np.eye(len(at), len(at) + 1, k=1)
+    found = innovations(tracks, step, _noise(noise, cases))
     errors, variances = found.errors[:, :, 0], found.variances[:, :, 0]
     by_error = (found.errors[:, :, 1:] - errors[:, :, None]) / DIFFERENCE
     by_log = (np.log(found.variances[:, :, 1:]) - np.log(variances)[:, :, None]) / DIFFERENCE
     whole = errors / variances
-    gradient = -0.5 * np.einsum("tikn,tin->k", by_log, 1.0 - errors * whole) - np.einsum("tikn,tin->k", by_error, whole)
-    flat_log = np.moveaxis(by_log, 2, 0).reshape(by_log.shape[2], -1)
-    flat = np.moveaxis(by_error / np.sqrt(variances)[:, :, None], 2, 0).reshape(by_log.shape[2], -1)
-    return gradient, 0.5 * flat_log @ flat_log.T + flat @ flat.T
+    scores = -0.5 * np.einsum("tikn,tin->nk", by_log, 1.0 - errors * whole) - np.einsum("tikn,tin->nk", by_error, whole)
+    by = by_error / np.sqrt(variances)[:, :, None]
+    flat_log, flat = (np.moveaxis(some, 2, 0).reshape(len(at), -1) for some in (by_log, by))
+    return Told(scores=scores, information=0.5 * flat_log @ flat_log.T + flat @ flat.T, by=by)
 
 
 def _vector(noise: Noise) -> Floats:

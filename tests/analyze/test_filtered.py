@@ -150,6 +150,15 @@ def test_scoring_climbs() -> None:
     assert all(after <= before + 1e-6 for before, after in itertools.pairwise(costs))
 
 
+def test_episodes_too_short_to_be_followed_are_fitted_step_by_step() -> None:
+    short = [
+        dataclasses.replace(e, observations=e.observations[:3], raw_actions=e.raw_actions[:2], rewards=e.rewards[:2])
+        for e in produced(11)
+    ]
+    found = calibrate(TASK, short, CONFIG)
+    assert found is not None and found.num_transitions <= 60
+
+
 def test_a_reset_and_a_gap_end_a_track() -> None:
     first, second, *rest = produced(10, num=10, parameters={"length": 0.8})
     joined = dataclasses.replace(
