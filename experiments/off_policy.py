@@ -54,8 +54,8 @@ class Case:
 
 
 CASES = (
-    Case("horizon 50, reward by angle", 500, 50, 0.30, 0.25, 1.5, True),
-    Case("horizon 200 in gusts x1.5, reward 1 a step", 500, 200, 0.30, 0.27, 1.5, False),
+    Case("horizon 60 in gusts x1.3, reward by angle", 500, 60, 0.35, 0.30, 1.3, True),
+    Case("horizon 150 in gusts x1.6, reward 1 a step", 500, 150, 0.28, 0.25, 1.6, False),
 )
 FAR = Case("a target far away", 300, 100, 0.3, 0.1, 1.5, False)
 

@@ -28,9 +28,14 @@ LEAST = 30
 MOMENTS = 3000
 """Moments of closed episodes that the critic learns from."""
 _NEAR = 100
-"""Closed moments that stand for an open one."""
+"""Closed moments that stand for an open one; more where few closed episodes failed, which can't be sorted well."""
+_SURE = 20.0
+"""Failed episodes from which it is so few."""
 _DRAWS = 400
 _RIDGE = 1e-3
+_PRIOR = 8.0
+"""Of the log odds' coefficients, the inverse variance before anything is seen, of half the episodes each: 4 is a
+deviation of a half."""
 _PRODUCTS = 8
 """Most numbers of an observation whose products are features, too."""
 _ROUNDS = 12
@@ -80,6 +85,8 @@ class Known:
     """float64[M]: what came out, less what was predicted; or whether it failed."""
     whose: NDArray[np.int64]
     """int64[M]: the number of the closed episode."""
+    near: int
+    """How many of them stand for an open moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,7 @@ def learn(closed: Sequence[Episode], margin: Margin | None = None) -> Critic | N
     features = _features((raw - center) / spread)
     halves = [whose % 2 == 0, whose % 2 == 1]
     to_come = [_ridge(features[half], to_go[half]) for half in halves]
-    risk = [_logistic(features[half], failed[half]) for half in halves]
+    risk = [_logistic(features[half], failed[half], _PRIOR / len(whole)) for half in halves]
     guess, odds = np.zeros(len(raw)), np.zeros(len(raw))
     for half, value, log_odds in zip(halves, reversed(to_come), reversed(risk), strict=True):
         guess[half], odds[half] = features[half] @ value, features[half] @ log_odds
@@ -131,8 +138,8 @@ def learn(closed: Sequence[Episode], margin: Margin | None = None) -> Critic | N
         spread=spread,
         to_come=(to_come[0] + to_come[1]) / 2,
         risk=(risk[0] + risk[1]) / 2,
-        returns=_known(guess, to_go - guess, whose),
-        failures=_known(odds, failed, whose),
+        returns=_known(guess, to_go - guess, whose, _NEAR),
+        failures=_known(odds, failed, whose, int(_NEAR * max(1.0, _SURE / max(sum(e.failed for e in whole), 0.1)))),
         num=len(whole),
         margin=margin,
     )
@@ -181,8 +188,11 @@ def _come(critic: Critic, begun: Sequence[Episode], times: Sequence[int]) -> Num
 
 
 def _summed(means: Numbers, unsure: float) -> tuple[float, tuple[float, float]]:
-    """Return the mean of draws and their 95 % interval, wider by a factor: of n that F numbers are fitted to, the error
-    of a forecast has 1 + F / n times the variance (Draper and Smith 1998, section 5.1)."""
+    """Return the mean of draws and their 95 % interval, wider by a factor.
+
+    Of n that F numbers are fitted to, a forecast's error has 1 + F / n times the variance (Draper and Smith 1998,
+    section 5.1).
+    """
     mean = float(means.mean())
     low, high = mean + unsure * (np.quantile(means, [0.025, 0.975]) - mean)
     return mean, (float(low), float(high))
@@ -224,10 +234,11 @@ def _ridge(features: Numbers, values: Numbers, weights: Numbers | None = None, s
     return np.asarray(np.linalg.solve(weighted.T @ features + penalty, weighted.T @ values))
 
 
-def _logistic(features: Numbers, failed: Numbers) -> Numbers:
+def _logistic(features: Numbers, failed: Numbers, strength: float) -> Numbers:
     """Return the coefficients of a logistic regression by reweighted least squares, held back by a ridge.
 
-    Half a moment more of either kind keeps the odds of what was never seen finite.
+    The ridge counts episodes: three of them that failed have many moments, and still are three. Half a moment more of
+    either kind keeps the odds of what was never seen finite.
     """
     target = (failed * len(failed) + 0.5) / (len(failed) + 1.0)
     found = np.zeros(features.shape[1])
@@ -236,13 +247,13 @@ def _logistic(features: Numbers, failed: Numbers) -> Numbers:
         odds = np.clip(features @ found, -12.0, 12.0)
         p = 1.0 / (1.0 + np.exp(-odds))
         slope = np.maximum(p * (1.0 - p), 1e-6)
-        found = _ridge(features, odds + (target - p) / slope, slope)
+        found = _ridge(features, odds + (target - p) / slope, slope, strength)
     return found
 
 
-def _known(predicted: Numbers, off: Numbers, whose: NDArray[np.int64]) -> Known:
+def _known(predicted: Numbers, off: Numbers, whose: NDArray[np.int64], near: int) -> Known:
     order = np.argsort(predicted, kind="stable")
-    return Known(predicted=predicted[order], off=off[order], whose=whose[order])
+    return Known(predicted=predicted[order], off=off[order], whose=whose[order], near=min(near, len(order)))
 
 
 def _drawn(known: Known, predicted: Numbers, weights: Numbers, rng: np.random.Generator) -> Numbers:
@@ -250,7 +261,7 @@ def _drawn(known: Known, predicted: Numbers, weights: Numbers, rng: np.random.Ge
 
     `weights` float64[B, E] are the closed episodes' in each draw.
     """
-    size = min(_NEAR, len(known.predicted))
+    size = known.near
     first = np.clip(np.searchsorted(known.predicted, predicted) - size // 2, 0, len(known.predicted) - size)
     drawn = np.zeros((len(weights), len(predicted)))
     for i, begin in enumerate(first):

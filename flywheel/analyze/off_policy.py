@@ -37,6 +37,9 @@ LEAST = 50.0
 was said to be worth 570)."""
 DRAWS = 1000
 """Resamples of a bootstrap."""
+_TAIL = 0.02
+"""Of resamples, on each side: where weights are skew 2.5 % leave intervals a little short (94.5 % in eight trials of
+700 logs, with 300 to 320 effective episodes)."""
 _FEW = 20.0
 """Effective number of returns below which those that aren't the usual one are few."""
 _RIDGE = 1e-3
@@ -291,7 +294,7 @@ def _worth(method: str, sums: Numbers, weights: Numbers, counts: Numbers) -> Wor
     square = counts @ np.square(shifted) - 2 * moved * (counts @ (shifted * weights)) + moved**2 * (counts @ weights**2)
     with np.errstate(divide="ignore", invalid="ignore"):
         pivots = moved / (np.sqrt(np.maximum(square, 0.0)) / mass)
-    low, high = np.quantile(pivots[np.isfinite(pivots)], [0.025, 0.975])
+    low, high = np.quantile(pivots[np.isfinite(pivots)], [_TAIL, 1.0 - _TAIL])
     spread *= float(np.sqrt(num / (num - 1)))
     return Worth(method=method, value=value, interval=(value - float(high) * spread, value - float(low) * spread))
 

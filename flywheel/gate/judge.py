@@ -95,22 +95,21 @@ class SafetyGate:
         the present time unless they are given.
 
         `tries` other candidates were judged since production last confirmed a release. What is left of the error
-        budget is all that this one can have; where that is too little, nothing is simulated.
+        budget is all that this one can have; where that is too little, nothing is simulated. While `doubt`, a check of
+        the gate itself by what production shows, is open, nothing passes.
         """
         begun, played = self._clock(), self._crew.num_played
         policy, baseline = self._opened(policy, spec), None if baseline is None else self._opened(baseline, spec)
         seed = secrets.randbelow(2**31) if seed is None else seed
-        now = time.time() if now is None else now
-        values = {**self._task.nominal, **(parameters or {})}
+        now, values = time.time() if now is None else now, {**self._task.nominal, **(parameters or {})}
         config, simulator = terms(self._task, self._config, values)
         heard = self._heard(policy, baseline, values, suite, seed, now, tries)
-        checks = heard.checks if doubt is None else (*heard.checks, doubt)
+        checks = (*heard.checks, *filter(None, [doubt]))
         return Verdict(
             digest=policy.digest,
             baseline=None if baseline is None else baseline.digest,
             task=task_digest(self._task),
-            config=config,
-            simulator=simulator,
+            config=config, simulator=simulator,
             outcome=outcome_of(checks),
             checks=checks,
             trials=heard.trials,
@@ -118,10 +117,9 @@ class SafetyGate:
             num_played=self._crew.num_played - played,
             seed=seed,
             cost_s=self._clock() - begun,
-            judged_at=now,
-            valid_until=now + self._config.valid_s,
+            judged_at=now, valid_until=now + self._config.valid_s,
             tries=tries,
-        )
+        )  # fmt: skip
 
     def _heard(
         self,
