@@ -66,6 +66,8 @@ async def test_a_segment_that_cannot_be_written_costs_nothing(
         assert [each.number for each in sealing.listed(reader._connection)] == [1]
 
 
+# what Ray Data's own modules warn of
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_ray_data_reads_the_segments(ray_cluster: Any, tmp_path: Path) -> None:
     import ray.data
 
