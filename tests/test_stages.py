@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from flywheel import archive, beside, causes, consider, explaining, growth, stages
+from flywheel.arms import Control
 from flywheel.causes import Cause
 from flywheel.config import Config
 from flywheel.console import silent
 from flywheel.facts import decision_of
+from flywheel.outcomes import Outcome
 from flywheel.records import Artifact, Check, Plan, Probe, Progress, Release, Signal, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
+from tests.test_arms import outcome
 
 HOLD = Plan(strategy="hold", reasons=())
 
@@ -160,6 +163,32 @@ def test_a_turn_begins_with_a_decision_that_its_journal_can_make_again(
     assert made.facts.condemned == ("y", "z") and made.facts.served == {"length": (0.4, 0.6)}
     assert made.facts.obstacle and made.evidence.episodes == ("e1", "e2")
     assert said[-1].startswith("turn 1 is rollback_and_retrain: outcomes got worse")
+
+
+def test_what_the_control_group_says_is_heeded_and_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(Config(), analyze=dataclasses.replace(Config().analyze, patience_s=0.0))
+    start = opened(tmp_path, config, monkeypatch)
+    said = serving(start, monkeypatch, ALARM)
+    control = Control(policy="before", champion="champion", share=0.5, begun_at=7.0, settled_at=8.0)
+    before = [outcome(1.0 + t / 1000, "before", failed=t % 50 == 1) for t in range(1000)]
+    beside_it = [outcome(10.0 + t, ("champion", "before")[t % 2], failed=t % 8 < 2) for t in range(400)]
+
+    def outcomes(digests: tuple[str, ...], after: tuple[float, str]) -> list[Outcome]:
+        return [o for o in before + beside_it if o.digest in digests and (o.started_at, o.id) > after]
+
+    first = SimpleNamespace(digest="before", previous=None, released_at=0.5)
+    start._rooms.registry.controls = lambda: [control]
+    start._rooms.registry.releases = lambda: [
+        first,
+        SimpleNamespace(digest="champion", previous="before", released_at=7.0),
+    ]
+    start._rooms.serving.observer.outcomes = outcomes
+    begun = start.analyze(1)
+    assert begun.plan.strategy == "retrain_prioritize_recent", "the one before fails as often: it is no cure"
+    assert begun.decision["facts"]["blame"] == "world"
+    assert "the world did it, and going back is no cure" in said[-1]
 
 
 def test_a_person_who_holds_the_wheel_stops_it_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
