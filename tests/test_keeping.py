@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from flywheel import archive, cli
@@ -76,10 +76,7 @@ def test_verify_names_a_damaged_page(run_dir: Path, capsys: pytest.CaptureFixtur
     assert "SQLite" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="duckdb is nobody's dependency here")
 def test_duckdb_answers_as_the_readme_says(run_dir: Path) -> None:
-    import duckdb
-
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     (query,) = re.findall(r'duckdb -c "(.*)"', readme)
     assert duckdb.sql(query.replace("runs/mine", str(run_dir))).fetchall() == [("a", 100.0, 0.1)]

@@ -18,8 +18,6 @@ from flywheel.store.intake import Intake
 from tests.store.test_intake import episode, same
 from tests.store.test_segments import AFTER, some
 
-HAS_MINARI = importlib.util.find_spec("minari") is not None
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Intake]:
@@ -114,13 +112,14 @@ def test_what_cannot_be_is_refused_with_a_sentence(store: Intake, tmp_path: Path
         export.bring(store, tmp_path / "there" / "x", "t")
 
 
-@pytest.mark.skipif(HAS_MINARI, reason="the extra is installed")
-def test_without_minari_a_sentence_says_what_to_install(store: Intake, tmp_path: Path) -> None:
+def test_without_minari_a_sentence_says_what_to_install(
+    store: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'flywheel-rl\[minari\]'"):
         export.write(store, ["e1"], tmp_path / "m", "minari")
 
 
-@pytest.mark.skipif(not HAS_MINARI, reason="the extra is not installed")
 def test_minari_goes_and_comes(store: Intake, tmp_path: Path) -> None:
     ids = store.where("id like 'e1%'")
     assert export.write(store, ids, tmp_path / "m", "minari") == len(ids)
