@@ -39,7 +39,7 @@ def test_now_shows_the_wheel_who_serves_and_what_happened(opened: Opened, url: s
     expect(page.get_by_role("img", name="The wheel stands still after turn 3")).to_be_visible()
     expect(page.locator(".champion")).to_contain_text("v3")
     expect(page.get_by_role("img", name=re.compile("Return of production's 380 last episodes"))).to_be_visible()
-    expect(page.locator(".alarms li")).to_have_count(3)
+    expect(page.locator(".alarms li")).to_have_count(4)
     expect(page.locator(".began")).to_contain_text("The shift began to show at step")
     expect(page.locator(".story li").first).to_contain_text("the process ended in order")
     page.get_by_role("button", name="200").click()
