@@ -222,7 +222,7 @@ def _alarm(signal: Signal) -> str:
         "degradation": "outcomes got worse",
         "reward_hacking": "the return rose while episodes went off",
     }
-    name = what.get(signal.kind, signal.kind)
+    name = "episodes begin or look otherwise" if signal.monitor == "inputs" else what.get(signal.kind, signal.kind)
     return f"{name} ({signal.monitor} monitor, evidence {signal.value:,.0f} of {signal.threshold:,.0f})"
 
 

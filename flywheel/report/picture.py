@@ -193,7 +193,8 @@ def _means(figure: Any, axes: Any, ordered: Sequence[Played], parts: Phases) -> 
         line = _rolling(totals) if len(totals) >= ROLLING else np.array([level])
         y = (line.max() + 0.03 * (high - low)) if up else (line.min() - 0.03 * (high - low))
         text = axes.text((first + last) / 2, y, f" mean {level:.0f} ", ha="center", **style)
-        if text.get_window_extent(figure.canvas.get_renderer()).width * unit > last - first:
+        is_last = last == len(ordered)  # the line comes to it from where others' episodes lie between
+        if is_last or text.get_window_extent(figure.canvas.get_renderer()).width * unit > last - first:
             edge = (right, "right") if first > (left + right) / 2 else (first - ROLLING, "left")
             text.set(x=edge[0], ha=edge[1])
         text.set_path_effects([withStroke(linewidth=4, foreground=TINT if phase[0].changed else PAPER)])
