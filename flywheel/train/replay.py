@@ -46,7 +46,8 @@ class Replay:
         self.table = table
         self._config = config
         self._rng = np.random.default_rng(seed)
-        self._num_inserted = self._num_drawn = self._num_simulated = 0
+        self._num_inserted = self._num_simulated = self._num_fresh = 0
+        self._num_drawn = 0.0
         self.rule = Sampling()
         self.epsilon = config.replay.epsilon
 
@@ -71,6 +72,7 @@ class Replay:
         """
         num = len(chunk.rewards)
         self._num_simulated += num
+        self._num_fresh += num
         self._insert(
             Episode(
                 id=f"train-{self._num_inserted}", origin=SIMULATION, task="", parameters={}, draw_key=0,
@@ -91,13 +93,19 @@ class Replay:
         self._num_inserted += num
         return num
 
-    @property
-    def num_due(self) -> int:
-        """How many batches may be drawn until more is inserted (Reverb's samples per insert: Cassirer et al. 2021)."""
-        replayed = self._config.replay
+    def due(self) -> int:
+        """Return how many batches are to be drawn now (samples per insert, as in Reverb: Cassirer et al. 2021).
+
+        Each inserted transition allows so many draws; but of a heap of production's episodes that comes at once no more
+        are made up for than are due for simulation's own steps since the last call, and the rest is let go.
+        """
+        replayed, fresh = self._config.replay, self._num_fresh
+        self._num_fresh = 0
         if self._num_inserted < replayed.begin_at or not self.table.drawable(self.rule):
             return 0
         allowed = replayed.samples_per_insert * (self._num_inserted - replayed.begin_at)
+        most = 2 * replayed.samples_per_insert * fresh
+        self._num_drawn = max(self._num_drawn, allowed - most)
         return max(0, math.floor((allowed - self._num_drawn) / replayed.batch))
 
     def batch(self) -> Batch:

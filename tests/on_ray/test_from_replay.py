@@ -75,7 +75,8 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     assert any((before[name] != after[name]).any() for name in before if "target" in name)
     (epsilon,), num_updates, told = ray.get(actor.inside.remote(), timeout=60)
     assert 0.04 <= epsilon < 0.2
-    assert num_updates == (progress.num_steps + 800 - 256) * 8 // 64
+    due = progress.num_steps * 8 // 64
+    assert due <= num_updates <= due + 40, "what production brought at once is made up for in part"
     assert told["share"]["a"] == pytest.approx(0.25, abs=0.05) and told["share"]["b"] == pytest.approx(0.25, abs=0.05)
     ray.get(actor.learn_from.remote([], {"b": "it was rolled back"}), timeout=60)
     assert set(ray.get(actor.inside.remote(), timeout=60)[2]["share"]) == {"a", "train"}

@@ -54,14 +54,19 @@ def replay() -> Replay:
 
 def test_draws_follow_what_came(replay: Replay) -> None:
     replay.simulated(chunk(99), "train")
-    assert replay.num_due == 0
+    assert replay.due() == 0
     replay.simulated(chunk(51), "train")
-    assert replay.num_due == 2 * 50 // 10
-    for _ in range(4):
+    assert replay.due() == 2 * 50 // 10
+    for _ in range(10):
         replay.batch()
-    assert replay.num_due == 6
-    assert replay.produced([production("p", 100)]) == 100
-    assert replay.num_due == 26
+    replay.simulated(chunk(20), "train")
+    assert replay.produced([production("p", 10)]) == 10
+    assert replay.due() == 2 * 30 // 10
+    for _ in range(6):
+        replay.batch()
+    replay.simulated(chunk(20), "train")
+    assert replay.produced([production("q", 900)]) == 900
+    assert replay.due() == 2 * 2 * 20 // 10, "a heap that comes at once is made up for in part"
 
 
 def test_production_has_its_share_where_the_plan_samples_it(replay: Replay) -> None:

@@ -46,7 +46,7 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
         for chunk in chunks:
             self.replay.simulated(_told(chunk), "train")
         learner: Descending = self.learner_group._learner
-        for _ in range(self.replay.num_due):
+        for _ in range(self.replay.due()):
             batch = self.replay.batch()
             self.replay.learnt(batch, learner.descend(batch))
             self.num_updates += 1
