@@ -16,8 +16,8 @@ class ReplayConfig:
     batch: int = 64
     """transitions of one update"""
     samples_per_insert: float = 32.0
-    """transitions drawn for each one that came, from simulation or production: an update of 64 for every second step. Of
-    many that production brings at once no more are made up for than are due for simulation's own"""
+    """transitions drawn for each one that came, from simulation or production: an update of 64 for every second step
+    (of many that production brings at once no more are made up for than are due for simulation's own)"""
     begin_at: int = 1_000
     """transitions before the first update"""
     num_steps: int = 3
