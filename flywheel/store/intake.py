@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flywheel import sqlite
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
 from flywheel.store import late, query, sealed, sealing
 from flywheel.store.encode import Entry, content, decode, encode, is_alike
 from flywheel.store.late import Changed, RewardAnswer
+from flywheel.store.query import Wanted
 from flywheel.store.sealed import Sealed
 from flywheel.store.sealing import Sealer
 
@@ -45,8 +47,6 @@ ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.dig
     failed = excluded.failed, num_steps = excluded.num_steps, total = excluded.total,
     started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body, segment = NULL
 """
-
-
 _COLUMNS = 'id, started_at, ended_at, digest, "end", failed, total, num_steps, origin'
 _WHOLE = "id, body, started_at, ended_at, failed"
 _HOW = {"failed": "failed", "fine": "NOT failed AND \"end\" <> 'lost'", "lost": "\"end\" = 'lost'"}
@@ -66,29 +66,6 @@ class Outcome:
     total: float
     num_steps: int
     origin: Origin = "production"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which episodes a page of a list shows, and in which order."""
-
-    origin: Origin = "production"
-    digest: str = ""
-    """Policy that gave the first action; "" for any."""
-    how: Literal["", "failed", "fine", "lost"] = ""
-    """How they came out: failed, whole and not failed, or lost; "" for any."""
-    begins: str = ""
-    """What their ids begin with."""
-    since: float | None = None
-    until: float | None = None
-    """When they started: from `since` on, before `until`."""
-    by: Literal["started_at", "total", "num_steps"] = "started_at"
-    descending: bool = True
-    after: tuple[float, str] | None = None
-    """(value of `by`, id) of the last row of the page before."""
-    limit: int = 100
-    with_steps: bool = False
-    """Leave out those whose steps are kept no more."""
 
 
 class Reader(sqlite.Reader):
@@ -179,6 +156,20 @@ class Reader(sqlite.Reader):
         ).fetchall()
         return [self._episode(row) for row in rows]
 
+    def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
+        """Return a page of a digest's production as `following`, with nobody left out.
+
+        An Outcome stands for an episode that is kept no more, or is damaged; and for those of a thinned time that are
+        kept because they failed: what is left as Episodes is an even sample.
+        """
+        found = list[Episode | Outcome]()
+        for row in self.settled([digest], (started_at, id_), (math.inf, ""), n):
+            try:
+                found += self.read([row.id]) if self._sealed.is_even(row.id) else [row]
+            except FlywheelError:
+                found.append(row)
+        return found
+
     def holds(self, id_: str) -> bool:
         """Say whether the store holds an episode of this id."""
         return self._connection.execute("SELECT 1 FROM episodes WHERE id = ?", (id_,)).fetchone() is not None
@@ -189,9 +180,11 @@ class Reader(sqlite.Reader):
         return [id_ for id_ in ids if self._connection.execute(query, (id_,)).fetchone()]
 
     def ended(self, since: float) -> list[str]:
-        """Return the ids of production's episodes that ended after a time, in order of start."""
+        """Return the ids of production's episodes that ended after a time and are kept, in order of start."""
         rows = self._connection.execute(
-            "SELECT id FROM episodes WHERE origin = 'production' AND ended_at > ? ORDER BY started_at, id", (since,)
+            f"SELECT id FROM episodes WHERE origin = 'production' AND ended_at > ? AND {self._kept()} "
+            "ORDER BY started_at, id",
+            (since,),
         )
         return [id_ for (id_,) in rows]
 

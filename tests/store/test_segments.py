@@ -22,7 +22,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Episode, Reward
 from flywheel.store import sealing, segments
 from flywheel.store.encode import Entry, encode, layout
-from flywheel.store.intake import FILE, Intake, open_readonly
+from flywheel.store.intake import FILE, Intake, Outcome, open_readonly
 from tests.store.test_intake import episode, same
 
 AFTER = 1e9
@@ -298,6 +298,29 @@ def test_thinned_episodes_leave_their_outcome(intake: Intake, tmp_path: Path) ->
     assert (
         intake.reward([late, Reward(episode="e999", t=99, reward=1.0, seen_at=0.0)], [None, None])[0] == ["unknown"] * 2
     )
+
+
+def test_who_reads_again_after_a_thinning_reads_every_outcome_and_an_even_sample(
+    intake: Intake, tmp_path: Path
+) -> None:
+    told = some(1000)
+    intake.append(told)
+    intake.sealer.seal(AFTER)
+    for _ in range(5):
+        work = intake.sealer.begin_thinning(501.0, 0, 0.2)
+        assert work is not None
+        intake.sealer.finish(work, sealing.write(work))
+    (tmp_path / "segments" / "00000008.parquet").write_bytes(b"?")
+    found, after = list[Episode | Outcome](), (-1.0, "")
+    while page := intake.again("a", *after, n=300):
+        found, after = [*found, *page], (page[-1].started_at, page[-1].id)
+    assert [each.id for each in found] == told_ids(told) and sum(each.failed for each in found) == 100
+    whole = [each for each in found if isinstance(each, Episode)]
+    thinned = [e for e in whole if e.started_at < 500]
+    assert 60 < len(thinned) < 140 and 3 < sum(e.failed for e in thinned) < 20, "as large a share of those that failed"
+    late = {e.id for e in whole} & set(told_ids(told[500:]))
+    assert late == {*told_ids(told[500:700]), *told_ids(told[800:])}, "what is damaged is an outcome, too"
+    assert intake.ended(-1.0) == intake.kept(told_ids(told)) != told_ids(told)
 
 
 def told_ids(episodes: list[Episode]) -> list[str]:
