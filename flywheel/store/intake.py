@@ -333,12 +333,11 @@ class Intake(Reader):
         return answers, changed
 
     def _held(self, id_: str) -> tuple[Episode, float] | None:
-        """Return a stored episode as it was told, and its return as it is known now."""
+        """Return a stored episode as it was told, and its return as it is known now; None where its steps are gone."""
         query = "SELECT body, started_at, ended_at, total FROM episodes WHERE id = ?"
         row = self._connection.execute(query, (id_,)).fetchone()
-        if row is None or not self.kept([id_]):
-            return None
-        return decode(row[0] or self._sealed.entry(id_).body, *row[1:3]), row[3]
+        body = b"" if row is None else row[0] or self._sealed.told(id_)
+        return (decode(body, *row[1:3]), row[3]) if body else None
 
     def judge(self, failed: Mapping[str, bool]) -> None:
         """Say of stored episodes, by id, whether they failed as their late rewards show them."""

@@ -186,6 +186,9 @@ def test_damage_is_named_and_takes_nothing_else_with_it(intake: Intake, tmp_path
         assert all(same(a, b) for a, b in zip(reader.recent(100), told[100:], strict=True))
         assert reader.count() == 200 and len(reader.outcomes()) == 200
     assert intake.append([episode("e3", 4, seed=77), episode("new")]) == {"e3": "conflict", "new": "stored"}
+    late = [Reward(episode=id_, t=0, reward=9.0, seen_at=0.0) for id_ in ("e3", "e150")]
+    answers, changed = intake.reward(late, [None, None])
+    assert answers == ["unknown", "conflict"] and [each.episode.id for each in changed] == ["e150"]
 
 
 def test_a_store_of_an_earlier_version_opens_as_it_is(tmp_path: Path) -> None:
