@@ -20,5 +20,5 @@ def test_a_task_whose_worker_was_killed_is_told_of(monkeypatch: pytest.MonkeyPat
         raise error
 
     monkeypatch.setattr(cluster.ray, "get", lost)
-    with pytest.raises(FlywheelError, match="was lost: .*The same --run-dir goes on"):
+    with pytest.raises(FlywheelError, match=r"was lost: .*The same --run-dir goes on"):
         cluster.ask(SimpleNamespace(remote=lambda: None))
