@@ -41,6 +41,8 @@ def _settled(rooms: Rooms, digest: str, num: int) -> list[Episode]:
     recent: list[Episode] = ask(serving.store.recent, num, None, digest)
     if not recent:
         return []
-    after = (recent[0].started_at - 1e-6, "")
-    settled = {outcome.id for outcome in ask(serving.observer.outcomes, [digest], after)}
+    settled, after, last = set[str](), (recent[0].started_at - 1e-6, ""), (recent[-1].started_at, recent[-1].id)
+    while after < last and (page := ask(serving.observer.outcomes, [digest], after)):
+        settled |= {outcome.id for outcome in page}
+        after = (page[-1].started_at, page[-1].id)
     return [e for e in recent if e.id in settled]

@@ -129,8 +129,9 @@ class Reader(sqlite.Reader):
     ) -> list[Episode]:
         """Return the n episodes that started last, of those whose steps are kept, in order of start.
 
-        `since` leaves out those that started before that episode (UsageError when the store does not hold it),
-        `digest` those whose first action another policy gave, `origin` (None reads all) those made elsewhere.
+        Of a thinned time fewer: an even sample, with no larger a share of those that failed than of the others. `since`
+        leaves out those that started before that episode (UsageError when the store does not hold it), `digest` those
+        whose first action another policy gave, `origin` (None reads all) those made elsewhere.
         """
         where, values = self._where(digest, origin)
         if since is not None:
@@ -142,19 +143,22 @@ class Reader(sqlite.Reader):
             f"SELECT {_WHOLE} FROM episodes WHERE {where} AND {self._kept()} ORDER BY started_at DESC, id DESC LIMIT ?",
             [*values, n],
         ).fetchall()
-        return [self._episode(row) for row in reversed(rows)]
+        return self._even(reversed(rows))
 
     def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
         """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start.
 
-        Those whose steps are kept no more are left out.
+        Those whose steps are kept no more are left out; of a thinned time there is an even sample, as in `recent`.
         """
         rows = self._connection.execute(
             f"SELECT {_WHOLE} FROM episodes WHERE digest = ? AND origin = 'production' "
             f"AND (started_at, id) > (?, ?) AND {self._kept()} ORDER BY started_at, id LIMIT ?",
             (digest, started_at, id_, n),
         ).fetchall()
-        return [self._episode(row) for row in rows]
+        return self._even(rows)
+
+    def _even(self, rows: Iterable[tuple[Any, ...]]) -> list[Episode]:
+        return [self._episode(row) for row in rows if row[1] or self._sealed.is_even(row[0])]
 
     def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
         """Return a page of a digest's production as `following`, with nobody left out.

@@ -292,9 +292,10 @@ def test_thinned_episodes_leave_their_outcome(intake: Intake, tmp_path: Path) ->
     (gone, *_) = [e.id for e in told[:100] if e.id not in kept]
     with pytest.raises(UsageError, match="kept no more"):
         intake.read([gone])
-    assert [e.id for e in intake.recent(2000)] == [
-        e.id for e in told if e.id not in set(told_ids(told[:100])) - set(kept)
-    ]
+    recent = told_ids(intake.recent(2000))
+    assert recent[-900:] == told_ids(told[100:]) and set(recent[:-900]) < set(kept)
+    assert {e.id for e in told[:100] if not e.failed} & set(kept) <= set(recent), "an even sample has all that are fine"
+    assert sum(e.failed for e in intake.recent(2000)[:-900]) < 6, "and a like share of those that failed"
     (again,) = [e for e in told if e.id == gone]
     assert intake.append([again]) == {gone: "same"}
     late = Reward(episode=gone, t=0, reward=1.0, seen_at=0.0)
