@@ -341,6 +341,14 @@ def test_thinning_never_touches_what_ended_after_a_time_and_ends_with_what_faile
     assert intake.sealer.thin(201.0, 0, 0.1) == 0
 
 
+def test_what_is_damaged_in_the_log_holds_up_nobody_else(intake: Intake) -> None:
+    intake.append(some(101))
+    intake._connection.execute("UPDATE episodes SET body = x'c1' WHERE id = 'e7'")
+    assert intake.sealer.seal(AFTER, all_now=True) == 100
+    assert len(intake.read([f"e{i}" for i in range(101) if i != 7])) == 100
+    assert [sentence for sentence in intake.verify() if "e7" in sentence]
+
+
 def test_a_damaged_segment_is_not_thinned(intake: Intake, tmp_path: Path) -> None:
     intake.append(some(200))
     intake.sealer.seal(AFTER)
