@@ -26,7 +26,8 @@ def blamed(rooms: Rooms, task: Task, release: Release, signals: Sequence[Signal]
 def gathered(rooms: Rooms, task: Task, release: Release, signals: Sequence[Signal]) -> Arms | None:
     """Return how the champion and its control fared, cut where the first alarm's evidence begins.
 
-    An alarm about outcomes goes before one about the world. None where no control group counts beside this release.
+    An alarm about outcomes goes before one about the world. None where no control group counts beside this release, or
+    it had ended when the alarm's evidence begins: then it never saw what the alarm is about.
     """
     controls: list[Control] = ask(rooms.registry.controls)
     if not controls or (controls[-1].champion, controls[-1].begun_at) != (release.digest, release.released_at):
@@ -40,6 +41,8 @@ def gathered(rooms: Rooms, task: Task, release: Release, signals: Sequence[Signa
     begun = [r.released_at for r in releases if r.digest == control.policy and r.released_at < control.begun_at]
     former = _read(rooms, (control.policy,), begun[-1] if begun else control.begun_at, control.begun_at)
     beside = _read(rooms, (release.digest, control.policy), control.begun_at, until)
+    if control.ended_at is not None and all(outcome.id != alarm.since_episode for outcome in beside):
+        return None
     return compare(
         release.digest,
         control.policy,

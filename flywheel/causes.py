@@ -113,9 +113,12 @@ def from_plain(plain: Mapping[str, Any]) -> Cause:
 
 
 def answered(turns: Sequence[Turn]) -> float:
-    """Return when the last change began that a release answered; 0 where none did: what was before it is history."""
+    """Return when the last change began that a release answered; 0 where none did: what was before it is history.
+
+    A diagnosis that found no beginning leaves that of an earlier one.
+    """
     for turn in reversed(turns):
-        if turn.release is not None and (found := of(turn)) is not None:
+        if turn.release is not None and (found := of(turn)) is not None and found.since_at:
             return found.since_at
     return 0.0
 

@@ -376,3 +376,6 @@ def ask(method: Any, *arguments: Any, **named: Any) -> Any:
     except ray.exceptions.RayActorError as error:
         last = str(error).strip().splitlines()[-1]
         raise FlywheelError(f"A process of the run died: {last}; {logs}. The same --run-dir goes on.") from error
+    except ray.exceptions.RayError as error:  # a task whose worker was killed, for its memory or with its node
+        first = str(error).strip().splitlines()[0]
+        raise FlywheelError(f"A process of the run was lost: {first}; {logs}. The same --run-dir goes on.") from error

@@ -20,7 +20,7 @@ from flywheel.gate.judge import terms
 from flywheel.gate.suite import WINDOW, hopeless, standings, told
 from flywheel.records import Episode, Parameters, Verdict
 from flywheel.store import intake
-from flywheel.store.intake import Wanted
+from flywheel.store.query import Wanted
 from flywheel.tapes import Scenario
 from flywheel.task import Task
 

@@ -95,15 +95,16 @@ class Foresight:
         self.estimate = None
         if champion is None or champion == digest or not (self._run_dir / intake.FILE).exists():
             return
-        with intake.open_readonly(self._run_dir) as store:
-            episodes = store.recent(EPISODES, None, champion)
-        changed = split(episodes, signals)[1] if signals else episodes
-        if len(changed) < LEAST:
-            return
         try:
+            with intake.open_readonly(self._run_dir) as store:
+                episodes = store.recent(EPISODES, None, champion)
+            changed = split(episodes, signals)[1] if signals else episodes
+            if len(changed) < LEAST:
+                return
             self.estimate = self._of(digest, changed, seed)
-        except FlywheelError as error:  # the gate finds the same, and says it in its verdict
-            self._say("gate", f"no off-policy estimate of policy {digest[:8]}: {error}")
+        except Exception as error:  # a network may do anything, a segment be damaged: no verdict hangs on an estimate
+            why = error if isinstance(error, FlywheelError) else repr(error)
+            self._say("gate", f"no off-policy estimate of policy {digest[:8]}: {why}")
         else:
             self._say("gate", str(self.estimate))
 

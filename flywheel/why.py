@@ -131,7 +131,7 @@ def _draw(tp: Connection, cause: Cause, path: Path) -> None:
             raise UsageError(f"The store no longer holds {cause.since_episode}, where it began: nothing can be drawn.")
         at = ids.index(cause.since_episode) if cause.since_episode else len(ids) - 1
         first = max(0, at - max(cause.num_before, 20))
-        episodes = store.read(ids[first : at + max(cause.num_after, 20)])
+        episodes = store.read(store.kept(ids[first : at + max(cause.num_after, 20)]))
     draw(cause, [e for e in episodes if e.num_steps], spec_of(tp.task), path)
 
 

@@ -28,7 +28,7 @@ from flywheel.page.events import WATCHED
 from flywheel.page.source import About, Changes, Expected, Listed, Policies, page_of
 from flywheel.records import Episode, Parameters, Signal, Told, Turn
 from flywheel.report import verdict as verdicts
-from flywheel.store import intake
+from flywheel.store import intake, query
 from flywheel.tapes import Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.tasks import load
@@ -239,7 +239,7 @@ class Window:
         if wanted.pop("origin", "production") == "gate":
             return page_of(self._while("policies", "trials", self._read_trials), **wanted)
         store = self._opened_store()
-        return store.page(intake.Wanted(**wanted)) if store else []
+        return store.page(query.Wanted(**wanted)) if store else []
 
     def _read_trials(self) -> Sequence[Listed]:
         verdicts = chain.from_iterable(self.policies().verdicts.values())

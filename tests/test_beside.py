@@ -80,8 +80,19 @@ def test_it_says_whose_doing_an_alarm_is(new_every: int, old_every: int, whose: 
 
 
 def test_a_control_that_ended_counts_up_to_its_end() -> None:
-    found = gathered(Rooms(history(5, 50), dataclasses.replace(CONTROL, ended_at=1110.0)), alarm(digest="new"))
+    ended = dataclasses.replace(CONTROL, ended_at=1110.0)
+    found = gathered(Rooms(history(5, 50), ended), dataclasses.replace(alarm(digest="new"), since_episode="e1050"))
     assert found is not None and [side.num for side in found.beside] == [50, 50] and found.former.num == 400
+
+
+def test_a_control_that_had_ended_before_the_evidence_begins_says_nothing_of_it() -> None:
+    """The champion was worse beside it, which no alarm came of; what alarms now is another thing."""
+    rooms: Any = Rooms(history(5, 50), dataclasses.replace(CONTROL, ended_at=1510.0))
+    late = dataclasses.replace(alarm(digest="new"), since_episode="e1560")
+    assert beside.blamed(rooms, cartpole, RELEASE, [late]) is None
+    early = dataclasses.replace(alarm(digest="new"), since_episode="e1050")
+    found = beside.blamed(rooms, cartpole, RELEASE, [early])
+    assert found is not None and found.whose == "policy"
 
 
 def test_without_an_alarm_or_a_control_of_this_release_that_counts_nobody_says_anything() -> None:

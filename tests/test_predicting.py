@@ -124,6 +124,27 @@ def test_a_candidate_is_looked_at_on_the_episodes_of_the_policy_in_service(tmp_p
     assert len(said) == 1 and said[0].startswith(f"gate: off-policy estimate of policy {near[:8]} from 120 episodes")
 
 
+def test_an_estimate_that_fails_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, _ = make(tmp_path, 120)
+    near, _ = submit(tmp_path, NEAR)
+
+    def fails(*_: Any) -> Any:
+        raise ValueError("a shape that nobody thought of")
+
+    said: list[str] = []
+    with closing(open_readonly(tmp_path)) as registry:
+        look = foresight(tmp_path, registry, said)
+        with monkeypatch.context() as patched:
+            patched.setattr("flywheel.predicting.evaluate", fails)
+            look.look(near, served, (), 0)
+        with Intake(tmp_path) as store:
+            store.sealer.seal(1e12)
+        (tmp_path / "segments" / "00000001.parquet").write_bytes(b"?")
+        look.look(near, served, (), 0)
+        assert look.estimate is None
+    assert len(said) == 2 and "a shape that nobody" in said[0] and "is damaged" in said[1]
+
+
 def test_the_command_estimates_or_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served, episodes = make(tmp_path, 60)
     far, _ = submit(tmp_path, [-gain for gain in SHORT_POLE])

@@ -253,7 +253,9 @@ def test_why_production_changed_is_kept_from_the_first_draft_to_the_journal(
         serving=SimpleNamespace(
             store=SimpleNamespace(recent=lambda num, since, digest: kept[digest]),
             observer=SimpleNamespace(
-                outcomes=lambda digests, after: [SimpleNamespace(id=i) for i in settled[digests[0]]]
+                outcomes=lambda digests, after: [
+                    e for e in kept[digests[0]] if e.id in settled[digests[0]] and (e.started_at, e.id) > after
+                ]
             ),
         ),
         work=lambda function: found,

@@ -18,7 +18,7 @@ from flywheel.causes import CAUSE, Cause, Moved, Odd
 from flywheel.connection import Connection
 from flywheel.errors import UsageError
 from flywheel.records import Plan, Turn
-from flywheel.store import intake
+from flywheel.store import intake, sealing
 from flywheel.task import spec_of
 from flywheel.why import lines, settled
 from tests.runs import RELAXED, make_run, produced
@@ -83,6 +83,19 @@ def test_the_picture_is_drawn_around_where_it_began(
     finally:
         (run_dir / archive.DRAFT).unlink()
     assert not (tmp_path / "never.png").exists()
+
+
+def test_the_picture_leaves_out_what_was_thinned_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", before=30, after=15)
+    assert why("--now", "--plot", str(tmp_path / "whole.png"), run_dir=tmp_path / "run") == 0
+    with intake.Intake(tmp_path / "run") as store:
+        num = len(store.kept(store.ids()))
+        store.sealer.seal(1e12, all_now=True)
+        work = store.sealer.begin_thinning(1e12, 0.0, 0.5)
+        assert work is not None
+        store.sealer.finish(work, sealing.write(work))
+        assert len(store.kept(store.ids())) < num
+    assert why("--now", "--plot", str(tmp_path / "thinned.png"), run_dir=tmp_path / "run") == 0
 
 
 def test_panels_show_what_moved_and_mark_the_beginning(run_dir: Path) -> None:

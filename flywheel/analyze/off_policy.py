@@ -89,8 +89,8 @@ class OffPolicy:
     num: int
     """Episodes that were read."""
     num_left_out: int
-    """Others: lost, with a reward that isn't known yet, with an action of which nobody knows how likely it was, or too
-    old for memory."""
+    """Others: lost, with a reward that isn't known yet or an observation that is no number, with an action of which
+    nobody knows how likely it was, or too old for memory."""
     effective: float
     """Effective sample size, (sum of w)^2 / sum of w^2 (Kish 1965)."""
     logged: Worth | None = None
@@ -204,8 +204,8 @@ def _fitting(episodes: Sequence[Episode]) -> int:
 
 
 def _is_usable(episode: Episode) -> bool:
-    known = np.isfinite(episode.logps).all() and np.isfinite(episode.rewards).all()
-    return episode.end != "lost" and episode.num_steps > 0 and bool(known)
+    known = all(np.isfinite(each).all() for each in (episode.logps, episode.rewards, episode.observations[:-1]))
+    return episode.end != "lost" and episode.num_steps > 0 and known
 
 
 def _obstacle(episodes: Sequence[Episode], logged: Logged) -> str | None:

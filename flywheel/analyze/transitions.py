@@ -200,7 +200,7 @@ def _one(
     if num * stride == episode.num_steps and episode.end == "terminated" and num:
         rewards[-1] = np.nan  # the end itself may be rewarded
     changes = np.diff(seen[: num * stride + 1 : stride], axis=0)
-    seen = seen[: num * stride].reshape(num, stride, -1).mean(axis=1)
+    seen = seen[: num * stride].reshape(num, stride, len(dims)).mean(axis=1)
     whole = np.isfinite(changes).all(axis=1) & np.isfinite(acts).all(axis=1)
     t = stride * np.flatnonzero(whole).astype(np.float64)
     return seen[whole], changes[whole], acts[whole], rewards[whole], t

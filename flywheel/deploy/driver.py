@@ -76,10 +76,10 @@ class Driver:
         alarms = [s for s in signals if any(s.evidence["released_at"] == each.released_at for each in present)]
         return [signal for signal in alarms if signal.kind != "reward_hacking"]
 
-    async def _accused(self, witness: Witness, canary: Canary) -> str:
-        """Return why a challenger is stopped that hacks its reward, as a clause; "" where nobody says so."""
+    async def _accused(self, witness: Witness, digest: str) -> str:
+        """Return why a policy is given no more episodes that hacks its reward, as a clause; "" where nobody says so."""
         signals = await within(witness.signals())
-        told = [s for s in signals if s.kind == "reward_hacking" and s.digest == canary.challenger]
+        told = [s for s in signals if s.kind == "reward_hacking" and s.digest == digest]
         return f"it may hack its reward: {told[-1].evidence['words']}" if told else ""
 
     async def _fails(self, witness: Witness, alarms: Sequence[Signal]) -> bool:
@@ -129,7 +129,7 @@ class Driver:
         if canary is None or canary.is_over:
             return None
         alarms, heard = await self._alarms(witness), list[Outcome]()
-        hacks = await self._accused(witness, canary)
+        hacks = await self._accused(witness, canary.challenger)
         if canary.state == "canary":
             after = max(canary.read_to, (canary.begun_at, ""))
             heard = await within(witness.outcomes((canary.champion, canary.challenger), after))
@@ -163,9 +163,15 @@ class Driver:
             return 0.0
 
     async def _look_after_control(self, witness: Witness, clock: Clock) -> None:
-        """Let the control count once all replicas know of it, and end it once it was seen enough in quiet times."""
+        """Let the control count once all replicas know of it, and end it once it was seen enough in quiet times.
+
+        One that hacks its reward ends at once: it was replaced for good.
+        """
         control, config = self._registry.control(), self._ramp.config
         if control is None:
+            return
+        if hacks := await self._accused(witness, control.policy):
+            self._registry.end_control(hacks, clock(), control.policy)
             return
         if control.settled_at is None:
             known_from = self.looks.known_from(control.begun_at, clock())

@@ -7,11 +7,13 @@ noted durably: after a restart nobody could learn it again.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable
 
 import msgspec
 
+from flywheel.config import canonical
 from flywheel.observe.leased import Place
 from flywheel.observe.monitors.hacking import ERROR, HackTest, Look, Reference, learn, look
 from flywheel.outcomes import Outcome
@@ -179,7 +181,8 @@ class HackWatch:
         if not self._is_other:
             return None
         trials = [_Trial(digest, each.begun_at, each.reference) for digest, each in self._tested.items()]
-        return msgspec.json.encode(_Note(self._champion, list(self._former), self._reference, trials)).decode()
+        # msgspec's own JSON makes null of a number that isn't finite, and reads none there
+        return canonical(msgspec.to_builtins(_Note(self._champion, list(self._former), self._reference, trials)))
 
     def noted(self, note: str) -> None:
         """Take in that this is noted."""
@@ -191,7 +194,7 @@ class HackWatch:
         self._raised = {(signal.digest, signal.evidence["released_at"]) for signal in accused}
         if note is None:
             return
-        found = msgspec.json.decode(note, type=_Note)
+        found = msgspec.convert(json.loads(note), _Note)
         self._champion, self._former = found.champion, dict.fromkeys(found.former)
         self._reference = found.reference
         self._tested = {each.digest: _Tested(each.reference, each.begun_at) for each in found.trials}

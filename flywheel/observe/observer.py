@@ -304,16 +304,20 @@ class Observer:
             if is_waited_for and np.isnan(episode.rewards).any():
                 self._put(episode, episode.ended_at)
 
-    def replay(self, episodes: Sequence[Episode], now: float) -> list[Signal]:
+    def replay(self, episodes: Sequence[Episode | Outcome], now: float) -> list[Signal]:
         """Let the monitors read what was counted before a restart, as `tick` does: the next episodes in order of start.
 
-        Those whose turn hasn't come wait for it; giving the same ones again changes nothing. Returns the Signals that
-        this raised.
+        An Outcome stands for an episode whose steps aren't at hand. Those whose turn hasn't come wait for it; giving
+        the same ones again changes nothing. Returns the Signals that this raised.
         """
-        for episode in episodes:
-            self._tally.remember(outcome_of(episode))
-            if (episode.started_at, episode.id) > self.order.read_to:
-                self._put(episode, episode.ended_at)
+        for each in episodes:
+            self._tally.remember(each if isinstance(each, Outcome) else outcome_of(each))
+            if (each.started_at, each.id) <= self.order.read_to:
+                continue
+            if isinstance(each, Outcome):
+                self._waiting.put(Entry(each, given=None, until=0.0))
+            else:
+                self._put(each, each.ended_at)
         return self._read_until((episodes[-1].started_at, episodes[-1].id), now)
 
     def replay_beside(self, episodes: Iterable[Episode], now: float) -> list[Signal]:

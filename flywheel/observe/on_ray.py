@@ -204,9 +204,7 @@ class ObserverActor:
         await self._ready()
         until = self._observer.settled_until(time.time())
         rows = await self._store.settled.remote(digests, after, until)
-        names = [field.name for field in dataclasses.fields(Outcome)]
-        read = [row for row in rows if not self._observer.is_unread(row.id)]
-        return [Outcome(**{name: getattr(row, name) for name in names}) for row in read]
+        return [_outcome(row) for row in rows if not self._observer.is_unread(row.id)]
 
     async def signals(self) -> tuple[Signal, ...]:
         """Return every Signal raised so far."""
@@ -326,14 +324,16 @@ class ObserverActor:
             self._observer.lacking(await self._store.read.remote(ended[start : start + _PAGE]), time.time())
         if (watched := self._observer.watched) is not None:
             page = (watched.released_at, "")
-            while episodes := await self._store.following.remote(watched.digest, *page):
-                await self._tell(self._observer.replay(episodes, time.time()))
-                page = (episodes[-1].started_at, episodes[-1].id)
+            while found := await self._store.again.remote(watched.digest, *page):
+                known = [each if isinstance(each, Episode) else _outcome(each) for each in found]
+                await self._tell(self._observer.replay(known, time.time()))
+                page = (found[-1].started_at, found[-1].id)
         for digest, since in self._observer.hacks.tried().items():
             page = (since, "")
-            while episodes := await self._store.following.remote(digest, *page):
-                await self._tell(self._observer.replay_beside(episodes, time.time()))
-                page = (episodes[-1].started_at, episodes[-1].id)
+            while found := await self._store.again.remote(digest, *page):
+                whole = [each for each in found if isinstance(each, Episode)]
+                await self._tell(self._observer.replay_beside(whole, time.time()))
+                page = (found[-1].started_at, found[-1].id)
         self._observer.caught_up()
         self._is_behind = False
         await self._notify()
@@ -365,3 +365,8 @@ class ObserverActor:
             except Exception as error:  # the store is away or full: shown in the status, tried again at the next tick
                 self._trouble = f"Overdue episodes could not be stored ({error!r}); trying again."
             await asyncio.sleep(_TICK_S)
+
+
+def _outcome(row: Any) -> Outcome:
+    """Return how an episode came out, as the store says it."""
+    return Outcome(**{field.name: getattr(row, field.name) for field in dataclasses.fields(Outcome)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flywheel import sqlite
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
 from flywheel.store import late, query, sealed, sealing
 from flywheel.store.encode import Entry, content, decode, encode, is_alike
 from flywheel.store.late import Changed, RewardAnswer
+from flywheel.store.query import Wanted
 from flywheel.store.sealed import Sealed
 from flywheel.store.sealing import Sealer
 
@@ -45,8 +47,6 @@ ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.dig
     failed = excluded.failed, num_steps = excluded.num_steps, total = excluded.total,
     started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body, segment = NULL
 """
-
-
 _COLUMNS = 'id, started_at, ended_at, digest, "end", failed, total, num_steps, origin'
 _WHOLE = "id, body, started_at, ended_at, failed"
 _HOW = {"failed": "failed", "fine": "NOT failed AND \"end\" <> 'lost'", "lost": "\"end\" = 'lost'"}
@@ -66,29 +66,6 @@ class Outcome:
     total: float
     num_steps: int
     origin: Origin = "production"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which episodes a page of a list shows, and in which order."""
-
-    origin: Origin = "production"
-    digest: str = ""
-    """Policy that gave the first action; "" for any."""
-    how: Literal["", "failed", "fine", "lost"] = ""
-    """How they came out: failed, whole and not failed, or lost; "" for any."""
-    begins: str = ""
-    """What their ids begin with."""
-    since: float | None = None
-    until: float | None = None
-    """When they started: from `since` on, before `until`."""
-    by: Literal["started_at", "total", "num_steps"] = "started_at"
-    descending: bool = True
-    after: tuple[float, str] | None = None
-    """(value of `by`, id) of the last row of the page before."""
-    limit: int = 100
-    with_steps: bool = False
-    """Leave out those whose steps are kept no more."""
 
 
 class Reader(sqlite.Reader):
@@ -152,8 +129,9 @@ class Reader(sqlite.Reader):
     ) -> list[Episode]:
         """Return the n episodes that started last, of those whose steps are kept, in order of start.
 
-        `since` leaves out those that started before that episode (UsageError when the store does not hold it),
-        `digest` those whose first action another policy gave, `origin` (None reads all) those made elsewhere.
+        Of a thinned time fewer: an even sample, with no larger a share of those that failed than of the others. `since`
+        leaves out those that started before that episode (UsageError when the store does not hold it), `digest` those
+        whose first action another policy gave, `origin` (None reads all) those made elsewhere.
         """
         where, values = self._where(digest, origin)
         if since is not None:
@@ -165,19 +143,36 @@ class Reader(sqlite.Reader):
             f"SELECT {_WHOLE} FROM episodes WHERE {where} AND {self._kept()} ORDER BY started_at DESC, id DESC LIMIT ?",
             [*values, n],
         ).fetchall()
-        return [self._episode(row) for row in reversed(rows)]
+        return self._even(reversed(rows))
 
     def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
         """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start.
 
-        Those whose steps are kept no more are left out.
+        Those whose steps are kept no more are left out; of a thinned time there is an even sample, as in `recent`.
         """
         rows = self._connection.execute(
             f"SELECT {_WHOLE} FROM episodes WHERE digest = ? AND origin = 'production' "
             f"AND (started_at, id) > (?, ?) AND {self._kept()} ORDER BY started_at, id LIMIT ?",
             (digest, started_at, id_, n),
         ).fetchall()
-        return [self._episode(row) for row in rows]
+        return self._even(rows)
+
+    def _even(self, rows: Iterable[tuple[Any, ...]]) -> list[Episode]:
+        return [self._episode(row) for row in rows if row[1] or self._sealed.is_even(row[0])]
+
+    def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
+        """Return a page of a digest's production as `following`, with nobody left out.
+
+        An Outcome stands for an episode that is kept no more, or is damaged; and for those of a thinned time that are
+        kept because they failed: what is left as Episodes is an even sample.
+        """
+        found = list[Episode | Outcome]()
+        for row in self.settled([digest], (started_at, id_), (math.inf, ""), n):
+            try:
+                found += self.read([row.id]) if self._sealed.is_even(row.id) else [row]
+            except FlywheelError:
+                found.append(row)
+        return found
 
     def holds(self, id_: str) -> bool:
         """Say whether the store holds an episode of this id."""
@@ -189,9 +184,11 @@ class Reader(sqlite.Reader):
         return [id_ for id_ in ids if self._connection.execute(query, (id_,)).fetchone()]
 
     def ended(self, since: float) -> list[str]:
-        """Return the ids of production's episodes that ended after a time, in order of start."""
+        """Return the ids of production's episodes that ended after a time and are kept, in order of start."""
         rows = self._connection.execute(
-            "SELECT id FROM episodes WHERE origin = 'production' AND ended_at > ? ORDER BY started_at, id", (since,)
+            f"SELECT id FROM episodes WHERE origin = 'production' AND ended_at > ? AND {self._kept()} "
+            "ORDER BY started_at, id",
+            (since,),
         )
         return [id_ for (id_,) in rows]
 
@@ -340,12 +337,11 @@ class Intake(Reader):
         return answers, changed
 
     def _held(self, id_: str) -> tuple[Episode, float] | None:
-        """Return a stored episode as it was told, and its return as it is known now."""
+        """Return a stored episode as it was told, and its return as it is known now; None where its steps are gone."""
         query = "SELECT body, started_at, ended_at, total FROM episodes WHERE id = ?"
         row = self._connection.execute(query, (id_,)).fetchone()
-        if row is None or not self.kept([id_]):
-            return None
-        return decode(row[0] or self._sealed.entry(id_).body, *row[1:3]), row[3]
+        body = b"" if row is None else row[0] or self._sealed.told(id_)
+        return (decode(body, *row[1:3]), row[3]) if body else None
 
     def judge(self, failed: Mapping[str, bool]) -> None:
         """Say of stored episodes, by id, whether they failed as their late rewards show them."""

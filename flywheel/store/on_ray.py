@@ -70,9 +70,9 @@ class StoreActor:
         """As Reader.recent."""
         return self._intake.recent(n, since, digest, origin)
 
-    async def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
-        """As Reader.following."""
-        return self._intake.following(digest, started_at, id_, n)
+    async def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
+        """As Reader.again."""
+        return self._intake.again(digest, started_at, id_, n)
 
     async def settled(
         self, digests: Sequence[str], after: tuple[float, str], until: tuple[float, str]

@@ -1,11 +1,14 @@
-"""Which episodes are asked for: one condition, in SQL's words, on columns that are documented and nothing else."""
+"""Which episodes are asked for: a page of a list; or one condition, in SQL's words, on documented columns alone."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import dataclass
+from typing import Literal
 
 from flywheel.errors import UsageError, unknown
+from flywheel.records import Origin
 from flywheel.store import sealing
 
 COLUMNS = {
@@ -29,6 +32,29 @@ _FUNCTIONS = frozenset(
      "substr", "substring", "trim", "unixepoch", "upper")
 )  # fmt: skip
 _ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which episodes a page of a list shows, and in which order."""
+
+    origin: Origin = "production"
+    digest: str = ""
+    """Policy that gave the first action; "" for any."""
+    how: Literal["", "failed", "fine", "lost"] = ""
+    """How they came out: failed, whole and not failed, or lost; "" for any."""
+    begins: str = ""
+    """What their ids begin with."""
+    since: float | None = None
+    until: float | None = None
+    """When they started: from `since` on, before `until`."""
+    by: Literal["started_at", "total", "num_steps"] = "started_at"
+    descending: bool = True
+    after: tuple[float, str] | None = None
+    """(value of `by`, id) of the last row of the page before."""
+    limit: int = 100
+    with_steps: bool = False
+    """Leave out those whose steps are kept no more."""
 
 
 def find(connection: sqlite3.Connection, where: str, limit: int | None = None) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.store import tail
 from flywheel.store.encode import Entry, decode
 from flywheel.store.late import known
 
@@ -46,6 +47,12 @@ class Sealed:
             )
         name, sha256 = found
         return name, sha256
+
+    def is_even(self, id_: str) -> bool:
+        """Say whether an episode is of an even sample: of a thinned segment the same share of those that failed is."""
+        query = "SELECT share FROM episodes JOIN segments ON number = segment WHERE id = ?"
+        found = self._connection.execute(query, (id_,)).fetchone()
+        return found is None or tail.place(id_) < found[0]
 
     def told(self, id_: str) -> bytes:
         """Return a sealed episode's body; empty where it is kept no more, or can't be read."""

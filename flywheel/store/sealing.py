@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flywheel.config import StoreConfig
+from flywheel.errors import FlywheelError
 from flywheel.sqlite import tables, transaction
 from flywheel.store import tail
 from flywheel.store.encode import Entry, Layout, decode, layout
@@ -135,7 +138,8 @@ def _forget(connection: sqlite3.Connection, directory: Path, number: int, name: 
 def begin(connection: sqlite3.Connection, directory: Path, before: float, all_now: bool = False) -> Work | None:
     """Announce a segment of the next episodes that ended before a time; None while there are too few of them.
 
-    With `all_now`, fewer than a segment's are enough. Those that Parquet can't hold are marked and stay.
+    With `all_now`, fewer than a segment's are enough. Those that Parquet can't hold, and damaged ones, are marked and
+    stay.
     """
     seqs = _due(connection, before, all_now)
     if not seqs:
@@ -148,7 +152,7 @@ def begin(connection: sqlite3.Connection, directory: Path, before: float, all_no
     ).fetchall()
     kinds: dict[Layout | None, list[tuple[Member, bytes]]] = {}
     for *row, body in rows:
-        kinds.setdefault(layout(body), []).append((_member(row), body))
+        kinds.setdefault(_layout(body), []).append((_member(row), body))
     with transaction(connection):
         stay = [(member.seq,) for member, _ in kinds.pop(None, ())]
         connection.executemany("UPDATE episodes SET segment = -1 WHERE seq = ?", stay)
@@ -158,6 +162,13 @@ def begin(connection: sqlite3.Connection, directory: Path, before: float, all_no
         members = tuple(member for member, _ in chosen)
         entries = tuple(_entry(connection, member, body) for member, body in chosen)
         return _announce(connection, directory, members, entries=entries)
+
+
+def _layout(body: bytes) -> Layout | None:
+    try:
+        return layout(body)
+    except (FlywheelError, msgspec.MsgspecError, ValueError):
+        return None  # `flywheel verify` names it; here it must not hold up the others for ever
 
 
 def _due(connection: sqlite3.Connection, before: float, all_now: bool) -> list[int]:

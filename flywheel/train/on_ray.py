@@ -51,6 +51,7 @@ class TrainerActor:
         self._replay = Replay(make_table(), config, seed) if make_table is not None and off_policy else None
         self._training = _build(task, spec, config, seed, resource, self._replay)
         self._has_begun = False
+        self._learnt_to = ""
 
     def __repr__(self) -> str:
         return f"trainer({self._meters.wheel})"
@@ -73,16 +74,22 @@ class TrainerActor:
         self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
         self._has_begun = True
 
-    def learn_from(self, episodes: Sequence[Episode], barred: Mapping[str, str] | None = None) -> int:
+    def learn_from(self, episodes: Sequence[Episode], barred: Mapping[str, str] | None = None, last: str = "") -> int:
         """Hold production's episodes, and return how many transitions came; an algorithm without a table takes none.
 
-        `barred` says of policies (digest → why) that nothing is learnt from their actions any more.
+        `barred` says of policies (digest → why) that nothing is learnt from their actions any more, `last` up to which
+        episode production was handed over by now.
         """
+        self._learnt_to = last
         if self._replay is None:
             return 0
         for digest, why in (barred or {}).items():
             self._replay.table.exclude("policy", digest, why)
         return self._replay.produced(episodes)
+
+    def learnt_to(self) -> str:
+        """Return up to which episode production was handed to this process; "" where none of it was."""
+        return self._learnt_to
 
     def advance(self, hard: tuple[str, ...] = ()) -> Progress:
         """Train one iteration, more often in `hard` edge cases: those that the last probe found failing.

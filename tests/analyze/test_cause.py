@@ -138,6 +138,20 @@ def test_lost_and_empty_episodes_are_read_as_they_are() -> None:
     assert find([none, *cut], SPEC).kind == "nothing"
 
 
+def test_episodes_of_a_few_steps_are_read_as_they_are() -> None:
+    """Shorter than the coarser look's stride: a failure may be over at once."""
+    episodes, _ = production("nothing")
+    short = [
+        dataclasses.replace(
+            e, observations=e.observations[:6], raw_actions=e.raw_actions[:5], rewards=e.rewards[:5],
+            logps=e.logps[:5], digests=e.digests[:5], end="terminated",
+        )
+        for e in episodes
+    ]  # fmt: skip
+    assert find(short, SPEC).kind == "nothing"
+    assert find([*short[:1], *episodes[1:]], SPEC).kind == "nothing"
+
+
 def test_a_cause_survives_the_journal() -> None:
     for name in ("force", "5 %", "nothing"):
         plain = json.loads(canonical(to_plain(cause(name))))
@@ -154,6 +168,8 @@ def test_a_release_answers_what_was_diagnosed_before_it() -> None:
     turn = Turn(number=2, plan=plan, evidence={CAUSE: to_plain(cause("force"))})
     assert of(Turn(number=1, plan=plan)) is None and answered([turn]) == 0.0
     assert answered([dataclasses.replace(turn, release=release)]) == cause("force").since_at
+    later = dataclasses.replace(turn, evidence={CAUSE: to_plain(cause("nothing"))}, release=release)
+    assert answered([dataclasses.replace(turn, release=release), later]) == cause("force").since_at
     assert told(cause("force")).startswith("the world's dynamics changed: the world answers otherwise")
 
 

@@ -210,6 +210,20 @@ async def test_it_ends_after_its_episodes_unless_an_alarm_is_open(world: World) 
     assert await driver.step(seen, at(NOW + 42)) is None
 
 
+async def test_nobody_stays_on_a_policy_that_may_hack_its_reward(world: World) -> None:
+    """The alarm about it is of another release than the present one, and no word on that."""
+    old, _ = twice(world)
+    hacks = alarm("reward_hacking", released_at=NOW, digest=old.digest)
+    hacks = dataclasses.replace(hacks, evidence={**hacks.evidence, "words": "the return is up while more fail"})
+    driver = Driver(world.registry, CONFIG, 0.05)
+    await driver.step(Seen(dataclasses.replace(hacks, digest="another")), at(NOW + 2))
+    assert beside(world) == (old.digest, 0.1)
+    await driver.step(Seen(hacks), at(NOW + 3))
+    (control,) = world.registry.controls()
+    assert beside(world) == (None, 0.0) and control.ended_at == NOW + 3
+    assert control.reason == "it may hack its reward: the return is up while more fail"
+
+
 async def test_it_counts_from_when_all_replicas_know_of_it(world: World) -> None:
     twice(world)
     seen, driver = Seen(), Driver(world.registry, CONFIG, 0.05)

@@ -205,6 +205,22 @@ def test_after_a_restart_the_reference_and_the_evidence_are_what_they_were(is_re
     assert third.replay_beside([] if is_released else new, now=1e6) == [], "who was accused is so once"
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+def test_a_reference_of_a_world_that_ran_away_is_noted_too() -> None:
+    """A mean square that is no number must not keep the observer from coming back."""
+    far = [dataclasses.replace(e, observations=e.observations.astype(np.float64) * 1e200) for e in episodes(2 * LEAST)]
+    watch, again = HackWatch(SPEC), HackWatch(SPEC)
+    watch.release(release())
+    feed(watch, far)
+    watch.release(release(NEW, 300.0))
+    note = watch.note()
+    assert note is not None and ("Infinity" in note or "NaN" in note)
+    again.resume(note, [])
+    again.release(release(NEW, 300.0))
+    assert again.looks().keys() == watch.looks().keys() == {NEW}
+    assert feed(again, episodes(50, NEW, start=300.0)) == []
+
+
 def test_a_reference_whose_episodes_are_all_as_long_is_noted_too() -> None:
     same = [dataclasses.replace(e, rewards=np.ones(e.num_steps)) for e in episodes(4 * LEAST, length=1)]
     watch, again = HackWatch(SPEC), HackWatch(SPEC)

@@ -11,6 +11,7 @@ from flywheel.config import ObserveConfig
 from flywheel.observe.arm import SHARES, budgeted
 from flywheel.observe.monitors.outcome import HEAD_START, FailureMonitor, shown
 from flywheel.observe.observer import Observer
+from flywheel.outcomes import outcome_of
 from flywheel.records import Episode, Release
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import SHORT_POLE
@@ -171,6 +172,18 @@ def test_after_a_restart_evidence_and_signals_are_what_they_were(played) -> None
     third = make()
     third.resume({}, again.signals)
     assert all(m["raised"] == (n in {s.monitor for s in again.signals}) for n, m in third.status()["monitors"].items())
+
+
+def test_after_a_restart_outcomes_whose_steps_are_kept_no_more_count_as_they_did(played) -> None:
+    clean = [dataclasses.replace(e, started_at=float(i), failed=i % 30 == 7) for i, e in enumerate(played[0])]
+    observer, again = make(), make()
+    for e in clean:
+        observer.observe(e)
+    again.resume({DIGEST: observer.status()["digests"][DIGEST]}, ())
+    assert again.replay([e if i % 5 == 0 else outcome_of(e) for i, e in enumerate(clean)], now=1000.0) == []
+    again.caught_up()
+    assert again.heard(1000) == observer.heard(1000) and again.status()["recent"] == observer.status()["recent"]
+    assert again.status()["monitors"]["failed"] == observer.status()["monitors"]["failed"]
 
 
 def test_other_digests_are_counted_and_not_read() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.records import End, Episode
-from flywheel.store.intake import FILE, Intake, Outcome, Wanted, open_readonly
+from flywheel.store.intake import FILE, Intake, Outcome, open_readonly
+from flywheel.store.query import Wanted
 from flywheel.tasks.cartpole import cartpole
 
 EPISODES = st.lists(

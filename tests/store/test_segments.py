@@ -22,7 +22,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Episode, Reward
 from flywheel.store import sealing, segments
 from flywheel.store.encode import Entry, encode, layout
-from flywheel.store.intake import FILE, Intake, open_readonly
+from flywheel.store.intake import FILE, Intake, Outcome, open_readonly
 from tests.store.test_intake import episode, same
 
 AFTER = 1e9
@@ -186,6 +186,9 @@ def test_damage_is_named_and_takes_nothing_else_with_it(intake: Intake, tmp_path
         assert all(same(a, b) for a, b in zip(reader.recent(100), told[100:], strict=True))
         assert reader.count() == 200 and len(reader.outcomes()) == 200
     assert intake.append([episode("e3", 4, seed=77), episode("new")]) == {"e3": "conflict", "new": "stored"}
+    late = [Reward(episode=id_, t=0, reward=9.0, seen_at=0.0) for id_ in ("e3", "e150")]
+    answers, changed = intake.reward(late, [None, None])
+    assert answers == ["unknown", "conflict"] and [each.episode.id for each in changed] == ["e150"]
 
 
 def test_a_store_of_an_earlier_version_opens_as_it_is(tmp_path: Path) -> None:
@@ -289,15 +292,39 @@ def test_thinned_episodes_leave_their_outcome(intake: Intake, tmp_path: Path) ->
     (gone, *_) = [e.id for e in told[:100] if e.id not in kept]
     with pytest.raises(UsageError, match="kept no more"):
         intake.read([gone])
-    assert [e.id for e in intake.recent(2000)] == [
-        e.id for e in told if e.id not in set(told_ids(told[:100])) - set(kept)
-    ]
+    recent = told_ids(intake.recent(2000))
+    assert recent[-900:] == told_ids(told[100:]) and set(recent[:-900]) < set(kept)
+    assert {e.id for e in told[:100] if not e.failed} & set(kept) <= set(recent), "an even sample has all that are fine"
+    assert sum(e.failed for e in intake.recent(2000)[:-900]) < 6, "and a like share of those that failed"
     (again,) = [e for e in told if e.id == gone]
     assert intake.append([again]) == {gone: "same"}
     late = Reward(episode=gone, t=0, reward=1.0, seen_at=0.0)
     assert (
         intake.reward([late, Reward(episode="e999", t=99, reward=1.0, seen_at=0.0)], [None, None])[0] == ["unknown"] * 2
     )
+
+
+def test_who_reads_again_after_a_thinning_reads_every_outcome_and_an_even_sample(
+    intake: Intake, tmp_path: Path
+) -> None:
+    told = some(1000)
+    intake.append(told)
+    intake.sealer.seal(AFTER)
+    for _ in range(5):
+        work = intake.sealer.begin_thinning(501.0, 0, 0.2)
+        assert work is not None
+        intake.sealer.finish(work, sealing.write(work))
+    (tmp_path / "segments" / "00000008.parquet").write_bytes(b"?")
+    found, after = list[Episode | Outcome](), (-1.0, "")
+    while page := intake.again("a", *after, n=300):
+        found, after = [*found, *page], (page[-1].started_at, page[-1].id)
+    assert [each.id for each in found] == told_ids(told) and sum(each.failed for each in found) == 100
+    whole = [each for each in found if isinstance(each, Episode)]
+    thinned = [e for e in whole if e.started_at < 500]
+    assert 60 < len(thinned) < 140 and 3 < sum(e.failed for e in thinned) < 20, "as large a share of those that failed"
+    late = {e.id for e in whole} & set(told_ids(told[500:]))
+    assert late == {*told_ids(told[500:700]), *told_ids(told[800:])}, "what is damaged is an outcome, too"
+    assert intake.ended(-1.0) == intake.kept(told_ids(told)) != told_ids(told)
 
 
 def told_ids(episodes: list[Episode]) -> list[str]:
@@ -312,6 +339,14 @@ def test_thinning_never_touches_what_ended_after_a_time_and_ends_with_what_faile
     assert held >= {e.id for e in some(400)[200:]}
     assert {e.id for e in some(200)} & held == {e.id for e in some(200) if e.failed}
     assert intake.sealer.thin(201.0, 0, 0.1) == 0
+
+
+def test_what_is_damaged_in_the_log_holds_up_nobody_else(intake: Intake) -> None:
+    intake.append(some(101))
+    intake._connection.execute("UPDATE episodes SET body = x'c1' WHERE id = 'e7'")
+    assert intake.sealer.seal(AFTER, all_now=True) == 100
+    assert len(intake.read([f"e{i}" for i in range(101) if i != 7])) == 100
+    assert [sentence for sentence in intake.verify() if "e7" in sentence]
 
 
 def test_a_damaged_segment_is_not_thinned(intake: Intake, tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""What the trainer is given of production: each episode once, again when rewards came, all of it after a restart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from flywheel.config import TrainConfig
+from flywheel.errors import UsageError
+from flywheel.feeding import Feed
+from flywheel.records import Episode
+from tests.store.test_intake import episode
+
+
+class Rooms:
+    """A store, a registry and a trainer that remember what they were given."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Episode] = {}
+        self.thinned: set[str] = set()
+        self.given: list[list[str]] = []
+        self.last = ""
+        self.registry = SimpleNamespace(champion=lambda: "a", condemned=lambda: ["bad"])
+        self.serving = SimpleNamespace(store=SimpleNamespace(recent=self._recent, read=self._read))
+        self.trainer = SimpleNamespace(learn_from=self._learn, learnt_to=lambda: self.last)
+
+    def add(self, id_: str, reward: float = 1.0) -> None:
+        self.known[id_] = dataclasses.replace(episode(id_, 2), rewards=np.array([1.0, reward]))
+
+    def _recent(self, n: int, since: str | None) -> list[Episode]:
+        ids = list(self.known)
+        return [self.known[id_] for id_ in ids[ids.index(since) if since else 0 :][-n:]]
+
+    def _read(self, ids: Sequence[str]) -> list[Episode]:
+        if gone := self.thinned & set(ids):
+            raise UsageError(f"The steps of {gone} are kept no more.")
+        return [self.known[id_] for id_ in ids]
+
+    def _learn(self, episodes: Sequence[Episode], barred: dict[str, str], last: str) -> int:
+        assert barred == {"bad": "it was rolled back"}
+        self.given.append([each.id for each in episodes])
+        self.last = last
+        return len(episodes)
+
+
+def feed(rooms: Rooms) -> Feed:
+    config: Any = dataclasses.replace(TrainConfig(), algorithm="dqn")
+    return Feed(config, lambda method, *arguments: method(*arguments), rooms)
+
+
+def test_an_episode_comes_once_and_again_only_when_a_reward_of_it_has_come() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    rooms.add("a")
+    rooms.add("lacks", np.nan)
+    assert given.give() == 2 and given.give() == given.give() == 0, "what is the same says nothing new"
+    rooms.add("b")
+    rooms.add("lacks")
+    assert given.give() == 2 and given.give() == 0
+    assert rooms.given == [["a", "lacks"], [], [], ["lacks", "b"], []]
+
+
+def test_one_that_was_thinned_out_meanwhile_is_waited_for_no_more() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    rooms.add("lacks", np.nan)
+    given.give()
+    rooms.thinned.add("lacks")
+    rooms.add("b")
+    assert given.give() == 1 and given.give() == 0 and rooms.given[1:] == [["b"], []]
+
+
+def test_a_trainer_that_came_back_gets_all_of_it_again() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    rooms.add("a")
+    rooms.add("b", np.nan)
+    given.give()
+    rooms.last = ""
+    rooms.add("c")
+    assert given.give() == 3 and rooms.given[1] == ["a", "b", "c"]
