@@ -78,8 +78,9 @@ class Considering:
         """Return how production contradicts the gate that judges in the worlds trained in last; "" if it does not."""
         config, worlds = self._config, foreign.middle(past.parameters)
         found = predicting.question(
-            self._task, config.gate, config.analyze, self._run_dir, ask, self._rooms.registry, worlds
-        )
+            self._task, config.gate, config.analyze, self._run_dir, ask, self._rooms.registry, worlds,
+            lambda: ask(self._rooms.serving.observer.settled_until),
+        )  # fmt: skip
         return "" if found is None or found.passed is not None else found.note
 
     def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:

@@ -31,12 +31,18 @@ OUTCOMES = 2000
 
 
 def releases(
-    task: Task, config: AnalyzeConfig, run_dir: Path, ask: Callable[..., Any], registry: Any
+    task: Task,
+    config: AnalyzeConfig,
+    run_dir: Path,
+    ask: Callable[..., Any],
+    registry: Any,
+    settled: Callable[[], tuple[float, str]] | None = None,
 ) -> list[Compared]:
     """Return every release of a run directory that production has tried, beside its verdict, in their order.
 
     `ask(method, *arguments)` calls the methods of `registry` (Registry's). It is a function of what registry and store
-    hold: the same files give the same answer.
+    hold: the same files give the same answer. While episodes are played, `settled` gives the place (start, id) before
+    which all are over: short, failed ones are over first, and alone would contradict any gate.
     """
     if not (run_dir / intake.FILE).exists():
         return []
@@ -46,8 +52,10 @@ def releases(
             verdict = judged_by(release, ask(registry.verdicts, release.digest))
             if verdict is None:
                 continue
-            until = math.inf if after is None else after.released_at
-            outcomes = store.settled([release.digest], (release.released_at, ""), (until, ""), OUTCOMES)
+            until = (math.inf, "") if after is None else (after.released_at, "")
+            if after is None and settled is not None:
+                until = settled()
+            outcomes = store.settled([release.digest], (release.released_at, ""), until, OUTCOMES)
             gap, loss = config.sim_gap, config.sim_loss
             found.append(compare(verdict, outcomes, gap=gap, loss=loss, span=task.return_range))
     return [each for each in found if each is not None]
@@ -61,10 +69,14 @@ def question(
     ask: Callable[..., Any],
     registry: Any,
     parameters: Parameters,
+    settled: Callable[[], tuple[float, str]] | None = None,
 ) -> Check | None:
-    """Return the check on the gate itself, of verdicts in worlds at `parameters` (missing ones nominal); None: none."""
+    """Return the check on the gate itself, of verdicts in worlds at `parameters` (missing ones nominal); None: none.
+
+    The rest is as for `releases`.
+    """
     _, simulator = terms(task, gate, parameters)
-    return doubt(releases(task, config, run_dir, ask, registry), simulator, bool(task.parameters))
+    return doubt(releases(task, config, run_dir, ask, registry, settled), simulator, bool(task.parameters))
 
 
 class Foresight:
@@ -82,7 +94,10 @@ class Foresight:
 
     def question(self, parameters: Parameters) -> Check | None:
         """Return the check on the gate itself, and tell where production contradicts it."""
-        found = question(*self._given, self._ask, self._rooms.registry, parameters)
+        found = question(
+            *self._given, self._ask, self._rooms.registry, parameters,
+            lambda: self._ask(self._rooms.serving.observer.settled_until),
+        )  # fmt: skip
         if found is not None and found.passed is None:
             self._say("gate", found.note)
         return found

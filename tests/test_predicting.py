@@ -66,7 +66,10 @@ def foresight(run_dir: Path, registry: Any, said: list[str]) -> Foresight:
         AnalyzeConfig(),
         run_dir,
         ask,
-        SimpleNamespace(registry=registry),
+        SimpleNamespace(
+            registry=registry,
+            serving=SimpleNamespace(observer=SimpleNamespace(settled_until=lambda: (float("inf"), ""))),
+        ),
         say,  # type: ignore[arg-type]
     )
 
@@ -96,6 +99,16 @@ def test_a_candidate_that_would_pass_is_undecided_once_production_contradicts_th
         )
         assert [each.is_contradicted for each in found] == [False]
     assert said == [f"gate: {verdict.checks[-1].note}"]
+
+
+def test_of_the_present_release_only_what_is_settled_counts_while_episodes_are_played(tmp_path: Path) -> None:
+    _, episodes = make(tmp_path, 60, **CHANGED)
+    place = episodes[10].started_at, episodes[10].id
+    with closing(open_readonly(tmp_path)) as registry:
+        given = RELAXED, AnalyzeConfig(), tmp_path, lambda m, *these: m(*these), registry
+        assert [each.num for each in releases(*given)] == [60]
+        assert [each.num for each in releases(*given, lambda: place)] == [10]
+        assert releases(*given, lambda: (0.0, "")) == []
 
 
 def test_no_release_and_no_store_say_nothing(tmp_path: Path) -> None:

@@ -206,6 +206,11 @@ class ObserverActor:
         rows = await self._store.settled.remote(digests, after, until)
         return [_outcome(row) for row in rows if not self._observer.is_unread(row.id)]
 
+    async def settled_until(self) -> tuple[float, str]:
+        """As Observer.settled_until."""
+        await self._ready()
+        return self._observer.settled_until(time.time())
+
     async def signals(self) -> tuple[Signal, ...]:
         """Return every Signal raised so far."""
         await self._ready()
