@@ -39,6 +39,7 @@ class Considering:
         registry, held = self._rooms.registry, archive.held(self._run_dir)
         champion: str | None = ask(registry.champion)
         previous: str | None = ask(registry.previous)
+        contradiction = self._contradiction(recall(history, champion, time.time()))
         signals: Sequence[Signal] = ()
         diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
         cause: Mapping[str, Any] = {}
@@ -50,7 +51,10 @@ class Considering:
                 diagnosis = self._diagnose(champion, current)
                 cause = explaining.explain(self._rooms, self._spec, current, history)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
-        now = time.time()
+            elif contradiction and not held:
+                self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
+                diagnosis = self._diagnose(champion, [])
+        now = time.time()  # what was waited for before counts for the cooldown
         past = recall(history, champion, now)
         return Facts(
             number=number,
@@ -62,7 +66,7 @@ class Considering:
             past=past,
             calibration=diagnosis.calibration,
             obstacle=diagnosis.obstacle,
-            contradiction=self._contradiction(past),
+            contradiction=contradiction,
             cause=cause.get(CAUSE),
             blame="unknown" if blame is None else blame.whose,
             blame_words="" if blame is None else blame.reason,
@@ -97,17 +101,19 @@ class Considering:
         return tuple(each for each, strategy in made.items() if strategy == ELSEWHERE)
 
     def _diagnose(self, champion: str, signals: list[Signal]) -> Diagnosis:
-        """Wait until production has shown enough of the change, and fit the simulator to it."""
+        """Wait until production has shown enough of the change, or at all if none alarmed; fit the simulator to it."""
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
             episodes: list[Episode] = ask(serving.store.recent, ANALYZED, None, champion)
-            if enough(self._task, episodes, signals, self._config.analyze) or time.monotonic() > deadline:
+            is_enough = enough(self._task, episodes, signals, self._config.analyze, is_quiet=not signals)
+            if is_enough or time.monotonic() > deadline:
                 break
             more = ask(serving.store.count, champion, "production") + 1
             ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
         fit = self._rooms.work(diagnose)
         served = ask(self._rooms.registry.bundle, champion)
-        found: Diagnosis = ask(fit, self._task, episodes, signals, self._config.analyze, served, self._seed())
+        given = self._task, episodes, signals, self._config.analyze, served, self._seed(), not signals
+        found: Diagnosis = ask(fit, *given)
         return found
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from flywheel import archive, beside, causes, consider, explaining, growth, stages
+from flywheel.analyze.diagnose import Diagnosis
 from flywheel.arms import Control
 from flywheel.causes import Cause
 from flywheel.config import Config
 from flywheel.console import silent
 from flywheel.facts import decision_of
 from flywheel.outcomes import Outcome
-from flywheel.records import Artifact, Check, Plan, Probe, Progress, Release, Signal, Turn
+from flywheel.records import Artifact, Calibration, Check, Plan, Probe, Progress, Release, Signal, Turn
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 from tests.test_arms import outcome
@@ -189,6 +190,33 @@ def test_what_the_control_group_says_is_heeded_and_in_the_journal(
     assert begun.plan.strategy == "retrain_prioritize_recent", "the one before fails as often: it is no cure"
     assert begun.decision["facts"]["blame"] == "world"
     assert "the world did it, and going back is no cure" in said[-1]
+
+
+def test_a_gate_that_production_contradicts_has_the_simulator_fitted_without_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(Config(), analyze=dataclasses.replace(Config().analyze, patience_s=0.0))
+    start = opened(tmp_path, config, monkeypatch)
+    said = serving(start, monkeypatch)
+    asked: list[tuple[Any, ...]] = []
+    found = Calibration(
+        values={"length": 2.0}, intervals={"length": (1.9, 2.1)}, explained=1.0, residual=0.0, num_transitions=500
+    )
+
+    def fit(*given: Any) -> Diagnosis:
+        asked.append(given)
+        return Diagnosis(calibration=found, obstacle="", num_changed=9)
+
+    start._rooms.work = lambda function: fit  # type: ignore[assignment]
+    doubt = Check(name="predictive", value=2.0, interval=(0.0, 1.0), bound=1.0, passed=None, note="9 % fail, not 1 %")
+    monkeypatch.setattr(consider.predicting, "question", lambda *_: None)
+    assert start.analyze(1).plan.strategy == "continue_training" and not asked
+    monkeypatch.setattr(consider.predicting, "question", lambda *_: doubt)
+    begun = start.analyze(1)
+    assert begun.plan.strategy == "retrain_prioritize_recent" and "length is 2" in said[-1]
+    assert asked[0][2] == [] and asked[0][-1] is True, "all episodes count, as no alarm tells which"
+    monkeypatch.setattr(start._considering, "_served", lambda champion: {"length": (1.8, 2.2)})
+    assert start.analyze(1).plan.strategy == "hold" and "no candidate could pass: 9 % fail, not 1 %" in said[-1]
 
 
 def test_a_person_who_holds_the_wheel_stops_it_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

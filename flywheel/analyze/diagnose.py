@@ -43,12 +43,14 @@ def split(episodes: Sequence[Episode], signals: Sequence[Signal]) -> tuple[list[
     return ordered[:onset], ordered[onset:]
 
 
-def enough(task: Task, episodes: Sequence[Episode], signals: Sequence[Signal], config: AnalyzeConfig) -> bool:
+def enough(
+    task: Task, episodes: Sequence[Episode], signals: Sequence[Signal], config: AnalyzeConfig, *, is_quiet: bool = False
+) -> bool:
     """Say whether the changed episodes at hand are all that `diagnose` would wait for.
 
     Transitions may be enough before the episodes are; where whole episodes are what is fitted, only those count.
     """
-    _, changed = split(episodes, signals)
+    changed = episodes if is_quiet else split(episodes, signals)[1]
     if len(changed) >= config.episodes:
         return True
     return not from_episodes.needed(task) and sum(e.num_steps for e in changed) >= config.min_transitions
@@ -62,6 +64,8 @@ def diagnose(
     served: Bundle | None = None,
     seed: int = 0,
     map: Map | None = None,
+    *,
+    is_quiet: bool = False,
 ) -> Diagnosis:
     """Return the simulator's parameters as the episodes since the change show them, or why there are none.
 
@@ -74,9 +78,11 @@ def diagnose(
             the simulator plays it, and only episodes that it began are read.
         seed: root of the worlds that are played then.
         map: computes parts of what takes a heavy simulator long.
+        is_quiet: nothing alarmed, and production is asked all the same, since it contradicts the gate: all episodes
+            count as changed.
     """
-    before, changed = split(episodes, signals)
-    if not signals:
+    before, changed = ([], list(episodes)) if is_quiet else split(episodes, signals)
+    if not signals and not is_quiet:
         return Diagnosis(calibration=None, obstacle="production raised no alarm", num_changed=len(changed))
     if task.parameters and from_episodes.needed(task):
         policy = None if served is None else load(served)

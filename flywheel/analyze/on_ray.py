@@ -23,9 +23,10 @@ def diagnose(
     config: AnalyzeConfig,
     served: Bundle | None = None,
     seed: int = 0,
+    is_quiet: bool = False,
 ) -> Diagnosis:
     """As analyze.diagnose.diagnose, over all nodes that have what this task claims."""
-    return pure.diagnose(task, episodes, signals, config, served, seed, map=spread)
+    return pure.diagnose(task, episodes, signals, config, served, seed, map=spread, is_quiet=is_quiet)
 
 
 def spread(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:

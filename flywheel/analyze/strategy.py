@@ -119,8 +119,7 @@ def spent(facts: Facts, plan: Plan) -> str:
 
 def contradicted(facts: Facts, plan: Plan) -> str:
     """Production contradicts the gate, and no calibration knows better: its verdicts stay open."""
-    found = facts.calibration
-    if not facts.contradiction or (found is not None and remedies.believed(found, facts.config)):
+    if not facts.contradiction or remedies.moved(facts):
         return ""
     return f"no candidate could pass: {facts.contradiction}"
 
