@@ -132,7 +132,7 @@ def cases() -> Iterator[Case]:
 
 def told_apart(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield how many alarms are decided, how soon, and how many wrongly."""
-    num = 150 if quick else 600
+    num = 150 if quick else 1500
     for number, case in enumerate(cases()):
         rng, found = np.random.default_rng([seed, number]), list[Found]()
         for _ in range(num):
