@@ -159,7 +159,7 @@ def test_a_trial_is_forked_exactly(
     episodes: Sequence[Episode], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = flywheel.connect("run").episodes("gate")[0]
-    assert call(monkeypatch, "fork", row.id, "--at", "50", *RUN) == 0
+    assert call(monkeypatch, "fork", row.id, "--at", str(row.num_steps // 2), *RUN) == 0
     told = capsys.readouterr().out
     assert "every observation equal to the last bit" in told and "never: equal to the last bit" in told
     assert chain(flywheel.connect("run").episode(row.id))
