@@ -3,8 +3,8 @@
     python -m experiments.predictive             # some minutes
     python -m experiments.predictive --quick     # a rough answer
 
-P1      courses in which production is as the gate foretold, contradicted at any look: at most 5 %
-P2      production that fails in 8 % where the gate's trials have 2 %: contradicted within 500 episodes in 80 %
+GP1      courses in which production is as the gate foretold, contradicted at any look: at most 5 %
+GP2      production that fails in 8 % where the gate's trials have 2 %: contradicted within 500 episodes in 80 %
 
 A course is one release: the gate's nominal trials, as many as a verdict beside a policy in service plays, and 2,000
 episodes of production, with a look after each. Outcomes are 500 steps, or fewer where they fail. Quiet courses are of
@@ -95,7 +95,7 @@ def quiet(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     for number, (name, (foretold, rates)) in enumerate(courses.items()):
         rng = np.random.default_rng([seed, number])
         wrong = np.array([contradicted(foretold, rates, rng) for _ in range(num)])
-        yield share("P1", f"{name}: contradicted within {EPISODES:,} episodes", wrong, 0.05, True, seed)
+        yield share("GP1", f"{name}: contradicted within {EPISODES:,} episodes", wrong, 0.05, True, seed)
 
 
 def power(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
@@ -113,8 +113,8 @@ def power(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
             after.append(int(settled.argmax()) + 1 if settled.any() else 500)
         what = f"a policy that fails in {foretold:.1%} has {TRIALS} trials" if is_drawn else f"{foretold:.0%} foretold"
         case = f"{what}, {real:.0%} fail in production"
-        yield share("P2", f"{case}: contradicted within 500 episodes", np.array(found), goal, False, seed)
-        yield median("P2", f"{case}: episodes until then", np.array(after), None, seed)
+        yield share("GP2", f"{case}: contradicted within 500 episodes", np.array(found), goal, False, seed)
+        yield median("GP2", f"{case}: episodes until then", np.array(after), None, seed)
 
 
 def main() -> None:
