@@ -3,8 +3,8 @@
     python -m experiments.predictive             # some minutes
     python -m experiments.predictive --quick     # a rough answer
 
-GP1      courses in which production is as the gate foretold, contradicted at any look: at most 5 %
-GP2      production that fails in 8 % where the gate's trials have 2 %: contradicted within 500 episodes in 80 %
+GP1     courses in which production is as the gate foretold, contradicted at any look: at most 5 %
+GP2     production that fails in 8 % where the gate's trials have 2 %: contradicted within 500 episodes in 80 %
 
 A course is one release: the gate's nominal trials, as many as a verdict beside a policy in service plays, and 2,000
 episodes of production, with a look after each. Outcomes are 500 steps, or fewer where they fail. Quiet courses are of
