@@ -6,6 +6,7 @@ Importing this module loads no Ray; the first turn does.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import secrets
 import shlex
@@ -193,10 +194,14 @@ def _short(path: Path) -> str:
 
 
 def exit_code(call: Callable[[], int]) -> int:
-    """Return what a command's call returned, or 2: wrong call, 1: failed (both said on stderr), 130: stopped."""
+    """Return what a command's call returned, or 2: wrong call, 1: failed (both said on stderr), 130: stopped.
+
+    141, as shells have it, where whoever read the output has gone (`| head`).
+    """
     interrupt.arm()
     try:
         code = call()
+        sys.stdout.flush()
     except UsageError as error:
         print(f"flywheel: {error}", file=sys.stderr)
         code = 2
@@ -206,7 +211,9 @@ def exit_code(call: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         interrupt.handled()
         code = 130
-    sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain of it at its end
+        code = 141
     return code
 
 

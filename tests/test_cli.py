@@ -52,6 +52,19 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
     assert done.stdout.endswith("\n0 []\n")
 
 
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly() -> None:
+    words = [
+        sys.executable,
+        "-c",
+        "from flywheel.run import exit_code as e; raise SystemExit(e(lambda: print('x') or 0))",
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None and command.stderr is not None
+        command.stdout.close()
+        told = command.stderr.read()
+    assert (command.returncode, told) == (141, "")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
