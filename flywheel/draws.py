@@ -12,6 +12,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flywheel.records import Rule
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -86,3 +88,18 @@ def log_slope(drawn: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     exact = drawn.astype(np.float64)
     return np.asarray(2.0 * (np.log(2.0) - exact - np.logaddexp(0.0, -2.0 * exact)))
+
+
+def chances_of(logits: NDArray[np.float64], rule: Rule) -> NDArray[np.float64]:
+    """Return the chances float64[A, N] with which a rule draws each of A actions, for logits float64[N, A]."""
+    by_action = np.ascontiguousarray(logits.T)  # few actions, many rows: whatever is done to one is one call for all
+    if rule.greedy:
+        chances = np.zeros_like(by_action)
+        chances[by_action.argmax(axis=0), np.arange(len(logits))] = 1.0
+    else:
+        scaled = by_action if rule.temperature == 1.0 else by_action / rule.temperature
+        chances = np.exp(scaled - np.maximum.reduce(scaled))
+        chances /= np.add.accumulate(chances)[-1]  # one after another, at any number of rows
+    if rule.exploration_rate:
+        chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / len(by_action)
+    return chances

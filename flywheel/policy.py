@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.config import canonical
-from flywheel.draws import log_slope, squash
+from flywheel.draws import chances_of, log_slope, squash
 from flywheel.errors import Refused
 from flywheel.records import SCHEMA_VERSION, Array, Artifact, Rule, Spec
 
@@ -118,21 +118,10 @@ def _categorical(
     if len(logits) == 1:
         action, chance = categorical_one(logits[0].tolist(), float(draws[0, 0]), rule)
         return np.array([action]), np.array([np.log(chance)])
-    by_action = np.ascontiguousarray(logits.T)  # few actions, many rows: whatever is done to one is one call for all
-    num_actions, num_rows = by_action.shape
-    rows = np.arange(num_rows)
-    if rule.greedy:
-        chances = np.zeros_like(by_action)
-        chances[by_action.argmax(axis=0), rows] = 1.0
-    else:
-        scaled = by_action if rule.temperature == 1.0 else by_action / rule.temperature
-        chances = np.exp(scaled - np.maximum.reduce(scaled))
-        chances /= np.add.accumulate(chances)[-1]  # one after another, at any number of rows
-    if rule.exploration_rate:
-        chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / num_actions
+    chances = chances_of(logits, rule)
     below = np.add.accumulate(chances) <= draws[:, 0]
-    actions = np.minimum(np.add.reduce(below, dtype=np.int64), num_actions - 1)
-    return actions, np.log(chances[actions, rows])
+    actions = np.minimum(np.add.reduce(below, dtype=np.int64), len(chances) - 1)
+    return actions, np.log(chances[actions, np.arange(len(logits))])
 
 
 def categorical_one(logits: list[float], draw: float, rule: Rule) -> tuple[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.draws import chances_of
 from flywheel.errors import Refused
 from flywheel.policy import NO_DEVIATIONS, Policy
 from flywheel.records import Array, Rule
@@ -34,20 +35,8 @@ def logps(policy: Policy, observations: Array, raw_actions: Array) -> NDArray[np
 
 
 def _categorical(logits: NDArray[np.float64], acted: NDArray[np.int64], rule: Rule) -> NDArray[np.float64]:
-    by_action = np.ascontiguousarray(logits.T)
-    num_actions, num_rows = by_action.shape
-    rows = np.arange(num_rows)
-    if rule.greedy:
-        chances = np.zeros_like(by_action)
-        chances[by_action.argmax(axis=0), rows] = 1.0
-    else:
-        scaled = by_action if rule.temperature == 1.0 else by_action / rule.temperature
-        chances = np.exp(scaled - np.maximum.reduce(scaled))
-        chances /= np.add.accumulate(chances)[-1]
-    if rule.exploration_rate:
-        chances = (1.0 - rule.exploration_rate) * chances + rule.exploration_rate / num_actions
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(chances[acted, rows]))
+        return np.asarray(np.log(chances_of(logits, rule)[acted, np.arange(len(logits))]))
 
 
 def _gaussian(outputs: NDArray[np.float64], raw_actions: Array, rule: Rule) -> NDArray[np.float64]:
