@@ -93,12 +93,8 @@ class Table:
         """Forget an episode; one that isn't held is none."""
         for run in self._runs.pop(id_, ()):
             record = self._entries.records[run - self._entries.num_left]
-            rows = self._rows(record)
-            self.num_transitions -= int(record["count"])
+            self._clear(record)
             record["count"] = 0
-            self._columns.left[rows] = 0
-            self._columns.entry[rows] = -1
-            self._prioritize(rows, 0.0)
             self._drawn = None
 
     def exclude(self, kind: str, name: str, why: str) -> None:
@@ -205,17 +201,21 @@ class Table:
 
     def _evict(self) -> None:
         record = self._entries.records[0]
-        rows = self._rows(record)
-        self.num_transitions -= int(record["count"])
-        self._columns.left[rows] = 0
-        self._columns.entry[rows] = -1
-        self._prioritize(rows, 0.0)
+        self._clear(record)
         run, number = self._entries.num_left, int(record["episode"])
         if (id_ := self._ids.get(number)) is not None and run in self._runs.get(id_, ()):
             self._runs[id_].remove(run)
             if not self._runs[id_]:
                 del self._runs[id_], self._ids[number]
         self._entries.leave()
+
+    def _clear(self, record: np.void) -> None:
+        """Let nothing of a run be drawn any more."""
+        rows = self._rows(record)
+        self.num_transitions -= int(record["count"])
+        self._columns.left[rows] = 0
+        self._columns.entry[rows] = -1
+        self._prioritize(rows, 0.0)
 
     @staticmethod
     def _rows(record: np.void) -> Ints:
