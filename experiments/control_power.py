@@ -15,9 +15,6 @@ Prints a table, writes results/control_power.json and exits with 1 when a row fa
 
 from __future__ import annotations
 
-import argparse
-import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.report import median, share, tell
+from experiments.report import measured, median, share
 from flywheel.analyze.concurrent import Whose, blame
 from flywheel.arms import Arms, Count
 from flywheel.config import DeployConfig, ObserveConfig
@@ -165,17 +162,5 @@ def false_alarms(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         yield share("CG", f"a false alarm: the {whose} is blamed", said, None, True, seed)
 
 
-def main() -> None:
-    """Measure, print, write, and exit with 1 when a row falls short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer runs, and nothing is written")
-    given, seed, began = parser.parse_args(), secrets.randbelow(2**31), time.monotonic()
-    rows = []
-    for row in (row for measure in (told_apart, false_alarms) for row in measure(seed, given.quick)):
-        print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
-        rows.append(row)
-    tell("control_power", began, rows, is_kept=not given.quick)
-
-
 if __name__ == "__main__":
-    main()
+    measured("control_power", __doc__, told_apart, false_alarms)

@@ -16,17 +16,14 @@ Prints a table, writes results/predictive.json and exits with 1 when a row falls
 
 from __future__ import annotations
 
-import argparse
 import math
-import secrets
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.report import median, share, tell
+from experiments.report import measured, median, share
 from flywheel.analyze.predictive import ERRORS, compare, failure_evidence
 from flywheel.config import AnalyzeConfig
 from flywheel.outcomes import Outcome
@@ -117,17 +114,5 @@ def power(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         yield median("GP2", f"{case}: episodes until then", np.array(after), None, seed)
 
 
-def main() -> None:
-    """Measure, print, write, and exit with 1 when a row falls short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer runs, and nothing is written")
-    given, seed, began = parser.parse_args(), secrets.randbelow(2**31), time.monotonic()
-    rows = []
-    for row in (row for measure in (quiet, power) for row in measure(seed, given.quick)):
-        print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
-        rows.append(row)
-    tell("predictive", began, rows, is_kept=not given.quick)
-
-
 if __name__ == "__main__":
-    main()
+    measured("predictive", __doc__, quiet, power)

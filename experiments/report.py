@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,6 +50,18 @@ def tell(name: str, began: float, rows: Sequence[dict[str, Any]], *, is_kept: bo
     if is_kept:
         write(report(name, began, rows))
     sys.exit(not all(row["passed"] for row in rows))
+
+
+def measured(name: str, told: str | None, *measures: Callable[[int, bool], Iterable[dict[str, Any]]]) -> NoReturn:
+    """Run the measures, each with (a fresh seed, --quick), print their rows as they come, and `tell` them."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer runs, and nothing is written")
+    given, seed, began = parser.parse_args(), secrets.randbelow(2**31), time.monotonic()
+    rows = []
+    for row in (row for measure in measures for row in measure(seed, given.quick)):
+        print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
+        rows.append(row)
+    tell(name, began, rows, is_kept=not given.quick)
 
 
 def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float | None, most: bool, seed: int) -> dict[str, Any]:
