@@ -19,7 +19,7 @@ def logps(policy: Policy, observations: Array, raw_actions: Array) -> NDArray[np
 
     They are of the policy's own acting rule: what `Policy.act` says of the same actions, to the last bit where that
     draws them. -inf is an action that it never takes. Raises Refused where the policy has no density: a greedy
-    Gaussian, or one without deviations.
+    Gaussian, a squashed one, or one without deviations.
     """
     rule = policy.spec.rule
     parts = [policy.outputs(observations[i : i + ROWS]) for i in range(0, len(observations), ROWS)]
@@ -45,6 +45,8 @@ def _gaussian(outputs: NDArray[np.float64], raw_actions: Array, rule: Rule) -> N
     mean, log_deviation = outputs[:, :size], outputs[:, size:]
     if rule.greedy:
         raise Refused("The policy acts greedily on a continuous action, so none has a density to weigh it by.")
+    if rule.squashed:
+        raise Refused("The policy squashes its actions, and of a rounded one its density can't be told exactly.")
     if not log_deviation.size:
         raise Refused(NO_DEVIATIONS)
     deviation = np.exp(log_deviation) * rule.temperature

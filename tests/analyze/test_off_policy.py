@@ -175,3 +175,10 @@ def test_an_action_never_taken_weighs_nothing_and_a_greedy_gaussian_is_refused()
     spec = dataclasses.replace(greedy.spec, rule=Rule(kind="gaussian", greedy=True))
     with pytest.raises(Refused, match="none has a density"):
         logps(Policy(greedy.network, spec), seen, np.zeros((2, 1), np.float32))
+
+
+def test_a_squashed_gaussian_is_refused_not_weighed_as_a_plain_one() -> None:
+    acts = policy(1.0, "p")
+    spec = dataclasses.replace(acts.spec, rule=Rule(kind="gaussian", squashed=True))
+    with pytest.raises(Refused, match="squashes its actions"):
+        logps(Policy(acts.network, spec), np.zeros((2, 4), np.float32), np.zeros((2, 1), np.float32))
