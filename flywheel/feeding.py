@@ -28,7 +28,7 @@ class Feed:
         self._lacking: dict[str, int] = {}  # by id of an episode how many of its rewards weren't known
 
     def give(self) -> int:
-        """Hand over the episodes that began since the last helping, and which policies are condemned.
+        """Hand over the episodes that began since the last helping, and what nothing is to be learnt from.
 
         Those that lacked rewards come again once some have come. A trainer that came back as another process, with
         nothing that the one before had learnt from, gets the newest ones all over.
@@ -42,7 +42,8 @@ class Feed:
         found: list[Episode] = self._ask(self._rooms.serving.store.recent, MOST, self._last or None)
         new = [episode for episode in found if episode.id != self._last]
         given = [*self._filled(), *new]
-        barred = {digest: "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
+        barred = {("policy", digest): "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
+        barred |= self._ask(self._rooms.serving.store.excluded)
         last = new[-1].id if new else self._last
         num: int = self._ask(trainer.learn_from, given, barred, last)
         self._last = last

@@ -12,6 +12,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.records import Episode, Origin, Reward
 from flywheel.store import sealing
+from flywheel.store.excluded import Exclusion
 from flywheel.store.intake import Answer, Intake, Outcome
 from flywheel.store.late import Changed, RewardAnswer
 
@@ -65,10 +66,15 @@ class StoreActor:
         self._intake.judge(failed)
 
     async def recent(
-        self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
+        self,
+        n: int,
+        since: str | None = None,
+        digest: str | None = None,
+        origin: Origin | None = "production",
+        learnable: bool = False,
     ) -> list[Episode]:
         """As Reader.recent."""
-        return self._intake.recent(n, since, digest, origin)
+        return self._intake.recent(n, since, digest, origin, learnable)
 
     async def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
         """As Reader.again."""
@@ -107,6 +113,22 @@ class StoreActor:
     async def conflicts(self) -> list[str]:
         """As Reader.conflicts."""
         return self._intake.conflicts()
+
+    async def excluded(self) -> dict[tuple[str, str], str]:
+        """As Reader.excluded."""
+        return self._intake.excluded()
+
+    async def exclude(self, what: str, why: str) -> Exclusion:
+        """As Intake.exclude."""
+        found = self._intake.exclude(what, why, time.time())
+        log.info("Nothing is learnt from %s=%s any more: %s", found.kind, found.name, found.why)
+        return found
+
+    async def readmit(self, what: str) -> Exclusion:
+        """As Intake.readmit."""
+        found = self._intake.readmit(what, time.time())
+        log.info("%s=%s is learnt from again", found.kind, found.name)
+        return found
 
     async def note(self, name: str, value: str) -> None:
         """As Intake.note."""

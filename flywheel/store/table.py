@@ -349,7 +349,7 @@ def _runs(episode: Episode) -> Iterator[tuple[int, int]]:
 
 def gains(rewards: NDArray[np.float64], gammas: Floats) -> Floats:
     """Return float64[T]: of each step the discounted sum of the rewards float64[T] in the window that begins there."""
-    found = gammas[0] * rewards
+    found = np.asarray(gammas[0] * rewards, np.float64)
     for k in range(1, min(len(gammas), len(rewards))):
         found[:-k] += gammas[k] * rewards[k:]
     return found

@@ -14,6 +14,7 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, activation_of, pack, read_trained_on, read_weights
 from flywheel.priority import let_others_first
 from flywheel.records import Episode, Plan, Progress, Spec
+from flywheel.sampling import Barred
 from flywheel.tapes import Scenario
 from flywheel.task import Task
 from flywheel.train.recipe import make_recipe
@@ -74,17 +75,17 @@ class TrainerActor:
         self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
         self._has_begun = True
 
-    def learn_from(self, episodes: Sequence[Episode], barred: Mapping[str, str] | None = None, last: str = "") -> int:
+    def learn_from(self, episodes: Sequence[Episode], barred: Barred | None = None, last: str = "") -> int:
         """Hold production's episodes, and return how many transitions came; an algorithm without a table takes none.
 
-        `barred` says of policies (digest → why) that nothing is learnt from their actions any more, `last` up to which
-        episode production was handed over by now.
+        `barred` is all that nothing is learnt from now, where it is given, `last` up to which episode production was
+        handed over by now.
         """
         self._learnt_to = last
         if self._replay is None:
             return 0
-        for digest, why in (barred or {}).items():
-            self._replay.table.exclude("policy", digest, why)
+        if barred is not None:
+            self._replay.bar(barred)
         return self._replay.produced(episodes)
 
     def learnt_to(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flywheel.config import TrainConfig
 from flywheel.records import Array, Episode, Origin, Plan
-from flywheel.sampling import Batch, Floats, Sampling
+from flywheel.sampling import Barred, Batch, Floats, Sampling
 
 PRODUCTION: Origin = "production"
 SIMULATION: Origin = "train"
@@ -34,8 +34,15 @@ class Table(Protocol):
     def prioritize(self, batch: Batch, errors: Floats) -> None:
         """Set the priorities of a batch's transitions."""
 
+    @property
+    def excluded(self) -> Barred:
+        """What is excluded from training."""
+
     def exclude(self, kind: str, name: str, why: str) -> None:
         """Draw nothing more of a policy, an origin or an episode."""
+
+    def readmit(self, kind: str, name: str) -> None:
+        """Draw again what was excluded."""
 
 
 class Replay:
@@ -87,6 +94,14 @@ class Replay:
         """Hold production's episodes, rewards in the learner's own units, and return how many transitions they are."""
         scale, cost = self._config.reward_scale, self._config.step_cost
         return sum(self._insert(replace(e, rewards=scale * (e.rewards - cost))) for e in episodes)
+
+    def bar(self, barred: Barred) -> None:
+        """Draw nothing of this from now on, and again what was barred before."""
+        before = self.table.excluded
+        for key in before.keys() - barred.keys():
+            self.table.readmit(*key)
+        for key in barred.keys() - before.keys():
+            self.table.exclude(*key, barred[key])
 
     def _insert(self, episode: Episode) -> int:
         num = self.table.add(episode)

@@ -101,3 +101,12 @@ def test_a_fresh_round_explores_less_and_less_and_a_plan_can_ask_for_more(replay
     assert replay.epsilon == pytest.approx(0.4)
     replay.begin(plan(), is_warm=True)
     assert replay.epsilon == pytest.approx(0.1)
+
+
+def test_what_is_barred_is_drawn_no_more_until_it_is_not(replay: Replay) -> None:
+    replay.begin(plan(sampling="recent"), is_warm=False)
+    replay.produced([production("p", 50, "a"), production("q", 50, "b")])
+    replay.bar({("policy", "a"): "it was rolled back", ("episode", "q"): "a hand"})
+    assert replay.table.drawable(replay.rule) == 0
+    replay.bar({("policy", "a"): "it was rolled back"})
+    assert replay.table.drawable(replay.rule) == 50 and replay.table.excluded == {("policy", "a"): "it was rolled back"}
