@@ -31,7 +31,7 @@ _SPAN = np.dtype([("until", np.float64), ("weight", np.float64), ("end", np.int6
 ROOM = 9 / 8
 """Rows for each transition of the capacity: every run has one row more than transitions, for its last observation."""
 _ALIKE = Sampling()
-_SMALLEST = 1e-6
+SMALLEST = 1e-6
 """What is added to each TD error, so that no transition is forgotten for good (Schaul et al. 2016, section 3.3)."""
 
 
@@ -68,23 +68,26 @@ class Table:
         self._runs: dict[str, list[int]] = {}
         self._ids: dict[int, str] = {}
         self._out: dict[tuple[str, str], str] = {}
-        self._num_episodes = self.num_transitions = 0
+        self.num_episodes = self.num_transitions = 0
         self._drawn: tuple[Sampling, Floats, float] | None = None
         self._priorities: tuple[float, Priorities] | None = None
-        self._greatest = 1.0
+        self.greatest = 1.0
 
     @property
     def excluded(self) -> dict[tuple[str, str], str]:
         """What is excluded from training: ("policy", "origin" or "episode", its name) → why."""
         return dict(self._out)
 
-    def add(self, episode: Episode) -> int:
-        """Hold an episode, in place of what was held of it before, and return how many of its transitions are held."""
+    def add(self, episode: Episode, number: int | None = None) -> int:
+        """Hold an episode, in place of what was held of it before, and return how many of its transitions are held.
+
+        `number` is how many were added before it, where some of them are held elsewhere.
+        """
         self.drop(episode.id)
-        number, num = self._num_episodes, 0
-        self._num_episodes += 1
+        number, num = self.num_episodes if number is None else number, 0
+        self.num_episodes = max(self.num_episodes, number + 1)
         runs = []
-        for begin, end in _runs(episode):
+        for begin, end in runs_of(episode):
             begin = max(begin, end - min(self.capacity, len(self._steps) - 1))
             runs.append(self._hold(episode, begin, end, number))
             num += end - begin
@@ -112,18 +115,33 @@ class Table:
         del self._out[kind, name]
         self._mark()
 
-    def sample(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> Batch:
+    def lacks(self) -> bool:
+        """Say whether something that was held was lost, since it was asked last: nothing ever is, in one process."""
+        return False
+
+    def sample(
+        self, rng: np.random.Generator, num: int, rule: Sampling | None = None, among: tuple[float, int] | None = None
+    ) -> Batch:
         """Return `num` transitions, drawn with replacement by a rule (all alike by default).
 
-        Raises IndexError where there is nothing that the rule may draw; ask `drawable` first.
+        Where transitions are drawn by priority, and this is a part of a whole, `among` is the sum of the whole's
+        priorities and how many of its transitions have one; the importance weights are then not yet divided by the
+        greatest. Raises IndexError where there is nothing that the rule may draw; ask `drawable` first.
         """
         rule = rule or _ALIKE
         if rule.alpha:
-            rows, weights, effective = self._by_priority(rng, num, rule)
+            rows, weights, effective = self._by_priority(rng, num, rule, among)
         else:
             rows, effective = self._by_entry(rng, num, rule)
             weights = np.ones(num, np.float32)
         return self._batch(rows, weights, effective)
+
+    def masses(self, rule: Sampling) -> dict[str, tuple[float, float, int]]:
+        """Return of each origin its transitions' weights by a rule summed up, their squares, and how many have one."""
+        weights, _, _ = self._chances(rule)
+        of, count = self._entries.records["origin"], self._entries.records["count"]
+        sums = [np.bincount(of, part * count, len(self._origins)) for part in (weights, weights**2, weights > 0.0)]
+        return {name: (float(sums[0][i]), float(sums[1][i]), int(sums[2][i])) for name, i in self._origins.items()}
 
     def drawable(self, rule: Sampling | None = None) -> int:
         """Return how many transitions have a chance to be drawn."""
@@ -151,16 +169,17 @@ class Table:
             found.append(Sequences(seen["observation"], at["action"], at["reward"], _is_end(at), at["logp"], mask))
         return found
 
-    def prioritize(self, batch: Batch, errors: Floats) -> None:
+    def prioritize(self, batch: Batch | Drawn, errors: Floats) -> None:
         """Set the priorities of a batch's transitions to their TD errors float64[N]; those that have left stay away."""
-        here = self._steps["entry"][batch.rows] == batch.stamps
-        here &= ~self._entries.records["is_out"][np.where(here, batch.stamps - self._entries.num_left, 0)]
-        sizes = np.abs(errors[here]) + _SMALLEST
-        self._greatest = max(self._greatest, float(sizes.max(initial=0.0)))
+        rows, stamps = batch.rows, batch.stamps
+        here = self._steps["entry"][rows] == stamps
+        here &= ~self._entries.records["is_out"][np.where(here, stamps - self._entries.num_left, 0)]
+        sizes = np.abs(errors[here]) + SMALLEST
+        self.greatest = max(self.greatest, float(sizes.max(initial=0.0)))
         if self._priorities is not None:
             alpha, tree = self._priorities
-            order = np.argsort(batch.rows[here], kind="stable")
-            tree.set(batch.rows[here][order], sizes[order] ** alpha)
+            order = np.argsort(rows[here], kind="stable")
+            tree.set(rows[here][order], sizes[order] ** alpha)
 
     # Holding
 
@@ -183,7 +202,7 @@ class Table:
         steps["entry"], steps["episode"], steps["policy"] = run, number, policy
         steps["is_final"] = episode.end == "terminated" and end == episode.num_steps
         self.num_transitions += count
-        self._prioritize(np.arange(start, start + count), 0.0 if is_out else self._greatest)
+        self._prioritize(np.arange(start, start + count), 0.0 if is_out else self.greatest)
         return run
 
     def _is_in_the_way(self, size: int) -> bool:
@@ -231,7 +250,7 @@ class Table:
             is_out = self._is_out(policies[record["policy"]], origins[record["origin"]], id_)
             if is_out != record["is_out"]:
                 record["is_out"] = is_out
-                self._prioritize(self._rows(record), 0.0 if is_out else self._greatest)
+                self._prioritize(self._rows(record), 0.0 if is_out else self.greatest)
         self._drawn = None
 
     # Drawing
@@ -244,7 +263,9 @@ class Table:
         if self._drawn is None or self._drawn[0] != rule:
             held = self._entries.records
             names = ("episode", "count", "failed", "policy", "origin", "is_out")
-            weights = weights_of(rule, Entries(**{n: held[n] for n in names}), self._policies, self._origins)
+            weights = weights_of(
+                rule, Entries(**{n: held[n] for n in names}), self._policies, self._origins, self.num_episodes - 1
+            )
             sums = weights * held["count"]
             squares = float((weights * sums).sum())
             self._drawn = rule, np.cumsum(sums), float(sums.sum()) ** 2 / squares if squares else 0.0
@@ -276,18 +297,25 @@ class Table:
             left -= len(found[-1])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _by_priority(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, Floats, float]:
-        if self._priorities is None or self._priorities[0] != rule.alpha:
-            self._priorities = rule.alpha, Priorities(len(self._steps))
+    def priorities(self, alpha: float) -> Priorities:
+        """Return the transitions' priorities to the power of alpha; all are alike where another one stood before."""
+        if self._priorities is None or self._priorities[0] != alpha:
+            self._priorities = alpha, Priorities(len(self._steps))
             for record in self._entries.records[~self._entries.records["is_out"]]:
-                self._prioritize(self._rows(record), self._greatest)
-        tree = self._priorities[1]
+                self._prioritize(self._rows(record), self.greatest)
+        return self._priorities[1]
+
+    def _by_priority(
+        self, rng: np.random.Generator, num: int, rule: Sampling, among: tuple[float, int] | None
+    ) -> tuple[Ints, Floats, float]:
+        tree = self.priorities(rule.alpha)
         if not tree.total:
             raise IndexError("The table holds no transition that this rule may draw.")
         rows = tree.find(rng.random(num) * tree.total)
-        chances = tree.of(rows) / tree.total
-        weights = (chances * self.drawable()) ** -rule.beta
-        return rows, weights / weights.max(), float(1.0 / chances.mean())
+        total, drawable = among or (tree.total, self.drawable())
+        chances = tree.of(rows) / total
+        weights = (chances * drawable) ** -rule.beta
+        return rows, weights if among else weights / weights.max(), float(1.0 / chances.mean())
 
     def _prioritize(self, rows: Ints, size: float) -> None:
         if self._priorities is not None:
@@ -311,11 +339,18 @@ class Table:
             weights=np.asarray(weights, np.float32),
             rows=rows,
             stamps=whole(held["entry"]),
-            ages=self._num_episodes - 1 - held["episode"],
+            ages=self.num_episodes - 1 - held["episode"],
             policies=tuple(self._policies),
             policy=held["policy"].astype(np.int64),
             effective=effective,
         )
+
+
+class Drawn(NamedTuple):
+    """What is left to say of a batch when its errors are known."""
+
+    rows: Ints
+    stamps: Ints
 
 
 class Sequences(NamedTuple):
@@ -335,7 +370,7 @@ class Sequences(NamedTuple):
     """bool[N, L]: True where there is a step"""
 
 
-def _runs(episode: Episode) -> Iterator[tuple[int, int]]:
+def runs_of(episode: Episode) -> Iterator[tuple[int, int]]:
     """Yield (begin, end) of each run of steps with known rewards by one policy."""
     known, digests = ~np.isnan(episode.rewards), episode.digests
     if known.all() and digests and digests[0] and digests.count(digests[0]) == len(digests):

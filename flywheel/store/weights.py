@@ -27,11 +27,16 @@ class Entries:
     """excluded from training"""
 
 
-def weights_of(rule: Sampling, entries: Entries, policies: Mapping[str, int], origins: Mapping[str, int]) -> Floats:
-    """Return how often one transition of each entry is drawn, float64[E], up to a common factor."""
+def weights_of(
+    rule: Sampling, entries: Entries, policies: Mapping[str, int], origins: Mapping[str, int], newest: int
+) -> Floats:
+    """Return how often one transition of each entry is drawn, float64[E], up to a common factor.
+
+    `newest` is the number of the last episode that was ever added, from which ages are counted.
+    """
     weights = np.where(entries.is_out, 0.0, 1.0)
     if rule.half_life and len(weights):
-        age = entries.episode.max() - entries.episode
+        age = newest - entries.episode
         weights *= np.exp2(-np.minimum(age / rule.half_life, 1000.0))  # 2**-1000 is still a number
     if rule.failed != 1.0:
         weights[entries.failed] *= rule.failed
