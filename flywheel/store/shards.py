@@ -133,6 +133,7 @@ class Shards:
 
     def lacks(self) -> bool:
         """Say whether a shard that was held is empty since it was asked last, as its process or node was lost."""
+        self._split = self._block = None
         self._look(_ALIKE)
         lost, self._has_lost = self._has_lost, False
         return lost

@@ -89,7 +89,9 @@ class TrainerActor:
         return self._replay.produced(episodes)
 
     def learnt_to(self) -> str:
-        """Return up to which episode production was handed to this process; "" where none of it was."""
+        """Return up to which episode production was handed over; "" where none of it was, or a part of it was lost."""
+        if self._replay is not None and self._replay.table.lacks():
+            self._learnt_to = ""
         return self._learnt_to
 
     def advance(self, hard: tuple[str, ...] = ()) -> Progress:

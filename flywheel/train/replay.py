@@ -34,6 +34,9 @@ class Table(Protocol):
     def prioritize(self, batch: Batch, errors: Floats) -> None:
         """Set the priorities of a batch's transitions."""
 
+    def lacks(self) -> bool:
+        """Say whether something that it held was lost since it was asked last, so that production is to come again."""
+
     @property
     def excluded(self) -> Barred:
         """What is excluded from training."""

@@ -160,15 +160,25 @@ def test_a_shard_that_came_back_empty_is_noticed_and_filled_again() -> None:
     assert not front.lacks()
     lost = deal("e0", 3)
     shards[lost] = front._ports._shards[lost] = Shard(table, born=99)  # type: ignore[attr-defined]
-    front._block = None  # the block at hand was drawn before
-    batch = front.sample(rng, 2000)
     kept = {n for n in range(0, 30, 2) if deal(f"e{n}", 3) != lost}
-    assert set(batch.observations[:, 0].astype(int)) == kept
     assert front.lacks() and not front.lacks()
+    batch = front.sample(rng, 2000)
+    assert set(batch.observations[:, 0].astype(int)) == kept
     for each in told:  # as the trainer is given all of production again
         front.add(each)
     batch = front.sample(rng, 4000)
     assert set(batch.observations[:, 0].astype(int)) == set(range(0, 30, 2)) and front.num_transitions == 150
+
+
+def test_a_shard_that_is_lost_between_look_and_draw_costs_one_attempt() -> None:
+    front, _ = several(2)
+    for number in range(12):
+        front.add(episode(number, 5))
+    assert front.drawable() == 60
+    front._ports._shards[0] = Shard(table, born=99)  # type: ignore[attr-defined]
+    batch = front.sample(np.random.default_rng(0), 2000)
+    assert set(batch.observations[:, 0].astype(int)) == {n for n in range(12) if deal(f"e{n}", 2) == 1}
+    assert front.lacks()
 
 
 def test_another_reader_draws_from_what_the_trainer_put_there() -> None:
