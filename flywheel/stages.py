@@ -135,7 +135,10 @@ class OnRay:
         self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
-        self._feed.give()
+        self._give(plan)
+
+    def _give(self, plan: Plan) -> None:
+        self._feed.give([*(turn.plan for turn in self._turns), plan])
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
@@ -156,7 +159,7 @@ class OnRay:
         """Train to the next probe and try the weights; after the very first one Serve starts beside the training."""
         began = time.time()
         with self._timed("train"):
-            self._feed.give()
+            self._give(plan)
             for _ in range(self._config.train.probe_every):
                 progress = self._train(plan)
         self._rooms.begin_serving()

@@ -22,6 +22,7 @@ _ENTRY = np.dtype(
         ("failed", np.bool_),
         ("policy", np.int64),
         ("origin", np.int64),
+        ("started_at", np.float64),
         ("is_out", np.bool_),
     ]
 )
@@ -180,7 +181,8 @@ class Table:
         policy = self._policies.setdefault(episode.digests[begin], len(self._policies))
         origin = self._origins.setdefault(episode.origin, len(self._origins))
         is_out = self._is_out(episode.digests[begin], episode.origin, episode.id)
-        run = self._entries.append((start, count, number, episode.failed, policy, origin, is_out))
+        about = (episode.failed, policy, origin, episode.started_at, is_out)
+        run = self._entries.append((start, count, number, *about))
         c.entry[rows], c.entry[start + count] = run, -1
         self.num_transitions += count
         self._prioritize(np.arange(start, start + count), 0.0 if is_out else self._greatest)
@@ -244,7 +246,7 @@ class Table:
         """
         if self._drawn is None or self._drawn[0] != rule:
             held = self._entries.records
-            names = ("episode", "count", "failed", "policy", "origin", "is_out")
+            names = ("episode", "count", "failed", "policy", "origin", "started_at", "is_out")
             weights = weights_of(rule, Entries(**{n: held[n] for n in names}), self._policies, self._origins)
             sums = weights * held["count"]
             squares = float((weights * sums).sum())

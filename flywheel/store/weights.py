@@ -23,6 +23,8 @@ class Entries:
     policy: Ints
     origin: Ints
     """int64[E]: indices into the table's names of policies and of sources"""
+    started_at: Floats
+    """float64[E]: when the episode began, UTC epoch seconds"""
     is_out: NDArray[np.bool_]
     """excluded from training"""
 
@@ -38,6 +40,8 @@ def weights_of(rule: Sampling, entries: Entries, policies: Mapping[str, int], or
     if rule.policies:
         wanted = [policies[name] for name in rule.policies if name in policies]
         weights[~np.isin(entries.policy, wanted)] = 0.0
+    if rule.since:
+        weights[entries.started_at < rule.since] = 0.0
     if rule.quotas:
         shares = np.zeros(max(origins.values(), default=-1) + 1)
         for name, share in rule.quotas.items():
