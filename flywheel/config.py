@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flywheel.producing import TrafficConfig
 from flywheel.replaying import ReplayConfig
 
 
@@ -287,20 +288,6 @@ class AnalyzeConfig:
     limit, as what the gate's few hundred trials leave open comes on top"""
     sim_loss: float = 0.02
     """how much less the return may be than foretold, as a share of the range of returns: no simulator is exact"""
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficConfig:
-    """Simulated production: client processes that play whole episodes over HTTP."""
-
-    num_clients: int = 2
-    """client processes; 0 leaves production to the outside"""
-    at_once: int = 32
-    """episodes a client plays at once, with one request a step"""
-    starts_per_s: float = 10.0
-    """episodes a client begins per second at most, so that short, failed ones don't flood the loop"""
-    change_after: int = 200
-    """episodes (of all clients together) after which the world changes; fewer never reach the monitors' baseline"""
 
 
 @dataclass(frozen=True, slots=True)
