@@ -44,11 +44,12 @@ def arrived(correction: Correction, space: gymnasium.Space[Any], actions: Array)
         return found
     late = found[np.maximum(np.arange(len(found)) - correction.delay, 0)]
     if correction.waiting:
-        late[: correction.delay] = _waiting(correction, found)
+        late[: correction.delay] = waiting(correction, found)
     return np.asarray(late)
 
 
-def _waiting(correction: Correction, like: Array) -> Array:
+def waiting(correction: Correction, like: Array) -> Array:
+    """Return the action that arrives before the first one does, in the form [*a] and type of actions [N, *a]."""
     return np.array(correction.waiting, np.float64).reshape(like.shape[1:]).astype(like.dtype)
 
 
@@ -73,7 +74,7 @@ class Arrivals:
         if not self._correction.delay:
             return found
         if self.fresh.any():
-            first = _waiting(self._correction, found)[None] if self._correction.waiting else found[self.fresh]
+            first = waiting(self._correction, found)[None] if self._correction.waiting else found[self.fresh]
             self.queue[self.fresh] = first[:, None]
             self.fresh = np.zeros_like(self.fresh)
         now = self.queue[:, 0].copy()
