@@ -111,6 +111,8 @@ def _turned(gain: tuple[tuple[float, ...], ...], offset: tuple[float, ...]) -> l
 def _alone(gain: float, more: float) -> str:
     if gain == -1.0 and not more:
         return "the action's sign were flipped"
+    if gain == 1.0:
+        return f"the action had {more:+.3g} added"
     return f"the action were {gain:.3g} times itself{f' plus {more:.3g}' if more else ''}"
 
 
