@@ -271,6 +271,11 @@ class AnalyzeConfig:
     """share of the residual a fit must remove before its parameters are believed"""
     explained_episodes: float = 0.7
     """the same of a fit to whole episodes: share of the distance between production's and the simulator's statistics"""
+    corrected: float = 0.8
+    """share of what the simulator misses that a correction must remove before the gate judges by it, in episodes that
+    it was not fitted to; where no parameter explains the change"""
+    follow_rewards: bool = False
+    """whether rewards that changed say what is wanted now; if not, they count as broken until the task says so"""
     simulations: int = 1000
     """episodes that a fit to whole episodes may simulate: six rounds of some 120, and two checks"""
     simulated_steps: int = 150_000

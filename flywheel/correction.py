@@ -68,6 +68,53 @@ class Correction:
         acts = self.actions or self.gain or self.offset or self.delay
         return not acts and self.state is None and self.reward is None
 
+    def __str__(self) -> str:
+        """Return in words what production does: "production acts as if actions 0 and 1 were swapped"."""
+        acts = [*_exchanged(self.actions), *_turned(self.gain, self.offset)]
+        if self.delay:
+            acts.append(f"arrived {self.delay} step{'s' * (self.delay > 1)} late")
+        parts = []
+        if acts:
+            first = acts[0] if acts[0].startswith(("action", "number", "the ")) else f"actions {acts[0]}"
+            parts.append(f"production acts as if {' and '.join([first, *acts[1:]])}")
+        if self.state is not None:
+            parts.append("its steps add to the simulator's what was learnt of state and action")
+        if self.reward is not None:
+            parts.append("its rewards are other ones, learnt of state and action")
+        return "; ".join(parts) or "production does what the simulator does"
+
+
+def _exchanged(actions: tuple[int, ...]) -> list[str]:
+    """Return what became of discrete actions, each pair that was swapped first."""
+    pairs = [(i, made) for i, made in enumerate(actions) if i < made and actions[made] == i]
+    swapped = {i for pair in pairs for i in pair}
+    found = [f"actions {one} and {other} were swapped" for one, other in pairs]
+    rest = [(i, made) for i, made in enumerate(actions) if made != i and i not in swapped]
+    return found + [f"action {i} were action {made}" for i, made in rest]
+
+
+def _turned(gain: tuple[tuple[float, ...], ...], offset: tuple[float, ...]) -> list[str]:
+    """Return what became of the numbers of a box action."""
+    size = len(gain) or len(offset)
+    found = []
+    for i in range(size):
+        row = gain[i] if gain else tuple(float(j == i) for j in range(size))
+        more = offset[i] if offset else 0.0
+        if row == tuple(float(j == i) for j in range(size)) and not more:
+            continue
+        of = [f"{'' if weight == 1.0 else f'{weight:.3g} times '}number {j}" for j, weight in enumerate(row) if weight]
+        what = " plus ".join([*of, *([f"{more:.3g}"] if more else [])]) or "0"
+        found.append(f"number {i} of the action were {what}" if size > 1 else _alone(row[0], more))
+    return found
+
+
+def _alone(gain: float, more: float) -> str:
+    if gain == -1.0 and not more:
+        return "the action's sign were flipped"
+    if gain == 1.0:
+        return f"the action had {more:+.3g} added"
+    return f"the action were {gain:.3g} times itself{f' plus {more:.3g}' if more else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:

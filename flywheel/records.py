@@ -180,6 +180,8 @@ class Verdict:
     """The baseline in the same worlds, where it played them: a pair has one scenario, one seed and one parameters."""
     num_played: int = 0
     """Simulations that it took, of both policies, kept or not; 0: not known."""
+    correction: Correction | None = None
+    """What its worlds did that the task's own simulator doesn't; a trial of it is played again in such."""
     signature: str = ""
     """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
 
