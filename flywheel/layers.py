@@ -42,7 +42,8 @@ def of_task(name: str, settings: Mapping[str, Any], algorithm: str = "") -> dict
     needs = {f"what {chosen} needs": {"train": OWN.get(chosen, {})}}
     if chosen == usual:
         return {**needs, source: common}
-    return {source: common, **needs, f"{source} for {chosen}": {"train": {**settings.get(chosen, {}), "algorithm": chosen}}}
+    own = {"train": {**settings.get(chosen, {}), "algorithm": chosen}}
+    return {source: common, **needs, f"{source} for {chosen}": own}
 
 
 def _check_names(source: str, layer: Mapping[str, Any], fields: Any, where: str) -> None:

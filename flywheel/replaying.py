@@ -59,5 +59,6 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         "replay": {"batch": 256, "samples_per_insert": 256.0, "num_steps": 1},
     },
 }
-"""What an algorithm needs of `train`'s settings whatever the task is, in place of the defaults, which are PPO's. SAC has
-the values of Haarnoja et al. 2018, with one update for each step."""
+"""What an algorithm needs of `train`'s settings whatever the task is, in place of the defaults, which are PPO's.
+
+SAC has the values of Haarnoja et al. 2018, with one update for each step."""
