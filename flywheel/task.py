@@ -108,7 +108,8 @@ class Task:
     """Steps after which an episode is cut off (truncated), whatever the environment says: none goes on for ever."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Where this task needs another configuration than the defaults, nested as in flywheel.toml:
-    {"train": {"gamma": 0.9}}. What flywheel.toml or the command line says counts before it."""
+    {"train": {"gamma": 0.9}}. What flywheel.toml or the command line says counts before it. A section "dqn" or "sac"
+    holds what `train` has for that algorithm, where it is chosen: {"sac": {"gamma": 0.99}}."""
     version: str = ""
     """Stands for the code in the digest when a callable has no source."""
     correction: Correction | None = None
