@@ -22,6 +22,8 @@ class Sampling:
 
     half_life: float = 0.0
     """Episodes after which a transition is drawn half as often; 0: age does not count."""
+    aged: tuple[str, ...] = ()
+    """Sources whose age counts, in their own episodes; the others' doesn't then. (): all of them, in everybody's."""
     failed: float = 1.0
     """Factor on the transitions of failed episodes."""
     policies: tuple[str, ...] = ()

@@ -168,7 +168,8 @@ class Replay:
             num, others = (self.table.drawable(self._only(origin)) for origin in (PRODUCTION, SIMULATION))
             share = min(share, MOST_OFTEN * num / (MOST_OFTEN * num + others)) if others else share
         self.rule = Sampling(
-            half_life=replayed.half_life if is_recent else 0.0,
+            half_life=replayed.half_life if is_recent and not self._since else 0.0,
+            aged=(PRODUCTION,),
             quotas={PRODUCTION: share, SIMULATION: 1.0 - share},
             since=self._since,
         )
