@@ -40,6 +40,7 @@ from flywheel.preflight import check_cpus
 from flywheel.store.on_ray import StoreActor, make_table
 from flywheel.story import Story
 from flywheel.task import Task, spec_of, task_digest
+from flywheel.tasks import rewired
 from flywheel.tasks.production import Production
 from flywheel.testing import try_task
 from flywheel.trace.on_ray import HAND_OVER_S, TRACE, TraceActor, hand_over, outlet
@@ -109,6 +110,7 @@ def start(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[Rooms
     """
     SafetyGate(task, config.gate)
     spec_of(task)
+    rewired.check(task, config.traffic.fault, config.traffic.fault_steps)
     for warning in try_task(task):
         say("start", warning)
     name = wheel_name(config, run_dir)
@@ -258,10 +260,7 @@ class Rooms:
                 f"A wheel named {place.name} is on this cluster already, with the run directory {there}: give this one "
                 "another --name, or the same --run-dir to go on with it."
             )
-        drift = ",".join(f"{name}={value:g}" for name, value in task.drift.items()) if config.drift else ""
-        self.production = Production(
-            run_dir / archive.TRAFFIC, config.traffic, task=config.task, seed=config.seed, drift=drift
-        )
+        self.production = Production(run_dir / archive.TRAFFIC, config, task)
 
     def begin_training(self) -> None:
         """Start the trainer and the gate; raise UsageError when the trainer would wait for ever for its CPUs."""

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flywheel.producing import TrafficConfig
 from flywheel.replaying import ReplayConfig
 
 
@@ -270,6 +271,11 @@ class AnalyzeConfig:
     """share of the residual a fit must remove before its parameters are believed"""
     explained_episodes: float = 0.7
     """the same of a fit to whole episodes: share of the distance between production's and the simulator's statistics"""
+    corrected: float = 0.8
+    """share of what the simulator misses that a correction must remove before the gate judges by it, in episodes that
+    it was not fitted to; where no parameter explains the change"""
+    follow_rewards: bool = False
+    """whether rewards that changed say what is wanted now; if not, they count as broken until the task says so"""
     simulations: int = 1000
     """episodes that a fit to whole episodes may simulate: six rounds of some 120, and two checks"""
     simulated_steps: int = 150_000
@@ -287,20 +293,6 @@ class AnalyzeConfig:
     limit, as what the gate's few hundred trials leave open comes on top"""
     sim_loss: float = 0.02
     """how much less the return may be than foretold, as a share of the range of returns: no simulator is exact"""
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficConfig:
-    """Simulated production: client processes that play whole episodes over HTTP."""
-
-    num_clients: int = 2
-    """client processes; 0 leaves production to the outside"""
-    at_once: int = 32
-    """episodes a client plays at once, with one request a step"""
-    starts_per_s: float = 10.0
-    """episodes a client begins per second at most, so that short, failed ones don't flood the loop"""
-    change_after: int = 200
-    """episodes (of all clients together) after which the world changes; fewer never reach the monitors' baseline"""
 
 
 @dataclass(frozen=True, slots=True)

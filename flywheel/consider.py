@@ -16,6 +16,7 @@ from flywheel.cluster import Rooms, ask
 from flywheel.config import Config
 from flywheel.facts import Facts, Past
 from flywheel.records import ELSEWHERE, Artifact, Episode, Release, Signal, Spec, Turn
+from flywheel.simulate.corrected import corrected
 from flywheel.task import Task
 
 ANALYZED = 500
@@ -39,7 +40,8 @@ class Considering:
         registry, held = self._rooms.registry, archive.held(self._run_dir)
         champion: str | None = ask(registry.champion)
         previous: str | None = ask(registry.previous)
-        contradiction = self._contradiction(recall(history, champion, time.time()))
+        known = recall(history, champion, time.time())
+        contradiction = self._contradiction(known)
         signals: Sequence[Signal] = ()
         diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
         cause: Mapping[str, Any] = {}
@@ -48,12 +50,12 @@ class Considering:
             signals = ask(self._rooms.serving.observer.signals)
             if (current := about(ask(registry.releases)[-1], signals)) and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
-                diagnosis = self._diagnose(champion, current)
+                diagnosis = self._diagnose(champion, current, known)
                 cause = explaining.explain(self._rooms, self._spec, current, history)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
             elif contradiction and not held:
                 self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
-                diagnosis = self._diagnose(champion, [])
+                diagnosis = self._diagnose(champion, [], known)
         now = time.time()  # what was waited for before counts for the cooldown
         past = recall(history, champion, now)
         return Facts(
@@ -66,6 +68,8 @@ class Considering:
             past=past,
             calibration=diagnosis.calibration,
             obstacle=diagnosis.obstacle,
+            correction=diagnosis.correction,
+            no_correction=diagnosis.no_correction,
             contradiction=contradiction,
             cause=cause.get(CAUSE),
             blame="unknown" if blame is None else blame.whose,
@@ -82,7 +86,8 @@ class Considering:
         """Return how production contradicts the gate that judges in the worlds trained in last; "" if it does not."""
         config, worlds = self._config, foreign.middle(past.parameters)
         found = predicting.question(
-            self._task, config.gate, config.analyze, self._run_dir, ask, self._rooms.registry, worlds,
+            corrected(self._task, past.correction), config.gate, config.analyze, self._run_dir, ask,
+            self._rooms.registry, worlds,
             lambda: ask(self._rooms.serving.observer.settled_until),
         )  # fmt: skip
         return "" if found is None or found.passed is not None else found.note
@@ -100,7 +105,7 @@ class Considering:
         made = {each: ask(self._rooms.registry.artifact, each).trained_on.get("strategy") for each in known}
         return tuple(each for each, strategy in made.items() if strategy == ELSEWHERE)
 
-    def _diagnose(self, champion: str, signals: list[Signal]) -> Diagnosis:
+    def _diagnose(self, champion: str, signals: list[Signal], past: Past) -> Diagnosis:
         """Wait until production has shown enough of the change, or at all if none alarmed; fit the simulator to it."""
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
@@ -113,7 +118,7 @@ class Considering:
         fit = self._rooms.work(diagnose)
         served = ask(self._rooms.registry.bundle, champion)
         given = self._task, episodes, signals, self._config.analyze, served, self._seed(), not signals
-        found: Diagnosis = ask(fit, *given)
+        found: Diagnosis = ask(fit, *given, foreign.middle(past.parameters), past.correction)
         return found
 
 

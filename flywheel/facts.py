@@ -12,7 +12,7 @@ import msgspec
 
 from flywheel.config import AnalyzeConfig, canonical
 from flywheel.errors import FlywheelError
-from flywheel.records import Calibration, Outcome, Parameters, Plan, Signal, Turn
+from flywheel.records import Calibration, Correction, Outcome, Parameters, Plan, Signal, Turn
 
 Ranges = Mapping[str, tuple[float, float]]
 Blame = Literal["policy", "world", "unknown"]
@@ -37,6 +37,10 @@ class Past:
     parameters: Ranges = field(default_factory=dict)
     """The worlds that were trained in last: the simulator's parameters of the newest plan that names some."""
     released: Ranges = field(default_factory=dict)
+    """The same of the newest plan that led to a release."""
+    correction: Correction | None = None
+    """What the last plan's worlds correct."""
+    corrected: Correction | None = None
     """The same of the newest plan that led to a release."""
     is_champion_known: bool = False
     """Whether the journal has the release of the policy in service; a crash may have kept it out."""
@@ -77,6 +81,11 @@ class Facts:
     """The simulator's parameters as the changed episodes show them."""
     obstacle: str = ""
     """Why there is no calibration, as a phrase; "" if there is one, or nobody asked."""
+    correction: Correction | None = None
+    """What production does otherwise than the simulator, where no parameter explains it; one that corrects nothing: it
+    does what the simulator does. None where it is not known, or nobody asked."""
+    no_correction: str = ""
+    """Why it is not known, as a phrase; "" if it is, or nobody asked."""
     nominal: Parameters = field(default_factory=dict)
     """The task's own parameters, where training was so far if no plan says otherwise."""
     served: Ranges | None = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from flywheel.config import TrainConfig
 from flywheel.errors import FlywheelError
-from flywheel.records import Episode
+from flywheel.records import Episode, Plan, Signal
 
 MOST = 5_000
 """Episodes of one helping; the newest, where more have come since the last one."""
@@ -26,12 +26,14 @@ class Feed:
         self._is_wanted = config.algorithm != "ppo"
         self._last = ""
         self._lacking: dict[str, int] = {}  # by id of an episode how many of its rewards weren't known
+        self._began: dict[str, float] = {}  # by id of an episode when it began
 
-    def give(self) -> int:
-        """Hand over the episodes that began since the last helping, and what nothing is to be learnt from.
+    def give(self, plans: Sequence[Plan] = ()) -> int:
+        """Hand over the episodes that began since the last helping, what nothing is to be learnt from, and since when.
 
         Those that lacked rewards come again once some have come. A trainer that came back as another process, with
-        nothing that the one before had learnt from, gets the newest ones all over.
+        nothing that the one before had learnt from, gets the newest ones all over. `plans` are all up to the present
+        one: they say when the world changed, before which nothing is learnt from.
         Returns how many transitions came; 0 where the algorithm learns in simulation alone, or nothing is served yet.
         """
         if not self._is_wanted or self._ask(self._rooms.registry.champion) is None:
@@ -45,11 +47,25 @@ class Feed:
         barred = {("policy", digest): "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
         barred |= self._ask(self._rooms.serving.store.excluded)
         last = new[-1].id if new else self._last
-        num: int = self._ask(trainer.learn_from, given, barred, last)
+        num: int = self._ask(trainer.learn_from, given, barred, last, self._since(changes(plans)))
         self._last = last
         self._lacking |= {episode.id: _num_lacking(episode) for episode in given}
         self._lacking = dict([item for item in self._lacking.items() if item[1]][-LACKING:])
         return num
+
+    def _since(self, signals: Sequence[Signal]) -> float:
+        """Return when the first of the episodes began with which these alarms' evidence begins; 0 where there is none.
+
+        Of an episode whose steps are kept no more it is the time of the alarm.
+        """
+        for signal in signals:
+            if (id_ := signal.since_episode) not in self._began:
+                try:
+                    (first,) = self._ask(self._rooms.serving.store.read, [id_])
+                    self._began[id_] = first.started_at
+                except FlywheelError:
+                    self._began[id_] = signal.at
+        return min((self._began[signal.since_episode] for signal in signals), default=0.0)
 
     def _filled(self) -> list[Episode]:
         """Return the episodes that lacked rewards, of those that lack fewer by now."""
@@ -61,6 +77,19 @@ class Feed:
             self._lacking = {}
             return []
         return [episode for episode in again if _num_lacking(episode) < self._lacking[episode.id]]
+
+
+def changes(plans: Sequence[Plan]) -> tuple[Signal, ...]:
+    """Return the alarms of the last change of the world that a plan trains for; () where none does.
+
+    What such a plan trains for is a shift; where it trains on production alone any alarm is, as nothing explains it.
+    """
+    for plan in reversed(plans):
+        is_alone = plan.sampling == "production"
+        found = [signal for signal in plan.signals if is_alone or signal.kind == "shift_detected"]
+        if found and (is_alone or plan.sampling == "recent"):
+            return tuple(found)
+    return ()
 
 
 def _num_lacking(episode: Episode) -> int:

@@ -18,7 +18,8 @@ from flywheel.errors import Refused
 from flywheel.gate.grow import Growth, obstacle
 from flywheel.gate.judge import terms
 from flywheel.gate.suite import WINDOW, hopeless, standings, told
-from flywheel.records import Episode, Parameters, Verdict
+from flywheel.records import Correction, Episode, Parameters, Verdict
+from flywheel.simulate.corrected import corrected
 from flywheel.store import intake
 from flywheel.store.query import Wanted
 from flywheel.tapes import Scenario
@@ -79,11 +80,13 @@ def look(
     grow: Any,
     parameters: Parameters,
     now: float,
+    **given: Any,
 ) -> Look:
     """Make scenarios of what failed in production since the last look, and keep them; return what was done.
 
     `ask(method, *arguments)` calls the methods of `registry` (Registry's) and `grow` (SafetyGate's), in the worlds at
-    `parameters` (missing ones nominal). A task whose simulator can't be put into a state makes none.
+    `parameters` (missing ones nominal); `given` is what else it takes. A task whose simulator can't be put into a state
+    makes none.
     """
     suite: tuple[Scenario, ...] = ask(registry.scenarios)
     verdicts = ask(registry.verdicts, None, WINDOW) if suite else []
@@ -106,7 +109,7 @@ def look(
         room = max(0, config.suite_open - num_open - len(made))
         found: Growth = ask(
             grow, bundle, episodes, suite=(*suite, *made), dropped=ask(registry.dropped),
-            rivals=rivals, parameters=parameters, most=room, now=now,
+            rivals=rivals, parameters=parameters, most=room, now=now, **given,
         )  # fmt: skip
         ask(registry.grown, found.scenarios, found.fates, simulator, now)
         made += found.scenarios
@@ -156,12 +159,17 @@ class Suite:
         self, task: Task, config: GateConfig, run_dir: Path, ask: Callable[..., Any], rooms: Any, say: Say
     ) -> None:
         """Ask the `registry` and the `gate` of rooms, once they are needed."""
-        self._given, self._ask, self._rooms, self._say = (task, config, run_dir), ask, rooms, say
+        self._given, self._ask, self._rooms, self._say = (config, run_dir), ask, rooms, say
+        self._task = task
         self._closed: frozenset[str] = frozenset()
 
-    def grow(self, parameters: Parameters) -> None:
-        """Look at production's failures, and tell what is new."""
-        found = look(*self._given, self._ask, self._rooms.registry, self._rooms.gate.grow, parameters, time.time())
+    def grow(self, parameters: Parameters, correction: Correction | None = None) -> None:
+        """Look at production's failures, and tell what is new; worlds act by `correction`, as the gate's do then."""
+        given: dict[str, Any] = {} if correction is None else {"correction": correction}
+        found = look(
+            corrected(self._task, correction), *self._given, self._ask, self._rooms.registry, self._rooms.gate.grow,
+            parameters, time.time(), **given,
+        )  # fmt: skip
         self._closed = found.closed
         if str(found):
             self._say("gate", str(found))

@@ -56,10 +56,8 @@ def episodes(
         excluded: list what is excluded, or was
     """
     if exclude or readmit or excluded or why:
-        others = (words, where, limit, export, bring, as_json)
-        if any(others) or bool(exclude) + bool(readmit) + excluded != 1 or (why and not exclude):
-            raise UsageError("--exclude (with --why), --readmit and --excluded stand alone: call one of them.")
-        return _list_excluded(run_dir) if excluded else _change(run_dir, exclude, readmit, why)
+        is_alone = not any((words, where, limit, export, bring, as_json))
+        return _excluding(run_dir, exclude, readmit, why, excluded, is_alone)
     if bool(words) + bool(where) > 1 or (export is not None and (words or bring is not None)):
         raise UsageError(
             "Words, --where, --export and --import ask for different things: only --where goes with --export."
@@ -69,16 +67,18 @@ def episodes(
     if export is not None:
         return _export(run_dir, where, limit, export, form)
     rows = _rows(run_dir, words, where, 20 if limit is None else limit)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
-    else:
-        _print(rows, _barred(run_dir))
+    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2)) if as_json else _print(run_dir, rows)
     return 0
 
 
-def _change(run_dir: Path, exclude: str, readmit: str, why: str) -> int:
-    """Exclude something from training, or readmit it, by whoever writes the store, and say so."""
+def _excluding(run_dir: Path, exclude: str, readmit: str, why: str, excluded: bool, is_alone: bool) -> int:
+    """Exclude something from training, or readmit it, by whoever writes the store; or list what is excluded."""
     from flywheel import owner
+
+    if not is_alone or bool(exclude) + bool(readmit) + excluded != 1 or (why and not exclude):
+        raise UsageError("--exclude (with --why), --readmit and --excluded stand alone: call one of them.")
+    if excluded:
+        return _list_excluded(run_dir)
 
     with owner.writing(run_dir) as writer:
         if exclude:
@@ -126,7 +126,8 @@ def _rows(run_dir: Path, words: Sequence[str], where: str, limit: int) -> Sequen
         return store.came_out(store.where(where, limit))
 
 
-def _print(rows: Sequence[Row | Outcome], barred: Barred) -> None:
+def _print(run_dir: Path, rows: Sequence[Row | Outcome]) -> None:
+    barred = _barred(run_dir)
     width = max([len("episode"), *(len(row.id) for row in rows)])
     print(f"{'episode':<{width}}  {'began':<19}  {'policy':<8}  {'return':>9}  {'steps':>5}  {'came out':<9}  where")
     for row in rows:

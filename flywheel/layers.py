@@ -10,6 +10,7 @@ import msgspec
 
 from flywheel.config import Config
 from flywheel.errors import UsageError, unknown
+from flywheel.replaying import OWN
 
 
 def layered(layers: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -26,6 +27,23 @@ def layered(layers: Mapping[str, Mapping[str, Any]]) -> Config:
         except msgspec.ValidationError as error:
             raise UsageError(f"{source}: {error}.") from error
     return config if layers else Config()
+
+
+def of_task(name: str, settings: Mapping[str, Any], algorithm: str = "") -> dict[str, Mapping[str, Any]]:
+    """Return the layers that a task's own settings make, for the algorithm that they name or for another one.
+
+    What an algorithm needs whatever the task is comes before settings that were made for it, and over those that were
+    made for another one; the section of the task that bears its name comes over both.
+    """
+    source, common = f"the settings of task {name}", {key: settings[key] for key in settings if key not in OWN}
+    train = common.get("train")
+    usual = train.get("algorithm", "ppo") if isinstance(train, Mapping) else "ppo"
+    chosen = algorithm if algorithm in OWN else usual
+    needs = {f"what {chosen} needs": {"train": OWN.get(chosen, {})}}
+    if chosen == usual:
+        return {**needs, source: common}
+    own = {"train": {**settings.get(chosen, {}), "algorithm": chosen}}
+    return {source: common, **needs, f"{source} for {chosen}": own}
 
 
 def _check_names(source: str, layer: Mapping[str, Any], fields: Any, where: str) -> None:

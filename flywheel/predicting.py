@@ -20,7 +20,8 @@ from flywheel.console import Say
 from flywheel.errors import FlywheelError
 from flywheel.gate.judge import terms
 from flywheel.policy import load
-from flywheel.records import Check, Episode, Parameters, Signal
+from flywheel.records import Check, Correction, Episode, Parameters, Signal
+from flywheel.simulate.corrected import corrected
 from flywheel.store import intake
 from flywheel.task import Task
 
@@ -87,15 +88,15 @@ class Foresight:
         say: Say,
     ) -> None:  # fmt: skip
         """Ask the `registry` of rooms, once it is needed."""
-        self._given, self._ask, self._rooms, self._say = (task, gate, config, run_dir), ask, rooms, say
+        self._given, self._ask, self._rooms, self._say = (gate, config, run_dir), ask, rooms, say
         self._task, self._run_dir = task, run_dir
         self.estimate: OffPolicy | None = None
         """Of the last candidate; None where production has nothing to say of it."""
 
-    def question(self, parameters: Parameters) -> Check | None:
-        """Return the check on the gate itself, and tell where production contradicts it."""
+    def question(self, parameters: Parameters, correction: Correction | None = None) -> Check | None:
+        """Return the check on the gate itself, and tell where production contradicts it; worlds act by `correction`."""
         found = question(
-            *self._given, self._ask, self._rooms.registry, parameters,
+            corrected(self._task, correction), *self._given, self._ask, self._rooms.registry, parameters,
             lambda: self._ask(self._rooms.serving.observer.settled_until),
         )  # fmt: skip
         if found is not None and found.passed is None:

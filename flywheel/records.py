@@ -13,6 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flywheel.correction import Calibration as Calibration
+from flywheel.correction import Correction as Correction
+
 SCHEMA_VERSION = 1
 """Version of every file format that holds these records; readers keep reading older ones."""
 
@@ -177,6 +180,8 @@ class Verdict:
     """The baseline in the same worlds, where it played them: a pair has one scenario, one seed and one parameters."""
     num_played: int = 0
     """Simulations that it took, of both policies, kept or not; 0: not known."""
+    correction: Correction | None = None
+    """What its worlds did that the task's own simulator doesn't; a trial of it is played again in such."""
     signature: str = ""
     """Ed25519 over the canonical JSON of everything else, hex; empty until the registry's owner signed it."""
 
@@ -301,7 +306,9 @@ class Plan:
     strategy: StrategyName
     reasons: tuple[str, ...]
     signals: tuple[Signal, ...] = ()
-    sampling: Literal["none", "uniform", "recent"] = "none"
+    sampling: Literal["none", "uniform", "recent", "production"] = "none"
+    """What learns from the store gets: nothing of production, a share of it, the recent of it; `production`: only what
+    production showed since the change, as the simulator can't follow it."""
     parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Simulator parameters: the range to train in; the gate judges at its middle."""
     warm_start: str | None = None
@@ -310,25 +317,8 @@ class Plan:
     """Factor on the trainer's entropy bonus for this round."""
     max_steps: int = 0
     """Environment steps that this round may take; 0 leaves it to the trainer's configuration."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """The simulator's parameters as production shows them."""
-
-    values: Parameters
-    intervals: Mapping[str, tuple[float, float]]
-    explained: float
-    """Share in [0, 1] of the one-step errors beyond noise at nominal parameters that the fit removed (`episodes`: of
-    the distance between the statistics of production's and of simulated episodes, less chance); 0 on a range's edge."""
-    residual: float
-    """Root mean square of the one-step residual after the fit, in units of each observation's deviation (`episodes`:
-    of the distance that is left, in units of what separates groups of one world; 1 is chance)."""
-    num_transitions: int
-    not_identified: tuple[str, ...] = ()
-    """Parameters that these data can't tell apart; they keep their nominal values."""
-    method: Literal["transitions", "episodes"] = "transitions"
-    """What was fitted: one-step transitions, or the statistics of whole episodes."""
+    correction: Correction | None = None
+    """What worlds do here that the task's own simulator doesn't: the gate judges, and simulation trains, in such."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,23 @@ class ReplayConfig:
     """exponent of the importance weights that make up for priorities"""
     temperature: float = 0.05
     """what values are divided by before the softmax from which a policy draws that isn't greedy, in units of reward"""
+
+
+OWN: Mapping[str, Mapping[str, Any]] = {
+    "ppo": {},
+    "dqn": {},
+    "sac": {
+        "hidden": [256, 256],
+        "activation": "relu",
+        "lr": 3e-4,
+        "num_runners": 1,  # the learner needs the other CPU all the time
+        "worlds_per_runner": 8,
+        "steps_per_world": 32,  # 256 steps an iteration, and as many updates: what an iteration costs besides is little
+        "probe_every": 8,
+        "min_steps": 2_048,
+        "replay": {"batch": 256, "samples_per_insert": 256.0, "num_steps": 1},
+    },
+}
+"""What an algorithm needs of `train`'s settings whatever the task is, in place of the defaults, which are PPO's.
+
+SAC has the values of Haarnoja et al. 2018, with one update for each step."""

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from flywheel import __version__, interrupt, told
 from flywheel.config import Config
 from flywheel.console import Narrator, Say, silent
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.layers import layered
+from flywheel.layers import layered, of_task
 from flywheel.preflight import check
 from flywheel.records import Turn
 from flywheel.task import Task
@@ -51,7 +51,7 @@ class Flywheel:
         if config is not None and config.env and not task:
             task, self.about_failing = gym_env.chosen(config)
         self.task = task if isinstance(task, Task) else load(task or (config or Config()).task)
-        config = config or layered(_own(self.task))
+        config = config or layered(of_task(self.task.name, self.task.settings))
         check(config)
         if isinstance(task, Task):
             # clients are processes of their own and import the task by its name
@@ -79,9 +79,9 @@ class Flywheel:
 def settings(path: Path = SETTINGS, words: Sequence[str] = (), kept: Config | None = None) -> Config:
     """Return the defaults of the command line: flywheel.toml's over the task's own over the dataclasses'.
 
-    The task is the one that the command line `words` name, else the file's. `kept` takes the place of its settings:
-    the configuration that a run directory had so far. Raises UsageError with the nearest name for a task or a setting
-    that doesn't exist, and for a value of the wrong type.
+    Task and algorithm are the ones that the command line `words` name, else the file's. `kept` takes the place of the
+    task's settings: the configuration that a run directory had so far. Raises UsageError with the nearest name for a
+    task or a setting that doesn't exist, and for a value of the wrong type.
     """
     data: dict[str, Any] = {}
     if path.exists():
@@ -94,21 +94,19 @@ def settings(path: Path = SETTINGS, words: Sequence[str] = (), kept: Config | No
         return layered({"the run directory": dataclasses.asdict(kept), str(path): data})
     from flywheel.tasks import load
 
-    return layered({**_own(load(_named_task(words) or from_file.task)), str(path): data})
+    task = load(_given(words, "--task") or from_file.task)
+    algorithm = _given(words, "--train.algorithm") or data.get("train", {}).get("algorithm", "")
+    return layered({**of_task(task.name, task.settings, algorithm), str(path): data})
 
 
-def _own(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    return {f"the settings of task {task.name}": task.settings}
-
-
-def _named_task(words: Sequence[str]) -> str:
-    """Return the value of `--task`, which decides the defaults of all other options; "" without one."""
+def _given(words: Sequence[str], option: str) -> str:
+    """Return the value of an option that decides the defaults of others; "" without one."""
     found = ""
     for word, following in zip(words, [*words[1:], ""], strict=False):
-        if word == "--task":
+        if word == option:
             found = following
-        elif word.startswith("--task="):
-            found = word.removeprefix("--task=")
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
     return found
 
 
@@ -118,7 +116,10 @@ def words_of(config: Config) -> list[str]:
     What `--env` and its options came to is in the task's name.
     """
     config = dataclasses.replace(config, env="", env_failed_below=None, env_max_failure_rate=None)
-    return list(_changed(config, settings(words=["--task", config.task]), ""))
+    words = ["--task", config.task]
+    usual, default = settings(words=words), settings(words=[*words, "--train.algorithm", config.train.algorithm])
+    train = dataclasses.replace(default.train, algorithm=usual.train.algorithm)
+    return list(_changed(config, dataclasses.replace(default, train=train), ""))
 
 
 def _changed(part: Any, default: Any, where: str) -> Iterator[str]:

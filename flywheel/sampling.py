@@ -26,6 +26,8 @@ class Sampling:
 
     half_life: float = 0.0
     """Episodes after which a transition is drawn half as often; 0: age does not count."""
+    aged: tuple[str, ...] = ()
+    """Sources whose age counts, in their own episodes; the others' doesn't then. (): all of them, in everybody's."""
     failed: float = 1.0
     """Factor on the transitions of failed episodes."""
     policies: tuple[str, ...] = ()
@@ -33,6 +35,9 @@ class Sampling:
     quotas: Mapping[str, float] = field(default_factory=dict)
     """Share of the draws for each source (an episode's origin), in proportion to each other; {}: as many as there are.
     A source that has nothing leaves its share to the others."""
+    since: float = 0.0
+    """When an episode must have begun to be drawn from (UTC epoch seconds): where the world changed, older ones teach
+    what was right before; 0: whenever it was."""
     alpha: float = 0.0
     """Exponent on a transition's priority, its last TD error (Schaul et al. 2016, equation 1); 0: not prioritized.
     Then priorities stand in for age, failure and quotas, and what is excluded has none."""
@@ -41,15 +46,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raise UsageError for what can be no weight."""
-        for name in ("half_life", "failed", "alpha", "beta"):
+        for name in ("half_life", "failed", "since", "alpha", "beta"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0.0):
                 raise UsageError(f"Sampling's {name} is {value}, and must be a number of at least 0: give another one.")
         if any(not (np.isfinite(share) and share >= 0.0) for share in self.quotas.values()):
             raise UsageError(f"Sampling's quotas {dict(self.quotas)} hold one below 0: give each at least 0.")
-        if self.alpha and (self.half_life or self.failed != 1.0 or self.policies or self.quotas):
+        if self.alpha and (self.half_life or self.failed != 1.0 or self.policies or self.quotas or self.since):
             raise UsageError(
-                "Sampling by priority (alpha above 0) goes with no half_life, failed, policies or quotas, because a "
+                "Sampling by priority (alpha above 0) goes with no half_life, failed, policies, quotas or since, as a "
                 "priority already says how often a step is drawn: leave those out, or set alpha to 0."
             )
 

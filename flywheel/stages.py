@@ -32,6 +32,7 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
 from flywheel.preflight import check_cpus
 from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
+from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
@@ -117,7 +118,7 @@ class OnRay:
     def begin(self, plan: Plan) -> Probe | None:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
-            self._suite.grow(foreign.middle(plan.parameters))
+            self._suite.grow(foreign.middle(plan.parameters), plan.correction)
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
@@ -128,14 +129,17 @@ class OnRay:
             return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
-        return terms(self._task, self._config.gate, foreign.middle(plan.parameters))
+        return terms(corrected(self._task, plan.correction), self._config.gate, foreign.middle(plan.parameters))
 
     def _begin_round(self, plan: Plan) -> None:
         ask(self._rooms.registry.set_terms, *self._terms(plan))
         self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
-        self._feed.give()
+        self._give(plan)
+
+    def _give(self, plan: Plan) -> None:
+        self._feed.give([*(turn.plan for turn in self._turns), plan])
 
     def _train(self, plan: Plan) -> Progress:
         """Train one iteration; where the trainer was lost, the round begins again, LOST times in a row at most."""
@@ -156,7 +160,7 @@ class OnRay:
         """Train to the next probe and try the weights; after the very first one Serve starts beside the training."""
         began = time.time()
         with self._timed("train"):
-            self._feed.give()
+            self._give(plan)
             for _ in range(self._config.train.probe_every):
                 progress = self._train(plan)
         self._rooms.begin_serving()
@@ -170,7 +174,8 @@ class OnRay:
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
         worlds, suite = foreign.middle(plan.parameters), self._suite.opened()
-        probe: Probe = ask(self._rooms.gate.probe, network, spec, seed, worlds, episodes, max_failed, suite)
+        given = network, spec, seed, worlds, episodes, max_failed, suite, plan.correction
+        probe: Probe = ask(self._rooms.gate.probe, *given)
         return probe
 
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
@@ -207,6 +212,8 @@ class OnRay:
                 "steps": progress.num_steps,
                 "seed": self._config.seed,
             }
+            if plan.correction is not None:
+                trained_on["correction"] = dataclasses.asdict(plan.correction)
             version = ask(self._rooms.registry.next_version)
             digest, files = ask(self._rooms.trainer.export, version, plan.warm_start, trained_on, time.time())
             artifact: Artifact = ask(self._rooms.registry.write, digest, files)
@@ -224,15 +231,15 @@ class OnRay:
             known: Verdict | None = ask(registry.verdict, artifact.digest)
             if known is not None and known.outcome == "fail" and known.baseline == champion:
                 return known  # an earlier start was cut off right after it; a refusal isn't asked about again
-            self._suite.grow(foreign.middle(plan.parameters))
+            self._suite.grow(foreign.middle(plan.parameters), plan.correction)
             self._foresight.look(artifact.digest, champion, plan.signals, self._config.seed)
             candidate = registry.bundle.remote(artifact.digest)
             baseline = None if champion is None else registry.bundle.remote(champion)
             ask(registry.set_terms, *self._terms(plan))
             suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
-            worlds = foreign.middle(plan.parameters)
-            doubt = self._foresight.question(worlds)
-            verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries, doubt)
+            worlds, form = foreign.middle(plan.parameters), plan.correction
+            doubt = self._foresight.question(worlds, form)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries, doubt, form)
             signed: Verdict = ask(registry.record, verdict)
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flywheel.config import canonical
+from flywheel.correction import Correction
 from flywheel.errors import UsageError, unknown
 from flywheel.records import Array, End, Episode, Rule, Spec
 from flywheel.spaces import leaves_of, named
@@ -107,9 +108,13 @@ class Task:
     """Steps after which an episode is cut off (truncated), whatever the environment says: none goes on for ever."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Where this task needs another configuration than the defaults, nested as in flywheel.toml:
-    {"train": {"gamma": 0.9}}. What flywheel.toml or the command line says counts before it."""
+    {"train": {"gamma": 0.9}}. What flywheel.toml or the command line says counts before it. A section "dqn" or "sac"
+    holds what `train` has for that algorithm, where it is chosen: {"sac": {"gamma": 0.99}}."""
     version: str = ""
     """Stands for the code in the digest when a callable has no source."""
+    correction: Correction | None = None
+    """What this form of the task corrects; `simulate.corrected` makes such forms, no user gives it. It is no part of
+    the digest, but of the worlds that a verdict names."""
 
     def __post_init__(self) -> None:
         known = [p.name for p in self.parameters]
@@ -295,8 +300,9 @@ def task_digest(task: Task) -> str:
             task.limits.max_bytes,
         ],
     }
-    if isinstance(task.env, str):
-        plain["env"] = task.env
+    env: Any = inspect.unwrap(task.env) if callable(task.env) else task.env
+    if isinstance(env, str):
+        plain["env"] = env
     for name in (
         "env",
         "failed",
@@ -309,6 +315,7 @@ def task_digest(task: Task) -> str:
         "strata",
     ):
         value = getattr(task, name)
+        value = inspect.unwrap(value) if callable(value) else value  # of a corrected form the task's own
         if callable(value):
             plain[name] = _source(task, name, value)
     return hashlib.sha256(canonical(plain).encode()).hexdigest()

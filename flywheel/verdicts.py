@@ -21,11 +21,11 @@ from flywheel.records import Verdict
 def encode(verdict: Verdict) -> str:
     """Return the verdict as canonical JSON; NaN and infinity as Python's json spells them.
 
-    A trial without a chain, and a verdict without tries, rivals or count, are written without the word, so that
-    signatures from before there were any stay valid.
+    A trial without a chain, and a verdict without tries, rivals, count or correction, are written without the word, so
+    that signatures from before there were any stay valid.
     """
     plain = dataclasses.asdict(verdict)
-    for name in ("tries", "rivals", "num_played"):
+    for name in ("tries", "rivals", "num_played", "correction"):
         if not plain[name]:
             del plain[name]
     for trial in plain["trials"]:

@@ -12,7 +12,7 @@ import numpy as np
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
 from flywheel.feeding import Feed
-from flywheel.records import Episode
+from flywheel.records import Episode, Plan, Signal, SignalKind
 from flywheel.sampling import Barred
 from tests.store.test_intake import episode
 
@@ -26,6 +26,7 @@ class Rooms:
         self.known: dict[str, Episode] = {}
         self.thinned: set[str] = set()
         self.given: list[list[str]] = []
+        self.since = 0.0
         self.last = ""
         self.registry = SimpleNamespace(champion=lambda: "a", condemned=lambda: ["bad"])
         self.serving = SimpleNamespace(
@@ -34,7 +35,9 @@ class Rooms:
         self.trainer = SimpleNamespace(learn_from=self._learn, learnt_to=lambda: self.last)
 
     def add(self, id_: str, reward: float = 1.0) -> None:
-        self.known[id_] = dataclasses.replace(episode(id_, 2), rewards=np.array([1.0, reward]))
+        self.known[id_] = dataclasses.replace(
+            episode(id_, 2), rewards=np.array([1.0, reward]), started_at=100.0 + [*self.known, id_].index(id_)
+        )
 
     def _recent(self, n: int, since: str | None) -> list[Episode]:
         ids = list(self.known)
@@ -45,7 +48,8 @@ class Rooms:
             raise UsageError(f"The steps of {gone} are kept no more.")
         return [self.known[id_] for id_ in ids]
 
-    def _learn(self, episodes: Sequence[Episode], barred: Barred, last: str) -> int:
+    def _learn(self, episodes: Sequence[Episode], barred: Barred, last: str, since: float) -> int:
+        self.since = since
         assert barred == {("policy", "bad"): "it was rolled back", **BARRED}
         self.given.append([each.id for each in episodes])
         self.last = last
@@ -88,3 +92,40 @@ def test_a_trainer_that_came_back_gets_all_of_it_again() -> None:
     rooms.last = ""
     rooms.add("c")
     assert given.give() == 3 and rooms.given[1] == ["a", "b", "c"]
+
+
+def alarm(kind: SignalKind, since: str, at: float = 500.0) -> Signal:
+    return Signal(
+        kind=kind, monitor="m", digest="a", value=9.0, threshold=5.0, since_episode=since, at_episode="z",
+        evidence={}, at=at,
+    )  # fmt: skip
+
+
+def test_what_began_before_the_change_that_a_plan_trains_for_is_learnt_from_no_more() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    for id_ in "abc":
+        rooms.add(id_)
+    quiet = Plan(strategy="continue_training", reasons=(), sampling="uniform")
+    shift, worse = alarm("shift_detected", "b"), alarm("degradation", "c")
+    recent = Plan(strategy="retrain_prioritize_recent", reasons=(), sampling="recent", signals=(shift, worse))
+    given.give([quiet])
+    assert rooms.since == 0.0
+    given.give([quiet, recent])
+    assert rooms.since == 101.0
+    given.give([quiet, recent, quiet])
+    assert rooms.since == 101.0, "it stays changed when the alarm is over"
+    given.give([recent, dataclasses.replace(recent, sampling="none", signals=(worse,))])
+    assert rooms.since == 101.0, "worse outcomes alone may be the policy's doing"
+    given.give([recent, dataclasses.replace(recent, sampling="production", signals=(worse,))])
+    assert rooms.since == 102.0, "unless nothing explains them"
+
+
+def test_an_episode_that_is_kept_no_more_leaves_the_time_of_the_alarm() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    rooms.add("a")
+    rooms.thinned.add("a")
+    signals = (alarm("shift_detected", "a"),)
+    given.give([Plan(strategy="retrain_prioritize_recent", reasons=(), sampling="recent", signals=signals)])
+    assert rooms.since == 500.0

@@ -18,8 +18,10 @@ from flywheel import archive, run
 from flywheel.config import Config, DeployConfig, TrafficConfig, TrainConfig
 from flywheel.console import Narrator
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.layers import layered, of_task
 from flywheel.preflight import PERSON, approver, check
 from flywheel.records import Plan, Turn
+from flywheel.replaying import OWN, ReplayConfig
 from flywheel.run import settings
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
@@ -108,6 +110,29 @@ def test_the_tasks_own_settings_count_before_the_defaults_and_after_the_file(tmp
     assert settings(path, ["--task", "cartpole"]).train == dataclasses.replace(Config().train, gamma=0.8)
     with pytest.raises(UsageError, match="Did you mean 'pendulum'"):
         settings(path, ["--task", "pendulun"])
+
+
+def test_an_algorithm_has_defaults_of_its_own_and_the_tasks_section_for_it_counts_before_them(tmp_path: Path) -> None:
+    path = tmp_path / "flywheel.toml"
+    own, section, needs = pendulum.settings["train"], pendulum.settings["sac"], OWN["sac"]
+    for words in (["--task", "pendulum", "--train.algorithm", "sac"], ["--train.algorithm=sac", "--task=pendulum"]):
+        train = settings(path, words).train
+        assert (train.algorithm, train.gamma, train.lr) == ("sac", section["gamma"], section["lr"])
+        assert train.steps_per_world == needs["steps_per_world"] != own["steps_per_world"], "PPO's is not for SAC"
+        assert train.edge_case_share == own["edge_case_share"], "what is of the task alone stays"
+        assert train.replay.batch == needs["replay"]["batch"] and train.replay.epsilon == ReplayConfig().epsilon
+    path.write_text("task = 'pendulum'\n[train]\nalgorithm = 'sac'\nlr = 0.5\n")
+    assert (settings(path).train.lr, settings(path).train.worlds_per_runner) == (0.5, needs["worlds_per_runner"])
+    assert settings(path, ["--train.algorithm", "ppo"]).train.worlds_per_runner == Config().train.worlds_per_runner
+
+
+def test_a_task_that_is_made_for_an_algorithm_counts_before_what_that_one_needs() -> None:
+    own = {"train": {"algorithm": "sac", "steps_per_world": 7}, "ppo": {"steps_per_world": 9}}
+    assert layered(of_task("mine", own)).train.steps_per_world == 7
+    assert layered(of_task("mine", own, "sac")).train.hidden == (256, 256)
+    assert layered(of_task("mine", own, "ppo")).train.steps_per_world == 9
+    with pytest.raises(UsageError, match=r"settings of task mine for dqn: 'train\.gama'.*Did you mean 'train\.gamma'"):
+        layered(of_task("mine", {"dqn": {"gama": 0.9}}, "dqn"))
 
 
 def test_flywheel_takes_the_tasks_own_settings_unless_a_configuration_is_given() -> None:
@@ -230,6 +255,7 @@ def test_a_stop_before_anything_is_made_says_how_to_go_on_too(
             gate=dataclasses.replace(Config().gate, num_sims=50),
             deploy=dataclasses.replace(Config().deploy, haproxy=False, host="0.0.0.0"),
         ),
+        Config(task="pendulum", train=TrainConfig(algorithm="sac")),
         Config(task="env:CartPole-v1?failed_below=-3&max_failure_rate=0.5", traffic=TrafficConfig(num_clients=0)),
     ],
 )

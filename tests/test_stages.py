@@ -214,7 +214,7 @@ def test_a_gate_that_production_contradicts_has_the_simulator_fitted_without_an_
     monkeypatch.setattr(consider.predicting, "question", lambda *_: doubt)
     begun = start.analyze(1)
     assert begun.plan.strategy == "retrain_prioritize_recent" and "length is 2" in said[-1]
-    assert asked[0][2] == [] and asked[0][-1] is True, "all episodes count, as no alarm tells which"
+    assert asked[0][2] == [] and asked[0][6] is True, "all episodes count, as no alarm tells which"
     monkeypatch.setattr(start._considering, "_served", lambda champion: {"length": (1.8, 2.2)})
     assert start.analyze(1).plan.strategy == "hold" and "no candidate could pass: 9 % fail, not 1 %" in said[-1]
 
@@ -314,10 +314,10 @@ def test_a_candidate_is_looked_at_on_productions_episodes_before_it_is_judged_an
     order: list[Any] = []
     doubt = Check(name="predictive", value=2.0, interval=(0.0, 1.0), bound=1.0, passed=None)
     start._foresight = SimpleNamespace(  # type: ignore[assignment]
-        look=lambda *given: order.append(given[:3]), question=lambda worlds: doubt, is_slow=True,
+        look=lambda *given: order.append(given[:3]), question=lambda *worlds: doubt, is_slow=True,
         evidence=lambda: {"off_policy": {"num": 7}},
     )  # fmt: skip
-    monkeypatch.setattr(start._suite, "grow", lambda worlds: None)
+    monkeypatch.setattr(start._suite, "grow", lambda *worlds: None)
     start._rooms.registry = SimpleNamespace(
         champion=lambda: None, verdict=lambda digest: None, spend=lambda digest: 0, record=lambda verdict: verdict,
         set_terms=lambda *terms: None, scenarios=lambda: (), bundle=SimpleNamespace(remote=lambda digest: digest),

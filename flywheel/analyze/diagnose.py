@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from flywheel.analyze import from_episodes
 from flywheel.analyze.calibrate import calibrate, obstacle
+from flywheel.analyze.correct import correct
+from flywheel.analyze.remedies import believed
 from flywheel.analyze.spread import Map
 from flywheel.config import AnalyzeConfig
 from flywheel.errors import FlywheelError
 from flywheel.policy import Bundle, load
-from flywheel.records import Calibration, Episode, Signal
+from flywheel.records import Calibration, Correction, Episode, Parameters, Signal
+from flywheel.simulate.corrected import corrected
 from flywheel.task import Task
 
 
@@ -24,6 +27,10 @@ class Diagnosis:
     """Why there is no calibration, as a phrase; "" if there is one."""
     num_changed: int
     """Episodes from the estimated beginning of the change on."""
+    correction: Correction | None = None
+    """What explains them where no parameter does; one that corrects nothing: the simulator does what they show."""
+    no_correction: str = ""
+    """Why there is none, as a phrase; "" if there is one, or parameters explain the change."""
 
 
 def split(episodes: Sequence[Episode], signals: Sequence[Signal]) -> tuple[list[Episode], list[Episode]]:
@@ -66,8 +73,12 @@ def diagnose(
     map: Map | None = None,
     *,
     is_quiet: bool = False,
+    parameters: Parameters | None = None,
+    present: Correction | None = None,
 ) -> Diagnosis:
     """Return the simulator's parameters as the episodes since the change show them, or why there are none.
+
+    Where they don't explain the change, what does is looked for among corrections.
 
     Args:
         task: names the parameters, and what its simulator can do.
@@ -80,7 +91,10 @@ def diagnose(
         map: computes parts of what takes a heavy simulator long.
         is_quiet: nothing alarmed, and production is asked all the same, since it contradicts the gate: all episodes
             count as changed.
+        parameters: of the worlds that were trained in so far (None or missing ones: nominal).
+        present: what is corrected in them: parameters are fitted in such worlds.
     """
+    plain, task = task, corrected(task, present)
     before, changed = ([], list(episodes)) if is_quiet else split(episodes, signals)
     if not signals and not is_quiet:
         return Diagnosis(calibration=None, obstacle="production raised no alarm", num_changed=len(changed))
@@ -95,4 +109,11 @@ def diagnose(
     else:
         why = obstacle(task, changed, before)
         found = None if why else calibrate(task, changed, config, before=before, map=map)
-    return Diagnosis(calibration=found, obstacle=why, num_changed=len(changed))
+    is_believed = found is not None and believed(found, config)
+    if is_believed and not config.follow_rewards:
+        return Diagnosis(calibration=found, obstacle=why, num_changed=len(changed))
+    at = found.values if found is not None and is_believed else parameters or {}
+    form = correct(plain, changed, config, parameters=at, before=before, present=present)
+    return Diagnosis(
+        calibration=found, obstacle=why, num_changed=len(changed), correction=form.correction, no_correction=form.why
+    )

@@ -9,7 +9,7 @@ from flywheel.analyze import diagnose as pure
 from flywheel.analyze.diagnose import Diagnosis
 from flywheel.config import AnalyzeConfig
 from flywheel.policy import Bundle
-from flywheel.records import Episode, Signal
+from flywheel.records import Correction, Episode, Parameters, Signal
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.task import Task
 
@@ -24,9 +24,14 @@ def diagnose(
     served: Bundle | None = None,
     seed: int = 0,
     is_quiet: bool = False,
+    parameters: Parameters | None = None,
+    present: Correction | None = None,
 ) -> Diagnosis:
     """As analyze.diagnose.diagnose, over all nodes that have what this task claims."""
-    return pure.diagnose(task, episodes, signals, config, served, seed, map=spread, is_quiet=is_quiet)
+    return pure.diagnose(
+        task, episodes, signals, config, served, seed, map=spread, is_quiet=is_quiet, parameters=parameters,
+        present=present,
+    )  # fmt: skip
 
 
 def spread(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:

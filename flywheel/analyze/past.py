@@ -44,6 +44,8 @@ def recall(history: Sequence[Turn], champion: str | None, now: float) -> Past:
         refusals=_refusals(history),
         parameters=_carried(history),
         released=_carried([turn for turn in history if turn.release is not None]),
+        correction=None if last is None else last.plan.correction,
+        corrected=next((turn.plan.correction for turn in reversed(history) if turn.release is not None), None),
         is_champion_known=any(turn.release is not None and turn.release.digest == champion for turn in history),
         accused=tuple(sorted({s.digest for turn in history for s in turn.plan.signals})),
         incident=incident,

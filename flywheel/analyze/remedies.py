@@ -8,7 +8,7 @@ from typing import Literal
 
 from flywheel.config import AnalyzeConfig
 from flywheel.facts import Facts, Ranges
-from flywheel.records import Calibration, Parameters, Plan, Signal
+from flywheel.records import Calibration, Correction, Parameters, Plan, Signal
 
 GROWTH = 2.0
 """Factor on the entropy bonus for each refusal in a row."""
@@ -31,6 +31,17 @@ def worlds(facts: Facts) -> Ranges:
     return facts.past.parameters if known or facts.served is None else facts.served
 
 
+def known(facts: Facts) -> Correction | None:
+    """Return what worlds are to correct, as far as it is known: what production shows now, else what was so far."""
+    found = facts.past.correction if facts.correction is None else facts.correction
+    return None if found is None or found.is_none else found
+
+
+def is_corrected(facts: Facts) -> bool:
+    """Say whether production shows another correction than the policy in service was trained and judged by."""
+    return facts.correction is not None and known(facts) != facts.past.corrected
+
+
 def hold(facts: Facts, *why: str) -> Plan:
     """Return the plan that changes nothing, for its reasons; it waits for other alarms than those at hand."""
     return Plan(
@@ -39,6 +50,7 @@ def hold(facts: Facts, *why: str) -> Plan:
         signals=facts.signals,
         parameters=worlds(facts),
         warm_start=facts.champion,
+        correction=facts.past.correction,
     )
 
 
@@ -66,6 +78,7 @@ def explore(facts: Facts) -> Plan:
         ),
         warm_start=warm_start,
         exploration=min(MOST_EXPLORATION, max(1.0, past.plan.exploration) * GROWTH),
+        correction=known(facts),
     )
 
 
@@ -95,32 +108,39 @@ def cause_kind(facts: Facts) -> str:
     return str((facts.cause or {}).get("kind", "unknown"))
 
 
+def is_broken(facts: Facts) -> bool:
+    """Say whether the data are broken, as nothing good is learnt of: rewards only where they aren't to be followed."""
+    kind = cause_kind(facts)
+    return kind in REPAIRS and not (kind == "reward" and facts.config.follow_rewards)
+
+
 def degraded(facts: Facts) -> Plan:
     """Go back to the policy before, or train another from the one in service, where nobody may be gone back to.
 
     Broken data are trained on by neither.
     """
     assert facts.champion is not None
-    is_broken = cause_kind(facts) in REPAIRS
+    broken_data = is_broken(facts)
     stays = no_way_back(facts)
     strategy: Literal["rollback_and_retrain", "retrain_prioritize_recent", "continue_training"]
     if stays:
-        strategy = "continue_training" if is_broken else "retrain_prioritize_recent"
+        strategy = "continue_training" if broken_data else "retrain_prioritize_recent"
         warm_start, why = facts.champion, stays
     else:
         assert facts.previous is not None
         strategy, warm_start = "rollback_and_retrain", facts.previous
         why = f"policy {warm_start[:8]} served before it, and no alarm was ever about it"
-    broken = ("nothing of the broken data is trained on", REPAIRS[cause_kind(facts)]) if is_broken else ()
-    is_known = is_broken or to_blame(facts) != "unknown"
+    broken = ("nothing of the broken data is trained on", REPAIRS[cause_kind(facts)]) if broken_data else ()
+    is_known = broken_data or to_blame(facts) != "unknown"
     unchanged = () if is_known else ("nothing says that the world changed",)
     return Plan(
         strategy=strategy,
         reasons=(*told(facts), *unchanged, why, *broken),
         signals=facts.signals,
-        sampling="none" if is_broken else "recent",
+        sampling="none" if broken_data else "recent",
         parameters=worlds(facts),
         warm_start=warm_start,
+        correction=facts.past.correction,
     )
 
 
@@ -138,11 +158,12 @@ def calibrated(facts: Facts, names: Sequence[str]) -> Plan:
         sampling="recent",
         parameters=training_ranges(found, facts.config.widen),
         warm_start=facts.champion,
+        correction=known(facts),
     )
 
 
 def unexplained(facts: Facts) -> Plan:
-    """Train by the store where the policy fails in a world that no parameter explains; hold where it does its work."""
+    """Train where the policy fails in a world that no parameter explains; hold where it does its work."""
     found = facts.calibration
     if found is not None and believed(found, facts.config):
         why = measured(found, ())
@@ -152,16 +173,37 @@ def unexplained(facts: Facts) -> Plan:
         what = "residual" if found.method == "transitions" else "distance between whole episodes' statistics"
         why = f"no parameter explains the change: the best fit removes {found.explained:.0%} of the {what}"
     if is_degraded(facts):
-        return Plan(
-            strategy="retrain_prioritize_recent",
-            reasons=(*told(facts), why, "the policy fails, so it trains on in the worlds known so far"),
-            signals=facts.signals,
-            sampling="recent",
-            parameters=worlds(facts),
-            warm_start=facts.champion,
-        )
+        return retrained(facts, why)
     fine = "the policy still does its work, and training in the worlds known so far would not help"
-    return hold(facts, *told(facts), why, *(() if found is not None and believed(found, facts.config) else (fine,)))
+    shown = () if facts.correction is None else (str(facts.correction),)
+    is_known = found is not None and believed(found, facts.config)
+    return hold(facts, *told(facts), why, *shown, *(() if is_known else (fine,)))
+
+
+def retrained(facts: Facts, *why: str) -> Plan:
+    """Train by what production shows, in worlds that are corrected by it where it is known how."""
+    is_back = facts.correction is not None and facts.correction.is_none
+    return Plan(
+        strategy="retrain_prioritize_recent",
+        reasons=(*told(facts), *why, *told_correction(facts)),
+        signals=facts.signals,
+        sampling="recent" if is_back else "production",
+        parameters=worlds(facts),
+        warm_start=facts.champion,
+        correction=known(facts),
+    )
+
+
+def told_correction(facts: Facts) -> tuple[str, ...]:
+    """Return what production does otherwise than the simulator, or that it is not known, and what follows from it."""
+    found = facts.correction
+    if found is None:
+        asked = f"it is not known what production does otherwise: {facts.no_correction}" if facts.no_correction else ""
+        return (*filter(None, [asked]), "the policy fails, so it trains on in the worlds known so far")
+    if found.is_none:
+        return ("production does what the simulator does at the parameters known so far, with nothing corrected",)
+    share = f"{found.explained:.0%} of what the simulator missed in episodes that it was not fitted to"
+    return (f"{found}, which explains {share}", "the gate judges in worlds that do so, too, and training goes on there")
 
 
 def is_degraded(facts: Facts) -> bool:
@@ -195,7 +237,7 @@ def moved(facts: Facts) -> tuple[str, ...]:
     () where no calibration is believed, or it was made of broken data.
     """
     found = facts.calibration
-    if found is None or not believed(found, facts.config) or cause_kind(facts) in REPAIRS:
+    if found is None or not believed(found, facts.config) or is_broken(facts):
         return ()
     trained = facts.past.released if facts.served is None else facts.served
     return _outside(found, trained, facts.nominal)

@@ -45,10 +45,9 @@ def broken(facts: Facts) -> Plan | None:
 
     A policy that fails outright is cured as any other, without these data.
     """
-    kind = remedies.cause_kind(facts)
-    if not facts.signals or is_degraded(facts) or kind not in remedies.REPAIRS:
+    if not facts.signals or is_degraded(facts) or not remedies.is_broken(facts):
         return None
-    return remedies.hold(facts, *remedies.told(facts), remedies.REPAIRS[kind])
+    return remedies.hold(facts, *remedies.told(facts), remedies.REPAIRS[remedies.cause_kind(facts)])
 
 
 def bad_release(facts: Facts) -> Plan | None:
@@ -73,7 +72,8 @@ def first(facts: Facts) -> Plan | None:
     if facts.champion is not None:
         return None
     reasons = ("no policy is in service yet",)
-    return Plan(strategy="continue_training", reasons=reasons, parameters=remedies.worlds(facts))
+    worlds = remedies.worlds(facts)
+    return Plan(strategy="continue_training", reasons=reasons, parameters=worlds, correction=facts.past.correction)
 
 
 def changed_world(facts: Facts) -> Plan | None:
@@ -82,11 +82,20 @@ def changed_world(facts: Facts) -> Plan | None:
     return remedies.calibrated(facts, names) if names else None
 
 
+def corrected(facts: Facts) -> Plan | None:
+    """Production's world acts as no parameter makes the simulator act, and it is known how: train in such worlds."""
+    is_asked = is_degraded(facts) or (facts.contradiction and not facts.signals)
+    is_fit = remedies.is_corrected(facts) and not remedies.is_broken(facts)
+    return remedies.retrained(facts) if is_asked and is_fit else None
+
+
 def quiet(facts: Facts) -> Plan | None:
     """No alarm is open: train on, for a policy that is better still."""
     if facts.signals:
         return None
-    return dataclasses.replace(QUIET, parameters=remedies.worlds(facts), warm_start=facts.champion)
+    return dataclasses.replace(
+        QUIET, parameters=remedies.worlds(facts), warm_start=facts.champion, correction=facts.past.correction
+    )
 
 
 def degraded(facts: Facts) -> Plan | None:
@@ -96,7 +105,7 @@ def degraded(facts: Facts) -> Plan | None:
     is_shifted = any(signal.kind == "shift_detected" for signal in facts.signals)
     blame = remedies.to_blame(facts)
     is_policys = blame == "policy" or (blame == "unknown" and (is_unchanged or not is_shifted))
-    is_broken = remedies.cause_kind(facts) in remedies.REPAIRS
+    is_broken = remedies.is_broken(facts)
     return remedies.degraded(facts) if is_degraded(facts) and (is_policys or is_broken) else None
 
 
@@ -106,7 +115,7 @@ def unexplained(facts: Facts) -> Plan | None:
 
 
 RULES: tuple[Rule, ...] = (
-    held, hacked, broken, bad_release, refused, first, changed_world, quiet, degraded, unexplained,
+    held, hacked, broken, bad_release, refused, first, changed_world, corrected, quiet, degraded, unexplained,
 )  # fmt: skip
 """In the order in which they are asked; the last one always answers."""
 
@@ -119,7 +128,7 @@ def spent(facts: Facts, plan: Plan) -> str:
 
 def contradicted(facts: Facts, plan: Plan) -> str:
     """Production contradicts the gate, and no calibration knows better: its verdicts stay open."""
-    if not facts.contradiction or remedies.moved(facts):
+    if not facts.contradiction or remedies.moved(facts) or remedies.is_corrected(facts):
         return ""
     return f"no candidate could pass: {facts.contradiction}"
 

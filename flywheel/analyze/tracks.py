@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.analyze.space import FAR, STEP, Floats, Space
-from flywheel.policy import to_env
 from flywheel.records import Array, Episode
+from flywheel.simulate.corrected import arriving
 from flywheel.simulate.transitions import Transitions
 from flywheel.task import Task, spec_of
 
@@ -67,7 +67,7 @@ def follow(task: Task, space: Space, episodes: Sequence[Episode], most: int) -> 
         broken = ~np.isfinite(states).all(axis=1)
         length = int(broken.argmax()) - 1 if broken.any() else length
         if length >= SHORTEST:
-            some.append((_unwound(task, states[: length + 1]), to_env(spec, episode.raw_actions[:length])))
+            some.append((_unwound(task, states[: length + 1]), arriving(task, spec, episode)[:length]))
     lengths = np.array([len(done) for _, done in some], dtype=np.int64)
     longest = int(lengths.max(initial=0))
     num_states = len(space.scale)

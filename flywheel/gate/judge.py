@@ -118,7 +118,7 @@ class SafetyGate:
             seed=seed,
             cost_s=self._clock() - begun,
             judged_at=now, valid_until=now + self._config.valid_s,
-            tries=tries,
+            tries=tries, correction=self._task.correction,
         )  # fmt: skip
 
     def _heard(
@@ -271,9 +271,12 @@ class SafetyGate:
 def terms(task: Task, config: GateConfig, parameters: Parameters) -> tuple[str, str]:
     """Return what a verdict is made by, as digests: the gate's configuration, and the simulator at `parameters`.
 
-    Who plays is no part of it.
+    Who plays is no part of it; what a corrected form of the task corrects is.
     """
-    return digest(dataclasses.replace(config, workers=0)), digest({**task.nominal, **parameters})
+    worlds: dict[str, Any] = {**task.nominal, **parameters}
+    if task.correction is not None:
+        worlds = {"parameters": worlds, "correction": dataclasses.asdict(task.correction)}
+    return digest(dataclasses.replace(config, workers=0)), digest(worlds)
 
 
 def _check_limits(task: Task, config: GateConfig) -> None:

@@ -16,7 +16,8 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Bundle, Policy
 from flywheel.priority import let_others_first
-from flywheel.records import Check, Episode, Parameters, Probe, Spec, Verdict
+from flywheel.records import Check, Correction, Episode, Parameters, Probe, Spec, Verdict
+from flywheel.simulate.corrected import corrected
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.tapes import Scenario
 from flywheel.task import Task
@@ -36,14 +37,26 @@ class GateActor:
         let_others_first()
         self._meters = Recorder(wheel)
 
-        def many(num: int) -> Crew:
-            num = num or _num_cpus(claims or {})
-            return Actors(task, config.lockstep, num, claims or {}) if num > 1 else Alone(task, config.lockstep)
+        def gate(task: Task) -> SafetyGate:
+            def many(num: int) -> Crew:
+                num = num or _num_cpus(claims or {})
+                return Actors(task, config.lockstep, num, claims or {}) if num > 1 else Alone(task, config.lockstep)
 
-        self._gate = SafetyGate(task, config, crew=crew_of(task, config, many))
+            return SafetyGate(task, config, crew=crew_of(task, config, many))
+
+        self._task, self._make, self._gate = task, gate, gate(task)
+        self._corrected: tuple[Correction, SafetyGate] | None = None
 
     def __repr__(self) -> str:
         return f"gate({self._meters.wheel})"
+
+    def _in(self, correction: Correction | None) -> SafetyGate:
+        """Return the gate in worlds that act by a correction; the last such one is kept."""
+        if correction is None:
+            return self._gate
+        if self._corrected is None or self._corrected[0] != correction:
+            self._corrected = correction, self._make(corrected(self._task, correction))
+        return self._corrected[1]
 
     def judge(
         self,
@@ -54,18 +67,24 @@ class GateActor:
         suite: Sequence[Scenario] = (),
         tries: int = 0,
         doubt: Check | None = None,
+        correction: Correction | None = None,
     ) -> Verdict:
-        """Return the Verdict on a policy, not signed yet; `tries` others were judged since a release was confirmed."""
-        verdict = self._gate.judge(
+        """Return the Verdict on a policy, not signed yet; `tries` others were judged since a release was confirmed.
+
+        It is judged in worlds that act by `correction`, as it is probed in such.
+        """
+        verdict = self._in(correction).judge(
             policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time(), tries=tries,
             doubt=doubt,
         )  # fmt: skip
         self._meters.record(readings.of_verdict(verdict))
         return verdict
 
-    def grow(self, policy: Bundle, episodes: Sequence[Episode], **given: Any) -> Growth:
+    def grow(
+        self, policy: Bundle, episodes: Sequence[Episode], *, correction: Correction | None = None, **given: Any
+    ) -> Growth:
         """As SafetyGate.grow."""
-        return self._gate.grow(policy, episodes, **given)
+        return self._in(correction).grow(policy, episodes, **given)
 
     def is_spent(self, tries: int) -> bool:
         """As SafetyGate.is_spent."""
@@ -80,10 +99,11 @@ class GateActor:
         episodes: int = 200,
         max_failed: int | None = None,
         suite: Sequence[Scenario] = (),
+        correction: Correction | None = None,
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
         began, policy = time.perf_counter(), Policy(network, spec)
-        probe = self._gate.probe(
+        probe = self._in(correction).probe(
             policy, seed=seed, parameters=parameters, suite=suite, episodes=episodes, max_failed=max_failed
         )
         self._meters.record(readings.of_probe(probe, time.perf_counter() - began))

@@ -71,6 +71,7 @@ def play(
         tracks = _tracks(task, policy, worlds, [names[i] for i in places], rule, lead)
         for i, track in zip(places, tracks, strict=True):
             parts = [origin, task.name, policy.digest, seeds[i], names[i], dict(parameters[i]), draw_keys[i]]
+            parts += [] if task.correction is None else [dataclasses.asdict(task.correction)]
             episode = Episode(
                 **shared,
                 **track,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.policy import to_env
 from flywheel.records import Array, Episode
+from flywheel.simulate.corrected import arriving, stepping
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task, spec_of
@@ -25,7 +25,7 @@ class Transitions:
     states: Floats
     """float64[N, S]"""
     actions: Array
-    """dtype[N, *a], as the environment got them"""
+    """dtype[N, *a], as they arrived in the world"""
     successors: Floats
     """float64[N, S]"""
     episodes: NDArray[np.int64]
@@ -66,7 +66,7 @@ def gather(task: Task, episodes: Sequence[Episode], most: int) -> Transitions:
         before, after = np.split(states, 2)
         finite = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
         rows.append((before[finite], after[finite]))
-        actions.append(to_env(spec, episode.raw_actions[steps][finite]))
+        actions.append(arriving(task, spec, episode)[steps][finite])
         index.append(np.full(int(finite.sum()), number))
     states = np.concatenate([before for before, _ in rows])
     return Transitions(
@@ -89,11 +89,14 @@ def going_on(task: Task, states: Floats, successors: Floats) -> Floats:
 
 
 class Simulator:
-    """The task's own simulator, asked for the state one step after a given one."""
+    """The task's own simulator, asked for the state one step after a given one.
+
+    Actions are those that arrive: in a corrected form of the task they aren't made into others again.
+    """
 
     def __init__(self, task: Task) -> None:
         """Make nothing yet; worlds are made at their first use and kept."""
-        self._task = task
+        self._task = stepping(task)
         self._vectors: dict[int, Any] = {}
         self._env: Any = None
 
@@ -106,10 +109,15 @@ class Simulator:
 
     def successors(self, data: Transitions, parameters: Sequence[Mapping[str, float]]) -> Floats:
         """Return the predicted successors float64[M, N, S] of N transitions under each of M parameter sets."""
+        return self.steps(data, parameters)[0]
+
+    def steps(self, data: Transitions, parameters: Sequence[Mapping[str, float]]) -> tuple[Floats, Floats]:
+        """Return the predicted successors float64[M, N, S] and rewards float64[M, N] of N transitions."""
         go_on_or_stop()
         if self._task.vector is None:
-            one_by_one = np.stack([self._one_by_one(data, values) for values in parameters])
-            return going_on(self._task, data.states, one_by_one)
+            found = [self._one_by_one(data, values) for values in parameters]
+            one_by_one, gained = (np.stack(column) for column in zip(*found, strict=True))
+            return going_on(self._task, data.states, one_by_one), gained
         num = len(parameters) * len(data)
         columns = {
             name: np.repeat([values[name] for values in parameters], len(data)).astype(np.float64)
@@ -123,26 +131,28 @@ class Simulator:
         if self._task.set_parameters is not None:
             self._task.set_parameters(env, columns)
         self._task.set_state(env, np.tile(data.states, (len(parameters), 1)))
-        observations = env.step(np.concatenate([data.actions] * len(parameters)))[0]
+        observations, rewards, *_ = env.step(np.concatenate([data.actions] * len(parameters)))
         leaves = leaves_of(env.single_observation_space)
         successors = self._after(env, flatten_batch(leaves, observations)).reshape(len(parameters), len(data), -1)
-        return going_on(self._task, data.states, successors)
+        gained = np.asarray(rewards, np.float64).reshape(len(parameters), len(data))
+        return going_on(self._task, data.states, successors), gained
 
-    def _one_by_one(self, data: Transitions, parameters: Mapping[str, float]) -> Floats:
+    def _one_by_one(self, data: Transitions, parameters: Mapping[str, float]) -> tuple[Floats, Floats]:
         if self._env is None:
             self._env = self._task.make_env()
         assert self._task.set_state is not None
-        rows = []
+        rows, gained = [], []
         for state, action in zip(data.states, data.actions, strict=True):
             go_on_or_stop()
             self._env.reset(seed=0)
             if self._task.set_parameters is not None:
                 self._task.set_parameters(self._env, parameters)
             self._task.set_state(self._env, state)
-            observation = self._env.step(action)[0]
+            observation, reward, *_ = self._env.step(action)
             leaves = leaves_of(self._env.observation_space)
             rows.append(np.ravel(self._after(self._env, flatten(leaves, observation))))
-        return np.array(rows)
+            gained.append(float(reward))
+        return np.array(rows), np.array(gained)
 
     def _after(self, env: Any, observations: Array) -> Floats:
         """Read the state itself where the task can: an observation in float32 would blur the derivatives."""

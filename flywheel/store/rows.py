@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.records import Spec
+from flywheel.records import Episode, Spec
+from flywheel.sampling import Floats
 
 LINE = 64
 """Bytes that a processor fetches at once: a small step's row is one such line, and a draw waits for memory once."""
@@ -50,6 +52,26 @@ def make(kind: np.dtype[np.void], num_rows: int, directory: Path | None = None) 
     if hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)  # no draw says anything of the next one
     return np.frombuffer(mapped, kind)
+
+
+def runs_of(episode: Episode) -> Iterator[tuple[int, int]]:
+    """Yield (begin, end) of each run of steps with known rewards by one policy."""
+    known, digests = ~np.isnan(episode.rewards), episode.digests
+    if known.all() and digests and digests[0] and digests.count(digests[0]) == len(digests):
+        yield 0, episode.num_steps
+        return
+    cuts = [t for t in range(1, len(digests)) if known[t] != known[t - 1] or digests[t] != digests[t - 1]]
+    for begin, end in zip([0, *cuts], [*cuts, len(digests)], strict=True):
+        if end > begin and known[begin] and digests[begin]:
+            yield begin, end
+
+
+def gains(rewards: NDArray[np.float64], gammas: Floats) -> Floats:
+    """Return float64[T]: of each step the discounted sum of the rewards float64[T] in the window that begins there."""
+    found = np.asarray(gammas[0] * rewards, np.float64)
+    for k in range(1, min(len(gammas), len(rewards))):
+        found[:-k] += gammas[k] * rewards[k:]
+    return found
 
 
 class Queue:

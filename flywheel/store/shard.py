@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,14 +17,15 @@ from flywheel.store.table import Drawn, Table
 class Told:
     """What a shard is told before it is asked."""
 
-    episodes: tuple[tuple[Episode, int], ...] = ()
-    """Episodes to hold, each with its number among all shards'."""
+    episodes: tuple[tuple[Episode, int, int], ...] = ()
+    """Episodes to hold, each with how many were added to any shard before it: of all, and of its own source."""
     barred: tuple[tuple[Literal["exclude", "readmit"], str, str, str], ...] = ()
     """What is to be excluded, or readmitted: which of both, kind, name, why."""
     errors: tuple[tuple[Drawn, Floats], ...] = ()
     """TD errors float64[N] of what was drawn here."""
     num_episodes: int = 0
-    """Episodes ever added to all shards, from which ages are counted."""
+    num_of: Mapping[str, int] = field(default_factory=dict)
+    """Episodes ever added to all shards, of all and by source: ages are counted from there."""
     greatest: float = 1.0
     """The greatest TD error that any shard was ever told: the priority of transitions without one."""
 
@@ -37,6 +38,7 @@ class Standing:
     """Tells a shard from the one that stood in its place before a restart."""
     num_transitions: int
     num_episodes: int
+    num_of: Mapping[str, int]
     masses: dict[str, tuple[float, float, int]]
     """By origin: its transitions' weights summed up, their squares, and how many have one; quotas left out."""
     total: float
@@ -58,17 +60,18 @@ class Shard:
     def tell(self, told: Told) -> None:
         """Take in what came since."""
         held = self._table
-        held.num_episodes = max(held.num_episodes, told.num_episodes)
         held.greatest = max(held.greatest, told.greatest)
         for word, kind, name, why in told.barred:
             if word == "exclude":
                 held.exclude(kind, name, why)
             elif (kind, name) in held.excluded:
                 held.readmit(kind, name)
-        for episode, number in told.episodes:
-            held.add(episode, number)
+        for episode, number, own in told.episodes:
+            held.num_episodes, held.num_of[episode.origin] = number, own
+            held.add(episode)
         for drawn, errors in told.errors:
             held.prioritize(drawn, errors)
+        held.count(told.num_episodes, told.num_of)
 
     def standing(self, told: Told, rule: Sampling) -> Standing:
         """Take in what came since, and return what may be drawn by a rule, whose quotas don't count here."""
@@ -77,6 +80,7 @@ class Shard:
             born=self._born,
             num_transitions=self._table.num_transitions,
             num_episodes=self._table.num_episodes,
+            num_of=dict(self._table.num_of),
             masses=self._table.masses(replace(rule, quotas={})),
             total=self._table.priorities(rule.alpha).total if rule.alpha else 0.0,
         )

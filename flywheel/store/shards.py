@@ -18,8 +18,9 @@ import numpy as np
 from flywheel.errors import FlywheelError
 from flywheel.records import Episode
 from flywheel.sampling import Batch, Floats, Ints, Sampling
+from flywheel.store.rows import runs_of
 from flywheel.store.shard import Shard, Standing, Told
-from flywheel.store.table import SMALLEST, Drawn, runs_of
+from flywheel.store.table import SMALLEST, Drawn
 
 BLOCK = 16
 """Batches that are drawn in one go, where nothing comes between them: a call to a shard takes a millisecond."""
@@ -108,10 +109,11 @@ class Shards:
         self._born: list[int | None] = [None] * len(ports)
         self._out: dict[tuple[str, str], str] = {}
         self._num_episodes, self._greatest = 0, 1.0
-        self._split: tuple[Sampling, Split] | None = None
+        self._num_of: dict[str, int] = {}
+        self._splits: list[tuple[Sampling, Split]] = []
         self._block: tuple[Sampling, int, list[Batch]] | None = None
         self._has_lost = False
-        self.num_transitions = 0
+        self._num_transitions = 0
         if is_new:
             ports.ask({k: ("begin",) for k in range(len(ports))})
         self._look(_ALIKE)
@@ -121,19 +123,26 @@ class Shards:
         """What is excluded from training: ("policy", "origin" or "episode", its name) → why."""
         return dict(self._out)
 
+    @property
+    def num_transitions(self) -> int:
+        """Transitions that are held."""
+        self._look(_ALIKE)
+        return self._num_transitions
+
     def add(self, episode: Episode) -> int:
         """Hold an episode, in place of what was held of it before, and return how many of its transitions are held."""
         waiting = self._told[deal(episode.id, len(self._ports))]
-        waiting.episodes.append((episode, self._num_episodes))
-        self._num_episodes += 1
-        self._split = self._block = None
+        own = self._num_of.get(episode.origin, 0)
+        waiting.episodes.append((episode, self._num_episodes, own))
+        self._num_episodes, self._num_of[episode.origin] = self._num_episodes + 1, own + 1
+        self._forget()
         if len(waiting.episodes) >= GROUP:
             self._send()
         return sum(min(end - begin, self._capacity) for begin, end in runs_of(episode))
 
     def lacks(self) -> bool:
         """Say whether a shard that was held is empty since it was asked last, as its process or node was lost."""
-        self._split = self._block = None
+        self._forget()
         self._look(_ALIKE)
         lost, self._has_lost = self._has_lost, False
         return lost
@@ -143,14 +152,14 @@ class Shards:
         self._out[kind, name] = why
         for waiting in self._told:
             waiting.barred.append(("exclude", kind, name, why))
-        self._split = self._block = None
+        self._forget()
 
     def readmit(self, kind: str, name: str) -> None:
         """Draw again what was excluded by these words."""
         why = self._out.pop((kind, name))
         for waiting in self._told:
             waiting.barred.append(("readmit", kind, name, why))
-        self._split = self._block = None
+        self._forget()
 
     def drawable(self, rule: Sampling | None = None) -> int:
         """Return how many transitions have a chance to be drawn."""
@@ -176,7 +185,7 @@ class Shards:
             drawn = Drawn(batch.rows[mine] & ((1 << ROWS) - 1), batch.stamps[mine])
             self._told[k].errors.append((drawn, errors[mine]))
         self._greatest = max(self._greatest, float(np.abs(errors).max(initial=0.0)) + SMALLEST)
-        self._split = self._block = None
+        self._forget()
 
     def _draw(self, rng: np.random.Generator, num: int, rule: Sampling) -> Batch:
         for _ in range(_ATTEMPTS):
@@ -193,7 +202,7 @@ class Shards:
             batches = {k: batch for k, (born, batch) in parts.items() if batch is not None and born == self._born[k]}
             if len(batches) == len(parts):
                 return _merged(batches, rng, None if rule.alpha else found.effective)
-            self._split = None
+            self._forget()
         raise FlywheelError(
             f"A draw found a shard empty {_ATTEMPTS} times in a row: shards die as soon as they are filled, and Ray's "
             "log says of what (of too little memory, mostly: lower train.replay.most_mib)."
@@ -201,17 +210,25 @@ class Shards:
 
     def _look(self, rule: Sampling) -> Split:
         """Send what waits, and return how the rule's draws fall to the shards; what was found out stands until then."""
-        if self._split is None or self._split[0] != rule or any(self._told):
-            standings = self._standings(rule)
-            self.num_transitions = sum(each.num_transitions for each in standings)
-            self._split = rule, split(rule, standings)
-        return self._split[1]
+        for known, found in self._splits:
+            if known == rule:
+                return found
+        standings = self._standings(rule)
+        self._num_transitions = sum(each.num_transitions for each in standings)
+        self._splits = [*self._splits[-3:], (rule, split(rule, standings))]
+        return self._splits[-1][1]
+
+    def _forget(self) -> None:
+        """Know of no draws any more, because something came, left, or was said of what is held."""
+        self._splits, self._block = [], None
 
     def _standings(self, rule: Sampling) -> list[Standing]:
         """Return the shards' standings; one that came back empty is told first what is excluded."""
         for _ in range(_ATTEMPTS):
             found = self._tell("standing", rule)
-            self._num_episodes = max(self._num_episodes, *(each.num_episodes for each in found.values()))
+            for each in found.values():
+                self._num_episodes = max(self._num_episodes, each.num_episodes)
+                self._num_of |= {name: max(num, self._num_of.get(name, 0)) for name, num in each.num_of.items()}
             new = [k for k, each in found.items() if each.born != self._born[k]]
             for k in new:
                 self._has_lost |= self._born[k] is not None
@@ -225,7 +242,7 @@ class Shards:
         self._tell("tell")
 
     def _tell(self, name: str, *arguments: object) -> dict[int, Any]:
-        told = [waiting.told(self._num_episodes, self._greatest) for waiting in self._told]
+        told = [waiting.told(self._num_episodes, self._num_of, self._greatest) for waiting in self._told]
         return self._ports.ask({k: (name, each, *arguments) for k, each in enumerate(told)})
 
 
@@ -240,11 +257,11 @@ class _Waiting:
     def __bool__(self) -> bool:
         return bool(self.episodes or self.barred or self.errors)
 
-    def told(self, num_episodes: int, greatest: float) -> Told:
+    def told(self, num_episodes: int, num_of: Mapping[str, int], greatest: float) -> Told:
         """Return all of it, after which nothing waits."""
         found = Told(
             episodes=tuple(self.episodes), barred=tuple(self.barred), errors=tuple(self.errors),
-            num_episodes=num_episodes, greatest=greatest,
+            num_episodes=num_episodes, num_of=dict(num_of), greatest=greatest,
         )  # fmt: skip
         self.episodes, self.barred, self.errors = [], [], []
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flywheel.records import Episode, Spec
 from flywheel.sampling import Batch, Floats, Ints, Sampling
 from flywheel.store.priorities import Priorities
-from flywheel.store.rows import Queue, make, row_of
+from flywheel.store.rows import Queue, gains, make, row_of, runs_of
 from flywheel.store.weights import Entries, weights_of
 
 _ENTRY = np.dtype(
@@ -20,9 +20,11 @@ _ENTRY = np.dtype(
         ("start", np.int64),
         ("count", np.int64),
         ("episode", np.int64),
+        ("own", np.int64),
         ("failed", np.bool_),
         ("policy", np.int64),
         ("origin", np.int64),
+        ("started_at", np.float64),
         ("is_out", np.bool_),
     ]
 )
@@ -69,6 +71,7 @@ class Table:
         self._ids: dict[int, str] = {}
         self._out: dict[tuple[str, str], str] = {}
         self.num_episodes = self.num_transitions = 0
+        self.num_of: dict[str, int] = {}
         self._drawn: tuple[Sampling, Floats, float] | None = None
         self._priorities: tuple[float, Priorities] | None = None
         self.greatest = 1.0
@@ -78,24 +81,29 @@ class Table:
         """What is excluded from training: ("policy", "origin" or "episode", its name) → why."""
         return dict(self._out)
 
-    def add(self, episode: Episode, number: int | None = None) -> int:
-        """Hold an episode, in place of what was held of it before, and return how many of its transitions are held.
-
-        `number` is how many were added before it, where some of them are held elsewhere.
-        """
+    def add(self, episode: Episode) -> int:
+        """Hold an episode, in place of what was held of it before, and return how many of its transitions are held."""
         self.drop(episode.id)
-        number, num = self.num_episodes if number is None else number, 0
-        self.num_episodes = max(self.num_episodes, number + 1)
+        number, own, num = self.num_episodes, self.num_of.get(episode.origin, 0), 0
+        self.num_episodes, self.num_of[episode.origin] = number + 1, own + 1
         runs = []
         for begin, end in runs_of(episode):
             begin = max(begin, end - min(self.capacity, len(self._steps) - 1))
-            runs.append(self._hold(episode, begin, end, number))
+            runs.append(self._hold(episode, begin, end, number, own))
             num += end - begin
         runs = [run for run in runs if run >= self._entries.num_left]
         if runs:
             self._runs[episode.id], self._ids[number] = runs, episode.id
         self._drawn = None
         return num
+
+    def count(self, num_episodes: int, num_of: Mapping[str, int]) -> None:
+        """Let ages count from so many episodes at least, of all and by source, as some are held elsewhere."""
+        before = self.num_episodes
+        self.num_episodes = max(self.num_episodes, num_episodes)
+        self.num_of |= {name: max(num, self.num_of.get(name, 0)) for name, num in num_of.items()}
+        if self.num_episodes != before:
+            self._drawn = None
 
     def drop(self, id_: str) -> None:
         """Forget an episode; one that isn't held is none."""
@@ -183,7 +191,7 @@ class Table:
 
     # Holding
 
-    def _hold(self, episode: Episode, begin: int, end: int, number: int) -> int:
+    def _hold(self, episode: Episode, begin: int, end: int, number: int, own: int) -> int:
         size, count = end - begin + 1, end - begin
         while self.num_transitions + count > self.capacity or self._is_in_the_way(size):
             self._evict()
@@ -192,7 +200,8 @@ class Table:
         policy = self._policies.setdefault(episode.digests[begin], len(self._policies))
         origin = self._origins.setdefault(episode.origin, len(self._origins))
         is_out = self._is_out(episode.digests[begin], episode.origin, episode.id)
-        run = self._entries.append((start, count, number, episode.failed, policy, origin, is_out))
+        about = (episode.failed, policy, origin, episode.started_at, is_out)
+        run = self._entries.append((start, count, number, own, *about))
         seen = self._steps[start : start + size]
         seen["observation"], seen["left"] = episode.observations[begin : end + 1], np.arange(count, -1, -1)
         steps, seen["entry"][count] = seen[:count], -1
@@ -262,10 +271,10 @@ class Table:
         """
         if self._drawn is None or self._drawn[0] != rule:
             held = self._entries.records
-            names = ("episode", "count", "failed", "policy", "origin", "is_out")
-            weights = weights_of(
-                rule, Entries(**{n: held[n] for n in names}), self._policies, self._origins, self.num_episodes - 1
-            )
+            names = ("count", "failed", "policy", "origin", "started_at", "is_out")
+            num_of = np.array([self.num_of[name] for name in self._origins], np.int64)
+            ages = {"age": self.num_episodes - 1 - held["episode"], "own_age": num_of[held["origin"]] - 1 - held["own"]}
+            weights = weights_of(rule, Entries(**{n: held[n] for n in names}, **ages), self._policies, self._origins)
             sums = weights * held["count"]
             squares = float((weights * sums).sum())
             self._drawn = rule, np.cumsum(sums), float(sums.sum()) ** 2 / squares if squares else 0.0
@@ -368,26 +377,6 @@ class Sequences(NamedTuple):
     """float32[N, L]"""
     mask: np.ndarray
     """bool[N, L]: True where there is a step"""
-
-
-def runs_of(episode: Episode) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of each run of steps with known rewards by one policy."""
-    known, digests = ~np.isnan(episode.rewards), episode.digests
-    if known.all() and digests and digests[0] and digests.count(digests[0]) == len(digests):
-        yield 0, episode.num_steps
-        return
-    cuts = [t for t in range(1, len(digests)) if known[t] != known[t - 1] or digests[t] != digests[t - 1]]
-    for begin, end in zip([0, *cuts], [*cuts, len(digests)], strict=True):
-        if end > begin and known[begin] and digests[begin]:
-            yield begin, end
-
-
-def gains(rewards: NDArray[np.float64], gammas: Floats) -> Floats:
-    """Return float64[T]: of each step the discounted sum of the rewards float64[T] in the window that begins there."""
-    found = np.asarray(gammas[0] * rewards, np.float64)
-    for k in range(1, min(len(gammas), len(rewards))):
-        found[:-k] += gammas[k] * rewards[k:]
-    return found
 
 
 def _is_end(steps: NDArray[np.void]) -> NDArray[np.bool_]:

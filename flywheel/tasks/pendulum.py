@@ -164,6 +164,14 @@ pendulum = Task(
             "max_steps": 200_000,
             "reward_scale": 0.1,  # costs of up to 16 a step become values of about 10
         },
+        "sac": {
+            "hidden": [64, 64],  # as good as 256, at a quarter of the time
+            "lr": 1e-3,
+            "gamma": 0.95,
+            "reward_scale": 1.0,
+            "max_steps": 40_000,
+            "quiet_steps": 8_192,
+        },
         "gate": {"probe_edge_trials": 15},
     },
 )

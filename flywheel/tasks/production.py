@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flywheel.config import TrafficConfig
+from flywheel.config import Config
 from flywheel.errors import FlywheelError
+from flywheel.task import Task
 
 PATIENCE_S = 6.0
 """Seconds that clients get to finish and acknowledge what they have begun."""
@@ -20,9 +21,10 @@ PATIENCE_S = 6.0
 class Production:
     """Client processes that play episodes over HTTP, each with a log of its own in one directory."""
 
-    def __init__(self, logs: Path, config: TrafficConfig, *, task: str, seed: int, drift: str) -> None:
-        """Keep what to start. `drift` is `name=value,…`, or "" for a world that stays as it is."""
-        self._logs, self._config, self._task, self._seed, self._drift = logs, config, task, seed, drift
+    def __init__(self, logs: Path, config: Config, task: Task) -> None:
+        """Keep what to start."""
+        self._logs, self._config, self._task, self._seed = logs, config.traffic, config.task, config.seed
+        self._change = change(task, config) if config.drift else []
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -44,8 +46,8 @@ class Production:
                 "--at-once", str(self._config.at_once), "--starts-per-s", str(self._config.starts_per_s),
                 "--seed", str(self._seed + number),
             ]  # fmt: skip
-            if self._drift:
-                command += ["--change-after", str(share), "--changed", self._drift]
+            if self._change:
+                command += ["--change-after", str(share), *self._change]
             with open(self._logs / f"client-{number}.err", "wb") as errors:
                 # a session of its own: Ctrl-C is for us, and we end the clients in order
                 process = subprocess.Popen(
@@ -83,6 +85,14 @@ class Production:
     def _last_words(self) -> str:
         texts = [path.read_text(errors="replace").strip() for path in sorted(self._logs.glob("client-*.err"))]
         return " / ".join(text.splitlines()[-1] for text in texts if text)
+
+
+def change(task: Task, config: Config) -> list[str]:
+    """Return what clients are told of the change of their world: a fault, or the task's own drift; [] of none."""
+    if config.traffic.fault:
+        return ["--fault", config.traffic.fault, "--fault-steps", str(config.traffic.fault_steps)]
+    drift = ",".join(f"{name}={value:g}" for name, value in task.drift.items())
+    return ["--changed", drift] if drift else []
 
 
 def rows(logs: Path) -> Iterable[dict[str, object]]:

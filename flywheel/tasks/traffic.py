@@ -1,7 +1,7 @@
 """Simulated production: a process that plays whole episodes over HTTP, a client like any other.
 
     python -m flywheel.tasks.traffic --url http://127.0.0.1:8000 --token-file TOKEN --task cartpole --log FILE
-        --change-after 100 --changed length=2.0
+        --change-after 100 --changed length=2.0 --fault delayed
 
 It imports the client SDK, the task and Gymnasium; its world is its own, and nobody tells the policy when it changes.
 SIGTERM, SIGINT or the end of a piped standard input stop it: no episode begins any more, open ones are finished.
@@ -32,6 +32,7 @@ from flywheel.errors import FlywheelError, UsageError, unknown
 from flywheel.faults import said, sound
 from flywheel.records import SCHEMA_VERSION
 from flywheel.task import Task
+from flywheel.tasks import rewired
 
 FINISH_S = 5.0
 """Seconds that open episodes have after the stop."""
@@ -57,6 +58,10 @@ class Habits:
     """episodes of this client after which the next ones begin in the changed world; negative: never"""
     changed: Mapping[str, float] = field(default_factory=dict)
     """parameters of the changed world, where they differ from nominal"""
+    fault: str = ""
+    """what happens in the changed world that no parameter makes: a name of `rewired.FAULTS`"""
+    fault_steps: int = 5
+    """steps by which actions are late where the fault is `delayed`"""
     step_s: float = 0.005
     """seconds from one step to the next at least: the world's own pace, which leaves the processor to others"""
     seed: int = 0
@@ -104,19 +109,20 @@ class Traffic:
     """Plays episodes of a task until it is told to stop, and writes a line for each that was acknowledged."""
 
     def __init__(self, task: Task, client: Client, habits: Habits, log: TextIO, stop: threading.Event) -> None:
-        """Begin nothing yet. Raises UsageError for a changed parameter that the task doesn't have."""
+        """Begin nothing yet. Raises UsageError for a changed parameter, or a fault, that the task doesn't have."""
         for name in habits.changed:
             if name not in task.nominal:
                 raise unknown(f"parameter of task {task.name}:", name, task.nominal)
+        rewired.check(task, habits.fault, habits.fault_steps)
         self._task, self._client, self._habits, self._stop = task, client, habits, stop
         self._batch = client.batch()
         self._log, self._lock = log, threading.Lock()
         self._num_begun, self._closed = 0, False
         self._free: list[gymnasium.Env[Any, Any]] = []
         self._broken: deque[bool] = deque([False] * RAISED, maxlen=RAISED)
-        self._write(
-            "begin", schema_version=SCHEMA_VERSION, task=task.name, nominal=task.nominal, changed=dict(habits.changed)
-        )
+        fault = rewired.named(habits.fault, habits.fault_steps)
+        changed = {"changed": dict(habits.changed), "fault": fault}
+        self._write("begin", schema_version=SCHEMA_VERSION, task=task.name, nominal=task.nominal, **changed)
 
     def play(self) -> None:
         """Return when `stop` is set and every episode that began is acknowledged."""
@@ -157,7 +163,9 @@ class Traffic:
         (seed,) = np.random.SeedSequence([self._habits.seed, index]).generate_state(1)
         env = None
         try:
-            env = self._free.pop() if self._free else self._task.make_env()
+            env = self._free.pop() if self._free else self._make()
+            if isinstance(env, rewired.Rewired):
+                env.is_on = changed
             if self._task.set_parameters is not None:
                 self._task.set_parameters(env, {**self._task.nominal, **(self._habits.changed if changed else {})})
             observation, _ = env.reset(seed=int(seed))
@@ -167,6 +175,10 @@ class Traffic:
             return []
         (id_,) = self._batch.begin()
         return [_Play(env=env, id=id_, index=index, changed=changed, started_at=time.time(), observation=observation)]
+
+    def _make(self) -> gymnasium.Env[Any, Any]:
+        env, habits = self._task.make_env(), self._habits
+        return rewired.Rewired(env, habits.fault, habits.fault_steps) if habits.fault else env
 
     def _raised(self, error: Exception, env: gymnasium.Env[Any, Any] | None, *, index: int, num_steps: int) -> None:
         """Give up an environment and write of its episode; raise FlywheelError when the last ones all broke off."""
@@ -255,7 +267,7 @@ class Log:
     raised: int
     """episodes that broke off because the environment misbehaved"""
     change: str
-    """What changes in its world, like "length 0.5 → 2"; "" if nothing does."""
+    """What changes in its world, like "length 0.5 → 2" or "actions swapped"; "" if nothing does."""
 
 
 def read_log(path: Path) -> Log:
@@ -265,12 +277,13 @@ def read_log(path: Path) -> Log:
     ]
     first, last = (lines[0], lines[-1]) if lines else ({}, {})
     nominal = first.get("nominal", {})
+    changes = [f"{name} {nominal[name]:g} → {value:g}" for name, value in first.get("changed", {}).items()]
     return Log(
         episodes=tuple(line for line in lines if line["kind"] == "episode"),
         requests=last.get("requests", 0),
         errors=last.get("errors", 0),
         raised=sum(line["kind"] == "raised" for line in lines),
-        change=", ".join(f"{name} {nominal[name]:g} → {value:g}" for name, value in first.get("changed", {}).items()),
+        change=", ".join([*changes, *([fault] if (fault := first.get("fault", "")) else [])]),
     )
 
 
@@ -295,6 +308,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--step-s", type=float, default=0.005, help="seconds from one step to the next at least")
     parser.add_argument("--change-after", type=int, default=-1, help="episodes before the world changes; -1: never")
     parser.add_argument("--changed", type=_assignments, default={}, metavar="NAME=VALUE,...")
+    parser.add_argument("--fault", choices=[*rewired.FAULTS], default="", help="change that no parameter makes")
+    parser.add_argument("--fault-steps", type=int, default=5, help="steps by which delayed actions are late")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(words)
 
@@ -328,6 +343,8 @@ def main(words: Sequence[str] | None = None) -> int:
             step_s=given.step_s,
             change_after=given.change_after,
             changed=given.changed,
+            fault=given.fault,
+            fault_steps=given.fault_steps,
             seed=given.seed,
         )
         task = load(given.task)

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 
 from flywheel.config import Config
 from flywheel.errors import UsageError
-from flywheel.layers import layered
+from flywheel.layers import layered, of_task
 from flywheel.preflight import check
+from flywheel.replaying import OWN
 from flywheel.task import Task
 
 
 def own_config(task: Task, findings: list[str]) -> Config:
     """Return the configuration with the task's own settings, the defaults where those can't work."""
     try:
-        config = layered({f"the settings of task {task.name}": task.settings})
-        check(config)
+        for algorithm in OWN:
+            layered(of_task(task.name, task.settings, algorithm))
+        check(config := layered(of_task(task.name, task.settings)))
     except UsageError as error:
         findings.append(f"Task(settings=...) is wrong. {error}")
         return Config()

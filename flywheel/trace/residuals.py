@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.policy import to_env
 from flywheel.records import Episode, Parameters
+from flywheel.simulate.corrected import arriving
 from flywheel.simulate.transitions import Simulator, Transitions, going_on
 from flywheel.tapes import Difference
 from flywheel.task import Task, spec_of
@@ -48,7 +48,7 @@ def _transitions(task: Task, episodes: Sequence[Episode]) -> Transitions:
     states = np.concatenate([rows[:-1] for rows in shown])
     return Transitions(
         states=states,
-        actions=to_env(spec, np.concatenate([e.raw_actions for e in episodes])),
+        actions=np.concatenate([arriving(task, spec, e) for e in episodes]),
         successors=going_on(task, states, np.concatenate([rows[1:] for rows in shown])),
         episodes=np.repeat(np.arange(len(episodes)), [e.num_steps for e in episodes]),
     )

@@ -70,22 +70,30 @@ class TrainerActor:
                     f"These weights were trained with {theirs} between the layers, and train.activation is "
                     f"{self._config.activation}: set it to {theirs}, or start afresh."
                 )
+        recipe = make_recipe(self._task, plan, self._config, suite)
         if self._replay is not None:
-            self._replay.begin(plan, is_warm=weights is not None)
-        self._training.begin(make_recipe(self._task, plan, self._config, suite), weights)
+            self._replay.begin(plan, is_warm=weights is not None, worlds=recipe.ranges)
+        self._training.begin(recipe, weights)
         self._has_begun = True
 
-    def learn_from(self, episodes: Sequence[Episode], barred: Barred | None = None, last: str = "") -> int:
+    def learn_from(
+        self,
+        episodes: Sequence[Episode],
+        barred: Barred | None = None,
+        last: str = "",
+        since: float = 0.0,
+    ) -> int:
         """Hold production's episodes, and return how many transitions came; an algorithm without a table takes none.
 
         `barred` is all that nothing is learnt from now, where it is given, `last` up to which episode production was
-        handed over by now.
+        handed over by now, `since` when the world changed, before which nothing is learnt from.
         """
         self._learnt_to = last
         if self._replay is None:
             return 0
         if barred is not None:
             self._replay.bar(barred)
+        self._replay.changed(since)
         return self._replay.produced(episodes)
 
     def learnt_to(self) -> str:

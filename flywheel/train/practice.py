@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.faults import said
-from flywheel.records import Array
+from flywheel.records import Array, Correction
+from flywheel.simulate.corrected import corrected
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
 from flywheel.train.recipe import Recipe, World, sample_worlds
@@ -33,17 +34,14 @@ class Practice:
         """
         self.task = task
         self.tally = Tally(task.name)
-        self.envs: gymnasium.vector.VectorEnv[Any, Any, Any]
-        self.envs = (
-            task.vector(num_worlds) if task.vector else SturdyEnvs(task, num_worlds, self.tally, self._set_values)
-        )
+        self.num_worlds = num_worlds
+        self.envs = self._make()
         if (mode := self.envs.metadata.get("autoreset_mode")) != AutoresetMode.NEXT_STEP:
             raise UsageError(
                 f"The vector form of task {task.name} resets its worlds in mode {mode}, training needs "
                 "AutoresetMode.NEXT_STEP: state it in the environment's metadata, or leave Task.vector out."
             )
         self._leaves = leaves_of(self.envs.single_observation_space, f"Task {task.name}")
-        self.num_worlds = num_worlds
         self._rng = rng
         self._recipe: Recipe | None = None
         self.ended = np.zeros(num_worlds, dtype=np.bool_)
@@ -63,6 +61,8 @@ class Practice:
         Like `step`, it raises FlywheelError when too many of the last episodes broke off.
         """
         self._recipe = recipe
+        if recipe.correction != self.task.correction:
+            self._act_by(recipe.correction)
         self.ended = np.zeros_like(self.ended)
         every = np.arange(self.num_worlds)
         worlds = self._choose(every)
@@ -96,6 +96,17 @@ class Practice:
         self.tally.ended(int(over.sum()))
         self.ended = over | self.lost
         return observations, np.asarray(rewards, np.float64), terminated, truncated
+
+    def _make(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+        if self.task.vector is None:
+            return SturdyEnvs(self.task, self.num_worlds, self.tally, self._set_values)
+        return self.task.vector(self.num_worlds)
+
+    def _act_by(self, correction: Correction | None) -> None:
+        """Let the worlds be others, that act by a correction; `_reset` has to begin them."""
+        self.close()
+        self.task, self._single = corrected(self.task, correction), None
+        self.envs = self._make()
 
     def close(self) -> None:
         """Release the environments."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError, unknown
-from flywheel.records import Parameters, Plan, Spec
+from flywheel.records import Correction, Parameters, Plan, Spec
 from flywheel.tapes import SUITE, Scenario
 from flywheel.task import EdgeCase, Task
 
@@ -37,6 +37,8 @@ class Recipe:
     """Share of random actions, where an algorithm explores by them."""
     hard: tuple[str, ...] = ()
     """Names of the edge cases that the last probe found failing: half of the edge cases' worlds are theirs."""
+    correction: Correction | None = None
+    """What the worlds correct of the task's own simulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         exploration=plan.exploration,
         warm_start=plan.warm_start,
         max_steps=plan.max_steps or config.max_steps,
+        correction=plan.correction,
     )
 
 

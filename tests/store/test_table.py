@@ -73,6 +73,22 @@ def test_every_drawn_transition_is_one_that_was_added_last(
     assert space <= 2 * (capacity * 9 // 8 + 2) + max(lengths)
 
 
+def test_what_began_before_a_time_is_not_drawn_and_age_may_count_for_one_source_alone() -> None:
+    held = table()
+    for number in range(40):
+        origin = "production" if number % 2 else "train"
+        held.add(dataclasses.replace(episode(number, 5, origin=origin), started_at=1000.0 + number))
+
+    def drawn(rule: Sampling) -> np.ndarray:
+        return np.bincount(places(held, 40_000, rule)[0], minlength=40)
+
+    assert set(np.flatnonzero(drawn(Sampling(since=1030.0)))) == set(range(30, 40))
+    assert held.drawable(Sampling(since=1030.0)) == 50 and held.drawable(Sampling(since=2000.0)) == 0
+    counts = drawn(Sampling(half_life=5, aged=("production",)))
+    assert counts[39] / counts[29] == pytest.approx(2, rel=0.15), "five of production's own episodes lie between"
+    assert counts[::2].std() / counts[::2].mean() < 0.1, "simulation's don't grow older"
+
+
 @pytest.mark.parametrize("capacity", [1000, 50])
 def test_all_transitions_are_drawn_alike(capacity: int) -> None:
     held = table(capacity=capacity)

@@ -46,6 +46,7 @@ class FakeServer(ThreadingHTTPServer):
         self.steps: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         self.ends: dict[str, dict[str, Any]] = {}
         self.broken: list[str] = []
+        self.is_paid_otherwise = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that went away in the middle of a request; name everything else."""
@@ -56,7 +57,7 @@ class FakeServer(ThreadingHTTPServer):
     def act(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         for row in rows:
             repeated = (row.get("digest"), row.get("action"), row.get("reward"))
-            if repeated != ((None, None, None) if row["t"] == 0 else (DIGEST, 1, 1.0)):
+            if not self.is_paid_otherwise and repeated != ((None,) * 3 if row["t"] == 0 else (DIGEST, 1, 1.0)):
                 self.broken.append(f"{row}")
             if row["t"] and row["t"] - 1 not in self.steps[row["episode"]]:
                 self.broken.append(f"{row} has a gap before it")
@@ -172,6 +173,34 @@ def test_the_world_changes_for_episodes_that_begin_after_the_change(server: Fake
     assert max(e["num_steps"] for e in found.episodes if not e["changed"]) < min(
         e["num_steps"] for e in found.episodes if e["changed"]
     )
+
+
+@pytest.mark.parametrize(("fault", "said"), [("swapped", "actions swapped"), ("delayed", "actions 7 steps late")])
+def test_a_fault_that_no_parameter_makes_comes_with_the_change(
+    fault: str, said: str, server: FakeServer, tmp_path: Path
+) -> None:
+    habits = dataclasses.replace(FAST, change_after=10, fault=fault, fault_steps=7)
+    play(server, tmp_path / "log.jsonl", habits, 24)
+    found = read_log(tmp_path / "log.jsonl")
+    assert found.change == said and server.broken == []
+    assert all(e["changed"] == (e["index"] >= 10) for e in found.episodes)
+
+    def drift(episode: Any) -> float:
+        """Return where the cart goes: the fake policy always pushes it to the right."""
+        steps = server.steps[episode["id"]]
+        return float(np.sign(steps[len(steps) - 1]["observation"][1]))
+
+    sides = {(e["changed"], drift(e)) for e in found.episodes}
+    assert sides == {(False, 1.0), (True, -1.0 if fault == "swapped" else 1.0)}
+
+
+def test_another_reward_is_paid_after_the_change(server: FakeServer, tmp_path: Path) -> None:
+    server.is_paid_otherwise = True
+    play(server, tmp_path / "log.jsonl", dataclasses.replace(FAST, change_after=10, fault="reward"), 24)
+    found = read_log(tmp_path / "log.jsonl")
+    assert found.change == "reward for another place"
+    assert all(e["total"] == e["num_steps"] for e in found.episodes if not e["changed"])
+    assert all(0.2 < e["total"] / e["num_steps"] < 0.5 for e in found.episodes if e["changed"]), "a quarter at x = 0"
 
 
 def test_the_same_seed_begins_in_the_same_states(server: FakeServer, tmp_path: Path) -> None:
@@ -323,6 +352,8 @@ def test_wrong_calls_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = ["--url", "http://127.0.0.1:9", "--token-file", str(tmp_path / "token"), "--log", str(tmp_path / "log")]
     assert main([*words, "--changed", "lenght=2"]) == 2
     assert "Did you mean 'length'?" in capsys.readouterr().err
+    assert main([*words, "--fault", "reversed"]) == 2
+    assert "have no sign: use swapped" in capsys.readouterr().err
     assert main([*words, "--task", "cartpol"]) == 2
     assert "Did you mean 'cartpole'?" in capsys.readouterr().err
     with pytest.raises(SystemExit):

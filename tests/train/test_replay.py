@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flywheel.config import TrainConfig
+from flywheel.correction import Correction
 from flywheel.records import Episode, Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.store.table import Table
@@ -37,11 +39,11 @@ def chunk(num: int, value: float = 1.0) -> SimpleNamespace:
     )
 
 
-def production(id_: str, num: int, digest: str = "a") -> Episode:
+def production(id_: str, num: int, digest: str = "a", started_at: float = 0.0) -> Episode:
     return Episode(
         id=id_, origin="production", task="t", parameters={}, draw_key=0, digests=(digest,) * num,
         observations=np.full((num + 1, 4), 7, np.float32), raw_actions=np.zeros(num, np.int64), rewards=np.ones(num),
-        logps=np.zeros(num), end="terminated", failed=True,
+        logps=np.zeros(num), end="terminated", failed=True, started_at=started_at,
     )  # fmt: skip
 
 
@@ -71,7 +73,7 @@ def test_draws_follow_what_came(replay: Replay) -> None:
 
 def test_production_has_its_share_where_the_plan_samples_it(replay: Replay) -> None:
     replay.simulated(chunk(1000), "train")
-    replay.produced([production("p", 50)])
+    replay.produced([production("p", 250)])
 
     def share() -> float:
         return float(np.mean([(replay.batch().observations[:, 0] == 7).mean() for _ in range(300)]))
@@ -110,3 +112,95 @@ def test_what_is_barred_is_drawn_no_more_until_it_is_not(replay: Replay) -> None
     assert replay.table.drawable(replay.rule) == 0
     replay.bar({("policy", "a"): "it was rolled back"})
     assert replay.table.drawable(replay.rule) == 50 and replay.table.excluded == {("policy", "a"): "it was rolled back"}
+
+
+def test_a_few_steps_of_production_are_not_learnt_by_heart(replay: Replay) -> None:
+    replay.begin(plan(sampling="uniform"), is_warm=True)
+    replay.simulated(chunk(1000), "train")
+    replay.produced([production("p", 10)])
+    assert replay.due() > 0
+    assert replay.rule.quotas["production"] == pytest.approx(10 * 10 / (10 * 10 + 1000))
+    replay.produced([production("q", 500)])
+    replay.due()
+    assert replay.rule.quotas["production"] == 0.5
+
+
+def seen(replay: Replay) -> set[float]:
+    return {float(value) for _ in range(100) for value in replay.batch().observations[:, 0]}
+
+
+def test_production_alone_is_learnt_from_where_nothing_explains_the_change(replay: Replay) -> None:
+    replay.simulated(chunk(1000), "train")
+    replay.begin(plan(sampling="production"), is_warm=True)
+    replay.simulated(chunk(500, value=2.0), "train")
+    assert replay.due() == 0, "simulation's steps are neither drawn nor counted"
+    replay.produced([production("p", 60)])
+    replay.simulated(chunk(500, value=2.0), "train")
+    assert replay.due() == 0, "that is too little to begin with"
+    replay.produced([production(f"q{n}", 60) for n in range(4)])
+    replay.simulated(chunk(500, value=2.0), "train")
+    assert replay.due() == 2 * 300 // 10
+    assert seen(replay) == {7.0} and replay.rule.half_life == CONFIG.replay.half_life
+
+
+def test_a_heap_of_production_is_learnt_from_bit_by_bit_and_all_of_it(replay: Replay) -> None:
+    replay.produced([production("p", 1000)])
+    replay.begin(plan(sampling="production"), is_warm=True)
+    drawn = []
+    for _ in range(12):
+        replay.simulated(chunk(50), "train")
+        drawn.append(replay.due())
+        for _ in range(drawn[-1]):
+            replay.batch()
+    assert drawn == [2 * 2 * 50 // 10] * 10 + [0, 0]
+    replay.begin(plan(sampling="production", strategy="increase_exploration"), is_warm=False)
+    replay.simulated(chunk(50), "train")
+    assert replay.due() == 20, "a round that starts from other weights knows nothing of it"
+
+
+def test_what_began_before_the_change_is_drawn_no_more(replay: Replay) -> None:
+    old = [production(f"old{n}", 200, started_at=10.0) for n in range(3)]
+    new = Episode(**{f: getattr(production("n", 200, started_at=20.0), f) for f in Episode.__slots__} | NINES)
+    replay.produced([*old, new])
+    replay.begin(plan(sampling="production"), is_warm=True)
+    assert seen(replay) == {7.0, 9.0}
+    replay.changed(15.0)
+    replay.simulated(chunk(1000), "train")
+    assert replay.due() == 2 * 200 // 10 and seen(replay) == {9.0}
+    replay.changed(5.0)
+    replay.produced(old)  # as late rewards bring them
+    assert seen(replay) == {9.0}
+    replay.begin(plan(sampling="uniform"), is_warm=True)
+    replay.simulated(chunk(1000), "train")
+    replay.due()
+    assert seen(replay) == {1.0, 9.0}, "nor in quiet times later"
+
+
+NINES = {"observations": np.full((201, 4), 9, np.float32)}
+CORRECTED = Correction(actions=(1, 0))
+
+
+def test_nothing_more_is_drawn_of_what_was_simulated_in_other_worlds(replay: Replay) -> None:
+    narrow, wide, far = ((("length", low, high),) for low, high in ((0.5, 0.5), (0.4, 0.9), (1.9, 2.1)))
+    replay.begin(plan(), is_warm=True, worlds=narrow)
+    replay.simulated(chunk(200), "train")
+    replay.begin(plan(), is_warm=True, worlds=wide)
+    replay.simulated(chunk(200, value=2.0), "train")
+    assert seen(replay) == {1.0, 2.0}, "worlds that overlap stay"
+    replay.begin(plan(), is_warm=True, worlds=far)
+    replay.simulated(chunk(200, value=3.0), "train")
+    assert seen(replay) == {3.0}
+    replay.begin(plan(sampling="production", correction=CORRECTED), is_warm=True, worlds=far)
+    replay.produced([production("p", 200)])
+    replay.simulated(chunk(200, value=4.0), "train")
+    replay.due()
+    assert seen(replay) == {4.0, 7.0}, "a corrected simulator does what production does"
+
+
+def test_priorities_are_kept_until_the_world_changes(replay: Replay) -> None:
+    config = dataclasses.replace(CONFIG, replay=dataclasses.replace(CONFIG.replay, alpha=0.6))
+    made = Replay(Table(SPEC, capacity=5000), config, seed=1)
+    made.begin(plan(sampling="uniform"), is_warm=False)
+    assert made.rule.alpha == 0.6
+    made.changed(15.0)
+    assert made.rule.alpha == 0.0 and made.rule.since == 15.0

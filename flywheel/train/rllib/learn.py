@@ -73,7 +73,7 @@ class Training:
                 fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
             )
         elif self._config.algorithm == "sac":
-            self._learner.explore(recipe.exploration)
+            self._learner.begin(recipe)
         self._algorithm.tell(recipe)
         self._max_steps, self._is_warm = recipe.max_steps, recipe.warm_start is not None
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan

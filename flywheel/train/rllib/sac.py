@@ -9,33 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.algorithms.sac import SACConfig
-from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
+from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
 from ray.rllib.algorithms.sac.torch.sac_torch_learner import SACTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.utils import update_target_network
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from flywheel.config import TrainConfig
 from flywheel.records import Array, Spec
 from flywheel.sampling import Batch
 from flywheel.task import Task
+from flywheel.train.recipe import Recipe
 from flywheel.train.rllib.from_replay import FromReplay, rows
 from flywheel.train.rllib.recipes import on_worlds
-
-LOG_DEVIATIONS = (-5.0, 2.0)
-"""Between which RLlib holds the log of a deviation; the exported network holds it there, too."""
-
-
-class PiModule(DefaultSACTorchRLModule):  # type: ignore[misc]
-    """RLlib's actor and critics, whose actor answers with deviations as they are drawn with."""
-
-    def _forward_inference(self, batch: dict[str, Any]) -> dict[str, Any]:
-        mean, log_deviation = super()._forward_inference(batch)[Columns.ACTION_DIST_INPUTS].chunk(2, dim=-1)
-        outputs = torch.cat([mean, log_deviation.clamp(*LOG_DEVIATIONS)], dim=-1)
-        return {Columns.ACTION_DIST_INPUTS: outputs}
-
-    _forward = _forward_inference
+from flywheel.train.rllib.twins import PiModule
 
 
 class LeanSACLearner(SACTorchLearner):  # type: ignore[misc]
@@ -44,10 +30,9 @@ class LeanSACLearner(SACTorchLearner):  # type: ignore[misc]
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register Adam for both critics together, for the actor and for the temperature."""
         module = self._module[module_id]
-        critics = [module.qf_encoder, module.qf, module.qf_twin_encoder, module.qf_twin]
         groups = {
-            "qf": [p for net in critics for p in net.parameters()],
-            "policy": [*module.pi_encoder.parameters(), *module.pi.parameters()],
+            "qf": [*module.qf.parameters()],
+            "policy": [*module.pi.parameters()],
             "alpha": [self.curr_log_alpha[module_id]],
         }
         for name, parameters in groups.items():
@@ -59,52 +44,44 @@ class LeanSACLearner(SACTorchLearner):  # type: ignore[misc]
     def descend(self, batch: Batch) -> Array:
         """Take one step each for critics, actor and temperature, and return TD errors float32[N]."""
         module, log_alpha = self.module[DEFAULT_MODULE_ID], self.curr_log_alpha[DEFAULT_MODULE_ID]
-        given = self.config.env_config["train"].replay
         seen, later = torch.as_tensor(rows(batch.observations)), torch.as_tensor(rows(batch.next_observations))
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
-            actions, logps = self._drawn(later).sample_and_logp()
+            actions, logps = module.drawn(later)
             ahead = module.forward_target({"obs": later, "actions": actions}) - alpha * logps
             wanted = torch.as_tensor(batch.rewards) + torch.as_tensor(batch.discounts) * ahead
-        acted = {"obs": seen, "actions": torch.as_tensor(batch.actions.reshape(len(seen), -1))}
-        errors = [q - wanted for q in self._critics(acted)]
-        weights = torch.as_tensor(batch.weights)
-        self._step("qf", sum(((weights * error**2).mean() for error in errors), torch.zeros(())))
-        actions, logps = self._drawn(seen).rsample_and_logp()
+        acted = torch.cat([seen, torch.as_tensor(rows(batch.actions))], dim=-1)
+        errors = module.qf(acted) - wanted
+        self._step("qf", (torch.as_tensor(batch.weights) * errors**2).mean(dim=1).sum())
+        actions, logps = module.drawn(seen)
         for parameter in (frozen := self.get_optimizer(DEFAULT_MODULE_ID, "qf").param_groups[0]["params"]):
             parameter.requires_grad_(False)
-        values = torch.minimum(*self._critics({"obs": seen, "actions": actions}))
-        self._step("policy", (alpha * logps - values).mean())
+        self._step("policy", (alpha * logps - module.compute_q_values({"obs": seen, "actions": actions})).mean())
         for parameter in frozen:
             parameter.requires_grad_(True)
-        self._step("alpha", -(log_alpha * (logps.detach() + self.entropy)).mean())
-        for main, target in module.get_target_network_pairs():
-            update_target_network(main_net=main, target_net=target, tau=given.target_rate)
+        self._step("alpha", -(log_alpha * (logps.detach() + self.entropy).mean()).sum())
+        with torch.no_grad():
+            rate = self.config.env_config["train"].replay.target_rate
+            torch._foreach_lerp_([*module.target_qf.parameters()], frozen, rate)
         found: Array = errors[0].detach().numpy()
         return found
 
-    def explore(self, factor: float) -> None:
-        """Aim at an entropy per number of the action that is higher by half the log of a Plan's exploration."""
+    def begin(self, recipe: Recipe) -> None:
+        """Aim at an entropy per number of the action that is higher by half the log of a Plan's exploration.
+
+        A round from fresh weights begins with a fresh temperature: one that fits a good policy explores too little.
+        """
         size = int(np.prod(self.module[DEFAULT_MODULE_ID].action_space.shape))
-        self.entropy = size * (-1.0 + 0.5 * math.log(factor))
+        self.entropy = size * (-1.0 + 0.5 * math.log(recipe.exploration))
+        if recipe.warm_start is None:
+            with torch.no_grad():
+                self.curr_log_alpha[DEFAULT_MODULE_ID].fill_(math.log(self.config.initial_alpha))
 
-    def _drawn(self, observations: Any) -> Any:
-        module = self.module[DEFAULT_MODULE_ID]
-        outputs = module.pi(module.pi_encoder({"obs": observations})["encoder_out"])
-        return module.get_train_action_dist_cls().from_logits(outputs)
-
-    def _critics(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        """Return both critics' values float32[N]."""
-        module = self.module[DEFAULT_MODULE_ID]
-        return (
-            module._qf_forward_train_helper(batch, module.qf_encoder, module.qf),
-            module._qf_forward_train_helper(batch, module.qf_twin_encoder, module.qf_twin),
-        )
-
-    def _step(self, name: str, loss: Any) -> None:
+    def _step(self, name: str, loss: torch.Tensor) -> None:
+        """Take one step of Adam down a loss."""
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID, name)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
@@ -112,11 +89,11 @@ def sac_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: M
     """Return RLlib's configuration."""
     module = RLModuleSpec(
         module_class=PiModule,
+        catalog_class=SACCatalog,
         model_config={
             "fcnet_hiddens": list(config.hidden),
             "fcnet_activation": config.activation,
             "head_fcnet_hiddens": [],
-            "twin_q": True,
         },
     )
     return (
