@@ -110,6 +110,8 @@ class TrainerActor:
         self._check_begun()
         progress = self._training.advance(hard)
         self._meters.record(readings.of_progress(progress))
+        if self._replay is not None:
+            self._meters.record(readings.of_batch(self._replay.told()))
         return progress
 
     def export(self, version: int, parent: str | None, trained_on: Mapping[str, Any], now: float) -> tuple[str, Files]:

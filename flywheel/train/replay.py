@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class Replay:
         self._worlds: Worlds = ()
         self._names, self._num_others = set[str](), 0
         self._barred: Barred = {}
+        self._last: Batch | None = None
         self.rule = Sampling()
         self.epsilon = config.replay.epsilon
 
@@ -162,7 +163,16 @@ class Replay:
     def batch(self) -> Batch:
         """Draw a batch."""
         self._num_drawn += self._config.replay.batch
-        return self.table.sample(self._rng, self._config.replay.batch, self.rule)
+        self._last = self.table.sample(self._rng, self._config.replay.batch, self.rule)
+        return self._last
+
+    def told(self) -> Mapping[str, Any]:
+        """Return what the last batch was made of: `Batch.told`, and `production`'s share; {} before the first one."""
+        if self._last is None:
+            return {}
+        told = self._last.told()
+        simulated = sum(share for name, share in told["share"].items() if name in self._names)
+        return {**told, "production": 1.0 - simulated}
 
     def learnt(self, batch: Batch, errors: Array) -> None:
         """Let TD errors float[N] of a batch say how soon its transitions are drawn again, where priorities are kept."""
