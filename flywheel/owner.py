@@ -15,6 +15,7 @@ from flywheel.challenge import Word
 from flywheel.config import Config
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.registry import Registry
+from flywheel.errors import UsageError
 from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
 from flywheel.records import Artifact, Release, Verdict
@@ -172,13 +173,18 @@ class Living:
 
     def exclude(self, what: str, why: str) -> Exclusion:
         """As Owner.exclude; the trainer obeys from its next helping of production on."""
-        found: Exclusion = self._ask(self._store.exclude, what, why)
+        found: Exclusion = self._ask(self._stored().exclude, what, why)
         return found
 
     def readmit(self, what: str) -> Exclusion:
         """As Owner.readmit; the trainer obeys from its next helping of production on."""
-        found: Exclusion = self._ask(self._store.readmit, what)
+        found: Exclusion = self._ask(self._stored().readmit, what)
         return found
+
+    def _stored(self) -> Any:
+        if self._store is None:
+            raise UsageError("The store's process is starting or ending: try again in some seconds.")
+        return self._store
 
     def _watched(self, release: Release) -> Release:
         if self._observer is not None:

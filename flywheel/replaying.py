@@ -15,6 +15,9 @@ class ReplayConfig:
     """transitions held; the oldest episodes leave first"""
     most_mib: float = 2048.0
     """memory that they may take; fewer are held where their observations are large"""
+    directory: str = ""
+    """where a file holds them that is mapped into memory, so that `most_mib` may be more than memory has: ten million
+    transitions of CartPole, 700 MiB, are drawn from 1.4 times as slowly as ten thousand; empty keeps them in memory"""
     shards: int = 0
     """processes that hold the transitions, spread over the nodes that train; up to 1 keeps them in the trainer's own,
     which draws in 0.03 ms and not in a call's 1 to 2 ms for some batches together: for more than one node's memory"""

@@ -7,6 +7,7 @@ import dataclasses
 import socket
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from flywheel.deploy.registry import open_readonly
 from flywheel.errors import Refused, UsageError
 from flywheel.policy import Policy
 from flywheel.records import Plan, Turn, Verdict
+from flywheel.store.excluded import Exclusion
 from flywheel.task import Limits, spec_of, task_digest
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import BAD, GOOD, SHORT_POLE, linear_policy
@@ -163,3 +165,21 @@ def test_an_owner_that_was_killed_does_not_stand_in_the_way(tmp_path: Path) -> N
     archive.write_living(tmp_path, f"127.0.0.1:{port}", "wheel", "/")
     submit(tmp_path)
     assert archive.read_living(tmp_path) is None
+
+
+def test_the_living_owner_of_the_store_excludes_and_readmits() -> None:
+    asked: list[tuple[str, ...]] = []
+    there = Exclusion(kind="episode", name="e1", why="a hand", at=1.0)
+
+    def answer(*words: str) -> Exclusion:
+        asked.append(words)
+        return there
+
+    store = SimpleNamespace(exclude=answer, readmit=answer)
+    attached = SimpleNamespace(registry=None, observer=None, store=store)
+    living = owner.Living(attached, lambda method, *arguments: method(*arguments), TASK, Config())
+    assert living.exclude("episode=e1", "a hand") is living.readmit("episode=e1") is there
+    assert asked == [("episode=e1", "a hand"), ("episode=e1",)]
+    attached.store = None
+    with pytest.raises(UsageError, match="starting or ending"):
+        owner.Living(attached, lambda method: method(), TASK, Config()).readmit("episode=e1")

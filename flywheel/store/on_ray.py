@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -225,7 +226,7 @@ def table_of(spec: Spec, train: TrainConfig) -> Table:
     given, parts = train.replay, max(1, train.replay.shards)
     return Table(
         spec, capacity=-(-given.capacity // parts), most_mib=given.most_mib / parts, num_steps=given.num_steps,
-        gamma=train.gamma,
+        gamma=train.gamma, directory=Path(given.directory) if given.directory else None,
     )  # fmt: skip
 
 

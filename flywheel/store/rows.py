@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,14 +40,17 @@ def row_of(spec: Spec) -> np.dtype[np.void]:
 
 
 def make(kind: np.dtype[np.void], num_rows: int, directory: Path | None = None) -> NDArray[np.void]:
-    """Return rows of zeros; in a file of this directory, which the disk bounds, where one is given."""
+    """Return rows of zeros; in a file of this directory, which the disk bounds, where one is given.
+
+    That file has no name and ends with this process: what a table held is read from the store again.
+    """
     size = num_rows * kind.itemsize
     if directory is None:
         held = np.zeros(size + LINE, np.uint8)
         begin = -held.ctypes.data % LINE
         return held[begin : begin + size].view(kind)
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "rows", "w+b") as file:
+    with tempfile.TemporaryFile(dir=directory) as file:
         file.truncate(size)
         mapped = mmap.mmap(file.fileno(), size)
     if hasattr(mmap, "MADV_RANDOM"):

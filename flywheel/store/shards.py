@@ -103,8 +103,8 @@ class Shards:
     """What one table would be; its methods are Table's."""
 
     def __init__(self, ports: Ports, capacity: int, *, is_new: bool = True) -> None:
-        """Forget what the shards hold, which is `capacity` transitions each, or go on with it."""
-        self._ports, self._capacity = ports, capacity
+        """Forget what the shards hold, which is `capacity` transitions each; or only read what another puts there."""
+        self._ports, self._capacity, self._is_alone = ports, capacity, is_new
         self._told = [_Waiting() for _ in range(len(ports))]
         self._born: list[int | None] = [None] * len(ports)
         self._out: dict[tuple[str, str], str] = {}
@@ -210,7 +210,7 @@ class Shards:
 
     def _look(self, rule: Sampling) -> Split:
         """Send what waits, and return how the rule's draws fall to the shards; what was found out stands until then."""
-        for known, found in self._splits:
+        for known, found in self._splits if self._is_alone else ():
             if known == rule:
                 return found
         standings = self._standings(rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from flywheel.config import TrainConfig
 from flywheel.records import Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.sampling import Sampling
-from flywheel.store.on_ray import make_table, shards_of
+from flywheel.store.on_ray import make_table, shards_of, table_of
 from flywheel.store.shard import Told
 from flywheel.store.shards import Shards, deal
 from flywheel.store.table import Table
@@ -55,6 +56,14 @@ def test_one_process_holds_what_needs_no_more(ray_cluster: Any) -> None:
         dataclasses.replace(CONFIG, replay=dataclasses.replace(CONFIG.replay, shards=1)),
     ):
         assert isinstance(make_table(SPEC, config, worker(ray_cluster, started))(), Table) and not started
+
+
+def test_each_holds_its_part_of_the_capacity_mapped_where_asked(tmp_path: Path) -> None:
+    replay = dataclasses.replace(CONFIG.replay, capacity=21, shards=2, directory=str(tmp_path / "mapped"))
+    held = table_of(SPEC, dataclasses.replace(CONFIG, replay=replay))
+    assert held.capacity == 11 and (tmp_path / "mapped").is_dir()
+    held.add(episode(0, 5))
+    assert held.drawable() == 5 and not list((tmp_path / "mapped").iterdir()), "the file has no name"
 
 
 def test_a_lost_shard_is_noticed_and_filled_again_and_others_may_read(ray_cluster: Any) -> None:

@@ -191,6 +191,8 @@ def test_another_reader_draws_from_what_the_trainer_put_there() -> None:
     reader = Shards(Here(shards), 1000, is_new=False)
     assert reader.drawable() == 36
     assert (reader.sample(np.random.default_rng(0), 50).ages <= 11).all()
+    front.add(episode(12, 3))
+    assert front.drawable() == 39 == reader.drawable()
 
 
 def test_episodes_are_dealt_evenly() -> None:
