@@ -20,7 +20,7 @@ from flywheel.store.late import Changed, RewardAnswer
 from flywheel.store.query import Wanted
 from flywheel.store.schema import INSERT, SCHEMA
 from flywheel.store.sealed import Sealed
-from flywheel.store.sealing import Sealer
+from flywheel.store.sealer import Sealer
 
 FILE = "store.sqlite"
 Answer = Literal["stored", "same", "conflict"]

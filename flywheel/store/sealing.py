@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from flywheel.config import StoreConfig
 from flywheel.errors import FlywheelError
 from flywheel.sqlite import tables, transaction
 from flywheel.store import tail
@@ -75,6 +74,8 @@ class Member:
     failed: bool
     started_at: float
     ended_at: float
+    segment: int | None = None
+    """Where its steps are until then: the number of a segment, or the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +86,9 @@ class Work:
     directory: Path
     members: tuple[Member, ...]
     entries: tuple[Entry, ...] = ()
-    """The members' episodes; empty where they are still in `old`."""
-    old: Listed | None = None
-    """The segment that it replaces."""
+    """The members' episodes; empty where they are still in `olds`."""
+    olds: tuple[Listed, ...] = ()
+    """The segments that it replaces: one that is thinned, or several that have become small."""
     share: float = 1.0
 
     @property
@@ -126,10 +127,10 @@ def listed(connection: sqlite3.Connection, where: str = "1", values: Sequence[fl
 def tidy(connection: sqlite3.Connection, directory: Path) -> None:
     """Delete the files that were announced and not listed, or replaced by listed ones: a crash left them."""
     for number, name in connection.execute("SELECT number, name FROM loose").fetchall():
-        _forget(connection, directory, number, name)
+        forget(connection, directory, number, name)
 
 
-def _forget(connection: sqlite3.Connection, directory: Path, number: int, name: str) -> None:
+def forget(connection: sqlite3.Connection, directory: Path, number: int, name: str) -> None:
     for file in (directory / name, directory / f".{name}.new"):
         file.unlink(missing_ok=True)
     connection.execute("DELETE FROM loose WHERE number = ?", (number,))
@@ -161,7 +162,7 @@ def begin(connection: sqlite3.Connection, directory: Path, before: float, all_no
         chosen = max(kinds.values(), key=len)
         members = tuple(member for member, _ in chosen)
         entries = tuple(_entry(connection, member, body) for member, body in chosen)
-        return _announce(connection, directory, members, entries=entries)
+        return announce(connection, directory, members, entries=entries)
 
 
 def _layout(body: bytes) -> Layout | None:
@@ -193,18 +194,18 @@ def _entry(connection: sqlite3.Connection, member: Member, body: bytes) -> Entry
     )  # fmt: skip
 
 
-def _announce(
+def announce(
     connection: sqlite3.Connection,
     directory: Path,
     members: tuple[Member, ...],
     *,
     entries: tuple[Entry, ...] = (),
-    old: Listed | None = None,
+    olds: tuple[Listed, ...] = (),
     share: float = 1.0,
 ) -> Work:
     query = "SELECT max((SELECT coalesce(max(number), 0) FROM segments), (SELECT coalesce(max(number), 0) FROM loose))"
     (last,) = connection.execute(query).fetchone()
-    work = Work(number=last + 1, directory=directory, members=members, entries=entries, old=old, share=share)
+    work = Work(number=last + 1, directory=directory, members=members, entries=entries, olds=olds, share=share)
     connection.execute("INSERT INTO loose VALUES (?, ?)", (work.number, work.name))
     return work
 
@@ -218,40 +219,53 @@ def begin_thinning(
     the oldest (none in `without`, which can't be read). Every failed episode of it stays; of the others `keep_share` of
     what stayed so far does, by a hash of the id, and its inclusion probability says so. Outcomes stay in any case.
     """
-    found = listed(connection, "last_ended_at < ? AND share > ?", (before, LEAST_SHARE))
-    found = [each for each in found if each.number not in without]
-    for old in sorted(found, key=lambda each: (-each.share, each.first_seq)):
-        rows = connection.execute(
-            "SELECT seq, id, content, failed, started_at, ended_at FROM episodes "
-            "WHERE seq BETWEEN ? AND ? AND segment = ? ORDER BY seq",
-            (old.first_seq, old.last_seq, old.number),
-        ).fetchall()
-        if rows and all(failed for _, _, _, failed, _, _ in rows):
+    due = listed(connection, "last_ended_at < ? AND share > ?", (before, LEAST_SHARE))
+    due = [each for each in due if each.number not in without]
+    for old in sorted(due, key=lambda each: (-each.share, each.first_seq)):
+        found = members_of(connection, old)
+        if found and all(member.failed for member in found):
             connection.execute("UPDATE segments SET share = 0.0 WHERE number = ?", (old.number,))  # none of it can go
             continue
         share = old.share * keep_share
-        members = tuple(_member(row) for row in rows if tail.is_kept(row[1], bool(row[3]), share))
+        members = tuple(each for each in found if tail.is_kept(each.id, each.failed, share))
         with transaction(connection):
-            return _announce(connection, directory, members, old=old, share=share)
+            return announce(connection, directory, members, olds=(old,), share=share)
     return None
 
 
-def _member(row: Sequence[Any]) -> Member:
+def members_of(connection: sqlite3.Connection, old: Listed) -> tuple[Member, ...]:
+    """Return the episodes of a segment in order of arrival."""
+    rows = connection.execute(
+        "SELECT seq, id, content, failed, started_at, ended_at FROM episodes "
+        "WHERE seq BETWEEN ? AND ? AND segment = ? ORDER BY seq",
+        (old.first_seq, old.last_seq, old.number),
+    )
+    return tuple(_member(row, old.number) for row in rows)
+
+
+def _member(row: Sequence[Any], segment: int | None = None) -> Member:
     seq, id_, content, failed, started_at, ended_at = row
-    return Member(seq=seq, id=id_, content=content, failed=bool(failed), started_at=started_at, ended_at=ended_at)
+    return Member(
+        seq=seq, id=id_, content=content, failed=bool(failed), started_at=started_at, ended_at=ended_at,
+        segment=segment,
+    )  # fmt: skip
 
 
 def write(work: Work) -> tuple[str, int]:
     """Write an announced segment's file and return its sha256 and size, ("", 0) where no episode stays.
 
-    FlywheelError where the segment that it is to replace is damaged.
+    FlywheelError where a segment that it is to replace is damaged, or holds other kinds of episodes than another one.
     """
     from flywheel.store import segments  # pyarrow takes its time to load, and much memory
 
     entries = list(work.entries)
-    if work.old is not None:
-        held = segments.Shelf(work.directory).episodes(work.old.name, work.old.sha256)
-        entries = [_thinned(held[member.id], member, work.share) for member in work.members]
+    for old in work.olds:
+        held = segments.Shelf(work.directory).episodes(old.name, old.sha256)
+        mine = [member for member in work.members if member.segment == old.number]
+        is_thinned = work.share != old.share
+        entries += [_thinned(held[each.id], each, work.share) if is_thinned else held[each.id] for each in mine]
+    if len(work.olds) > 1 and len({layout(entry.body) for entry in entries}) > 1:
+        raise FlywheelError("These segments hold episodes of different kinds: they stay apart.")
     return segments.write(work.directory / work.name, entries) if entries else ("", 0)
 
 
@@ -266,12 +280,12 @@ def _thinned(entry: Entry, member: Member, share: float) -> Entry:
 
 
 def finish(connection: sqlite3.Connection, work: Work, written: tuple[str, int]) -> None:
-    """List a written segment and let its episodes' bodies leave the log, or the old segment, in one commit.
+    """List a written segment and let its episodes' bodies leave the log, or the old segments, in one commit.
 
     An episode that got other content meanwhile (a whole one in place of a lost one) stays where it is.
     """
     sha256, size = written
-    old, members = work.old, work.members
+    members = work.members
     with transaction(connection):
         connection.execute("DELETE FROM loose WHERE number = ?", (work.number,))
         if members:
@@ -281,16 +295,16 @@ def finish(connection: sqlite3.Connection, work: Work, written: tuple[str, int])
             connection.execute(_LIST, (work.number, work.name, sha256, len(members), size, *span, *row))
         connection.executemany(
             "UPDATE episodes SET segment = ?, body = x'' WHERE seq = ? AND content = ? AND segment IS ?",
-            [(work.number, member.seq, member.content, None if old is None else old.number) for member in members],
+            [(work.number, member.seq, member.content, member.segment) for member in members],
         )
-        if old is not None:
+        for old in work.olds:
             gone = (old.first_seq, old.last_seq, old.number)
             connection.execute("UPDATE episodes SET segment = 0 WHERE seq BETWEEN ? AND ? AND segment = ?", gone)
             connection.execute("DELETE FROM segments WHERE number = ?", (old.number,))
             connection.execute("INSERT INTO loose VALUES (?, ?)", (old.number, old.name))
         connection.execute("UPDATE meta SET schema_version = max(schema_version, ?)", (FORMAT,))
-    if old is not None:
-        _forget(connection, work.directory, old.number, old.name)
+    for old in work.olds:
+        forget(connection, work.directory, old.number, old.name)
 
 
 def num_bytes(connection: sqlite3.Connection) -> int:
@@ -305,53 +319,3 @@ def num_sealed_bytes(connection: sqlite3.Connection) -> int:
     """Return the size of the segments."""
     (sealed,) = connection.execute("SELECT coalesce(sum(bytes), 0) FROM segments").fetchone()
     return int(sealed)
-
-
-class Sealer:
-    """Moves a store's episodes into segments, and thins those; its owner alone has one."""
-
-    def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
-        """Write through this connection, and into this directory, from which goes what a crash left half done."""
-        self._connection, self._directory = connection, directory
-        self._damaged: set[int] = set()
-        tidy(connection, directory)
-
-    def due(self, config: StoreConfig, now: float) -> Work | None:
-        """Announce what is to be written next: a segment of what is past its window, or of what an old one keeps."""
-        most = config.most_gib * 2**30
-        return begin(self._connection, self._directory, now - config.seal_after_s) or self.begin_thinning(
-            now - config.keep_whole_s, most, config.keep_share
-        )
-
-    def begin_thinning(self, before: float, most_bytes: float, keep_share: float) -> Work | None:
-        """As `begin_thinning`, where the store is past its bound; None otherwise."""
-        if num_bytes(self._connection) <= most_bytes:
-            return None
-        return begin_thinning(self._connection, self._directory, before, keep_share, self._damaged)
-
-    def finish(self, work: Work, written: tuple[str, int] | None) -> None:
-        """List what `write` made of an announced segment; None takes the announcement back, as nothing came of it.
-
-        A segment that could not be thinned is left alone until the store is opened again.
-        """
-        if written is None:
-            self._damaged |= {work.old.number} if work.old else set()
-            _forget(self._connection, work.directory, work.number, work.name)
-        else:
-            finish(self._connection, work, written)
-
-    def seal(self, before: float, *, all_now: bool = False) -> int:
-        """Seal what ended before a time, and return how much; what fills no segment waits, unless it is `all_now`."""
-        num = 0
-        while (work := begin(self._connection, self._directory, before, all_now)) is not None:
-            self.finish(work, write(work))
-            num += len(work.members)
-        return num
-
-    def thin(self, before: float, most_bytes: float, keep_share: float) -> int:
-        """Thin segments until the store is within its bound, or none is left to thin; return how many were."""
-        num = 0
-        while (work := self.begin_thinning(before, most_bytes, keep_share)) is not None:
-            self.finish(work, write(work))
-            num += 1
-        return num

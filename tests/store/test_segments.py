@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Episode, Reward
-from flywheel.store import sealing, segments
+from flywheel.store import sealing, segments, tail
 from flywheel.store.encode import Entry, encode, layout
 from flywheel.store.intake import FILE, Intake, Outcome, open_readonly
 from tests.store.test_intake import episode, same
@@ -222,15 +222,20 @@ def test_only_a_store_that_has_a_segment_is_refused_by_earlier_versions(tmp_path
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from flywheel.store import sealing, segments
+from flywheel.store import sealer, sealing, segments
 from flywheel.store.intake import Intake
 from tests.store.test_segments import some
 what, at, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 store, seen = Intake(directory), 0
+sealing.GROUP = 25 if what == "merge" else 100
 store.append(some(100))
-if what == "thin":
+if what != "seal":
     store.sealer.seal(1e9)
-rooms = (sealing.__file__, segments.__file__)
+for _ in range(4 if what == "merge" else 0):
+    work = store.sealer.begin_thinning(1e9, 0, 0.2)
+    store.sealer.finish(work, sealing.write(work))
+sealing.GROUP = 100
+rooms = (sealer.__file__, sealing.__file__, segments.__file__)
 def kill(frame, event, argument):
     global seen
     if event in ("c_call", "c_return") and frame.f_code.co_filename in rooms and getattr(argument, "__name__", "") in (
@@ -241,14 +246,18 @@ def kill(frame, event, argument):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.setprofile(kill)
 where = store._connection, sealing.Path(directory) / "segments"
-work = store.sealer.begin_thinning(1e9, 0, 0.2) if what == "thin" else sealing.begin(*where, 1e9)
+begin = {{
+    "seal": lambda: sealing.begin(*where, 1e9), "thin": lambda: store.sealer.begin_thinning(1e9, 0, 0.2),
+    "merge": store.sealer.begin_merging,
+}}
+work = begin[what]()
 store.sealer.finish(work, sealing.write(work))
 sys.setprofile(None)
 print("done", seen, flush=True)
 """
 
 
-@pytest.mark.parametrize("what", ["seal", "thin"])
+@pytest.mark.parametrize("what", ["seal", "thin", "merge"])
 def test_a_crash_between_any_two_steps_loses_nothing(tmp_path: Path, what: str) -> None:
     root = str(Path(__file__).parents[2])
     told = {e.id: e for e in some(100)}
@@ -267,8 +276,10 @@ def test_a_crash_between_any_two_steps_loses_nothing(tmp_path: Path, what: str) 
             assert set(kept) >= {id_ for id_, e in told.items() if e.failed}
             for found in store.read(kept):
                 assert same(dataclasses.replace(found, inclusion=1.0), told[found.id])
-            assert what == "thin" or len(kept) == 100
+            assert what != "seal" or len(kept) == 100
+            assert what != "merge" or kept == [id_ for id_, e in told.items() if tail.is_kept(id_, e.failed, 0.2)]
             if done.returncode == 0:
+                assert what != "merge" or len(names) == 1
                 break
             store.sealer.seal(AFTER)
             assert all(e.inclusion in (1.0, 0.2) for e in store.read(store.kept(told)))
@@ -327,6 +338,49 @@ def test_who_reads_again_after_a_thinning_reads_every_outcome_and_an_even_sample
     assert intake.ended(-1.0) == intake.kept(told_ids(told)) != told_ids(told)
 
 
+def test_small_segments_that_were_thinned_alike_become_one(intake: Intake, tmp_path: Path) -> None:
+    told = some(1000)
+    intake.append(told)
+    intake.sealer.seal(AFTER)
+    assert intake.sealer.merge() == 0
+    for _ in range(8):
+        work = intake.sealer.begin_thinning(AFTER, 0, 0.1)
+        assert work is not None
+        intake.sealer.finish(work, sealing.write(work))
+    ids = told_ids(told)
+    kept, outcomes = intake.kept(ids), intake.outcomes()
+    with open_readonly(tmp_path) as reader:
+        before, recent = intake.read(kept), told_ids(reader.recent(2000))
+        assert intake.sealer.merge() == 1 and intake.sealer.merge() == 0
+        assert told_ids(reader.recent(2000)) == told_ids(intake.recent(2000)) == recent
+    sizes = [each.episodes for each in sealing.listed(intake._connection)]
+    assert len(sizes) < 8 and max(sizes) == 100 and sum(sizes) == len(kept)
+    assert len(list((tmp_path / "segments").iterdir())) == len(sizes)
+    assert intake.kept(ids) == kept and intake.outcomes() == outcomes and intake.verify() == []
+    for a, b in zip(before, intake.read(kept), strict=True):
+        assert same(a, b) and a.inclusion == b.inclusion
+    intake.sealer.thin(AFTER, 0, 0.5)
+    found = {(e.failed, e.inclusion) for e in intake.read(intake.kept(ids))}
+    assert all(inclusion == 1.0 if failed else inclusion <= 1e-4 for failed, inclusion in found)
+
+
+def test_segments_that_can_not_be_merged_stay_as_they_are(intake: Intake, tmp_path: Path) -> None:
+    intake.append(some(500))
+    intake.sealer.seal(AFTER)
+    for _ in range(5):
+        work = intake.sealer.begin_thinning(AFTER, 0, 0.1)
+        assert work is not None
+        intake.sealer.finish(work, sealing.write(work))
+    work = intake.sealer.begin_merging()
+    assert work is not None and len(work.olds) >= 4
+    (tmp_path / "segments" / work.olds[0].name).write_bytes(b"?")
+    with pytest.raises(FlywheelError, match="damaged"):
+        sealing.write(work)
+    intake.sealer.finish(work, None)
+    assert intake.sealer.begin_merging() is None and len(list((tmp_path / "segments").iterdir())) == 5
+    assert intake.sealer.begin_thinning(AFTER, 0, 0.1) is not None, "what can't be merged can be thinned"
+
+
 def told_ids(episodes: list[Episode]) -> list[str]:
     return [e.id for e in episodes]
 
@@ -354,12 +408,12 @@ def test_a_damaged_segment_is_not_thinned(intake: Intake, tmp_path: Path) -> Non
     intake.sealer.seal(AFTER)
     (tmp_path / "segments" / "00000001.parquet").write_bytes(b"?")
     work = intake.sealer.begin_thinning(AFTER, 0, 0.2)
-    assert work is not None and work.old is not None and work.old.number == 1
+    assert work is not None and [old.number for old in work.olds] == [1]
     with pytest.raises(FlywheelError, match="damaged"):
         sealing.write(work)
     intake.sealer.finish(work, None)
     work = intake.sealer.begin_thinning(AFTER, 0, 0.2)
-    assert work is not None and work.old is not None and work.old.number == 2
+    assert work is not None and [old.number for old in work.olds] == [2]
     intake.sealer.finish(work, sealing.write(work))
     assert intake.kept(["e1"]) == ["e1"] and len(list((tmp_path / "segments").iterdir())) == 2
 
