@@ -24,7 +24,7 @@ FAULTS: Mapping[str, str] = {
 }
 """By name what each is called in a report; "" is none."""
 WANTED = 1.0
-"""Near which value of the observation's first number reward is paid, once it is another one: CartPole's, at x = +1 m."""
+"""Near which value of the observation's first number the reward is paid, once it is another one: CartPole's x, in m."""
 NEAR = 0.25
 """As near as this the whole reward is paid, one further away nothing: standing at x = 0 brings a quarter."""
 
