@@ -77,6 +77,7 @@ class Considering:
             nominal=self._task.nominal,
             served=self._served(champion),
             elsewhere=self._elsewhere(champion, previous, past.candidate),
+            algorithm=self._config.train.algorithm,
             is_spent=bool(ask(self._rooms.gate.is_spent, ask(registry.tries))),
             held=held,
             config=self._config.analyze,

@@ -103,6 +103,8 @@ class Facts:
     cause: Mapping[str, Any] | None = None
     """The diagnosis as plain values, None where there is none: `kind` is one of policy, dynamics, initial_states,
     sensors, reward, logging, nothing, unknown; `sentences` say it in words, the shortest telling first."""
+    algorithm: str = ""
+    """What trains, as `train.algorithm` has it; "" in journals from before it was told."""
     held: str = ""
     """Why a person holds the wheel (`flywheel decide --hold`); "" where nobody does."""
     config: AnalyzeConfig = field(default_factory=AnalyzeConfig)

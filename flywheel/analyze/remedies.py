@@ -199,11 +199,20 @@ def told_correction(facts: Facts) -> tuple[str, ...]:
     found = facts.correction
     if found is None:
         asked = f"it is not known what production does otherwise: {facts.no_correction}" if facts.no_correction else ""
-        return (*filter(None, [asked]), "the policy fails, so it trains on in the worlds known so far")
+        return (*filter(None, [asked]), f"the policy fails, so it {_goes_on(facts.algorithm)}")
     if found.is_none:
         return ("production does what the simulator does at the parameters known so far, with nothing corrected",)
     share = f"{found.explained:.0%} of what the simulator missed in episodes that it was not fitted to"
     return (f"{found}, which explains {share}", "the gate judges in worlds that do so, too, and training goes on there")
+
+
+def _goes_on(algorithm: str) -> str:
+    """Return how an algorithm goes on where no simulator does what production does, as a phrase."""
+    if algorithm in ("dqn", "sac"):
+        return "learns from what production has shown since then, and from nothing simulated"
+    learners = "`--train.algorithm dqn` (discrete actions) or `sac` (bounded box actions)"
+    other = f", where {algorithm.upper()} can't learn what production does: {learners} learns from its steps"
+    return f"trains on in the worlds known so far{other if algorithm else ''}"
 
 
 def is_degraded(facts: Facts) -> bool:

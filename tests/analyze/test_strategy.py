@@ -427,3 +427,12 @@ def test_every_rule_says_what_it_is_for_and_the_version_is_of_their_source() -> 
     assert len(sentences()) == len(RULES) + len(VETOES) and all(len(text) > 30 for text in sentences().values())
     made = decision(facts())
     assert len(made.rules) == 12 and set(made.by) <= set(sentences())
+
+
+def test_where_nothing_explains_a_change_the_plan_says_what_its_algorithm_can_learn() -> None:
+    incident: dict[str, Any] = {"signals": [WORSE], "blame": "world", "previous": "b", "calibration": calibration(0.5)}
+    by_ppo, by_dqn, unknown = (plan(**incident, algorithm=name) for name in ("ppo", "dqn", ""))
+    assert {each.sampling for each in (by_ppo, by_dqn, unknown)} == {"production"}
+    assert "PPO can't learn what production does: `--train.algorithm dqn`" in by_ppo.reasons[-1]
+    assert by_dqn.reasons[-1].endswith("learns from what production has shown since then, and from nothing simulated")
+    assert unknown.reasons[-1] == "the policy fails, so it trains on in the worlds known so far"
