@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flywheel import archive, net, sqlite, story, told
 from flywheel.analyze import early
-from flywheel.config import Config, DeployConfig, TrainConfig
+from flywheel.config import Config, DeployConfig
 from flywheel.console import Say
 from flywheel.deploy import registry as registries
 from flywheel.deploy.environment import claim_port, serve_environment
@@ -38,9 +37,7 @@ from flywheel.gate.judge import SafetyGate
 from flywheel.gate.on_ray import GateActor
 from flywheel.observe.on_ray import ObserverActor
 from flywheel.preflight import check_cpus
-from flywheel.records import Spec
-from flywheel.store.on_ray import StoreActor
-from flywheel.store.table import Table
+from flywheel.store.on_ray import StoreActor, make_table
 from flywheel.story import Story
 from flywheel.task import Task, spec_of, task_digest
 from flywheel.tasks import rewired
@@ -90,9 +87,9 @@ class Place:
             where = {"lifetime": "detached", "get_if_exists": True, "scheduling_strategy": pinned}
         return self._actor(body, name, num_cpus=0, max_task_retries=max_task_retries, **where)
 
-    def worker(self, body: type, name: str, num_cpus: float) -> Any:
+    def worker(self, body: type, name: str, num_cpus: float, **where: Any) -> Any:
         """Return the actor class of a room that computes: it ends with this process, and its calls may be repeated."""
-        return self._actor(body, name, num_cpus=num_cpus, resources=self.claims, max_task_retries=3)
+        return self._actor(body, name, num_cpus=num_cpus, resources=self.claims, max_task_retries=3, **where)
 
     def _actor(self, body: type, name: str, **options: Any) -> Any:
         """Return the class of an actor that comes back by itself, on another node where its own is gone."""
@@ -272,8 +269,9 @@ class Rooms:
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not resource or resource in n["Resources"])]
         check_cpus(config, sum(node.get("CPU", 0.0) for node in nodes))
         spec = spec_for(task, spec_of(task), config.train)
+        self._make_table = make_table(spec, config.train, self.place.worker)  # shards live as long as it does
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(
-            task, spec, config.train, config.seed, resource, self.place.name, partial(_table, spec, config.train)
+            task, spec, config.train, config.seed, resource, self.place.name, self._make_table
         )
         self.gate = self.place.worker(GateActor, "gate", 0.0).remote(
             task, config.gate, self.place.name, self.place.claims
@@ -355,12 +353,6 @@ class Rooms:
     def work(self, function: Callable[..., Any]) -> Any:
         """Return a pure function as a task of the cluster, for `ask`."""
         return ray.remote(function).options(num_cpus=0, name=function.__name__, resources=self.place.claims)
-
-
-def _table(spec: Spec, train: TrainConfig) -> Table:
-    """Return an empty table for what an off-policy algorithm learns from."""
-    given = train.replay
-    return Table(spec, capacity=given.capacity, most_mib=given.most_mib, num_steps=given.num_steps, gamma=train.gamma)
 
 
 def ask(method: Any, *arguments: Any, **named: Any) -> Any:

@@ -110,7 +110,7 @@ class Considering:
         """Wait until production has shown enough of the change, or at all if none alarmed; fit the simulator to it."""
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
-            episodes: list[Episode] = ask(serving.store.recent, ANALYZED, None, champion)
+            episodes: list[Episode] = ask(serving.store.recent, ANALYZED, None, champion, learnable=True)
             is_enough = enough(self._task, episodes, signals, self._config.analyze, is_quiet=not signals)
             if is_enough or time.monotonic() > deadline:
                 break

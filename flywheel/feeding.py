@@ -29,7 +29,7 @@ class Feed:
         self._began: dict[str, float] = {}  # by id of an episode when it began
 
     def give(self, plans: Sequence[Plan] = ()) -> int:
-        """Hand over the episodes that began since the last helping, which policies are condemned, and since when.
+        """Hand over the episodes that began since the last helping, what nothing is to be learnt from, and since when.
 
         Those that lacked rewards come again once some have come. A trainer that came back as another process, with
         nothing that the one before had learnt from, gets the newest ones all over. `plans` are all up to the present
@@ -44,7 +44,8 @@ class Feed:
         found: list[Episode] = self._ask(self._rooms.serving.store.recent, MOST, self._last or None)
         new = [episode for episode in found if episode.id != self._last]
         given = [*self._filled(), *new]
-        barred = {digest: "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
+        barred = {("policy", digest): "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
+        barred |= self._ask(self._rooms.serving.store.excluded)
         last = new[-1].id if new else self._last
         num: int = self._ask(trainer.learn_from, given, barred, last, self._since(changes(plans)))
         self._last = last

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from flywheel.errors import UsageError
+from flywheel.sampling import Barred
 
 if TYPE_CHECKING:
     from flywheel.store.intake import Outcome
@@ -29,8 +30,15 @@ def episodes(
     export: Path | None = None,
     form: Annotated[Literal["parquet", "rllib", "minari"], tyro.conf.arg(name="format")] = "parquet",
     bring: Annotated[Path | None, tyro.conf.arg(name="import")] = None,
+    exclude: str = "",
+    readmit: str = "",
+    why: str = "",
+    excluded: bool = False,
 ) -> int:
     """List the last episodes of production and of the gate's trials, or write some elsewhere, or take some in.
+
+    What is excluded is learnt from no more, neither by an off-policy algorithm nor where the simulator is fitted to
+    production; it stays in the record, and `--readmit` lets it be learnt from again.
 
     Args:
         words: words that all have to be true: failed, fine, lost, production, gate, policy=DIGEST
@@ -42,7 +50,14 @@ def episodes(
         export: write those of --where, or all, to this .parquet file or new directory
         form: parquet (as the store's own segments), rllib (RLlib's columns) or minari (a dataset; an extra)
         bring: take the episodes of a Parquet file, or of a directory of such or of a Minari dataset, into the store
+        exclude: learn nothing more from policy=DIGEST (its actions), origin=ORIGIN or episode=ID
+        readmit: learn from what was excluded again
+        why: the reason to exclude it, which is kept
+        excluded: list what is excluded, or was
     """
+    if exclude or readmit or excluded or why:
+        is_alone = not any((words, where, limit, export, bring, as_json))
+        return _excluding(run_dir, exclude, readmit, why, excluded, is_alone)
     if bool(words) + bool(where) > 1 or (export is not None and (words or bring is not None)):
         raise UsageError(
             "Words, --where, --export and --import ask for different things: only --where goes with --export."
@@ -52,11 +67,52 @@ def episodes(
     if export is not None:
         return _export(run_dir, where, limit, export, form)
     rows = _rows(run_dir, words, where, 20 if limit is None else limit)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
-    else:
-        _print(rows)
+    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2)) if as_json else _print(run_dir, rows)
     return 0
+
+
+def _excluding(run_dir: Path, exclude: str, readmit: str, why: str, excluded: bool, is_alone: bool) -> int:
+    """Exclude something from training, or readmit it, by whoever writes the store; or list what is excluded."""
+    from flywheel import owner
+
+    if not is_alone or bool(exclude) + bool(readmit) + excluded != 1 or (why and not exclude):
+        raise UsageError("--exclude (with --why), --readmit and --excluded stand alone: call one of them.")
+    if excluded:
+        return _list_excluded(run_dir)
+
+    with owner.writing(run_dir) as writer:
+        if exclude:
+            found = writer.exclude(exclude, why)
+            print(f"Nothing is learnt from {found.kind}={found.name} any more; the record keeps it.")
+        else:
+            found = writer.readmit(readmit)
+            print(f"{found.kind}={found.name} is learnt from again.")
+    return 0
+
+
+def _list_excluded(run_dir: Path) -> int:
+    from flywheel.store.intake import open_readonly
+
+    with open_readonly(run_dir) as store:
+        found = store.exclusions()
+    print(f"{'since (UTC)':<19}  {'until':<19}  what and why")
+    for each in found:
+        since, until = (
+            "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+            for at in (each.at, each.readmitted_at)
+        )
+        print(f"{since:<19}  {until:<19}  {each.kind}={each.name}: {each.why}")
+    return 0
+
+
+def _barred(run_dir: Path) -> Barred:
+    """Return what is excluded from training; nothing where there is no store (yet)."""
+    from flywheel.store.intake import FILE, open_readonly
+
+    if not (run_dir / FILE).exists():
+        return {}
+    with open_readonly(run_dir) as store:
+        return store.excluded()
 
 
 def _rows(run_dir: Path, words: Sequence[str], where: str, limit: int) -> Sequence[Row | Outcome]:
@@ -70,13 +126,16 @@ def _rows(run_dir: Path, words: Sequence[str], where: str, limit: int) -> Sequen
         return store.came_out(store.where(where, limit))
 
 
-def _print(rows: Sequence[Row | Outcome]) -> None:
+def _print(run_dir: Path, rows: Sequence[Row | Outcome]) -> None:
+    barred = _barred(run_dir)
     width = max([len("episode"), *(len(row.id) for row in rows)])
     print(f"{'episode':<{width}}  {'began':<19}  {'policy':<8}  {'return':>9}  {'steps':>5}  {'came out':<9}  where")
     for row in rows:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at))
         fate = "failed" if row.failed else "lost" if row.end == "lost" else "fine"
         place = f"gate: {row.scenario}" if row.origin == "gate" and hasattr(row, "scenario") else row.origin
+        if {("policy", row.digest), ("origin", row.origin), ("episode", row.id)} & barred.keys():
+            place = f"{place}, excluded"
         came_out = f"{row.total:>9.6g}  {row.num_steps:>5}  {fate:<9}"
         print(f"{row.id:<{width}}  {began}  {row.digest[:8]:<8}  {came_out}  {place}")
 

@@ -18,6 +18,8 @@ from flywheel.deploy.registry import Registry
 from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
 from flywheel.records import Artifact, Release, Verdict
+from flywheel.store.excluded import Exclusion
+from flywheel.store.intake import Intake
 from flywheel.task import Task, task_digest
 from flywheel.tasks import load
 from flywheel.tokens import Scope
@@ -60,13 +62,19 @@ class Owner(Protocol):
     def revoke_token(self, name: str) -> None:
         """Let a token open nothing any more, for good."""
 
+    def exclude(self, what: str, why: str) -> Exclusion:
+        """Exclude what the store holds from training, as Intake.exclude."""
+
+    def readmit(self, what: str) -> Exclusion:
+        """Let it be learnt from again, as Intake.readmit."""
+
 
 class Here:
     """This process, which holds the run directory's lock."""
 
     def __init__(self, task: Task, config: Config, run_dir: Path) -> None:
         """Open the registry."""
-        self.registry, self.config = Registry(run_dir, task_digest(task)), config
+        self.registry, self.config, self._run_dir = Registry(run_dir, task_digest(task)), config, run_dir
 
     def promote(self, digest: str) -> Release:
         """As Owner.promote."""
@@ -104,6 +112,16 @@ class Here:
         """As Owner.revoke_token."""
         self.registry.revoke_token(name, time.time())
 
+    def exclude(self, what: str, why: str) -> Exclusion:
+        """As Owner.exclude."""
+        with Intake(self._run_dir) as store:
+            return store.exclude(what, why, time.time())
+
+    def readmit(self, what: str) -> Exclusion:
+        """As Owner.readmit."""
+        with Intake(self._run_dir) as store:
+            return store.readmit(what, time.time())
+
 
 class Living:
     """A wheel, or `flywheel serve`, that is up in this run directory."""
@@ -112,6 +130,7 @@ class Living:
         """Talk through what `attach.attach` gave."""
         self.registry, self.config = _Through(attached.registry, ask), config
         self._observer, self._ask, self._bound = attached.observer, ask, task.limits.max_failure_rate
+        self._store = attached.store
 
     def promote(self, digest: str) -> Release:
         """As Owner.promote; the observer watches it from now on, and replicas follow when they look next."""
@@ -150,6 +169,16 @@ class Living:
     def revoke_token(self, name: str) -> None:
         """As Owner.revoke_token; replicas refuse it when they look next."""
         self.registry.revoke_token(name)
+
+    def exclude(self, what: str, why: str) -> Exclusion:
+        """As Owner.exclude; the trainer obeys from its next helping of production on."""
+        found: Exclusion = self._ask(self._store.exclude, what, why)
+        return found
+
+    def readmit(self, what: str) -> Exclusion:
+        """As Owner.readmit; the trainer obeys from its next helping of production on."""
+        found: Exclusion = self._ask(self._store.readmit, what)
+        return found
 
     def _watched(self, release: Release) -> Release:
         if self._observer is not None:

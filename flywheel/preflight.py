@@ -17,7 +17,10 @@ MAY_BE_ZERO = frozenset(
     | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
     | {"analyze.patience_s", "analyze.widen", "analyze.cooldown_s", "analyze.most_rounds"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
-    | {f"train.replay.{name}" for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at")}
+    | {
+        f"train.replay.{name}"
+        for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at", "shards")
+    }
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
     | {"deploy.control_share", "store.seal_after_s", "store.keep_whole_s"}
 )

@@ -15,6 +15,9 @@ class ReplayConfig:
     """transitions held; the oldest episodes leave first"""
     most_mib: float = 2048.0
     """memory that they may take; fewer are held where their observations are large"""
+    shards: int = 0
+    """processes that hold the transitions, spread over the nodes that train; up to 1 keeps them in the trainer's own,
+    which draws in 0.03 ms and not in a call's 1 to 2 ms for some batches together: for more than one node's memory"""
     batch: int = 64
     """transitions of one update"""
     samples_per_insert: float = 32.0

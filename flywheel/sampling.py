@@ -14,6 +14,10 @@ from flywheel.records import Array
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Barred = Mapping[tuple[str, str], str]
+"""What nothing is learnt from: (one of KINDS, its name) → why."""
+KINDS = ("policy", "origin", "episode")
+"""What can be excluded from training: a policy's actions, all of an origin, one episode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,6 +176,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         _graph("Failure rate of the gate's probe", meters.PROBE_FAILURE_RATE),
         _flow("Environment steps a second", meters.TRAINING_STEPS),
+        _graph("What a batch is made of", meters.BATCH_SHARE, "source"),
+        _graph("Age of a batch's steps, in episodes", meters.BATCH_AGE),
+        _graph("Steps that a batch is drawn from, if all alike", meters.BATCH_EFFECTIVE),
     ),
 }
 

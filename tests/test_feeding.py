@@ -13,7 +13,10 @@ from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
 from flywheel.feeding import Feed
 from flywheel.records import Episode, Plan, Signal, SignalKind
+from flywheel.sampling import Barred
 from tests.store.test_intake import episode
+
+BARRED = {("episode", "a"): "a person touched the cart"}
 
 
 class Rooms:
@@ -26,7 +29,9 @@ class Rooms:
         self.since = 0.0
         self.last = ""
         self.registry = SimpleNamespace(champion=lambda: "a", condemned=lambda: ["bad"])
-        self.serving = SimpleNamespace(store=SimpleNamespace(recent=self._recent, read=self._read))
+        self.serving = SimpleNamespace(
+            store=SimpleNamespace(recent=self._recent, read=self._read, excluded=lambda: BARRED)
+        )
         self.trainer = SimpleNamespace(learn_from=self._learn, learnt_to=lambda: self.last)
 
     def add(self, id_: str, reward: float = 1.0) -> None:
@@ -43,9 +48,9 @@ class Rooms:
             raise UsageError(f"The steps of {gone} are kept no more.")
         return [self.known[id_] for id_ in ids]
 
-    def _learn(self, episodes: Sequence[Episode], barred: dict[str, str], last: str, since: float) -> int:
+    def _learn(self, episodes: Sequence[Episode], barred: Barred, last: str, since: float) -> int:
         self.since = since
-        assert barred == {"bad": "it was rolled back"}
+        assert barred == {("policy", "bad"): "it was rolled back", **BARRED}
         self.given.append([each.id for each in episodes])
         self.last = last
         return len(episodes)

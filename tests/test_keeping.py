@@ -13,6 +13,8 @@ from flywheel import archive, cli
 from flywheel.config import Config
 from flywheel.errors import UsageError
 from flywheel.store.intake import FILE, Intake
+from flywheel.task import task_digest
+from flywheel.tasks.cartpole import cartpole
 from tests.store.test_segments import AFTER, some
 
 
@@ -80,3 +82,21 @@ def test_duckdb_answers_as_the_readme_says(run_dir: Path) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     (query,) = re.findall(r'duckdb -c "(.*)"', readme)
     assert duckdb.sql(query.replace("runs/mine", str(run_dir))).fetchall() == [("a", 100.0, 0.1)]
+
+
+def test_what_is_excluded_is_listed_and_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    with archive.opened(run_dir, Config(), "cartpole", task_digest(cartpole)), Intake(run_dir) as store:
+        store.append(some(150))
+    assert call("episodes", "--exclude", "episode=e149", "--why", "a hand", "--run-dir", run_dir) == 0
+    assert "Nothing is learnt from episode=e149 any more" in capsys.readouterr().out
+    assert call("episodes", "--where", "started_at >= 148", "--run-dir", run_dir) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.endswith("production, excluded") for row in rows] == [True, False]
+    assert call("episodes", "--readmit", "episode=e149", "--run-dir", run_dir) == 0
+    assert call("episodes", "--excluded", "--run-dir", run_dir) == 0
+    listed = capsys.readouterr().out.splitlines()[-1]
+    assert listed.endswith("episode=e149: a hand") and "  -  " not in listed
+    for words in (["--exclude", "episode=e1", "failed"], ["--why", "so"], ["--excluded", "--json"]):
+        with pytest.raises(UsageError, match="stand alone"):
+            call("episodes", *words, "--run-dir", run_dir)

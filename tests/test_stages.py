@@ -142,7 +142,7 @@ def serving(start: stages.OnRay, monkeypatch: pytest.MonkeyPatch, *signals: Sign
         bundle=lambda digest: None,
     )  # fmt: skip
     observer = SimpleNamespace(signals=lambda: signals, wait=lambda **_: None)
-    store = SimpleNamespace(recent=lambda *_: [], count=lambda *_: 0)
+    store = SimpleNamespace(recent=lambda *_, **__: [], count=lambda *_: 0)
     start._rooms.serving = SimpleNamespace(observer=observer, store=store)  # type: ignore[misc]
     start._rooms.gate = SimpleNamespace(is_spent=lambda tries: False)
     start._rooms.work = lambda function: function  # type: ignore[assignment]

@@ -98,6 +98,9 @@ WORK = _counter("work", "Pieces of work that rooms did.", "work")
 WORK_SECONDS = _counter("work_seconds", "Seconds that they took.", "work", unit="s")
 TRAINING_STEPS = _counter("training_steps", "Environment steps that training took.", running=True)
 TRAINING_RETURN = _gauge("training_return", "short", "Mean return of the last training episodes.")
+BATCH_SHARE = _gauge("batch_share", "percentunit", "Share of the last batch's steps, of production or not.", "source")
+BATCH_AGE = _gauge("batch_age_episodes", "short", "Mean age of the last batch's steps: episodes added since theirs.")
+BATCH_EFFECTIVE = _gauge("batch_effective", "short", "Steps that would say as much if all were drawn equally often.")
 
 METERS: tuple[Meter, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Meter))
 """All of them, in the order above."""

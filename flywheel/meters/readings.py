@@ -165,6 +165,15 @@ def of_progress(progress: Progress) -> Iterator[Reading]:
     yield from of_work("iteration", progress.seconds)
 
 
+def of_batch(told: Mapping[str, Any]) -> Iterator[Reading]:
+    """Read what the last batch of an off-policy algorithm was made of; nothing before the first one."""
+    if told:
+        yield Reading(meters.BATCH_SHARE, told["production"], ("production",))
+        yield Reading(meters.BATCH_SHARE, 1.0 - told["production"], ("simulation",))
+        yield Reading(meters.BATCH_AGE, told["age"])
+        yield Reading(meters.BATCH_EFFECTIVE, told["effective"])
+
+
 def of_work(work: str, seconds: float) -> Iterator[Reading]:
     """Read a piece of work that a room did."""
     yield Reading(meters.WORK, 1, (work,))

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from flywheel import sqlite
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.records import SCHEMA_VERSION, End, Episode, Origin, Reward
-from flywheel.store import late, query, sealed, sealing
+from flywheel.records import End, Episode, Origin, Reward
+from flywheel.store import excluded, late, query, sealed, sealing
 from flywheel.store.encode import Entry, content, decode, encode, is_alike
+from flywheel.store.excluded import Exclusion
 from flywheel.store.late import Changed, RewardAnswer
 from flywheel.store.query import Wanted
+from flywheel.store.schema import INSERT, SCHEMA
 from flywheel.store.sealed import Sealed
 from flywheel.store.sealing import Sealer
 
@@ -24,29 +26,6 @@ FILE = "store.sqlite"
 Answer = Literal["stored", "same", "conflict"]
 _WORST = ("same", "stored", "conflict")
 
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta (schema_version INTEGER NOT NULL);
-INSERT INTO meta SELECT {SCHEMA_VERSION} WHERE NOT EXISTS (SELECT 1 FROM meta);
-CREATE TABLE IF NOT EXISTS episodes (
-    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, content BLOB NOT NULL, origin TEXT NOT NULL, task TEXT NOT NULL,
-    digest TEXT NOT NULL, "end" TEXT NOT NULL, failed INTEGER NOT NULL, num_steps INTEGER NOT NULL, total REAL NOT NULL,
-    started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL) STRICT;
-DROP INDEX IF EXISTS by_start;
-CREATE INDEX IF NOT EXISTS by_outcome ON episodes (
-    origin, started_at, id, ended_at, digest, "end", failed, total, num_steps);
-CREATE INDEX IF NOT EXISTS by_digest ON episodes (digest, started_at, id);
-CREATE TABLE IF NOT EXISTS quarantine (
-    id TEXT NOT NULL, content BLOB NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL, body BLOB NOT NULL,
-    UNIQUE (id, content)) STRICT;
-CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-{late.SCHEMA}"""
-_INSERT = """
-INSERT INTO episodes (id, content, origin, task, digest, "end", failed, num_steps, total, started_at, ended_at, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET content = excluded.content, digest = excluded.digest, "end" = excluded."end",
-    failed = excluded.failed, num_steps = excluded.num_steps, total = excluded.total,
-    started_at = excluded.started_at, ended_at = excluded.ended_at, body = excluded.body, segment = NULL
-"""
 _COLUMNS = 'id, started_at, ended_at, digest, "end", failed, total, num_steps, origin'
 _WHOLE = "id, body, started_at, ended_at, failed"
 _HOW = {"failed": "failed", "fine": "NOT failed AND \"end\" <> 'lost'", "lost": "\"end\" = 'lost'"}
@@ -125,15 +104,23 @@ class Reader(sqlite.Reader):
         return [id_ for id_ in ids if self._connection.execute(query, (id_,)).fetchone()]
 
     def recent(
-        self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
+        self,
+        n: int,
+        since: str | None = None,
+        digest: str | None = None,
+        origin: Origin | None = "production",
+        learnable: bool = False,
     ) -> list[Episode]:
         """Return the n episodes that started last, of those whose steps are kept, in order of start.
 
         Of a thinned time fewer: an even sample, with no larger a share of those that failed than of the others. `since`
         leaves out those that started before that episode (UsageError when the store does not hold it), `digest` those
-        whose first action another policy gave, `origin` (None reads all) those made elsewhere.
+        whose first action another policy gave, `origin` (None reads all) those made elsewhere, `learnable` those that
+        are excluded from training.
         """
         where, values = self._where(digest, origin)
+        if learnable and self.excluded():
+            where = f"{where} AND {excluded.LEARNABLE}"
         if since is not None:
             start = self._connection.execute("SELECT started_at, id FROM episodes WHERE id = ?", (since,)).fetchone()
             if start is None:
@@ -271,6 +258,14 @@ class Reader(sqlite.Reader):
         row = self._connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
+    def exclusions(self) -> list[Exclusion]:
+        """Return all that is or was excluded from training, oldest first."""
+        return excluded.history(self._connection)
+
+    def excluded(self) -> dict[tuple[str, str], str]:
+        """Return what is excluded from training now: (kind, name) → why."""
+        return excluded.present(self._connection)
+
     @staticmethod
     def _where(digest: str | None, origin: Origin | None) -> tuple[str, list[str | float]]:
         wanted = {"digest": digest, "origin": origin}
@@ -287,7 +282,7 @@ class Intake(Reader):
         directory.mkdir(parents=True, exist_ok=True)
         self._files = (directory / FILE, directory / f"{FILE}-wal")
         refusal = f"The store in {directory} has a writer already: end that run first, or open it with open_readonly."
-        super().__init__(sqlite.owned(directory / FILE, sealing.made_with(_SCHEMA), refusal), directory)
+        super().__init__(sqlite.owned(directory / FILE, sealing.made_with(SCHEMA), refusal), directory)
         self.sealer = Sealer(self._connection, self._directory)
 
     @property
@@ -353,6 +348,14 @@ class Intake(Reader):
         """Keep a text durably under a name, in place of an earlier one."""
         self._connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
+    def exclude(self, what: str, why: str, now: float) -> Exclusion:
+        """As `excluded.exclude`."""
+        return excluded.exclude(self._connection, what, why, now)
+
+    def readmit(self, what: str, now: float) -> Exclusion:
+        """As `excluded.readmit`."""
+        return excluded.readmit(self._connection, what, now)
+
     def _put(self, episode: Episode) -> Answer:
         body = encode(episode)
         mark = content(body)
@@ -372,7 +375,7 @@ class Intake(Reader):
                 return "conflict"
         first, total = episode.digests[0] if episode.digests else "", late.settle(self._connection, episode)
         self._connection.execute(
-            _INSERT,
+            INSERT,
             (episode.id, mark, episode.origin, episode.task, first, episode.end, int(episode.failed), episode.num_steps,
              total, episode.started_at, episode.ended_at, body),
         )  # fmt: skip
@@ -393,4 +396,4 @@ def open_readonly(path: str | Path) -> Reader:
     file = file / FILE if file.is_dir() else file
     if not file.exists():
         raise UsageError(f"There is no store at {file}: name a run directory that holds {FILE}.")
-    return Reader(sqlite.reading_or_empty(file, _SCHEMA), file.parent)
+    return Reader(sqlite.reading_or_empty(file, SCHEMA), file.parent)

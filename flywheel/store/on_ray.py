@@ -1,19 +1,32 @@
-"""The store's body on Ray: an async actor that shares one durable commit among the calls of a few milliseconds."""
+"""The store's bodies on Ray: its owner, an async actor that shares one durable commit among the calls of a few
+milliseconds; and shards of what is learnt from, where one process is not to hold all of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from flywheel.config import StoreConfig
+import ray
+
+from flywheel.config import StoreConfig, TrainConfig
+from flywheel.errors import FlywheelError
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.records import Episode, Origin, Reward
+from flywheel.priority import let_others_first
+from flywheel.records import Episode, Origin, Reward, Spec
 from flywheel.store import sealing
+from flywheel.store.excluded import Exclusion
 from flywheel.store.intake import Answer, Intake, Outcome
 from flywheel.store.late import Changed, RewardAnswer
+from flywheel.store.shard import Shard
+from flywheel.store.shards import Shards
+from flywheel.store.table import Table
 
 log = logging.getLogger(__name__)
 GROUP = 16
@@ -65,10 +78,15 @@ class StoreActor:
         self._intake.judge(failed)
 
     async def recent(
-        self, n: int, since: str | None = None, digest: str | None = None, origin: Origin | None = "production"
+        self,
+        n: int,
+        since: str | None = None,
+        digest: str | None = None,
+        origin: Origin | None = "production",
+        learnable: bool = False,
     ) -> list[Episode]:
         """As Reader.recent."""
-        return self._intake.recent(n, since, digest, origin)
+        return self._intake.recent(n, since, digest, origin, learnable)
 
     async def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
         """As Reader.again."""
@@ -107,6 +125,22 @@ class StoreActor:
     async def conflicts(self) -> list[str]:
         """As Reader.conflicts."""
         return self._intake.conflicts()
+
+    async def excluded(self) -> dict[tuple[str, str], str]:
+        """As Reader.excluded."""
+        return self._intake.excluded()
+
+    async def exclude(self, what: str, why: str) -> Exclusion:
+        """As Intake.exclude."""
+        found = self._intake.exclude(what, why, time.time())
+        log.info("Nothing is learnt from %s=%s any more: %s", found.kind, found.name, found.why)
+        return found
+
+    async def readmit(self, what: str) -> Exclusion:
+        """As Intake.readmit."""
+        found = self._intake.readmit(what, time.time())
+        log.info("%s=%s is learnt from again", found.kind, found.name)
+        return found
 
     async def note(self, name: str, value: str) -> None:
         """As Intake.note."""
@@ -156,3 +190,59 @@ class StoreActor:
     def _report(self) -> None:
         self._reporting = False
         self._meters.record(readings.of_store(self._intake.count(), self._intake.num_bytes))
+
+
+class ShardActor(Shard):
+    """One of several tables, in a process of its own; after a restart it is empty, and another one."""
+
+    def __init__(self, make: Callable[[], Table]) -> None:
+        let_others_first()
+        super().__init__(make, secrets.randbits(62))
+
+
+class Over:
+    """Shards that are asked over Ray."""
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        """Ask these actors."""
+        self._handles = handles
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def ask(self, calls: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """As Ports.ask; FlywheelError where a shard's process died as often as a call was repeated."""
+        waiting = [getattr(self._handles[k], name).remote(*arguments) for k, (name, *arguments) in calls.items()]
+        try:
+            return dict(zip(calls, ray.get(waiting), strict=True))
+        except ray.exceptions.RayActorError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise FlywheelError(f"A shard of what is learnt from died again and again: {last}") from error
+
+
+def table_of(spec: Spec, train: TrainConfig) -> Table:
+    """Return an empty table for what an off-policy algorithm learns from, or for a shard's part of it."""
+    given, parts = train.replay, max(1, train.replay.shards)
+    return Table(
+        spec, capacity=-(-given.capacity // parts), most_mib=given.most_mib / parts, num_steps=given.num_steps,
+        gamma=train.gamma,
+    )  # fmt: skip
+
+
+def shards_of(handles: Sequence[Any], train: TrainConfig, *, is_new: bool = True) -> Shards:
+    """Return what draws from shards on Ray as from one table; unless it is new, it goes on with what they hold."""
+    return Shards(Over(handles), -(-train.replay.capacity // len(handles)), is_new=is_new)
+
+
+def make_table(spec: Spec, train: TrainConfig, worker: Callable[..., Any]) -> Callable[[], Table | Shards]:
+    """Return what makes a trainer's table; of `replay.shards` actors shard-0, shard-1, …, which are started here.
+
+    `worker` returns the class of an actor that ends with this process (body, name, CPUs, further options).
+    """
+    make = partial(table_of, spec, train)
+    if train.algorithm == "ppo" or train.replay.shards < 2:
+        return make
+    names = [f"shard-{k}" for k in range(train.replay.shards)]
+    return partial(
+        shards_of, [worker(ShardActor, name, 0.0, scheduling_strategy="SPREAD").remote(make) for name in names], train
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flywheel.records import Episode, Spec
 from flywheel.sampling import Batch, Floats, Ints, Sampling
-from flywheel.store.columns import Columns, Queue, bytes_of_row
 from flywheel.store.priorities import Priorities
+from flywheel.store.rows import Queue, gains, make, row_of, runs_of
 from flywheel.store.weights import Entries, weights_of
 
 _ENTRY = np.dtype(
@@ -19,6 +20,7 @@ _ENTRY = np.dtype(
         ("start", np.int64),
         ("count", np.int64),
         ("episode", np.int64),
+        ("own", np.int64),
         ("failed", np.bool_),
         ("policy", np.int64),
         ("origin", np.int64),
@@ -26,10 +28,12 @@ _ENTRY = np.dtype(
         ("is_out", np.bool_),
     ]
 )
+_SPAN = np.dtype([("until", np.float64), ("weight", np.float64), ("end", np.int64), ("count", np.int64)])
+"""What a draw reads of an entry: the weights' running sum up to its end, its own, where it ends, transitions."""
 ROOM = 9 / 8
 """Rows for each transition of the capacity: every run has one row more than transitions, for its last observation."""
 _ALIKE = Sampling()
-_SMALLEST = 1e-6
+SMALLEST = 1e-6
 """What is added to each TD error, so that no transition is forgotten for good (Schaul et al. 2016, section 3.3)."""
 
 
@@ -53,21 +57,24 @@ class Table:
 
         `num_steps` is how many steps a transition looks ahead (fewer at a run's end), each discounted by `gamma`.
         """
-        most = int(most_mib * 2**20 / bytes_of_row(spec))
-        self.capacity = max(1, min(capacity, int(most / ROOM)))
-        self._columns = Columns(spec, max(2, int(self.capacity * ROOM) + 1), directory)
+        kind = row_of(spec)
+        self.capacity = max(1, min(capacity, int(most_mib * 2**20 / kind.itemsize / ROOM)))
+        self._steps = make(kind, max(2, int(self.capacity * ROOM) + 1), directory)
+        self._reached = 0  # rows that were ever used
         self._entries, self._head = Queue(_ENTRY), 0
         self._num_steps = num_steps
-        self._gammas = gamma ** np.arange(num_steps + 1)
+        self._gammas: Floats = np.power(gamma, np.arange(num_steps + 1.0))
+        self._discounts = self._gammas.astype(np.float32)
         self._policies: dict[str, int] = {}
         self._origins: dict[str, int] = {}
         self._runs: dict[str, list[int]] = {}
         self._ids: dict[int, str] = {}
         self._out: dict[tuple[str, str], str] = {}
-        self._num_episodes = self.num_transitions = 0
+        self.num_episodes = self.num_transitions = 0
+        self.num_of: dict[str, int] = {}
         self._drawn: tuple[Sampling, Floats, float] | None = None
         self._priorities: tuple[float, Priorities] | None = None
-        self._greatest = 1.0
+        self.greatest = 1.0
 
     @property
     def excluded(self) -> dict[tuple[str, str], str]:
@@ -77,18 +84,26 @@ class Table:
     def add(self, episode: Episode) -> int:
         """Hold an episode, in place of what was held of it before, and return how many of its transitions are held."""
         self.drop(episode.id)
-        number, num = self._num_episodes, 0
-        self._num_episodes += 1
+        number, own, num = self.num_episodes, self.num_of.get(episode.origin, 0), 0
+        self.num_episodes, self.num_of[episode.origin] = number + 1, own + 1
         runs = []
-        for begin, end in _runs(episode):
-            begin = max(begin, end - min(self.capacity, self._columns.num_rows - 1))
-            runs.append(self._hold(episode, begin, end, number))
+        for begin, end in runs_of(episode):
+            begin = max(begin, end - min(self.capacity, len(self._steps) - 1))
+            runs.append(self._hold(episode, begin, end, number, own))
             num += end - begin
         runs = [run for run in runs if run >= self._entries.num_left]
         if runs:
             self._runs[episode.id], self._ids[number] = runs, episode.id
         self._drawn = None
         return num
+
+    def count(self, num_episodes: int, num_of: Mapping[str, int]) -> None:
+        """Let ages count from so many episodes at least, of all and by source, as some are held elsewhere."""
+        before = self.num_episodes
+        self.num_episodes = max(self.num_episodes, num_episodes)
+        self.num_of |= {name: max(num, self.num_of.get(name, 0)) for name, num in num_of.items()}
+        if self.num_episodes != before:
+            self._drawn = None
 
     def drop(self, id_: str) -> None:
         """Forget an episode; one that isn't held is none."""
@@ -108,18 +123,33 @@ class Table:
         del self._out[kind, name]
         self._mark()
 
-    def sample(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> Batch:
+    def lacks(self) -> bool:
+        """Say whether something that was held was lost, since it was asked last: nothing ever is, in one process."""
+        return False
+
+    def sample(
+        self, rng: np.random.Generator, num: int, rule: Sampling | None = None, among: tuple[float, int] | None = None
+    ) -> Batch:
         """Return `num` transitions, drawn with replacement by a rule (all alike by default).
 
-        Raises IndexError where there is nothing that the rule may draw; ask `drawable` first.
+        Where transitions are drawn by priority, and this is a part of a whole, `among` is the sum of the whole's
+        priorities and how many of its transitions have one; the importance weights are then not yet divided by the
+        greatest. Raises IndexError where there is nothing that the rule may draw; ask `drawable` first.
         """
         rule = rule or _ALIKE
         if rule.alpha:
-            rows, weights, effective = self._by_priority(rng, num, rule)
+            rows, weights, effective = self._by_priority(rng, num, rule, among)
         else:
             rows, effective = self._by_entry(rng, num, rule)
             weights = np.ones(num, np.float32)
         return self._batch(rows, weights, effective)
+
+    def masses(self, rule: Sampling) -> dict[str, tuple[float, float, int]]:
+        """Return of each origin its transitions' weights by a rule summed up, their squares, and how many have one."""
+        weights, _, _ = self._chances(rule)
+        of, count = self._entries.records["origin"], self._entries.records["count"]
+        sums = [np.bincount(of, part * count, len(self._origins)) for part in (weights, weights**2, weights > 0.0)]
+        return {name: (float(sums[0][i]), float(sums[1][i]), int(sums[2][i])) for name, i in self._origins.items()}
 
     def drawable(self, rule: Sampling | None = None) -> int:
         """Return how many transitions have a chance to be drawn."""
@@ -129,68 +159,64 @@ class Table:
     def sequences(self, rng: np.random.Generator, num: int, length: int, rule: Sampling | None = None) -> Sequences:
         """Return `num` stretches of up to `length` steps that follow each other; each begins at a drawn transition."""
         rows, _ = self._by_entry(rng, num, rule or _ALIKE)
-        c, lengths = self._columns, np.minimum(self._columns.left[rows], length)
-        steps = np.arange(length)
-        at = rows[:, None] + np.minimum(steps, lengths[:, None] - 1)
-        mask = steps < lengths[:, None]
-        seen = rows[:, None] + np.minimum(np.arange(length + 1), lengths[:, None])
+        lengths, steps = np.minimum(self._steps["left"][rows], length)[:, None], np.arange(length)
+        mask = steps < lengths
+        at = self._steps.take(rows[:, None] + np.minimum(steps, lengths - 1))
+        seen = self._steps.take(rows[:, None] + np.minimum(np.arange(length + 1), lengths))
         return Sequences(
-            c.observations[seen], c.actions[at], np.where(mask, c.rewards[at], 0), c.ends[at] & mask, c.logps[at], mask
+            seen["observation"], at["action"], np.where(mask, at["reward"], 0), _is_end(at) & mask, at["logp"], mask
         )
 
     def whole(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> list[Sequences]:
         """Return `num` whole runs, drawn in proportion to their length by the rule."""
         rows, _ = self._by_entry(rng, num, rule or _ALIKE)
-        found, c = [], self._columns
-        for record in self._entries.records[c.entry[rows] - self._entries.num_left]:
-            start, end = int(record["start"]), int(record["start"] + record["count"])
-            here, seen = slice(start, end), slice(start, end + 1)
-            found.append(
-                Sequences(
-                    c.observations[seen][None], c.actions[here][None], c.rewards[here][None], c.ends[here][None],
-                    c.logps[here][None], np.ones((1, end - start), np.bool_),
-                )
-            )  # fmt: skip
+        found = []
+        for record in self._entries.records[self._steps["entry"][rows] - self._entries.num_left]:
+            seen = self._steps[record["start"] : record["start"] + record["count"] + 1][None].copy()
+            at, mask = seen[:, :-1], np.ones((1, record["count"]), np.bool_)
+            found.append(Sequences(seen["observation"], at["action"], at["reward"], _is_end(at), at["logp"], mask))
         return found
 
-    def prioritize(self, batch: Batch, errors: Floats) -> None:
+    def prioritize(self, batch: Batch | Drawn, errors: Floats) -> None:
         """Set the priorities of a batch's transitions to their TD errors float64[N]; those that have left stay away."""
-        here = self._columns.entry[batch.rows] == batch.stamps
-        here &= ~self._entries.records["is_out"][np.where(here, batch.stamps - self._entries.num_left, 0)]
-        sizes = np.abs(errors[here]) + _SMALLEST
-        self._greatest = max(self._greatest, float(sizes.max(initial=0.0)))
+        rows, stamps = batch.rows, batch.stamps
+        here = self._steps["entry"][rows] == stamps
+        here &= ~self._entries.records["is_out"][np.where(here, stamps - self._entries.num_left, 0)]
+        sizes = np.abs(errors[here]) + SMALLEST
+        self.greatest = max(self.greatest, float(sizes.max(initial=0.0)))
         if self._priorities is not None:
             alpha, tree = self._priorities
-            order = np.argsort(batch.rows[here], kind="stable")
-            tree.set(batch.rows[here][order], sizes[order] ** alpha)
+            order = np.argsort(rows[here], kind="stable")
+            tree.set(rows[here][order], sizes[order] ** alpha)
 
     # Holding
 
-    def _hold(self, episode: Episode, begin: int, end: int, number: int) -> int:
+    def _hold(self, episode: Episode, begin: int, end: int, number: int, own: int) -> int:
         size, count = end - begin + 1, end - begin
         while self.num_transitions + count > self.capacity or self._is_in_the_way(size):
             self._evict()
-        start, c = self._head, self._columns
-        self._head += size
-        rows = slice(start, start + count)
-        c.observations[start : start + size] = episode.observations[begin : end + 1]
-        c.actions[rows], c.rewards[rows] = episode.raw_actions[begin:end], episode.rewards[begin:end]
-        c.logps[rows], c.ends[rows] = episode.logps[begin:end], False
-        c.ends[start + count - 1] = episode.end == "terminated" and end == episode.num_steps
-        c.left[start : start + size] = np.arange(count, -1, -1)
+        start, self._head = self._head, self._head + size
+        self._reached = max(self._reached, self._head)
         policy = self._policies.setdefault(episode.digests[begin], len(self._policies))
         origin = self._origins.setdefault(episode.origin, len(self._origins))
         is_out = self._is_out(episode.digests[begin], episode.origin, episode.id)
         about = (episode.failed, policy, origin, episode.started_at, is_out)
-        run = self._entries.append((start, count, number, *about))
-        c.entry[rows], c.entry[start + count] = run, -1
+        run = self._entries.append((start, count, number, own, *about))
+        seen = self._steps[start : start + size]
+        seen["observation"], seen["left"] = episode.observations[begin : end + 1], np.arange(count, -1, -1)
+        steps, seen["entry"][count] = seen[:count], -1
+        steps["action"], steps["logp"] = episode.raw_actions[begin:end], episode.logps[begin:end]
+        steps["reward"] = episode.rewards[begin:end]
+        steps["gain"] = gains(episode.rewards[begin:end], self._gammas[: self._num_steps])
+        steps["entry"], steps["episode"], steps["policy"] = run, number, policy
+        steps["is_final"] = episode.end == "terminated" and end == episode.num_steps
         self.num_transitions += count
-        self._prioritize(np.arange(start, start + count), 0.0 if is_out else self._greatest)
+        self._prioritize(np.arange(start, start + count), 0.0 if is_out else self.greatest)
         return run
 
     def _is_in_the_way(self, size: int) -> bool:
         """Say whether the oldest entry must leave before `size` rows in one piece are free at the head."""
-        num_rows = self._columns.num_rows
+        num_rows = len(self._steps)
         if not len(self._entries):
             self._head = 0
             return False
@@ -215,8 +241,7 @@ class Table:
         """Let nothing of a run be drawn any more."""
         rows = self._rows(record)
         self.num_transitions -= int(record["count"])
-        self._columns.left[rows] = 0
-        self._columns.entry[rows] = -1
+        self._steps["left"][rows], self._steps["entry"][rows] = 0, -1
         self._prioritize(rows, 0.0)
 
     @staticmethod
@@ -234,7 +259,7 @@ class Table:
             is_out = self._is_out(policies[record["policy"]], origins[record["origin"]], id_)
             if is_out != record["is_out"]:
                 record["is_out"] = is_out
-                self._prioritize(self._rows(record), 0.0 if is_out else self._greatest)
+                self._prioritize(self._rows(record), 0.0 if is_out else self.greatest)
         self._drawn = None
 
     # Drawing
@@ -246,48 +271,60 @@ class Table:
         """
         if self._drawn is None or self._drawn[0] != rule:
             held = self._entries.records
-            names = ("episode", "count", "failed", "policy", "origin", "started_at", "is_out")
-            weights = weights_of(rule, Entries(**{n: held[n] for n in names}), self._policies, self._origins)
+            names = ("count", "failed", "policy", "origin", "started_at", "is_out")
+            num_of = np.array([self.num_of[name] for name in self._origins], np.int64)
+            ages = {"age": self.num_episodes - 1 - held["episode"], "own_age": num_of[held["origin"]] - 1 - held["own"]}
+            weights = weights_of(rule, Entries(**{n: held[n] for n in names}, **ages), self._policies, self._origins)
             sums = weights * held["count"]
             squares = float((weights * sums).sum())
             self._drawn = rule, np.cumsum(sums), float(sums.sum()) ** 2 / squares if squares else 0.0
-            self._weights, self._starts, self._counts = weights, held["start"].copy(), held["count"].copy()
+            self._weights, self._spans = weights, np.zeros(len(held), _SPAN)
+            self._spans["until"], self._spans["weight"] = self._drawn[1], weights
+            self._spans["end"], self._spans["count"] = held["start"] + held["count"], held["count"]
         return self._weights, self._drawn[1], self._drawn[2]
 
     def _by_entry(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, float]:
-        if rule == _ALIKE and not self._out and 2 * self.num_transitions > self._columns.num_rows:
+        if rule == _ALIKE and not self._out and 2 * self.num_transitions > self._reached:
             return self._evenly(rng, num), float(self.num_transitions)
-        weights, sums, effective = self._chances(rule)
+        _, sums, effective = self._chances(rule)
         if not effective:
             raise IndexError("The table holds no transition that this rule may draw.")
         at = rng.random(num) * sums[-1]
-        entry = np.searchsorted(sums, at, side="right")
+        of = self._spans.take(np.searchsorted(sums, at, side="right"), mode="clip")
         # the rest of the draw is uniform within the entry: it says which of its transitions
-        back = ((sums.take(entry) - at) / weights.take(entry)).astype(np.int64)
-        counts = self._counts.take(entry)
-        return self._starts.take(entry) + counts - 1 - np.minimum(back, counts - 1), effective
+        back = ((of["until"] - at) / of["weight"]).astype(np.int64)
+        return np.asarray(of["end"] - 1 - np.minimum(back, of["count"] - 1)), effective
 
     def _evenly(self, rng: np.random.Generator, num: int) -> Ints:
         """Return rows int64[num] drawn from all alike; those without a transition, less than half, are drawn again."""
         found, left = list[Ints](), num
+        full = self.num_transitions / self._reached
         while left > 0:
-            rows = rng.integers(0, self._columns.num_rows, left + left // 4 + 8)
-            found.append(rows[self._columns.left.take(rows) > 0][:left])
+            more = int(left / full + 3.0 * (left * (1.0 - full)) ** 0.5) + 4
+            rows = rng.integers(0, self._reached, more)
+            found.append(rows[self._steps.take(rows, mode="clip")["left"] > 0][:left])
             left -= len(found[-1])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _by_priority(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, Floats, float]:
-        if self._priorities is None or self._priorities[0] != rule.alpha:
-            self._priorities = rule.alpha, Priorities(self._columns.num_rows)
+    def priorities(self, alpha: float) -> Priorities:
+        """Return the transitions' priorities to the power of alpha; all are alike where another one stood before."""
+        if self._priorities is None or self._priorities[0] != alpha:
+            self._priorities = alpha, Priorities(len(self._steps))
             for record in self._entries.records[~self._entries.records["is_out"]]:
-                self._prioritize(self._rows(record), self._greatest)
-        tree = self._priorities[1]
+                self._prioritize(self._rows(record), self.greatest)
+        return self._priorities[1]
+
+    def _by_priority(
+        self, rng: np.random.Generator, num: int, rule: Sampling, among: tuple[float, int] | None
+    ) -> tuple[Ints, Floats, float]:
+        tree = self.priorities(rule.alpha)
         if not tree.total:
             raise IndexError("The table holds no transition that this rule may draw.")
         rows = tree.find(rng.random(num) * tree.total)
-        chances = tree.of(rows) / tree.total
-        weights = (chances * self.drawable()) ** -rule.beta
-        return rows, weights / weights.max(), float(1.0 / chances.mean())
+        total, drawable = among or (tree.total, self.drawable())
+        chances = tree.of(rows) / total
+        weights = (chances * drawable) ** -rule.beta
+        return rows, weights if among else weights / weights.max(), float(1.0 / chances.mean())
 
     def _prioritize(self, rows: Ints, size: float) -> None:
         if self._priorities is not None:
@@ -295,36 +332,34 @@ class Table:
             tree.set(rows, size**alpha if size else 0.0)
 
     def _batch(self, rows: Ints, weights: Floats, effective: float) -> Batch:
-        c = self._columns
-        if self._num_steps == 1:
-            rewards, last = c.rewards.take(rows), rows
-            discounts = np.full(len(rows), self._gammas[1], np.float32)
-        else:
-            steps = np.minimum(c.left.take(rows), self._num_steps)
-            rewards = np.zeros(len(rows), np.float32)
-            for k in range(self._num_steps):
-                more = steps > k
-                rewards[more] += np.float32(self._gammas[k]) * c.rewards[rows[more] + k]
-            last = rows + steps - 1
-            discounts = self._gammas.take(steps).astype(np.float32)
-        ends, stamps = c.ends.take(last), c.entry.take(rows)
-        held, of = self._entries.records, stamps - self._entries.num_left
+        held = self._steps.take(rows, mode="clip")
+        left = held["left"]
+        steps = np.minimum(left, self._num_steps)
+        ends = held["is_final"] & (left <= self._num_steps)
+        whole = np.ascontiguousarray
         return Batch(
-            observations=c.observations.take(rows, axis=0),
-            actions=c.actions.take(rows, axis=0),
-            rewards=rewards,
-            next_observations=c.observations.take(last + 1, axis=0),
-            discounts=discounts * ~ends,
+            observations=whole(held["observation"]),
+            actions=whole(held["action"]),
+            rewards=whole(held["gain"]),
+            next_observations=whole(self._steps.take(rows + steps, mode="clip")["observation"]),
+            discounts=self._discounts.take(steps) * ~ends,
             terminated=ends,
-            logps=c.logps.take(rows),
+            logps=whole(held["logp"]),
             weights=np.asarray(weights, np.float32),
             rows=rows,
-            stamps=stamps,
-            ages=self._num_episodes - 1 - held["episode"][of],
+            stamps=whole(held["entry"]),
+            ages=self.num_episodes - 1 - held["episode"],
             policies=tuple(self._policies),
-            policy=held["policy"][of],
+            policy=held["policy"].astype(np.int64),
             effective=effective,
         )
+
+
+class Drawn(NamedTuple):
+    """What is left to say of a batch when its errors are known."""
+
+    rows: Ints
+    stamps: Ints
 
 
 class Sequences(NamedTuple):
@@ -344,13 +379,6 @@ class Sequences(NamedTuple):
     """bool[N, L]: True where there is a step"""
 
 
-def _runs(episode: Episode) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of each run of steps with known rewards by one policy."""
-    known, digests = ~np.isnan(episode.rewards), episode.digests
-    if known.all() and digests and digests[0] and digests.count(digests[0]) == len(digests):
-        yield 0, episode.num_steps
-        return
-    cuts = [t for t in range(1, len(digests)) if known[t] != known[t - 1] or digests[t] != digests[t - 1]]
-    for begin, end in zip([0, *cuts], [*cuts, len(digests)], strict=True):
-        if end > begin and known[begin] and digests[begin]:
-            yield begin, end
+def _is_end(steps: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Return bool, of which of these rows the episode terminates."""
+    return np.asarray(steps["is_final"] & (steps["left"] == 1))

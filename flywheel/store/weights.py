@@ -15,8 +15,9 @@ from flywheel.sampling import Floats, Ints, Sampling
 class Entries:
     """Columns over E runs of steps that one policy acted in and whose rewards are known; most episodes are one run."""
 
-    episode: Ints
-    """int64[E]: number of the episode, counted from the first one ever added; a later one is younger."""
+    age: Ints
+    own_age: Ints
+    """int64[E]: episodes that were added after the entry's; of all, and of its own source"""
     count: Ints
     """int64[E]: transitions"""
     failed: NDArray[np.bool_]
@@ -33,7 +34,10 @@ def weights_of(rule: Sampling, entries: Entries, policies: Mapping[str, int], or
     """Return how often one transition of each entry is drawn, float64[E], up to a common factor."""
     weights = np.where(entries.is_out, 0.0, 1.0)
     if rule.half_life and len(weights):
-        age = _ages(entries, [origins[name] for name in rule.aged if name in origins] if rule.aged else None)
+        age = entries.age
+        if rule.aged:
+            counts = np.isin(entries.origin, [origins[name] for name in rule.aged if name in origins])
+            age = np.where(counts, entries.own_age, 0)
         weights *= np.exp2(-np.minimum(age / rule.half_life, 1000.0))  # 2**-1000 is still a number
     if rule.failed != 1.0:
         weights[entries.failed] *= rule.failed
@@ -50,12 +54,3 @@ def weights_of(rule: Sampling, entries: Entries, policies: Mapping[str, int], or
         held = np.bincount(entries.origin, weights * entries.count, minlength=len(shares))
         weights *= np.divide(shares, held, out=np.zeros_like(shares), where=held > 0)[entries.origin]
     return weights
-
-
-def _ages(entries: Entries, sources: list[int] | None) -> Ints:
-    """Return each entry's age int64[E], in episodes that came later; where only some sources' grow older, in theirs."""
-    if sources is None:
-        return np.asarray(entries.episode.max() - entries.episode)
-    counts = np.isin(entries.origin, sources)
-    place = np.cumsum(counts & (np.diff(entries.episode, prepend=-1) != 0))  # runs of an episode follow each other
-    return np.where(counts, place[-1] - place, 0)

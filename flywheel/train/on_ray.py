@@ -14,6 +14,7 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, activation_of, pack, read_trained_on, read_weights
 from flywheel.priority import let_others_first
 from flywheel.records import Episode, Plan, Progress, Spec
+from flywheel.sampling import Barred
 from flywheel.tapes import Scenario
 from flywheel.task import Task
 from flywheel.train.recipe import make_recipe
@@ -78,25 +79,27 @@ class TrainerActor:
     def learn_from(
         self,
         episodes: Sequence[Episode],
-        barred: Mapping[str, str] | None = None,
+        barred: Barred | None = None,
         last: str = "",
         since: float = 0.0,
     ) -> int:
         """Hold production's episodes, and return how many transitions came; an algorithm without a table takes none.
 
-        `barred` says of policies (digest → why) that nothing is learnt from their actions any more, `last` up to which
-        episode production was handed over by now, `since` when the world changed, before which nothing is learnt from.
+        `barred` is all that nothing is learnt from now, where it is given, `last` up to which episode production was
+        handed over by now, `since` when the world changed, before which nothing is learnt from.
         """
         self._learnt_to = last
         if self._replay is None:
             return 0
-        for digest, why in (barred or {}).items():
-            self._replay.table.exclude("policy", digest, why)
+        if barred is not None:
+            self._replay.bar(barred)
         self._replay.changed(since)
         return self._replay.produced(episodes)
 
     def learnt_to(self) -> str:
-        """Return up to which episode production was handed to this process; "" where none of it was."""
+        """Return up to which episode production was handed over; "" where none of it was, or a part of it was lost."""
+        if self._replay is not None and self._replay.table.lacks():
+            self._learnt_to = ""
         return self._learnt_to
 
     def advance(self, hard: tuple[str, ...] = ()) -> Progress:
@@ -107,6 +110,8 @@ class TrainerActor:
         self._check_begun()
         progress = self._training.advance(hard)
         self._meters.record(readings.of_progress(progress))
+        if self._replay is not None:
+            self._meters.record(readings.of_batch(self._replay.told()))
         return progress
 
     def export(self, version: int, parent: str | None, trained_on: Mapping[str, Any], now: float) -> tuple[str, Files]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from flywheel.config import TrainConfig
 from flywheel.records import Array, Episode, Origin, Plan
-from flywheel.sampling import Batch, Floats, Sampling
+from flywheel.sampling import Barred, Batch, Floats, Sampling
 
 PRODUCTION: Origin = "production"
 SIMULATION: Origin = "train"
@@ -40,8 +40,18 @@ class Table(Protocol):
     def prioritize(self, batch: Batch, errors: Floats) -> None:
         """Set the priorities of a batch's transitions."""
 
+    def lacks(self) -> bool:
+        """Say whether something that it held was lost since it was asked last, so that production is to come again."""
+
+    @property
+    def excluded(self) -> Barred:
+        """What is excluded from training."""
+
     def exclude(self, kind: str, name: str, why: str) -> None:
         """Draw nothing more of a policy, an origin or an episode."""
+
+    def readmit(self, kind: str, name: str) -> None:
+        """Draw again what was excluded."""
 
 
 class Replay:
@@ -57,6 +67,8 @@ class Replay:
         self._plan = Plan(strategy="continue_training", reasons=())
         self._worlds: Worlds = ()
         self._names, self._num_others = set[str](), 0
+        self._barred: Barred = {}
+        self._last: Batch | None = None
         self.rule = Sampling()
         self.epsilon = config.replay.epsilon
 
@@ -121,6 +133,14 @@ class Replay:
                 self._num_inserted += num
         return came
 
+    def bar(self, barred: Barred) -> None:
+        """Draw nothing of this from now on, and again what was barred by an earlier call alone."""
+        for key in self._barred.keys() - barred.keys():
+            self.table.readmit(*key)
+        for key in barred.keys() - self._barred.keys():
+            self.table.exclude(*key, barred[key])
+        self._barred = dict(barred)
+
     def due(self) -> int:
         """Return how many batches are to be drawn now (samples per insert, as in Reverb: Cassirer et al. 2021).
 
@@ -144,7 +164,16 @@ class Replay:
     def batch(self) -> Batch:
         """Draw a batch."""
         self._num_drawn += self._config.replay.batch
-        return self.table.sample(self._rng, self._config.replay.batch, self.rule)
+        self._last = self.table.sample(self._rng, self._config.replay.batch, self.rule)
+        return self._last
+
+    def told(self) -> Mapping[str, Any]:
+        """Return what the last batch was made of: `Batch.told`, and `production`'s share; {} before the first one."""
+        if self._last is None:
+            return {}
+        told = self._last.told()
+        simulated = sum(share for name, share in told["share"].items() if name in self._names)
+        return {**told, "production": 1.0 - simulated}
 
     def learnt(self, batch: Batch, errors: Array) -> None:
         """Let TD errors float[N] of a batch say how soon its transitions are drawn again, where priorities are kept."""

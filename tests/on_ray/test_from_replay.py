@@ -78,7 +78,7 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     due = progress.num_steps * 8 // 64
     assert due <= num_updates <= due + 40, "what production brought at once is made up for in part"
     assert told["share"]["a"] == pytest.approx(0.25, abs=0.05) and told["share"]["b"] == pytest.approx(0.25, abs=0.05)
-    ray.get(actor.learn_from.remote([], {"b": "it was rolled back"}), timeout=60)
+    ray.get(actor.learn_from.remote([], {("policy", "b"): "it was rolled back"}), timeout=60)
     assert set(ray.get(actor.inside.remote(), timeout=60)[2]["share"]) == {"a", "train"}
     digest, files = ray.get(actor.export.remote(1, None, {"strategy": "continue_training"}, 1.0), timeout=60)
     policy = load(write_files(tmp_path, digest, files))  # golden vectors are RLlib's own answers

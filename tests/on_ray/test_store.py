@@ -77,3 +77,16 @@ def test_ray_data_reads_the_segments(ray_cluster: Any, tmp_path: Path) -> None:
     found = ray.data.read_parquet(str(tmp_path / "segments"), columns=["episode_id", "failed"])
     assert found.count() == sum(e.num_steps for e in some(200))
     assert {row["episode_id"] for row in found.take_all() if row["failed"]} == {e.id for e in some(200) if e.failed}
+    counts = ray.data.read_parquet(str(tmp_path / "segments"), columns=["policy"]).groupby("policy").count().take_all()
+    assert sum(row["count()"] for row in counts) == sum(e.num_steps for e in some(200))
+
+
+async def test_what_is_excluded_is_kept_by_the_living_owner(tmp_path: Path) -> None:
+    store = StoreActor(str(tmp_path), StoreConfig(group_s=0.0))
+    await store.append(some(3))
+    found = await store.exclude("episode=e1", "a hand")
+    assert (found.kind, found.name) == ("episode", "e1")
+    assert await store.excluded() == {("episode", "e1"): "a hand"}
+    assert [e.id for e in await store.recent(9, learnable=True)] == ["e0", "e2"]
+    await store.readmit("episode=e1")
+    assert await store.excluded() == {}

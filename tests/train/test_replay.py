@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from flywheel import meters
 from flywheel.config import TrainConfig
 from flywheel.correction import Correction
+from flywheel.meters import readings
 from flywheel.records import Episode, Plan
 from flywheel.replaying import ReplayConfig
+from flywheel.store.shard import Shard
+from flywheel.store.shards import Here, Shards
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
@@ -104,6 +109,51 @@ def test_a_fresh_round_explores_less_and_less_and_a_plan_can_ask_for_more(replay
     assert replay.epsilon == pytest.approx(0.4)
     replay.begin(plan(), is_warm=True)
     assert replay.epsilon == pytest.approx(0.1)
+
+
+def test_what_a_batch_was_made_of_can_be_told(replay: Replay) -> None:
+    assert replay.told() == {} == dict(readings.of_batch(replay.told()))
+    replay.begin(plan(sampling="uniform"), is_warm=False)
+    replay.simulated(chunk(200), "train")
+    replay.produced([production("p", 100, "a"), production("q", 100, "b")])
+    replay.due()
+    batches = []
+    for _ in range(200):
+        replay.batch()
+        batches.append(replay.told())
+    assert np.mean([told["production"] for told in batches]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([told["share"].get("b", 0.0) for told in batches]) == pytest.approx(0.25, abs=0.05)
+    assert batches[0]["effective"] == pytest.approx(400)
+    found = {(r.meter, r.tags): r.value for r in readings.of_batch(batches[-1])}
+    assert found[meters.BATCH_SHARE, ("production",)] + found[meters.BATCH_SHARE, ("simulation",)] == 1.0
+    assert found[meters.BATCH_AGE, ()] == batches[-1]["age"]
+
+
+def test_shards_count_the_inserts_of_all() -> None:
+    whole = Replay(Table(SPEC, capacity=5000), CONFIG, seed=1)
+    shards = [Shard(functools.partial(Table, SPEC, capacity=2500), born=k) for k in range(3)]
+    split = Replay(Shards(Here(shards), 2500), CONFIG, seed=1)
+    due = []
+    for made in (whole, split):
+        made.begin(plan(sampling="uniform"), is_warm=False)
+        due.append([])
+        for n in range(6):
+            made.simulated(chunk(60 + n), "train")
+            made.produced([production(f"p{n}", 30)])
+            due[-1].append(made.due())
+            for _ in range(due[-1][-1]):
+                made.learnt(made.batch(), np.ones(10))
+    assert due[0] == due[1] and sum(due[0]) > 50
+    assert split.table.num_transitions == whole.table.num_transitions == 555
+
+
+def test_what_is_barred_is_drawn_no_more_until_it_is_not(replay: Replay) -> None:
+    replay.begin(plan(sampling="recent"), is_warm=False)
+    replay.produced([production("p", 50, "a"), production("q", 50, "b")])
+    replay.bar({("policy", "a"): "it was rolled back", ("episode", "q"): "a hand"})
+    assert replay.table.drawable(replay.rule) == 0
+    replay.bar({("policy", "a"): "it was rolled back"})
+    assert replay.table.drawable(replay.rule) == 50 and replay.table.excluded == {("policy", "a"): "it was rolled back"}
 
 
 def test_a_few_steps_of_production_are_not_learnt_by_heart(replay: Replay) -> None:
