@@ -32,6 +32,8 @@ CHANCE = 3.0
 """Deviations of chance that what is missed must exceed what was missed before the change."""
 GROWN = 1.1
 """Times what was missed before the change that it must be, too."""
+WORTH = 0.8
+"""Share of what another action leaves that is left at most where something is added to the state as well."""
 OLD = 0.25
 """An episode is of the world before the change when that one misses less than so much of what the new one does."""
 EXACT = 1e-4
@@ -197,7 +199,7 @@ class _Fit:
         return next(each for each, misses in zip(tried, left, strict=True) if misses <= min(left) + slack)
 
     def _with_surface(self, train: Mask, acting: Correction) -> Correction:
-        """Return the form of acting, and what is added to the state where that halves what it leaves."""
+        """Return the form of acting, and what is added to the state where it leaves more than noise, and that helps."""
         data = self._missing.data
         nothing = float(self._squares(Correction())[0][train].mean())
         floor = min(float(self._noise.mean()), nothing)
@@ -210,7 +212,7 @@ class _Fit:
             missed = data.successors - self._missing.predicted(data, base)[0]
             found = dataclasses.replace(base, state=surface(self._missing, train, base, missed))
             now = max(float(self._squares(found)[0][train].mean()) - floor, 0.0)
-            if now < 0.5 * left:
+            if now < WORTH * left:
                 best, left = found, now
         return best
 
@@ -218,7 +220,9 @@ class _Fit:
 def _is_more(now: Floats, before: Floats, rounding: float) -> bool:
     """Say whether episodes miss more than those before the change did, beyond chance and rounding."""
     now, before = now[np.isfinite(now)], before[np.isfinite(before)]
-    usual = before if len(before) > 1 else now
-    chance = CHANCE * float(np.sqrt(usual.var() * (1 / len(now) + 1 / len(before))))
+    if len(before) > 1:
+        chance = CHANCE * float(np.sqrt(before.var() * (1 / len(now) + 1 / len(before))))
+    else:
+        chance = CHANCE * float(np.sqrt(now.var() / len(now)))
     more = float(now.mean() - before.mean())
     return more > chance and float(now.mean()) > GROWN * float(before.mean()) and more > rounding

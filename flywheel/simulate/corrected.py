@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
+import msgspec
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from flywheel.correction import Correction
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.policy import bounds, to_env
 from flywheel.records import Array, Episode, Spec
 from flywheel.simulate.arriving import Arrivals, Floats, added, arrived, box_of, groups_of, places
@@ -57,6 +58,20 @@ def plain(task: Task) -> Task:
         return task
     own = {name: inspect.unwrap(getattr(task, name)) for name in _WRAPPED if getattr(task, name) is not None}
     return dataclasses.replace(task, **own, correction=None)
+
+
+def correction_of(trained_on: Mapping[str, Any]) -> Correction | None:
+    """Return what the worlds corrected that an artifact's `trained_on` tells of; None where they were the task's own.
+
+    Raises FlywheelError where it can't be read.
+    """
+    found = trained_on.get("correction")
+    if found is None:
+        return None
+    try:
+        return msgspec.convert(found, Correction)
+    except msgspec.ValidationError as error:
+        raise FlywheelError(f"What a policy's worlds corrected can't be read in its manifest: {error}.") from error
 
 
 def stepping(task: Task) -> Task:
