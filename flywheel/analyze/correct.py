@@ -184,11 +184,16 @@ class _Fit:
         data = self._missing.data
         if with_surface:
             found = self._with_surface(train, found)
-        if rewards:
+        if rewards and self._misses_rewards(train, found):
             gained = self._missing.predicted(data, found)[1]
             made = surface(self._missing, train, found, (data.rewards - gained)[:, None])
             found = dataclasses.replace(found, reward=made)
         return found
+
+    def _misses_rewards(self, train: Mask, found: Correction) -> bool:
+        """Say whether rewards are other ones yet where what acts is corrected: they may hang on that."""
+        rewards, data = np.nan_to_num(self._squares(found)[1][train]), self._missing.data.only(train)
+        return _is_more(data.by_episode(rewards), self._reward_noise, EXACT**2)
 
     def _acting(self, train: Mask) -> Correction:
         """Return the simplest form of acting that misses hardly more than the best one; the given actions first."""

@@ -82,6 +82,8 @@ def test_a_box_action_is_turned_or_late(change: Change, gain: float, delay: int,
     assert np.isclose(correction.gain[0][0], gain, rtol=1e-3)
     assert (correction.delay, correction.offset, correction.state) == (delay, (), None)
     assert correction.explained > 0.99
+    followed = found(change, 1, pendulum, config={"follow_rewards": True}).correction
+    assert followed is not None and followed.reward is None, "they are other ones by what acts alone"
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.002])
