@@ -36,6 +36,8 @@ WORTH = 0.8
 """Share of what another action leaves that is left at most where something is added to the state as well."""
 OLD = 0.25
 """An episode is of the world before the change when that one misses less than so much of what the new one does."""
+LIKE = 0.02
+"""Difference of two gains or offsets that is a fit's error."""
 EXACT = 1e-4
 """Share of its unit by which a reward may be off without being another one."""
 
@@ -71,18 +73,20 @@ def correct(
     parameters: Parameters,
     before: Sequence[Episode] = (),
     present: Correction | None = None,
+    known: Parameters | None = None,
 ) -> Found:
     """Return the correction with which the simulator at `parameters` does what the episodes show, or why there is none.
 
     Deterministic. The last `config.episodes` episodes are read; some of them may be of the world before the change,
-    which acts by the `present` correction. What that misses in the episodes `before` the change is noise.
+    which acts by the `present` correction, at the parameters `known` (None: the same). What that misses in the episodes
+    `before` the change is noise.
     """
     why = obstacle(task, episodes)
     if why:
         return Found(why=why)
     with Simulator(plain(task)) as simulator:
         fit = _Fit(task, parameters, simulator, episodes[-config.episodes :], present or Correction(), config)
-        fit.know(before[-config.episodes :])
+        fit.know(before[-config.episodes :], parameters if known is None else known)
         return fit.run()
 
 
@@ -93,19 +97,19 @@ class _Fit:
         self, task: Task, parameters: Parameters, simulator: Simulator, episodes: Sequence[Episode],
         present: Correction, config: AnalyzeConfig,
     ) -> None:  # fmt: skip
-        self._given = task, parameters, simulator
+        self._task, self._simulator = task, simulator
         self._missing = Missing(task, parameters, simulator, episodes)
         self._present, self._config = present, config
         self._noise: Floats = np.zeros(1)
         """float64[N]: mean square of what each episode before the change misses."""
         self._reward_noise: Floats = np.zeros(1)
 
-    def know(self, before: Sequence[Episode]) -> None:
-        """Learn what is noise from episodes before the change."""
+    def know(self, before: Sequence[Episode], parameters: Parameters) -> None:
+        """Learn what is noise from episodes before the change, whose world was at these parameters."""
         some = [episode for episode in before if episode.num_steps]
         if not some:
             return
-        past = Missing(*self._given, some)
+        past = Missing(self._task, parameters, self._simulator, some)
         past.span, past.reward_unit = self._missing.span, self._missing.reward_unit
         successors, rewards = past.predicted(past.data, self._present)
         noise = (past.spans(past.data, successors) ** 2).mean(axis=0)
@@ -129,6 +133,8 @@ class _Fit:
             if explained >= self._config.corrected:
                 every = np.ones(len(self._missing.data), dtype=np.bool_)
                 found = self._fitted(every, states, rewards, with_surface)
+                if is_like(found, self._present):
+                    return Found(correction=self._present)
                 num = len(self._missing.data)
                 return Found(correction=dataclasses.replace(found, explained=explained, num_transitions=num))
             best = max(best, explained)
@@ -220,6 +226,17 @@ class _Fit:
             if now < WORTH * left:
                 best, left = found, now
         return best
+
+
+def is_like(one: Correction, other: Correction) -> bool:
+    """Say whether two corrections are the same but for the errors of a fit; what a surface adds is never told so."""
+    if (one.actions, one.delay, one.waiting) != (other.actions, other.delay, other.waiting):
+        return False
+    if any(each.state or each.reward for each in (one, other)) or bool(one.gain) != bool(other.gain):
+        return False
+    gains, offsets = (np.allclose(a or 0.0, b or 0.0, rtol=LIKE, atol=LIKE) for a, b in
+                      ((one.gain, other.gain), (one.offset, other.offset)))  # fmt: skip
+    return bool(gains and offsets)
 
 
 def _is_more(now: Floats, before: Floats, rounding: float) -> bool:

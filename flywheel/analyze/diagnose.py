@@ -102,7 +102,7 @@ def diagnose(
     if is_believed and not config.follow_rewards:
         return Diagnosis(calibration=found, obstacle=why, num_changed=num)
     at = found.values if found is not None and is_believed else parameters or {}
-    form = correct(task, changed, config, parameters=at, before=before, present=present)
+    form = correct(task, changed, config, parameters=at, before=before, present=present, known=parameters or {})
     return Diagnosis(
         calibration=found, obstacle=why, num_changed=num, correction=form.correction, no_correction=form.why
     )

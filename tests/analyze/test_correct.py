@@ -139,6 +139,23 @@ def test_what_is_corrected_already_stays_and_what_is_over_goes() -> None:
     assert back.correction is not None and back.correction.is_none
 
 
+def test_a_fit_that_says_the_same_again_changes_nothing() -> None:
+    """Where nothing is known of noise, a noisy world is missed at any correction."""
+    shown = episodes(cartpole, Change(swapped=True), POLE, range(NUM), noise=0.002)
+    present = correct(cartpole, shown, CONFIG, parameters={}).correction
+    again = episodes(cartpole, Change(swapped=True), POLE, range(100, 100 + NUM), noise=0.002)
+    assert correct(cartpole, again, CONFIG, parameters={}, present=present).correction is present
+
+
+def test_a_task_without_parameters_or_a_vector_form_is_corrected_too() -> None:
+    bare = dataclasses.replace(cartpole, parameters=(), set_parameters=None, edge_cases=(), drift={})
+    shown = episodes(bare, Change(swapped=True, delay=1), POLE, range(60))
+    for task in (bare, dataclasses.replace(bare, vector=None)):
+        made = diagnose(task, shown, SIGNALS, CONFIG)
+        assert made.calibration is None and "names no parameters" in made.obstacle
+        assert acting(made.correction) == Correction(actions=(1, 0), delay=1)
+
+
 def test_episodes_of_the_world_before_are_left_out() -> None:
     old = episodes(cartpole, Change(), POLE, range(12))
     new = episodes(cartpole, Change(delay=2), POLE, range(100, 128))
