@@ -90,6 +90,8 @@ class Facts:
     """The task's own parameters, where training was so far if no plan says otherwise."""
     served: Ranges | None = None
     """Ranges that the policy in service was trained in; None where nobody knows."""
+    served_correction: Correction | None = None
+    """What was corrected in its worlds."""
     elsewhere: tuple[str, ...] = ()
     """Digests, among those training might start from, that were trained elsewhere and have no weights to train on."""
     is_spent: bool = False

@@ -27,19 +27,29 @@ REPAIRS: Mapping[str, str] = {
 
 def worlds(facts: Facts) -> Ranges:
     """Return the ranges in which the policy in service was trained, or training was last."""
-    known = facts.served is None or facts.past.is_champion_known or facts.champion is None
-    return facts.past.parameters if known or facts.served is None else facts.served
+    return facts.past.parameters if _is_told(facts) or facts.served is None else facts.served
+
+
+def _is_told(facts: Facts) -> bool:
+    """Say whether the journal has the release of the policy in service, as far as there is one."""
+    return facts.served is None or facts.past.is_champion_known or facts.champion is None
+
+
+def in_force(facts: Facts) -> Correction | None:
+    """Return what the worlds correct that were trained in so far."""
+    return facts.past.correction if _is_told(facts) else facts.served_correction
 
 
 def known(facts: Facts) -> Correction | None:
     """Return what worlds are to correct, as far as it is known: what production shows now, else what was so far."""
-    found = facts.past.correction if facts.correction is None else facts.correction
+    found = in_force(facts) if facts.correction is None else facts.correction
     return None if found is None or found.is_none else found
 
 
 def is_corrected(facts: Facts) -> bool:
     """Say whether production shows another correction than the policy in service was trained and judged by."""
-    return facts.correction is not None and known(facts) != facts.past.corrected
+    before = facts.past.corrected if _is_told(facts) else facts.served_correction
+    return facts.correction is not None and known(facts) != before
 
 
 def hold(facts: Facts, *why: str) -> Plan:
@@ -50,7 +60,7 @@ def hold(facts: Facts, *why: str) -> Plan:
         signals=facts.signals,
         parameters=worlds(facts),
         warm_start=facts.champion,
-        correction=facts.past.correction,
+        correction=in_force(facts),
     )
 
 
@@ -140,7 +150,7 @@ def degraded(facts: Facts) -> Plan:
         sampling="none" if broken_data else "recent",
         parameters=worlds(facts),
         warm_start=warm_start,
-        correction=facts.past.correction,
+        correction=in_force(facts),
     )
 
 
