@@ -20,6 +20,7 @@ from flywheel.records import Artifact, Parameters, Trial, Verdict
 from flywheel.report import context, verdict_file
 from flywheel.report.context import SHORT, Context
 from flywheel.run import settings
+from flywheel.simulate.corrected import corrected
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of
 from flywheel.tasks import load as load_task
@@ -45,7 +46,7 @@ class Bench:
         self._reference, self._spec = task, spec
         self.task: Task = load_task(task) if self._run is None else self._run.task
         self.config: GateConfig = self._run.config.gate if self._run else settings(words=["--task", task]).gate
-        self.gate = SafetyGate(self.task, self.config)
+        self.gate = SafetyGate(self.task if self._run is None else self._run.worlds[0], self.config)
         self._out = out
         self.out = out or (Path() if run_dir is None else run_dir / REPORTS)
         self._named: dict[str, tuple[str, str]] = {}
@@ -193,10 +194,11 @@ class Bench:
             )
         return made[found[0]]
 
-    def rerun(self, trial: Trial, policy: Judged) -> tuple[Trial, bool]:
-        """Return a trial played again, alone, and whether it is the same to the last bit."""
+    def rerun(self, trial: Trial, policy: Judged, verdict: Verdict) -> tuple[Trial, bool]:
+        """Return a trial of a verdict played again, alone, and whether it is the same to the last bit."""
         ready = policy if isinstance(policy, Policy) else load_artifact(policy)
-        again = self.gate.rerun(trial, ready, self.suite)
+        gate = SafetyGate(corrected(self.task, verdict.correction), self.config)
+        again = gate.rerun(trial, ready, self.suite)
         if trial.chain:
             return again, again.chain == trial.chain
         return again, (again.total, again.length, again.failed) == (trial.total, trial.length, trial.failed)

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +18,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel import archive, foreign, owner, sqlite
+from flywheel import archive, owner, sqlite
 from flywheel.config import Config
 from flywheel.deploy import registry as registries
 from flywheel.errors import UsageError, unknown
 from flywheel.gate.trials import Situation, play_situations, situation_of
+from flywheel.known import Policies, Worlds, last_worlds, worlds_of
 from flywheel.observe.observer import SIGNALS
-from flywheel.policy import TOLERANCE, Policy, activation_of, load, read_trained_on, read_weights
+from flywheel.policy import TOLERANCE, activation_of, read_trained_on, read_weights
 from flywheel.records import Episode, Parameters, Signal, Trial, Verdict
 from flywheel.remote.travel import TIMEOUT_S, Remote
+from flywheel.simulate.corrected import corrected
 from flywheel.store import intake
 from flywheel.tapes import SUITE, Difference, Scenario, chain, short
 from flywheel.task import Task, task_digest
@@ -71,29 +73,6 @@ def connect(where: str | Path, token: str = "", *, timeout_s: float = TIMEOUT_S)
             f"{where} is opened as a run directory, which takes no token; one goes with http:// addresses."
         )
     return Connection(Path(where))
-
-
-class Policies(Mapping[str, Policy]):
-    """The policies of a run directory by digest, each loaded and proven once, when it is first asked for."""
-
-    def __init__(self, registry: registries.Registry) -> None:
-        """Load nothing yet."""
-        self._registry = registry
-        self._loaded: dict[str, Policy] = {}
-
-    def __getitem__(self, digest: str) -> Policy:
-        if digest not in self._loaded:
-            self._loaded[digest] = load(self._registry.bundle(digest))
-        return self._loaded[digest]
-
-    def __contains__(self, digest: object) -> bool:
-        return digest in list(self)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(artifact.digest for artifact in self._registry.artifacts())
-
-    def __len__(self) -> int:
-        return len(self._registry.artifacts())
 
 
 class Connection(TimeTravel):
@@ -141,13 +120,16 @@ class Connection(TimeTravel):
     @property
     def parameters(self) -> Parameters:
         """The simulator's parameters as production showed them last: the middle of the last plan's ranges."""
-        plans = [turn.plan for turn in archive.read_turns(self.run_dir) if turn.plan.parameters]
-        return {**self.task.nominal, **(foreign.middle(plans[-1].parameters) if plans else {})}
+        return self.worlds[1]
+
+    @property
+    def worlds(self) -> Worlds:
+        """The worlds that a candidate is judged in now: the task, with what they correct, and their parameters."""
+        return last_worlds(self.task, archive.read_turns(self.run_dir))
 
     def parameters_of(self, digest: str) -> Parameters:
         """Return the parameters of the worlds that a policy was trained and judged for."""
-        ranges = self.registry.artifact(digest).trained_on.get("parameters", {})
-        return {**self.task.nominal, **foreign.middle(ranges)}
+        return worlds_of(self.task, self.registry.artifact(digest))[1]
 
     def episodes(self, where: str = "", *, limit: int | None = 50) -> list[Row]:
         """Return the last episodes of production and of the gate's trials, newest first.
@@ -213,6 +195,7 @@ class Connection(TimeTravel):
             before=None if situation.lead is None else situation.lead.before,
             num_before=0 if situation.lead is None else len(situation.lead.actions),
             own=named.get(trial.scenario, {}),
+            correction=verdict.correction,
         )
         if found not in self._played:
             self._played = dict(list(self._played.items())[-KEPT:]) | {found: self._again(verdict, trial, situation)}
@@ -220,7 +203,8 @@ class Connection(TimeTravel):
 
     def _again(self, verdict: Verdict, trial: Trial, situation: Situation) -> Episode:
         policy = self.policies[verdict.digest]
-        (episode,) = play_situations(self.task, policy, [situation], lockstep=1, now=verdict.judged_at)
+        task = corrected(self.task, verdict.correction)
+        (episode,) = play_situations(task, policy, [situation], lockstep=1, now=verdict.judged_at)
         same = chain(episode) == trial.chain if trial.chain else episode.total == trial.total
         if not same:
             raise NotReproducible(
@@ -256,7 +240,11 @@ class Connection(TimeTravel):
         """
         if self.task.set_state is None or self.task.observed_state is None:
             return None
-        return residuals(self.task, [episode], self.parameters_of(next(filter(None, episode.digests))))[0]
+        task, parameters = self._worlds_of(episode)
+        return residuals(task, [episode], parameters)[0]
+
+    def _worlds_of(self, episode: Episode) -> Worlds:
+        return worlds_of(self.task, self.registry.artifact(next(filter(None, episode.digests))))
 
     # What can be done
 
@@ -280,11 +268,12 @@ class Connection(TimeTravel):
         """
         episode, opening = self._opened(id_)
         self._insist(episode)
-        worlds = [self.parameters, self.parameters_of(next(filter(None, episode.digests)))]
+        worlds = [self.worlds, self._worlds_of(episode)]
         is_hidden = self.task.set_state is None or self.task.observed_state is None
         is_known = episode.seed is not None or worlds[0] == worlds[1] or is_hidden
-        parameters = worlds[0] if is_known else nearest(self.task, episode, worlds)
-        return Fork(self.task, episode, at, self.policies, parameters=parameters, opening=opening)
+        task, parameters = worlds[0] if is_known else nearest(episode, worlds)
+        task = task if episode.seed is None else self.task
+        return Fork(task, episode, at, self.policies, parameters=parameters, opening=opening)
 
     def diverge(
         self, one: str, other: str = "", *, policy: str = "", beyond: float | None = None, exact: bool = False
@@ -312,9 +301,10 @@ class Connection(TimeTravel):
             return found
         try:
             self._insist(episode)
-            parameters = self.parameters_of(next(filter(None, episode.digests)))
-            noise = None if episode.seed is not None else noise_of(self.task, self._first(episode), parameters)
-            return against_simulator(self.task, episode, parameters, noise=noise, opening=opening)
+            task, parameters = self._worlds_of(episode)
+            noise = None if episode.seed is not None else noise_of(task, self._first(episode), parameters)
+            task = task if episode.seed is None else self.task
+            return against_simulator(task, episode, parameters, noise=noise, opening=opening)
         except NotReproducible as error:
             raise NotReproducible(f"Each decision is made again as it was. {error}") from error
 
@@ -357,7 +347,8 @@ class Connection(TimeTravel):
             before, since = (
                 store.read(store.kept(some)) for some in (mine[max(0, begin - REFERENCE) : begin], mine[begin:])
             )
-        found = find(self.task, signal, before, since, self.parameters_of(signal.digest))
+        task, parameters = worlds_of(self.task, self.registry.artifact(signal.digest))
+        found = find(task, signal, before, since, parameters)
         if found.step is None:
             return found
         words = ["flywheel", "fork", found.episode, "--at", str(found.step), "--run-dir", str(self.run_dir)]

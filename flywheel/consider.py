@@ -15,8 +15,8 @@ from flywheel.causes import CAUSE
 from flywheel.cluster import Rooms, ask
 from flywheel.config import Config
 from flywheel.facts import Facts, Past
-from flywheel.records import ELSEWHERE, Artifact, Episode, Release, Signal, Spec, Turn
-from flywheel.simulate.corrected import corrected
+from flywheel.records import ELSEWHERE, Artifact, Correction, Episode, Release, Signal, Spec, Turn
+from flywheel.simulate.corrected import corrected, correction_of
 from flywheel.task import Task
 
 ANALYZED = 500
@@ -40,8 +40,9 @@ class Considering:
         registry, held = self._rooms.registry, archive.held(self._run_dir)
         champion: str | None = ask(registry.champion)
         previous: str | None = ask(registry.previous)
-        known = recall(history, champion, time.time())
-        contradiction = self._contradiction(known)
+        known, form = recall(history, champion, time.time()), self._served_correction(champion)
+        present = known.correction if known.is_champion_known or champion is None else form
+        contradiction = self._contradiction(known, present)
         signals: Sequence[Signal] = ()
         diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
         cause: Mapping[str, Any] = {}
@@ -50,12 +51,12 @@ class Considering:
             signals = ask(self._rooms.serving.observer.signals)
             if (current := about(ask(registry.releases)[-1], signals)) and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
-                diagnosis = self._diagnose(champion, current, known)
+                diagnosis = self._diagnose(champion, current, known, present)
                 cause = explaining.explain(self._rooms, self._spec, current, history)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
             elif contradiction and not held:
                 self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
-                diagnosis = self._diagnose(champion, [], known)
+                diagnosis = self._diagnose(champion, [], known, present)
         now = time.time()  # what was waited for before counts for the cooldown
         past = recall(history, champion, now)
         return Facts(
@@ -76,17 +77,19 @@ class Considering:
             blame_words="" if blame is None else blame.reason,
             nominal=self._task.nominal,
             served=self._served(champion),
+            served_correction=form,
             elsewhere=self._elsewhere(champion, previous, past.candidate),
+            algorithm=self._config.train.algorithm,
             is_spent=bool(ask(self._rooms.gate.is_spent, ask(registry.tries))),
             held=held,
             config=self._config.analyze,
         )
 
-    def _contradiction(self, past: Past) -> str:
+    def _contradiction(self, past: Past, present: Correction | None) -> str:
         """Return how production contradicts the gate that judges in the worlds trained in last; "" if it does not."""
         config, worlds = self._config, foreign.middle(past.parameters)
         found = predicting.question(
-            corrected(self._task, past.correction), config.gate, config.analyze, self._run_dir, ask,
+            corrected(self._task, present), config.gate, config.analyze, self._run_dir, ask,
             self._rooms.registry, worlds,
             lambda: ask(self._rooms.serving.observer.settled_until),
         )  # fmt: skip
@@ -99,13 +102,18 @@ class Considering:
         artifact: Artifact = ask(self._rooms.registry.artifact, champion)
         return {name: (low, high) for name, (low, high) in artifact.trained_on.get("parameters", {}).items()}
 
+    def _served_correction(self, champion: str | None) -> Correction | None:
+        """Return what the worlds corrected that the policy in service was trained in."""
+        trained_on = {} if champion is None else ask(self._rooms.registry.artifact, champion).trained_on
+        return correction_of(trained_on)
+
     def _elsewhere(self, *digests: str | None) -> tuple[str, ...]:
         """Return which of the policies that training might start from were trained elsewhere."""
         known = dict.fromkeys(each for each in digests if each is not None)
         made = {each: ask(self._rooms.registry.artifact, each).trained_on.get("strategy") for each in known}
         return tuple(each for each, strategy in made.items() if strategy == ELSEWHERE)
 
-    def _diagnose(self, champion: str, signals: list[Signal], past: Past) -> Diagnosis:
+    def _diagnose(self, champion: str, signals: list[Signal], past: Past, present: Correction | None) -> Diagnosis:
         """Wait until production has shown enough of the change, or at all if none alarmed; fit the simulator to it."""
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
@@ -118,7 +126,7 @@ class Considering:
         fit = self._rooms.work(diagnose)
         served = ask(self._rooms.registry.bundle, champion)
         given = self._task, episodes, signals, self._config.analyze, served, self._seed(), not signals
-        found: Diagnosis = ask(fit, *given, foreign.middle(past.parameters), past.correction)
+        found: Diagnosis = ask(fit, *given, foreign.middle(past.parameters), present)
         return found
 
 

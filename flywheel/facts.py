@@ -90,6 +90,8 @@ class Facts:
     """The task's own parameters, where training was so far if no plan says otherwise."""
     served: Ranges | None = None
     """Ranges that the policy in service was trained in; None where nobody knows."""
+    served_correction: Correction | None = None
+    """What was corrected in its worlds."""
     elsewhere: tuple[str, ...] = ()
     """Digests, among those training might start from, that were trained elsewhere and have no weights to train on."""
     is_spent: bool = False
@@ -103,6 +105,8 @@ class Facts:
     cause: Mapping[str, Any] | None = None
     """The diagnosis as plain values, None where there is none: `kind` is one of policy, dynamics, initial_states,
     sensors, reward, logging, nothing, unknown; `sentences` say it in words, the shortest telling first."""
+    algorithm: str = ""
+    """What trains, as `train.algorithm` has it; "" in journals from before it was told."""
     held: str = ""
     """Why a person holds the wheel (`flywheel decide --hold`); "" where nobody does."""
     config: AnalyzeConfig = field(default_factory=AnalyzeConfig)

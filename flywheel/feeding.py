@@ -26,7 +26,7 @@ class Feed:
         self._is_wanted = config.algorithm != "ppo"
         self._last = ""
         self._lacking: dict[str, int] = {}  # by id of an episode how many of its rewards weren't known
-        self._began: dict[str, float] = {}  # by id of an episode when it began
+        self._began: dict[tuple[str, float], float] = {}  # by an alarm's episode and time when that episode began
 
     def give(self, plans: Sequence[Plan] = ()) -> int:
         """Hand over the episodes that began since the last helping, what nothing is to be learnt from, and since when.
@@ -58,14 +58,17 @@ class Feed:
 
         Of an episode whose steps are kept no more it is the time of the alarm.
         """
-        for signal in signals:
-            if (id_ := signal.since_episode) not in self._began:
-                try:
-                    (first,) = self._ask(self._rooms.serving.store.read, [id_])
-                    self._began[id_] = first.started_at
-                except FlywheelError:
-                    self._began[id_] = signal.at
-        return min((self._began[signal.since_episode] for signal in signals), default=0.0)
+        return min(map(self._onset, signals), default=0.0)
+
+    def _onset(self, signal: Signal) -> float:
+        key = (signal.since_episode, signal.at)
+        if key not in self._began:
+            try:
+                (first,) = self._ask(self._rooms.serving.store.read, [signal.since_episode])
+                self._began[key] = first.started_at
+            except FlywheelError:
+                self._began[key] = signal.at
+        return self._began[key]
 
     def _filled(self) -> list[Episode]:
         """Return the episodes that lacked rewards, of those that lack fewer by now."""

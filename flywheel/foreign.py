@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flywheel.errors import Refused, UsageError, unknown
 from flywheel.policy import TOLERANCE, Files, Policy, pack
-from flywheel.records import ELSEWHERE, Array, Artifact, Parameters, Spec
+from flywheel.records import ELSEWHERE, Array, Artifact, Correction, Parameters, Spec
 
 NUM_GOLDEN = 16
 """Observations that a network is tried with, and has to answer the same way wherever it is loaded."""
@@ -95,10 +95,17 @@ def load(source: str | Path | bytes, spec: Spec, changes: Mapping[str, Any] | No
     return Policy(network, changed, hashlib.sha256(network).hexdigest())
 
 
-def files(policy: Policy, *, version: int, made_at: float, ranges: Mapping[str, Any]) -> tuple[str, Files]:
+def files(
+    policy: Policy,
+    *,
+    version: int,
+    made_at: float,
+    ranges: Mapping[str, Any],
+    correction: Correction | None = None,
+) -> tuple[str, Files]:
     """Return digest and files of a policy from `load`; it has no weights, so nothing is trained from it.
 
-    `ranges` are the simulator's parameters that it is judged for, as a Plan names them.
+    `ranges` are the simulator's parameters that it is judged for, as a Plan names them, and its `correction`.
     """
     observations = sample(policy.spec)
     return pack(
@@ -112,6 +119,7 @@ def files(policy: Policy, *, version: int, made_at: float, ranges: Mapping[str, 
             "strategy": ELSEWHERE,
             "parameters": {name: list(span) for name, span in ranges.items()},
             "network": policy.digest,
+            **({} if correction is None else {"correction": dataclasses.asdict(correction)}),
         },
         made_at=made_at,
     )

@@ -85,12 +85,10 @@ def look(
     """Make scenarios of what failed in production since the last look, and keep them; return what was done.
 
     `ask(method, *arguments)` calls the methods of `registry` (Registry's) and `grow` (SafetyGate's), in the worlds at
-    `parameters` (missing ones nominal); `given` is what else it takes. A task whose simulator can't be put into a state
-    makes none.
+    `parameters` (missing ones nominal), with what else is `given`. A task that can't be put into a state makes none.
     """
     suite: tuple[Scenario, ...] = ask(registry.scenarios)
-    verdicts = ask(registry.verdicts, None, WINDOW) if suite else []
-    given_up = _given_up(ask, registry, suite, verdicts)
+    given_up = _given_up(ask, registry, suite, verdicts := ask(registry.verdicts, None, WINDOW) if suite else [])
     suite = tuple(scenario for scenario in suite if scenario not in given_up)
     standing = standings(suite, verdicts, config.error)
     num_open = sum(each.origin == "production" and standing[each.name].is_open for each in suite)

@@ -108,6 +108,8 @@ def _tell(verdict: Verdict, context: Context, files: Sequence[Path], serving: st
     worlds = [f"{name} {value:g}" for name, value in parameters_of(verdict, context.task).items()]
     if other := [each for each in worlds if each not in usual]:
         _line("worlds", ", ".join(other))
+    if verdict.correction is not None:
+        _line("corrected", str(verdict.correction))
     for path in files:
         _line("written", str(path))
     if serving:
@@ -126,7 +128,7 @@ def _line(head: str, text: str) -> None:
 def _replay(bench: Bench, policy: Policy | Artifact, baseline: str, seed: int | None, word: str) -> int:
     """Play a trial again and say whether it is the same; 0 when it is."""
     trial, verdict, is_rival = bench.trial(bench.known(policy, seed), word)
-    again, same = bench.rerun(trial, bench.baseline_of(verdict, baseline) if is_rival else policy)
+    again, same = bench.rerun(trial, bench.baseline_of(verdict, baseline) if is_rival else policy, verdict)
     fate = "failed" if again.failed else "fine"
     print(textwrap.fill(
         f"trial {trial.episode} ({trial.scenario}, seed {trial.seed}): {fate}, return {again.total:g} after "

@@ -18,7 +18,8 @@ from flywheel.deploy.registry import Registry
 from flywheel.errors import UsageError
 from flywheel.gate.judge import SafetyGate, terms
 from flywheel.policy import Policy
-from flywheel.records import Artifact, Release, Verdict
+from flywheel.records import Artifact, Release, Turn, Verdict
+from flywheel.simulate.corrected import corrected
 from flywheel.store.excluded import Exclusion
 from flywheel.store.intake import Intake
 from flywheel.task import Task, task_digest
@@ -258,24 +259,26 @@ def submit(
     the verdict that it has.
     """
     registry = owner.registry
-    ranges = _ranges(run_dir)
+    ranges, form = _ranges(run_dir), _form(task, run_dir)
     artifact = next((a for a in registry.artifacts() if foreign.is_of(a, policy)), None)
     if artifact is None:
         version = registry.next_version()
-        artifact = registry.write(*foreign.files(policy, version=version, made_at=time.time(), ranges=ranges))
+        made = {"version": version, "made_at": time.time(), "ranges": ranges, "correction": form.correction}
+        artifact = registry.write(*foreign.files(policy, **made))
     champion = registry.champion()
     if champion == artifact.digest:  # its newest verdict counts: a slow moment now must not bar it from a replica
         return artifact, registry.verdict(champion)
     known = registry.verdict(artifact.digest)
-    if known is not None and known.outcome == "fail" and known.baseline == champion and not ranges:
+    is_plain = not ranges and form.correction is None
+    if known is not None and known.outcome == "fail" and known.baseline == champion and is_plain:
         return artifact, known  # asked again and again, any policy would pass at last
     baseline = None if champion is None else registry.bundle(champion)
-    gate, worlds = SafetyGate(task, owner.config.gate), foreign.middle(ranges)
-    growth.look(task, owner.config.gate, run_dir, _call, registry, gate.grow, worlds, time.time())
+    gate, worlds = SafetyGate(form, owner.config.gate), foreign.middle(ranges)
+    growth.look(form, owner.config.gate, run_dir, _call, registry, gate.grow, worlds, time.time())
     candidate = registry.bundle(artifact.digest)
     suite = registry.scenarios()
-    owner.set_terms(*terms(task, owner.config.gate, worlds))
-    doubt = predicting.question(task, owner.config.gate, owner.config.analyze, run_dir, _call, registry, worlds)
+    owner.set_terms(*terms(form, owner.config.gate, worlds))
+    doubt = predicting.question(form, owner.config.gate, owner.config.analyze, run_dir, _call, registry, worlds)
     verdict = gate.judge(
         candidate, baseline=baseline, parameters=worlds, suite=suite, seed=seed, tries=owner.spend(artifact.digest),
         doubt=doubt,
@@ -289,6 +292,16 @@ def _call(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
 
 def _ranges(run_dir: Path) -> Ranges:
     """Return the parameters of the last plan that names some (or is under way); {} means the task's nominal ones."""
+    return next((turn.plan.parameters for turn in reversed(_turns(run_dir)) if turn.plan.parameters), {})
+
+
+def _form(task: Task, run_dir: Path) -> Task:
+    """Return the task with what the last plan's worlds correct."""
+    turns = _turns(run_dir)
+    return corrected(task, turns[-1].plan.correction if turns else None)
+
+
+def _turns(run_dir: Path) -> list[Turn]:
+    """Return the turns so far, and the one that is under way."""
     turns, draft = archive.read_turns(run_dir), archive.read_draft(run_dir)
-    turns = turns if draft is None else [*turns, draft]
-    return next((turn.plan.parameters for turn in reversed(turns) if turn.plan.parameters), {})
+    return turns if draft is None else [*turns, draft]

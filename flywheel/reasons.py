@@ -99,6 +99,8 @@ def _tell(made: Decision, turn: Turn) -> None:
     names = [f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in plan.parameters.items()]
     if names:
         _line("worlds", ", ".join(names))
+    if plan.correction is not None:
+        _line("corrected", str(plan.correction))
     evidence = {
         "episodes": ", ".join(made.evidence.episodes),
         "verdicts": ", ".join(digest[:8] for digest in made.evidence.verdicts),

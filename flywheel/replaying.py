@@ -40,8 +40,9 @@ class ReplayConfig:
     """simulated steps in which a round that starts from fresh weights comes down to it from 1"""
     production_share: float = 0.5
     """share of production's transitions in a batch, where the Plan samples production and there are any"""
-    half_life: float = 200.0
-    """episodes after which a transition is drawn half as often, where the Plan prioritizes recent data"""
+    half_life: float = 20.0
+    """episodes of production after which a transition of it is drawn half as often, where the Plan asks for recent data
+    and no alarm says since when the world is another one; 200 took twice the steps to recover from swapped actions"""
     alpha: float = 0.0
     """exponent on TD errors as priorities; 0 draws without. Not together with recent data first"""
     beta: float = 0.4

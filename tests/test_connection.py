@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,17 +15,21 @@ import numpy as np
 import pytest
 
 import flywheel
-from flywheel import archive, owner
+from experiments.changed_worlds import Change, changed
+from flywheel import archive, foreign, owner
+from flywheel.bench import Bench
 from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
-from flywheel.errors import UsageError
-from flywheel.records import Episode, Plan, Turn
+from flywheel.deploy.keys import open_keys
+from flywheel.errors import Refused, UsageError
+from flywheel.records import Correction, Episode, Plan, Turn
 from flywheel.store.intake import Intake
 from flywheel.tapes import chain
 from flywheel.task import spec_of, task_digest
 from flywheel.testing import GOOD, linear_policy
 from flywheel.trace import Fork, NotReproducible, spanstore
-from tests.runs import REFERENCE, RELAXED, make_run
+from flywheel.verdicts import verify
+from tests.runs import REFERENCE, RELAXED, make_run, produced
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +145,66 @@ def test_a_fork_of_production_runs_in_the_worlds_of_the_last_plan(tmp_path: Path
     assert result.unedited.num_steps == episodes[-1].num_steps and result.world["length"] == 2.0
     earlier = tp.fork_episode(episodes[0].id, at=5).replay()
     assert earlier.world["length"] == 0.5 and not earlier.unedited.failed, "what it was before the change explains it"
+
+
+SWAPPED, LATE = Correction(actions=(1, 0)), Correction(delay=1)
+
+
+def plans(run_dir: Path, correction: Correction) -> Plan:
+    plan = Plan(strategy="retrain_prioritize_recent", reasons=(), correction=correction)
+    archive.append_turn(run_dir, Turn(number=1, plan=plan))
+    return plan
+
+
+@pytest.mark.parametrize(("correction", "sign"), [(SWAPPED, -1.0), (LATE, 1.0)])
+def test_what_is_judged_in_corrected_worlds_is_played_again_and_forked_there(
+    correction: Correction, sign: float, tmp_path: Path
+) -> None:
+    make_run(tmp_path, before=1, after=0)
+    plans(tmp_path, correction)
+    spec = spec_of(RELAXED)
+    policy = foreign.load(linear_policy(spec, sign * np.array(GOOD))[0], spec)
+    with owner.opened(RELAXED, REFERENCE, tmp_path) as writer:
+        artifact, verdict = owner.submit(writer, RELAXED, policy, tmp_path, seed=2)
+    assert verdict.outcome == "pass" and verdict.correction == correction
+    assert artifact.trained_on["correction"] == json.loads(json.dumps(dataclasses.asdict(correction)))
+    verify(verdict, open_keys(tmp_path).public)
+    with pytest.raises(Refused, match="does not fit"):
+        verify(dataclasses.replace(verdict, correction=None), open_keys(tmp_path).public)
+    tp = flywheel.connect(tmp_path)
+    assert isinstance(tp, Connection) and tp.worlds[0].correction == correction
+    for trial in verdict.trials[::40]:
+        assert chain(tp.episode(trial.episode)) == trial.chain
+        assert tp.diverge(trial.episode) is None
+        assert tp.fork_episode(trial.episode, at=trial.length // 2).replay().exact
+    with closing(Bench(tmp_path)) as bench:
+        assert bench.rerun(verdict.trials[0], bench.policy(artifact.digest), verdict)[1]
+        again, _ = bench.judge(bench.policy(artifact.digest), "none", {}, 3)
+        assert again.correction == correction and again.simulator == verdict.simulator
+
+
+def test_production_of_a_changed_world_is_forked_where_its_transitions_are_made_best(tmp_path: Path) -> None:
+    episodes = make_run(tmp_path, before=2, after=0)
+    policy = flywheel.connect(tmp_path).policies[episodes[0].digests[0]]
+    swapped = produced(changed(RELAXED, Change(swapped=True)), policy, 2, 2)
+    with Intake(tmp_path) as store:
+        store.append(swapped)
+    tp = flywheel.connect(tmp_path)
+    assert swapped[0].failed and not tp.fork_episode(swapped[0].id, at=2).replay().unedited.failed
+    plans(tmp_path, SWAPPED)
+    assert tp.fork_episode(swapped[0].id, at=2).replay().unedited.num_steps == swapped[0].num_steps
+    assert not tp.fork_episode(episodes[0].id, at=2).replay().unedited.failed, "what it was before explains it"
+
+
+def test_production_where_actions_are_late_is_not_forked_as_nobody_knows_what_is_on_its_way(tmp_path: Path) -> None:
+    episodes = make_run(tmp_path, before=2, after=0)
+    policy = flywheel.connect(tmp_path).policies[episodes[0].digests[0]]
+    late = produced(changed(RELAXED, Change(delay=1)), policy, 1, 2)
+    with Intake(tmp_path) as store:
+        store.append(late)
+    plans(tmp_path, LATE)
+    with pytest.raises(NotReproducible, match="actions arrive late"):
+        flywheel.connect(tmp_path).fork_episode(late[0].id, at=2)
 
 
 def test_a_fork_becomes_a_scenario_and_the_next_verdict_shows_it(tmp_path: Path) -> None:

@@ -32,8 +32,12 @@ CHANCE = 3.0
 """Deviations of chance that what is missed must exceed what was missed before the change."""
 GROWN = 1.1
 """Times what was missed before the change that it must be, too."""
+WORTH = 0.8
+"""Share of what another action leaves that is left at most where something is added to the state as well."""
 OLD = 0.25
 """An episode is of the world before the change when that one misses less than so much of what the new one does."""
+LIKE = 0.02
+"""Difference of two gains or offsets that is a fit's error."""
 EXACT = 1e-4
 """Share of its unit by which a reward may be off without being another one."""
 
@@ -69,18 +73,20 @@ def correct(
     parameters: Parameters,
     before: Sequence[Episode] = (),
     present: Correction | None = None,
+    known: Parameters | None = None,
 ) -> Found:
     """Return the correction with which the simulator at `parameters` does what the episodes show, or why there is none.
 
     Deterministic. The last `config.episodes` episodes are read; some of them may be of the world before the change,
-    which acts by the `present` correction. What that misses in the episodes `before` the change is noise.
+    which acts by the `present` correction, at the parameters `known` (None: the same). What that misses in the episodes
+    `before` the change is noise.
     """
     why = obstacle(task, episodes)
     if why:
         return Found(why=why)
     with Simulator(plain(task)) as simulator:
         fit = _Fit(task, parameters, simulator, episodes[-config.episodes :], present or Correction(), config)
-        fit.know(before[-config.episodes :])
+        fit.know(before[-config.episodes :], parameters if known is None else known)
         return fit.run()
 
 
@@ -91,19 +97,19 @@ class _Fit:
         self, task: Task, parameters: Parameters, simulator: Simulator, episodes: Sequence[Episode],
         present: Correction, config: AnalyzeConfig,
     ) -> None:  # fmt: skip
-        self._given = task, parameters, simulator
+        self._task, self._simulator = task, simulator
         self._missing = Missing(task, parameters, simulator, episodes)
         self._present, self._config = present, config
         self._noise: Floats = np.zeros(1)
         """float64[N]: mean square of what each episode before the change misses."""
         self._reward_noise: Floats = np.zeros(1)
 
-    def know(self, before: Sequence[Episode]) -> None:
-        """Learn what is noise from episodes before the change."""
+    def know(self, before: Sequence[Episode], parameters: Parameters) -> None:
+        """Learn what is noise from episodes before the change, whose world was at these parameters."""
         some = [episode for episode in before if episode.num_steps]
         if not some:
             return
-        past = Missing(*self._given, some)
+        past = Missing(self._task, parameters, self._simulator, some)
         past.span, past.reward_unit = self._missing.span, self._missing.reward_unit
         successors, rewards = past.predicted(past.data, self._present)
         noise = (past.spans(past.data, successors) ** 2).mean(axis=0)
@@ -127,6 +133,8 @@ class _Fit:
             if explained >= self._config.corrected:
                 every = np.ones(len(self._missing.data), dtype=np.bool_)
                 found = self._fitted(every, states, rewards, with_surface)
+                if is_like(found, self._present):
+                    return Found(correction=self._present)
                 num = len(self._missing.data)
                 return Found(correction=dataclasses.replace(found, explained=explained, num_transitions=num))
             best = max(best, explained)
@@ -182,11 +190,16 @@ class _Fit:
         data = self._missing.data
         if with_surface:
             found = self._with_surface(train, found)
-        if rewards:
+        if rewards and self._misses_rewards(train, found):
             gained = self._missing.predicted(data, found)[1]
             made = surface(self._missing, train, found, (data.rewards - gained)[:, None])
             found = dataclasses.replace(found, reward=made)
         return found
+
+    def _misses_rewards(self, train: Mask, found: Correction) -> bool:
+        """Say whether rewards are other ones yet where what acts is corrected: they may hang on that."""
+        rewards, data = np.nan_to_num(self._squares(found)[1][train]), self._missing.data.only(train)
+        return _is_more(data.by_episode(rewards), self._reward_noise, EXACT**2)
 
     def _acting(self, train: Mask) -> Correction:
         """Return the simplest form of acting that misses hardly more than the best one; the given actions first."""
@@ -197,7 +210,7 @@ class _Fit:
         return next(each for each, misses in zip(tried, left, strict=True) if misses <= min(left) + slack)
 
     def _with_surface(self, train: Mask, acting: Correction) -> Correction:
-        """Return the form of acting, and what is added to the state where that halves what it leaves."""
+        """Return the form of acting, and what is added to the state where it leaves more than noise, and that helps."""
         data = self._missing.data
         nothing = float(self._squares(Correction())[0][train].mean())
         floor = min(float(self._noise.mean()), nothing)
@@ -210,15 +223,28 @@ class _Fit:
             missed = data.successors - self._missing.predicted(data, base)[0]
             found = dataclasses.replace(base, state=surface(self._missing, train, base, missed))
             now = max(float(self._squares(found)[0][train].mean()) - floor, 0.0)
-            if now < 0.5 * left:
+            if now < WORTH * left:
                 best, left = found, now
         return best
+
+
+def is_like(one: Correction, other: Correction) -> bool:
+    """Say whether two corrections are the same but for the errors of a fit; what a surface adds is never told so."""
+    if (one.actions, one.delay, one.waiting) != (other.actions, other.delay, other.waiting):
+        return False
+    if any(each.state or each.reward for each in (one, other)) or bool(one.gain) != bool(other.gain):
+        return False
+    gains, offsets = (np.allclose(a or 0.0, b or 0.0, rtol=LIKE, atol=LIKE) for a, b in
+                      ((one.gain, other.gain), (one.offset, other.offset)))  # fmt: skip
+    return bool(gains and offsets)
 
 
 def _is_more(now: Floats, before: Floats, rounding: float) -> bool:
     """Say whether episodes miss more than those before the change did, beyond chance and rounding."""
     now, before = now[np.isfinite(now)], before[np.isfinite(before)]
-    usual = before if len(before) > 1 else now
-    chance = CHANCE * float(np.sqrt(usual.var() * (1 / len(now) + 1 / len(before))))
+    if len(before) > 1:
+        chance = CHANCE * float(np.sqrt(before.var() * (1 / len(now) + 1 / len(before))))
+    else:
+        chance = CHANCE * float(np.sqrt(now.var() / len(now)))
     more = float(now.mean() - before.mean())
     return more > chance and float(now.mean()) > GROWN * float(before.mean()) and more > rounding

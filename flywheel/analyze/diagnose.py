@@ -94,26 +94,38 @@ def diagnose(
         parameters: of the worlds that were trained in so far (None or missing ones: nominal).
         present: what is corrected in them: parameters are fitted in such worlds.
     """
-    plain, task = task, corrected(task, present)
     before, changed = ([], list(episodes)) if is_quiet else split(episodes, signals)
     if not signals and not is_quiet:
         return Diagnosis(calibration=None, obstacle="production raised no alarm", num_changed=len(changed))
-    if task.parameters and from_episodes.needed(task):
-        policy = None if served is None else load(served)
-        why, found = from_episodes.obstacle(task, policy, changed), None
-        if policy is not None and not why:
-            try:
-                found = from_episodes.calibrate(task, policy, changed, config, seed, map)
-            except FlywheelError as error:
-                why = f"its simulator can't be played all over the parameters' ranges ({error})"
-    else:
-        why = obstacle(task, changed, before)
-        found = None if why else calibrate(task, changed, config, before=before, map=map)
-    is_believed = found is not None and believed(found, config)
+    found, why = _calibrated(corrected(task, present), before, changed, config, served, seed, map)
+    num, is_believed = len(changed), found is not None and believed(found, config)
     if is_believed and not config.follow_rewards:
-        return Diagnosis(calibration=found, obstacle=why, num_changed=len(changed))
+        return Diagnosis(calibration=found, obstacle=why, num_changed=num)
     at = found.values if found is not None and is_believed else parameters or {}
-    form = correct(plain, changed, config, parameters=at, before=before, present=present)
+    form = correct(task, changed, config, parameters=at, before=before, present=present, known=parameters or {})
     return Diagnosis(
-        calibration=found, obstacle=why, num_changed=len(changed), correction=form.correction, no_correction=form.why
+        calibration=found, obstacle=why, num_changed=num, correction=form.correction, no_correction=form.why
     )
+
+
+def _calibrated(
+    task: Task,
+    before: Sequence[Episode],
+    changed: Sequence[Episode],
+    config: AnalyzeConfig,
+    served: Bundle | None,
+    seed: int,
+    map: Map | None,
+) -> tuple[Calibration | None, str]:
+    """Return the parameters, or None and why there are none."""
+    if not task.parameters or not from_episodes.needed(task):
+        why = obstacle(task, changed, before)
+        return None if why else calibrate(task, changed, config, before=before, map=map), why
+    policy = None if served is None else load(served)
+    why = from_episodes.obstacle(task, policy, changed)
+    if policy is None or why:
+        return None, why
+    try:
+        return from_episodes.calibrate(task, policy, changed, config, seed, map), why
+    except FlywheelError as error:
+        return None, f"its simulator can't be played all over the parameters' ranges ({error})"

@@ -27,19 +27,29 @@ REPAIRS: Mapping[str, str] = {
 
 def worlds(facts: Facts) -> Ranges:
     """Return the ranges in which the policy in service was trained, or training was last."""
-    known = facts.served is None or facts.past.is_champion_known or facts.champion is None
-    return facts.past.parameters if known or facts.served is None else facts.served
+    return facts.past.parameters if _is_told(facts) or facts.served is None else facts.served
+
+
+def _is_told(facts: Facts) -> bool:
+    """Say whether the journal has the release of the policy in service, as far as there is one."""
+    return facts.served is None or facts.past.is_champion_known or facts.champion is None
+
+
+def in_force(facts: Facts) -> Correction | None:
+    """Return what the worlds correct that were trained in so far."""
+    return facts.past.correction if _is_told(facts) else facts.served_correction
 
 
 def known(facts: Facts) -> Correction | None:
     """Return what worlds are to correct, as far as it is known: what production shows now, else what was so far."""
-    found = facts.past.correction if facts.correction is None else facts.correction
+    found = in_force(facts) if facts.correction is None else facts.correction
     return None if found is None or found.is_none else found
 
 
 def is_corrected(facts: Facts) -> bool:
     """Say whether production shows another correction than the policy in service was trained and judged by."""
-    return facts.correction is not None and known(facts) != facts.past.corrected
+    before = facts.past.corrected if _is_told(facts) else facts.served_correction
+    return facts.correction is not None and known(facts) != before
 
 
 def hold(facts: Facts, *why: str) -> Plan:
@@ -50,7 +60,7 @@ def hold(facts: Facts, *why: str) -> Plan:
         signals=facts.signals,
         parameters=worlds(facts),
         warm_start=facts.champion,
-        correction=facts.past.correction,
+        correction=in_force(facts),
     )
 
 
@@ -140,7 +150,7 @@ def degraded(facts: Facts) -> Plan:
         sampling="none" if broken_data else "recent",
         parameters=worlds(facts),
         warm_start=warm_start,
-        correction=facts.past.correction,
+        correction=in_force(facts),
     )
 
 
@@ -199,11 +209,20 @@ def told_correction(facts: Facts) -> tuple[str, ...]:
     found = facts.correction
     if found is None:
         asked = f"it is not known what production does otherwise: {facts.no_correction}" if facts.no_correction else ""
-        return (*filter(None, [asked]), "the policy fails, so it trains on in the worlds known so far")
+        return (*filter(None, [asked]), f"the policy fails, so it {_goes_on(facts.algorithm)}")
     if found.is_none:
         return ("production does what the simulator does at the parameters known so far, with nothing corrected",)
     share = f"{found.explained:.0%} of what the simulator missed in episodes that it was not fitted to"
     return (f"{found}, which explains {share}", "the gate judges in worlds that do so, too, and training goes on there")
+
+
+def _goes_on(algorithm: str) -> str:
+    """Return how an algorithm goes on where no simulator does what production does, as a phrase."""
+    if algorithm in ("dqn", "sac"):
+        return "learns from what production has shown since then, and from nothing simulated"
+    learners = "`--train.algorithm dqn` (discrete actions) or `sac` (bounded box actions)"
+    other = f", where {algorithm.upper()} can't learn what production does: {learners} learns from its steps"
+    return f"trains on in the worlds known so far{other if algorithm else ''}"
 
 
 def is_degraded(facts: Facts) -> bool:

@@ -73,7 +73,7 @@ def first(facts: Facts) -> Plan | None:
         return None
     reasons = ("no policy is in service yet",)
     worlds = remedies.worlds(facts)
-    return Plan(strategy="continue_training", reasons=reasons, parameters=worlds, correction=facts.past.correction)
+    return Plan(strategy="continue_training", reasons=reasons, parameters=worlds, correction=remedies.in_force(facts))
 
 
 def changed_world(facts: Facts) -> Plan | None:
@@ -94,7 +94,7 @@ def quiet(facts: Facts) -> Plan | None:
     if facts.signals:
         return None
     return dataclasses.replace(
-        QUIET, parameters=remedies.worlds(facts), warm_start=facts.champion, correction=facts.past.correction
+        QUIET, parameters=remedies.worlds(facts), warm_start=facts.champion, correction=remedies.in_force(facts)
     )
 
 

@@ -21,6 +21,7 @@ from flywheel.report.context import Context, parameters_of, recorded
 from flywheel.report.figures import amount
 from flywheel.report.markup import Markup, join, tag
 from flywheel.report.worlds import card, command, counted, table
+from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, task_digest
 
 HEADS = {"pass": "Passed", "fail": "Refused", "inconclusive": "Undecided"}
@@ -172,7 +173,7 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
     versions |= {name: importlib.metadata.version(name) for name in ("numpy", "onnxruntime", "gymnasium")}
     values = parameters_of(verdict, context.task)
     told = ", ".join(f"{name} {value:g}" for name, value in values.items()) or "none"
-    is_known = terms(context.task, context.config, values)[1] == verdict.simulator
+    is_known = terms(corrected(context.task, verdict.correction), context.config, values)[1] == verdict.simulator
     changed = "" if task_digest(context.task) == verdict.task else " (the task has changed since)"
     rows = [
         ("policy", tag("code", {}, verdict.digest)),
@@ -180,6 +181,7 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
         ("task", join(context.task.name, " ", tag("code", {}, verdict.task), changed)),
         ("gate's configuration", tag("code", {}, verdict.config)),
         ("simulator's parameters", join(told if is_known else "", " ", tag("code", {}, verdict.simulator))),
+        *([] if verdict.correction is None else [("simulator corrected", f"{verdict.correction}")]),
         ("seed of all seeds", tag("code", {}, str(verdict.seed))),
         ("judged", moment(verdict.judged_at)),
         ("valid until", moment(verdict.valid_until)),

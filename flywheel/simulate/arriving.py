@@ -104,15 +104,27 @@ def terms(z: Floats) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
-def added(surface: Surface, z: Floats, groups: Ints) -> Floats:
-    """Return float64[N, D]: what a surface adds at z float64[N, Z] where the discrete actions are int[N] (a box: 0).
+class Adding:
+    """A surface, ready to be added step by step."""
 
-    Each row depends on its own z alone, to the last bit.
-    """
-    inside = np.clip(z, np.array(surface.low), np.array(surface.high))
-    rows = terms((inside - np.array(surface.centre)) / np.array(surface.scale))
-    weights = np.array(surface.weights)
-    return np.asarray((rows[:, :, None] * weights[groups]).sum(axis=1))
+    def __init__(self, surface: Surface) -> None:
+        """Lay its numbers out as arrays."""
+        self._low, self._high = np.array(surface.low), np.array(surface.high)
+        self._centre, self._scale = np.array(surface.centre), np.array(surface.scale)
+        self._weights: Floats = np.array(surface.weights)
+
+    def __call__(self, z: Floats, groups: Ints) -> Floats:
+        """Return float64[N, D]: what is added at z float64[N, Z] where the discrete actions are int[N] (a box: 0).
+
+        Each row depends on its own z alone, to the last bit.
+        """
+        rows = terms((np.minimum(np.maximum(z, self._low), self._high) - self._centre) / self._scale)
+        return np.asarray((rows[:, :, None] * self._weights[groups]).sum(axis=1))
+
+
+def added(surface: Surface, z: Floats, groups: Ints) -> Floats:
+    """Return what a surface adds, as `Adding` does."""
+    return Adding(surface)(z, groups)
 
 
 def groups_of(space: gymnasium.Space[Any], actions: Array) -> Ints:

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
+import msgspec
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from flywheel.correction import Correction
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.policy import bounds, to_env
 from flywheel.records import Array, Episode, Spec
-from flywheel.simulate.arriving import Arrivals, Floats, added, arrived, box_of, groups_of, places
+from flywheel.simulate.arriving import Adding, Arrivals, Floats, arrived, box_of, groups_of, places
 from flywheel.task import Task
 
 _WRAPPED = ("env", "vector", "set_state", "state", "set_parameters")
@@ -59,6 +60,20 @@ def plain(task: Task) -> Task:
     return dataclasses.replace(task, **own, correction=None)
 
 
+def correction_of(trained_on: Mapping[str, Any]) -> Correction | None:
+    """Return what the worlds corrected that an artifact's `trained_on` tells of; None where they were the task's own.
+
+    Raises FlywheelError where it can't be read.
+    """
+    found = trained_on.get("correction")
+    if found is None:
+        return None
+    try:
+        return msgspec.convert(found, Correction)
+    except msgspec.ValidationError as error:
+        raise FlywheelError(f"What a policy's worlds corrected can't be read in its manifest: {error}.") from error
+
+
 def stepping(task: Task) -> Task:
     """Return the task whose worlds take actions as `arriving` gives them: corrected in all but these."""
     own = task.correction
@@ -86,8 +101,8 @@ class CorrectedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, task: Task, correction: Correction) -> None:
         """Make the task's own environment."""
         super().__init__(task.make_env())
-        self._task, self._correction = task, correction
         self._arrivals = Arrivals(correction, self.env.action_space, 1)
+        self._residual = _Residual(task, correction, self.env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode, with nothing on its way."""
@@ -97,15 +112,13 @@ class CorrectedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the step that production would take."""
         now = self._arrivals.next(np.asarray(action)[None])
-        before = _state(self._task, self._correction, self.env)
+        before = self._residual.before(self.env)
         observation, reward, terminated, truncated, info = self.env.step(now[0] if now.ndim > 1 else now[0].item())
         if before is not None:
-            more = _More(self._task, self._correction, self.env.action_space, before[None], now)
-            reward = float(reward) + more.reward[0]
-            if self._correction.state is not None and not (terminated or truncated):
-                assert self._task.state is not None and self._task.set_state is not None
-                there = np.asarray(self._task.state(self.env), np.float64) + more.state[0]
-                observation = self._task.set_state(self.env, there)
+            more, gained = self._residual.more(before[None], now)
+            reward = float(reward) + gained[0]
+            if self._residual.is_of_state and not (terminated or truncated):
+                observation = self._residual.put(self.env, more[0], ...)
         return observation, reward, terminated, truncated, info
 
     def forget(self) -> None:
@@ -120,8 +133,8 @@ class CorrectedVector(VectorWrapper):
         """Make the vector form."""
         assert task.vector is not None
         super().__init__(task.vector(num_worlds))
-        self._task, self._correction = task, correction
         self._arrivals = Arrivals(correction, self.env.single_action_space, num_worlds)
+        self._residual = _Residual(task, correction, self.env.single_action_space)
         self._over = np.zeros(num_worlds, dtype=np.bool_)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -133,19 +146,15 @@ class CorrectedVector(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take the step that production would take; a world that was over begins anew instead."""
         begins, now = self._over, self._arrivals.next(np.asarray(actions))
-        before = _state(self._task, self._correction, self.env)
+        before = self._residual.before(self.env)
         observations, rewards, terminated, truncated, info = self.env.step(now)
         self._over = np.asarray(terminated | truncated, np.bool_)
         self._arrivals.begin(begins)
         if before is not None:
-            more = _More(self._task, self._correction, self.env.single_action_space, before, now)
-            rewards = np.asarray(rewards, np.float64) + np.where(begins, 0.0, more.reward)
-            if self._correction.state is not None:
-                assert self._task.state is not None and self._task.set_state is not None
-                there = np.array(self._task.state(self.env), np.float64)
-                goes_on = ~begins & ~self._over
-                there[goes_on] += more.state[goes_on]
-                observations = self._task.set_state(self.env, there)
+            more, gained = self._residual.more(before, now)
+            rewards = np.asarray(rewards, np.float64) + np.where(begins, 0.0, gained)
+            if self._residual.is_of_state:
+                observations = self._residual.put(self.env, more, ~begins & ~self._over)
         return observations, rewards, terminated, truncated, info
 
     def forget(self, which: Any) -> None:
@@ -153,27 +162,35 @@ class CorrectedVector(VectorWrapper):
         self._arrivals.begin(which)
 
 
-def _state(task: Task, correction: Correction, env: Any) -> Floats | None:
-    """Return the state before a step, where the step's corrections ask for it."""
-    if correction.state is None and correction.reward is None:
-        return None
-    assert task.state is not None
-    return np.array(task.state(env), np.float64)
+class _Residual:
+    """What is added to a step of N worlds."""
 
+    def __init__(self, task: Task, correction: Correction, space: gymnasium.Space[Any]) -> None:
+        self._task, self._space = task, space
+        self._state = None if correction.state is None else Adding(correction.state)
+        self._reward = None if correction.reward is None else Adding(correction.reward)
+        self.is_of_state = self._state is not None
 
-class _More:
-    """What is added to a step of N worlds: to their states float64[N, S], to their rewards float64[N]."""
+    def before(self, env: Any) -> Floats | None:
+        """Return the state(s) before a step; None where nothing is added to it."""
+        if self._state is None and self._reward is None:
+            return None
+        assert self._task.state is not None
+        return np.array(self._task.state(env), np.float64)
 
-    def __init__(
-        self, task: Task, correction: Correction, space: gymnasium.Space[Any], before: Floats, now: Array
-    ) -> None:
-        z = places(before.reshape(len(before), -1), box_of(space, now), task.state_period)
-        which = groups_of(space, now)
-        self.reward, self.state = np.zeros(len(z)), np.zeros_like(before)
-        if correction.reward is not None:
-            self.reward = added(correction.reward, z, which)[:, 0]
-        if correction.state is not None:
-            self.state = added(correction.state, z, which).reshape(before.shape)
+    def more(self, before: Floats, now: Array) -> tuple[Floats, Floats]:
+        """Return what is added to the states before [N, S] when the actions [N, *a] arrive, and to rewards [N]."""
+        z = places(before.reshape(len(before), -1), box_of(self._space, now), self._task.state_period)
+        which = groups_of(self._space, now)
+        state = np.zeros_like(before) if self._state is None else self._state(z, which).reshape(before.shape)
+        return state, np.zeros(len(z)) if self._reward is None else self._reward(z, which)[:, 0]
+
+    def put(self, env: Any, more: Floats, which: Any) -> Any:
+        """Add to the state where the step led; return what is shown there. `which` worlds are moved, all by `...`."""
+        assert self._task.state is not None and self._task.set_state is not None
+        there = np.array(self._task.state(env), np.float64)
+        there[which] += more[which]
+        return self._task.set_state(env, there)
 
 
 class _Making:

@@ -24,9 +24,9 @@ FAULTS: Mapping[str, str] = {
 }
 """By name what each is called in a report; "" is none."""
 WANTED = 1.0
-"""Near which value of the observation's first number reward is paid, once it is another one: CartPole's, at x = +1 m."""
-NEAR = 0.25
-"""As near as this the whole reward is paid, one further away nothing: standing at x = 0 brings a quarter."""
+"""Near which value of the observation's first number the reward is paid, once it is another one: CartPole's x, in m."""
+NEAR, SLOPE = 0.25, 0.5
+"""As near as this the whole reward is paid, and of each unit further away so much less: at x = 0 five eighths."""
 
 
 class Rewired(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -51,7 +51,7 @@ class Rewired(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, *rest = self.env.step(self._arriving(action))
         if self._fault == "reward":
             away = abs(float(np.ravel(observation)[0]) - WANTED)
-            reward = float(reward) * min(1.0, max(0.0, 1.0 + NEAR - away))
+            reward = float(reward) * min(1.0, max(0.0, 1.0 + SLOPE * (NEAR - away)))
         return observation, reward, *rest
 
     def _arriving(self, action: Any) -> Any:

@@ -68,16 +68,16 @@ def noise_of(task: Task, episodes: Sequence[Episode], parameters: Parameters) ->
     return np.asarray(ABOVE_NOISE * np.median(largest, axis=0))
 
 
-def nearest(task: Task, episode: Episode, worlds: Sequence[Parameters]) -> Parameters:
-    """Return the parameters of those given at which the simulator makes an episode's transitions best; the first wins.
+def nearest(episode: Episode, worlds: Sequence[tuple[Task, Parameters]]) -> tuple[Task, Parameters]:
+    """Return the (form of the task, parameters) whose simulator makes an episode's transitions best; the first wins.
 
     Raises as `residuals`.
     """
     misfits = []
-    for parameters in worlds:
+    for task, parameters in worlds:
         (rows,) = residuals(task, [episode], parameters)
         misfits.append(np.abs(np.nan_to_num(rows, nan=np.inf)).mean(axis=0))
-    least = np.maximum(np.min(misfits, axis=0), _rounding(task, episode))  # so that each number counts alike
+    least = np.maximum(np.min(misfits, axis=0), _rounding(worlds[0][0], episode))  # so that each number counts alike
     return worlds[int(np.argmin([(misfit / least).sum() for misfit in misfits]))]
 
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from flywheel.errors import FlywheelError
 from flywheel.policy import to_env
-from flywheel.records import Array, Episode, Parameters
+from flywheel.records import Array, Correction, Episode, Parameters
 from flywheel.simulate import Worlds, make_worlds
 from flywheel.simulate.copies import NoCopy
+from flywheel.simulate.corrected import corrected
 from flywheel.simulate.play import go_on
 from flywheel.simulate.worlds import Stepped
 from flywheel.tapes import Difference, short
@@ -48,6 +49,8 @@ class Opening:
     """How many those were."""
     own: Parameters = field(default_factory=dict)
     """Parameters that belong to this situation (an edge case's) and not to the world at large."""
+    correction: Correction | None = None
+    """What the world corrects of the task's own simulator, where the episode is the gate's."""
 
 
 class Course:
@@ -64,8 +67,8 @@ class Course:
 
         Raises NotReproducible, with the reason, when nothing brings the world there.
         """
-        self._task, self._episode, self._at = task, episode, at
-        self.opening = opening or Opening()
+        self._episode, self._at, self.opening = episode, at, opening or Opening()
+        self._task = task if self.opening.correction is None else corrected(task, self.opening.correction)
         self.is_seeded = episode.seed is not None
         self.parameters: Parameters = {**task.nominal, **(episode.parameters if self.is_seeded else parameters)}
         """Of the world from that step on."""
@@ -74,7 +77,7 @@ class Course:
         self._actions = to_env(self._spec, episode.raw_actions)
         self._held: dict[int, tuple[Worlds, Any]] = {}
         self._is_copied = True  # until a copy turns out to be none
-        self._state = None if self.is_seeded else _shown(task, episode, at)
+        self._state = None if self.is_seeded else _shown(self._task, episode, at)
 
     def parameters_at(self, t: int) -> Parameters:
         """Return the world's parameters in step t."""
@@ -226,6 +229,11 @@ def _shown(task: Task, episode: Episode, at: int) -> tuple[float, ...]:
             "an episode of the gate instead, or give the task both."
         )
     assert task.observed_state is not None
+    if task.correction is not None and task.correction.delay:
+        raise NotReproducible(
+            f"Episode {short(episode.id)} is of a world in which actions arrive late, and no state says which ones are "
+            "on their way at a step: fork an episode of the gate instead, which is stepped from its seed."
+        )
     state = np.asarray(task.observed_state(episode.observations[at]), dtype=np.float64)
     if not np.isfinite(state).all():
         raise NotReproducible(f"Episode {short(episode.id)} shows no finite state at step {at}.")

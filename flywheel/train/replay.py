@@ -17,6 +17,8 @@ PRODUCTION: Origin = "production"
 SIMULATION: Origin = "train"
 MOST_OFTEN = 10.0
 """How many times as often as a step of simulation one of production is drawn at most: few would be learnt by heart."""
+MOST_AT_ONCE = 1_000
+"""Updates of one call where production is learnt from alone, a second or two: a round tells how it is going."""
 Worlds = Sequence[tuple[str, float, float]]
 """(name, low, high) of parameters of the task, as `Recipe.ranges` has them."""
 
@@ -152,13 +154,12 @@ class Replay:
         least = min(replayed.begin_at, self.table.num_transitions)
         if self._num_inserted < replayed.begin_at or not self.table.drawable(self.rule) >= least > 0:
             return 0
-        most = 2 * replayed.samples_per_insert * fresh
         if self.is_production_alone:
-            allowed = replayed.samples_per_insert * self._num_inserted
-        else:
-            allowed = replayed.samples_per_insert * (self._num_inserted - replayed.begin_at)
-            self._num_drawn = max(self._num_drawn, allowed - most)
-        return max(0, math.floor(min(allowed - self._num_drawn, most) / replayed.batch))
+            left = replayed.samples_per_insert * self._num_inserted - self._num_drawn
+            return max(0, min(MOST_AT_ONCE, math.floor(left / replayed.batch)))
+        allowed = replayed.samples_per_insert * (self._num_inserted - replayed.begin_at)
+        self._num_drawn = max(self._num_drawn, allowed - 2 * replayed.samples_per_insert * fresh)
+        return max(0, math.floor((allowed - self._num_drawn) / replayed.batch))
 
     def batch(self) -> Batch:
         """Draw a batch."""

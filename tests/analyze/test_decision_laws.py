@@ -15,8 +15,9 @@ from flywheel.analyze.past import open_signals, recall
 from flywheel.analyze.replay import replayed
 from flywheel.analyze.strategy import decide, decision
 from flywheel.config import AnalyzeConfig, canonical
+from flywheel.correction import Surface
 from flywheel.facts import Facts, Past, decision_of, differing, plain
-from flywheel.records import Calibration, Outcome, Plan, Release, Signal, Turn
+from flywheel.records import Calibration, Correction, Outcome, Plan, Release, Signal, Turn
 from tests.analyze.test_strategy import NOMINAL, artifact, calibration, signal, turn
 
 DIGESTS = ["a", "b", "c", "d"]
@@ -32,6 +33,16 @@ causes = st.none() | st.fixed_dictionaries(
 spans = st.tuples(st.floats(0.1, 1.0), st.floats(1.0, 10.0))
 ranges = st.dictionaries(st.sampled_from(list(NOMINAL)), spans)
 signals = st.builds(signal, kinds, digests, st.sampled_from(["e1", "e2", "e3"]))
+corrections = st.sampled_from(
+    [
+        Correction(),
+        Correction(actions=(1, 0), delay=1, waiting=(0.0,), explained=0.9, num_transitions=300),
+        Correction(gain=((-1.0,),), offset=(0.1,), explained=1.0),
+        Correction(
+            state=Surface(low=(0.0,), high=(1.0,), centre=(0.5,), scale=(1.0,), weights=(((0.1,), (0.2,), (0.3,)),))
+        ),
+    ]
+)
 plans = st.builds(
     Plan,
     strategy=st.sampled_from(["continue_training", "increase_exploration", "retrain_prioritize_recent", "hold"]),
@@ -39,6 +50,7 @@ plans = st.builds(
     signals=st.lists(signals, max_size=2).map(tuple),
     parameters=ranges,
     exploration=st.floats(1.0, 8.0),
+    correction=st.none() | corrections,
 )
 
 
@@ -52,6 +64,8 @@ def pasts(draw: st.DrawFn) -> Past:
         refusals=0 if outcome in (None, "pass") else draw(st.integers(1, 5)),
         parameters=draw(ranges),
         released=draw(ranges),
+        correction=draw(st.none() | corrections),
+        corrected=draw(st.none() | corrections),
         is_champion_known=draw(st.booleans()),
         accused=tuple(sorted(draw(st.sets(digests)))),
         incident=draw(st.integers(0, 9)),
@@ -83,8 +97,11 @@ def many_facts(draw: st.DrawFn) -> Facts:
         past=draw(pasts()),
         calibration=draw(st.none() | fits),
         obstacle=draw(st.sampled_from(["", "too few"])),
+        correction=draw(st.none() | corrections),
+        no_correction=draw(st.sampled_from(["", "too few"])),
         nominal=NOMINAL,
         served=draw(st.none() | ranges),
+        served_correction=draw(st.none() | corrections),
         elsewhere=tuple(sorted(draw(st.sets(digests)))),
         is_spent=draw(st.booleans()),
         contradiction=draw(st.sampled_from(["", "the gate is wrong"])),

@@ -14,7 +14,19 @@ from flywheel.analyze.remedies import QUIET, REPAIRS, training_ranges
 from flywheel.analyze.strategy import RULES, VETOES, decide, decision, sentences
 from flywheel.config import AnalyzeConfig
 from flywheel.facts import Facts, plain
-from flywheel.records import Artifact, Calibration, Check, Outcome, Plan, Release, Signal, SignalKind, Turn, Verdict
+from flywheel.records import (
+    Artifact,
+    Calibration,
+    Check,
+    Correction,
+    Outcome,
+    Plan,
+    Release,
+    Signal,
+    SignalKind,
+    Turn,
+    Verdict,
+)
 
 NOW = 1_000_000.0
 NOMINAL = {"gravity": 9.8, "length": 0.5}
@@ -194,6 +206,67 @@ def test_incidents(incident: dict[str, Any], strategy: str, warm_start: str | No
     assert (decided.strategy, decided.warm_start) == (strategy, warm_start)
     assert reason in "; ".join(decided.reasons)
     assert plan(**incident) == decided
+
+
+SWAPPED = Correction(actions=(1, 0), explained=0.99, num_transitions=400)
+LATE = Correction(delay=2, waiting=(0.0,), explained=0.9, num_transitions=400)
+CORRECTED = dataclasses.replace(SHIFTED, correction=SWAPPED)
+UNEXPLAINED = {"calibration": calibration(explained=0.3), "correction": SWAPPED, "previous": "before"}
+
+
+@pytest.mark.parametrize("signals", [[SHIFT, WORSE], [WORSE]])
+def test_where_no_parameter_explains_a_change_worlds_are_corrected(signals: list[Signal]) -> None:
+    decided = plan(signals=signals, **UNEXPLAINED)
+    assert (decided.strategy, decided.sampling) == ("retrain_prioritize_recent", "production")
+    assert decided.correction == SWAPPED
+    assert "production acts as if actions 0 and 1 were swapped, which explains 99% of" in "; ".join(decided.reasons)
+
+
+def test_while_the_policy_does_its_work_nothing_is_corrected() -> None:
+    decided = plan(signals=[SHIFT], **UNEXPLAINED)
+    assert (decided.strategy, decided.correction) == ("hold", None)
+    assert "as if actions 0 and 1 were swapped" in "; ".join(decided.reasons)
+
+
+def test_why_nothing_can_be_corrected_is_among_the_reasons() -> None:
+    unknown = {**UNEXPLAINED, "correction": None, "no_correction": "only 9 steps show it"}
+    decided = plan(signals=[SHIFT, WORSE], **unknown)
+    assert (decided.sampling, decided.correction) == ("production", None)
+    assert "it is not known what production does otherwise: only 9 steps show it" in decided.reasons
+
+
+def test_what_is_corrected_stays_so_until_something_else_is_known() -> None:
+    history = [turn(CORRECTED)]
+    later = signal("degradation", at_episode="e901")
+    assert plan(history=history).correction == SWAPPED, "a quiet candidate is judged in the same worlds"
+    assert plan(history=[turn(CORRECTED, "fail")]).correction == SWAPPED
+    assert plan(history=history, signals=[LATER], calibration=calibration(3.0)).correction == SWAPPED
+    same = plan(history=history, signals=[later], calibration=calibration(), correction=SWAPPED, previous="before")
+    assert same.strategy == "rollback_and_retrain", "the world is what the policy was trained for"
+    other = plan(history=history, signals=[later], **{**UNEXPLAINED, "correction": LATE})
+    assert other.correction == LATE
+    back = plan(history=history, signals=[later], **{**UNEXPLAINED, "correction": Correction()})
+    assert back.correction is None and back.sampling == "recent"
+    assert "with nothing corrected" in "; ".join(back.reasons)
+
+
+def test_a_correction_whose_plan_was_not_carried_out_is_asked_for_again() -> None:
+    vetoed = dataclasses.replace(CORRECTED, strategy="hold")
+    decided = plan(history=[turn(), turn(vetoed, None)], signals=[SHIFT, WORSE], **UNEXPLAINED)
+    assert decided.strategy == "retrain_prioritize_recent" and decided.correction == SWAPPED
+
+
+def test_a_release_that_a_crash_kept_out_of_the_journal_brings_its_correction_with_it() -> None:
+    decided = plan(history=[turn(digest="old")], champion="new", served=RANGES, served_correction=SWAPPED)
+    assert decided.correction == SWAPPED
+
+
+def test_a_reward_that_changed_is_followed_only_where_somebody_said_so() -> None:
+    incident = {"signals": [SHIFT, WORSE], **UNEXPLAINED, "cause": {"kind": "reward", "sentences": ["rewards are"]}}
+    broken = plan(**incident)
+    assert (broken.sampling, broken.correction) == ("none", None)
+    followed = plan(**incident, config=AnalyzeConfig(follow_rewards=True))
+    assert (followed.sampling, followed.correction) == ("production", SWAPPED)
 
 
 def test_a_policy_that_an_alarm_was_about_is_not_gone_back_to() -> None:
@@ -427,3 +500,12 @@ def test_every_rule_says_what_it_is_for_and_the_version_is_of_their_source() -> 
     assert len(sentences()) == len(RULES) + len(VETOES) and all(len(text) > 30 for text in sentences().values())
     made = decision(facts())
     assert len(made.rules) == 12 and set(made.by) <= set(sentences())
+
+
+def test_where_nothing_explains_a_change_the_plan_says_what_its_algorithm_can_learn() -> None:
+    incident: dict[str, Any] = {"signals": [WORSE], "blame": "world", "previous": "b", "calibration": calibration(0.5)}
+    by_ppo, by_dqn, unknown = (plan(**incident, algorithm=name) for name in ("ppo", "dqn", ""))
+    assert {each.sampling for each in (by_ppo, by_dqn, unknown)} == {"production"}
+    assert "PPO can't learn what production does: `--train.algorithm dqn`" in by_ppo.reasons[-1]
+    assert by_dqn.reasons[-1].endswith("learns from what production has shown since then, and from nothing simulated")
+    assert unknown.reasons[-1] == "the policy fails, so it trains on in the worlds known so far"

@@ -94,6 +94,14 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     ray.get(actor.begin.remote(PLAN, None), timeout=60)
     fresh = ray.get(actor.weights.remote(), timeout=60)
     assert set(fresh) == set(wanted) and any((fresh[name] != wanted[name]).any() for name in fresh)
+    ray.get(actor.begin.remote(dataclasses.replace(warm, sampling="production"), files), timeout=60)
+    changed = [production(f"n{n}", 40, digest="c", started_at=50.0) for n in range(20)]
+    assert ray.get(actor.learn_from.remote(changed, {}, "", 40.0), timeout=60) == 800
+    ray.get(actor.advance.remote(), timeout=60)
+    _, _, told = ray.get(actor.inside.remote(), timeout=60)
+    assert told["share"] == {"c": 1.0}, "where nothing explains the change, it is production since then alone"
+    after = ray.get(actor.weights.remote(), timeout=60)
+    assert any((after[name] != wanted[name]).any() for name in wanted)
 
 
 def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_path: Path) -> None:

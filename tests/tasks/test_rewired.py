@@ -82,7 +82,7 @@ def test_the_reward_is_paid_for_another_place() -> None:
     world.reset()
     assert world.step(0)[1] == 2.0
     world.is_on = True
-    assert world.step(0)[1] == 2.0 * 0.75  # half a metre away
+    assert world.step(0)[1] == 2.0 * 0.875  # half a metre away
 
 
 def test_what_does_not_fit_is_refused_with_what_does() -> None:

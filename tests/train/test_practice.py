@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
-from flywheel.records import Plan
+from flywheel.records import Correction, Plan
 from flywheel.task import EdgeCase, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.practice import Practice
@@ -119,3 +119,45 @@ def test_another_autoreset_is_refused() -> None:
 
     with pytest.raises(UsageError, match="NEXT_STEP"):
         Practice(dataclasses.replace(cartpole, vector=lambda _: SameStep()), 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("task", [cartpole, SINGLE], ids=["vector", "single"])
+def test_worlds_act_by_the_recipes_correction_from_its_first_episode_on(task: Task) -> None:
+    swapped = dataclasses.replace(recipe_for(task), correction=Correction(actions=(1, 0)))
+    worlds = [Practice(task, 4, np.random.default_rng(0)) for _ in range(3)]
+    other, as_is, before = worlds
+    before.begin(recipe_for(task))
+    before.step(np.ones(4, dtype=np.int64))
+    for practice, recipe in ((other, swapped), (as_is, recipe_for(task)), (before, swapped)):
+        practice.begin(recipe)
+    given = np.random.default_rng(1).integers(2, size=(60, 4))
+    num_begun = 0
+    for action in given:
+        begun = other.ended
+        (seen, *rest), (seen_as_is, *rest_as_is), _ = other.step(action), as_is.step(1 - action), before.step(action)
+        assert seen.tobytes() == seen_as_is.tobytes()
+        assert all((a == b).all() for a, b in zip(rest, rest_as_is, strict=True))
+        num_begun += int(begun.sum())
+    assert num_begun > 4
+    assert before.task.correction == Correction(actions=(1, 0))
+    before.begin(recipe_for(task))
+    assert before.task == task
+    for practice in worlds:
+        practice.close()
+
+
+@pytest.mark.parametrize("task", [cartpole, SINGLE], ids=["vector", "single"])
+def test_what_is_on_its_way_is_forgotten_where_a_world_begins_again(task: Task) -> None:
+    late = Correction(delay=3, waiting=(1.0,))
+    practice = Practice(task, 4, np.random.default_rng(0))
+    seen = practice.begin(dataclasses.replace(recipe_for(task, share=0.5), correction=late))
+    since = np.zeros(4, dtype=np.int64)
+    for _ in range(80):
+        void, before = practice.ended, seen
+        seen, *_ = practice.step(np.zeros(4, dtype=np.int64))
+        pushed = seen[:, 1] > before[:, 1]  # the cart speeds up to the right
+        early = ~void & (since < 3)
+        assert pushed[early].all(), "what waits is action 1"
+        assert not pushed[~void & (since >= 3)].any()
+        since = np.where(void, 0, since + 1)
+    practice.close()

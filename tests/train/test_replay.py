@@ -20,6 +20,7 @@ from flywheel.store.shards import Here, Shards
 from flywheel.store.table import Table
 from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
+from flywheel.train import replay as replaying
 from flywheel.train.replay import Replay
 
 SPEC = spec_of(cartpole)
@@ -184,7 +185,10 @@ def test_production_alone_is_learnt_from_where_nothing_explains_the_change(repla
     assert seen(replay) == {7.0} and replay.rule.half_life == CONFIG.replay.half_life
 
 
-def test_a_heap_of_production_is_learnt_from_bit_by_bit_and_all_of_it(replay: Replay) -> None:
+def test_a_heap_of_production_is_learnt_from_bit_by_bit_and_all_of_it(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "MOST_AT_ONCE", 20)
     replay.produced([production("p", 1000)])
     replay.begin(plan(sampling="production"), is_warm=True)
     drawn = []
@@ -193,7 +197,7 @@ def test_a_heap_of_production_is_learnt_from_bit_by_bit_and_all_of_it(replay: Re
         drawn.append(replay.due())
         for _ in range(drawn[-1]):
             replay.batch()
-    assert drawn == [2 * 2 * 50 // 10] * 10 + [0, 0]
+    assert drawn == [20] * 10 + [0, 0]
     replay.begin(plan(sampling="production", strategy="increase_exploration"), is_warm=False)
     replay.simulated(chunk(50), "train")
     assert replay.due() == 20, "a round that starts from other weights knows nothing of it"

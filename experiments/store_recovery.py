@@ -1,0 +1,344 @@
+"""Recovery from the store where the simulator can't follow: DQN and SAC learn from production, PPO in simulation.
+
+    python -m experiments.store_recovery [--quick]
+
+A world changes in a way that no parameter of its simulator makes: CartPole's actions are swapped, come late, or the
+reward is paid for standing near x = +1 (`flywheel.tasks.rewired`); the sign of Pendulum's torque is flipped. DQN (SAC)
+was trained in the simulator, and HELD transitions of its production are in the table when the world changes. From then
+on it acts in production, and learns from the table as `train.replay` says, by the product's own Table, Replay and
+learners; how good it is by then is looked at in 20 other episodes each 1,000 steps. It has recovered where these bring
+90 % of the old return; what may be missing is a tenth of the range of returns. PPO goes on learning in the simulator
+instead, which is as it was.
+
+P8 counts production's steps until then: recent-first against uniform, over the same table, from the same policy, in the
+same episodes (a ratio for each seed; a uniform run that doesn't get there counts as MOST steps).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from scipy.stats import binom
+
+from experiments import report
+from flywheel.config import TrainConfig
+from flywheel.layers import layered, of_task
+from flywheel.policy import Policy, to_env
+from flywheel.records import Array, Episode, Plan, Spec
+from flywheel.spaces import seen_spaces
+from flywheel.store.table import Table
+from flywheel.task import Task, spec_of
+from flywheel.tasks.cartpole import cartpole
+from flywheel.tasks.pendulum import pendulum
+from flywheel.tasks.rewired import Rewired
+from flywheel.train.recipe import make_recipe, spec_for
+from flywheel.train.replay import Replay
+
+HELD = 200_000
+"""Transitions of the world as it was that the table holds when it changes."""
+MOST = {"cartpole": 20_000, "pendulum": 12_000}
+"""Steps of production after which a run has not recovered."""
+AT_ONCE = 8
+"""Episodes that production plays at once."""
+LOOK_EVERY, LOOKED_AT = 1_000, 20
+"""Steps from one look to the next, and its episodes."""
+SHARE = 0.9
+FIRST = Plan(strategy="continue_training", reasons=())
+LAST = Plan(strategy="retrain_prioritize_recent", reasons=(), sampling="production")
+
+Act = Callable[[Array], tuple[Array, Array]]
+
+
+class Player:
+    """Plays episodes of a task with a fault, several at once, and returns each when it is over."""
+
+    def __init__(self, task: Task, spec: Spec, fault: str, num_steps: int, seed: int, num: int) -> None:
+        """Begin an episode in each of `num` environments."""
+        self._task, self._spec = task, spec
+        self._envs = [Rewired(task.make_env(), fault, num_steps) for _ in range(num)]
+        self._seeds = iter(np.random.SeedSequence(seed).generate_state(200_000).tolist())
+        self._rows: list[list[tuple[Any, ...]]] = [[] for _ in range(num)]
+        self.seen = np.stack([self._begin(i, bool(fault)) for i in range(num)])
+        self.num_steps = self.num_ended = 0
+
+    def _begin(self, i: int, is_on: bool) -> Array:
+        self._envs[i].is_on, self._rows[i] = is_on, []
+        return np.asarray(self._envs[i].reset(seed=next(self._seeds))[0], np.float32)
+
+    def step(self, act: Act) -> Iterator[tuple[int, Episode]]:
+        """Take a step in every environment, and yield the episodes that it ended, with the environments' numbers."""
+        actions, logps = act(self.seen)
+        for i, action in enumerate(to_env(self._spec, actions)):
+            env = self._envs[i]
+            new, reward, terminated, truncated, _ = env.step(action)
+            self._rows[i].append((self.seen[i].copy(), actions[i], float(reward), float(logps[i])))
+            self.seen[i] = new
+            self.num_steps += 1
+            if terminated or truncated or len(self._rows[i]) >= self._task.max_steps:
+                yield i, self._over(i, terminated)
+                self.seen[i] = self._begin(i, env.is_on)
+
+    def _over(self, i: int, terminated: bool) -> Episode:
+        observations, actions, rewards, logps = zip(*self._rows[i], strict=True)
+        self.num_ended += 1
+        return Episode(
+            id=f"{id(self)}-{self.num_ended}", origin="production", task="", parameters={}, draw_key=0,
+            digests=("policy",) * len(rewards), observations=np.stack([*observations, self.seen[i]]),
+            raw_actions=np.stack(actions), rewards=np.array(rewards), logps=np.array(logps),
+            end="terminated" if terminated else "truncated", failed=terminated,
+        )  # fmt: skip
+
+
+class Learner:
+    """The product's learner of an algorithm, in this process, and what it does in an environment."""
+
+    def __init__(self, task: Task, config: TrainConfig, seed: int) -> None:
+        """Draw fresh weights."""
+        from flywheel.train.rllib.dqn import dqn_config
+        from flywheel.train.rllib.sac import sac_config
+
+        torch.manual_seed(seed)
+        self.spec = spec_for(task, spec_of(task), config)
+        spaces = dict.fromkeys((DEFAULT_MODULE_ID, "__env__", "__env_single__"), seen_spaces(self.spec))
+        configure = {"dqn": dqn_config, "sac": sac_config}[config.algorithm]
+        self.learner = configure(task, self.spec, config, seed, {}).build_learner(spaces=spaces)
+        self.learner.build()
+        if hasattr(self.learner, "begin"):
+            self.learner.begin(make_recipe(task, FIRST, config))
+        self._module = self.learner.module[DEFAULT_MODULE_ID]
+
+    def act(self, seen: Array, epsilon: float = 0.0) -> tuple[Array, Array]:
+        """Return raw actions drawn as the runners draw them, and log probabilities."""
+        self._module.epsilon = epsilon
+        with torch.no_grad():
+            outputs = self._module.forward_exploration({"obs": torch.as_tensor(seen)})["action_dist_inputs"]
+            chances = self._module.get_exploration_action_dist_cls().from_logits(outputs)
+            raw = chances.sample()
+            return raw.numpy().reshape(len(seen), *self.spec.action_shape), chances.logp(raw).numpy()
+
+    def best(self, seen: Array) -> tuple[Array, Array]:
+        """Return the raw actions that are thought best."""
+        with torch.no_grad():
+            outputs = self._module.forward_inference({"obs": torch.as_tensor(seen)})["action_dist_inputs"]
+        raw = outputs.argmax(-1) if self.spec.action_kind == "discrete" else torch.tanh(outputs.chunk(2, dim=-1)[0])
+        return raw.numpy().reshape(len(seen), *self.spec.action_shape), np.zeros(len(seen))
+
+    def kept(self) -> dict[str, Array]:
+        """Return all weights."""
+        return {name: np.array(value) for name, value in self._module.get_state(inference_only=False).items()}
+
+    def hold(self, weights: dict[str, Array]) -> None:
+        """Take weights, and forget what the optimizers know of others."""
+        self._module.set_state(weights)
+        for optimizer in self.learner._named_optimizers.values():
+            optimizer.state.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A task, and what happens to its world."""
+
+    task: Task
+    algorithm: str
+    fault: str
+    num_steps: int
+    words: str
+
+    @property
+    def config(self) -> TrainConfig:
+        """The product's settings."""
+        config = layered(of_task(self.task.name, self.task.settings, self.algorithm)).train
+        return dataclasses.replace(config, algorithm=self.algorithm)  # type: ignore[arg-type]
+
+
+SWAPPED = Change(cartpole, "dqn", "swapped", 1, "CartPole, action wires swapped")
+DELAYED = Change(cartpole, "dqn", "delayed", 4, "CartPole, actions late by 4 steps")
+PAID = Change(cartpole, "dqn", "reward", 1, "CartPole, reward for staying near x = +1")
+REVERSED = Change(pendulum, "sac", "reversed", 1, "Pendulum, the torque's sign flipped")
+CHANGES = (SWAPPED, DELAYED, PAID, REVERSED)
+
+
+def looked_at(change: Change, spec: Spec, act: Act, fault: str, seed: int) -> float:
+    """Return the mean return of fresh episodes in a world with this fault."""
+    player, totals = Player(change.task, spec, fault, change.num_steps, seed, LOOKED_AT), dict[int, float]()
+    while len(totals) < LOOKED_AT:
+        for i, episode in player.step(act):
+            totals.setdefault(i, episode.total)
+    return float(np.mean([*totals.values()]))
+
+
+Trained = tuple[Learner, dict[str, Array], float]
+_TRAINED: dict[tuple[str, int], Trained] = {}  # by task and seed: each world that changes begins with the same ones
+
+
+def enough(task: Task, before: float) -> float:
+    """Return the return that counts as recovered."""
+    assert task.return_range is not None
+    low, high = task.return_range
+    return before - (1.0 - SHARE) * (high - low)
+
+
+def trained(change: Change, seed: int) -> Trained:
+    """Return a learner, the best weights it had while it was trained in the simulator, and what return they bring."""
+    if (change.task.name, seed) not in _TRAINED:
+        _TRAINED[change.task.name, seed] = _trained(change, seed)
+    return _TRAINED[change.task.name, seed]
+
+
+def _trained(change: Change, seed: int) -> Trained:
+    config = change.config
+    learner, replay = Learner(change.task, config, seed), _replay(change, config, seed)
+    replay.begin(FIRST, is_warm=False)
+    player = Player(change.task, learner.spec, "", 1, seed + 1, AT_ONCE)
+    best, kept, look_at = -np.inf, learner.kept(), 2 * LOOK_EVERY
+    assert change.task.return_range is not None
+    good = enough(change.task, change.task.return_range[1]) if change.algorithm == "sac" else 495.0
+    while best < good and player.num_steps < 3 * MOST[change.task.name]:
+        for _, e in player.step(lambda seen: learner.act(seen, replay.epsilon)):
+            rewards = config.reward_scale * (e.rewards - config.step_cost)
+            told = {"observations": e.observations, "actions": e.raw_actions, "logps": e.logps, "end": e.end}
+            replay.simulated(SimpleNamespace(**told, rewards=rewards), "train")
+        for _ in range(replay.due()):
+            learner.learner.descend(replay.batch())
+        if player.num_steps >= look_at:
+            look_at += LOOK_EVERY
+            if (mean := looked_at(change, learner.spec, learner.best, "", seed + player.num_steps)) > best:
+                best, kept = mean, learner.kept()
+    return learner, kept, best
+
+
+def _replay(change: Change, config: TrainConfig, seed: int) -> Replay:
+    spec, given = spec_for(change.task, spec_of(change.task), config), config.replay
+    return Replay(Table(spec, num_steps=given.num_steps, gamma=config.gamma), config, seed)
+
+
+def recovered(change: Change, seed: int, half_life: float | None, num_held: int, is_left_out: bool = False) -> int:
+    """Return the steps of production after which the old return was there again; MOST where that never came.
+
+    `half_life` None takes the configured one, 0 draws all alike; `is_left_out` draws what began after the change alone.
+    """
+    learner, kept, before = trained(change, seed)
+    config, most = change.config, MOST[change.task.name]
+    if half_life is not None:
+        config = dataclasses.replace(config, replay=dataclasses.replace(config.replay, half_life=half_life))
+    torch.manual_seed(seed + 2)
+    learner.hold(kept)
+    replay = _replay(change, config, seed)
+    replay.begin(LAST, is_warm=True)
+    old = Player(change.task, learner.spec, "", 1, seed + 3, 32)
+    while not is_left_out and replay.table.num_transitions < num_held:
+        replay.produced([episode for _, episode in old.step(learner.act)])
+    new, owed, look_at = Player(change.task, learner.spec, change.fault, change.num_steps, seed + 4, AT_ONCE), 0.0, 0
+    wanted, held = enough(change.task, before), replay.table.num_transitions
+    while new.num_steps < most:
+        came = replay.produced([e for _, e in new.step(lambda seen: learner.act(seen, replay.epsilon))])
+        owed += config.replay.samples_per_insert * came
+        while owed >= config.replay.batch and replay.table.num_transitions >= held + 2 * config.replay.batch:
+            owed -= config.replay.batch
+            learner.learner.descend(replay.batch())
+        if new.num_steps >= look_at + LOOK_EVERY:
+            look_at += LOOK_EVERY
+            if looked_at(change, learner.spec, learner.best, change.fault, seed + 5 + look_at) >= wanted:
+                return new.num_steps
+    return most
+
+
+def from_the_store(seed: int, quick: bool) -> Iterable[dict[str, Any]]:
+    """Yield in how many seeds learning from the store recovers from each change."""
+    for change in CHANGES:
+        num = (2 if change.task is cartpole else 1) if quick else 20
+        steps = [recovered(change, seed + 100 * k, None, HELD) for k in range(num)]
+        most = MOST[change.task.name]
+        found = sorted(each for each in steps if each < most)
+        median = f", median {found[len(found) // 2]:,} steps" if found else ""
+        name = change.algorithm.upper()
+        case = f"{change.words}: {name} from the store, 90 % of the return within {most:,} steps{median}"
+        yield report.share("recovery", case, np.array(steps) < most, 0.8, False, seed)
+
+
+def in_simulation(seed: int, quick: bool) -> Iterable[dict[str, Any]]:
+    """Yield in how many seeds PPO recovers from each change, in as many steps of the simulator as it was."""
+    import ray
+
+    from flywheel.train.rllib.learn import Training
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        for task in (cartpole, pendulum):
+            changes = [change for change in CHANGES if change.task is task]
+            config = layered(of_task(task.name, task.settings, "ppo")).train
+            training = Training(task, spec_of(task), config, seed, {}, None)
+            num = (2 if task is cartpole else 0) if quick else 20
+            back: dict[str, list[bool]] = {change.words: [] for change in changes}
+            for k in range(num):
+                for change, is_back in zip(changes, _trained_on(training, task, changes, seed + k), strict=True):
+                    back[change.words].append(is_back)
+            training.stop()
+            for words, hits in back.items() if num else ():
+                case = f"{words}: PPO in the unchanged simulator, 90 % of the return in as many steps of it"
+                yield report.share("recovery", case, np.array(hits), 0.2, True, seed)
+    finally:
+        ray.shutdown()
+
+
+def _trained_on(training: Any, task: Task, changes: list[Change], seed: int) -> list[bool]:
+    """Train PPO until it is good, then for as many steps as production has; say in which changes it is good then."""
+    spec = spec_of(task)
+    training.begin(make_recipe(task, FIRST, training._config), None)
+
+    def mean(fault: str, change: Change) -> float:
+        policy, rng = Policy(training.network(), spec), np.random.default_rng(seed)
+        return looked_at(change, spec, lambda seen: policy.act(seen, rng.random((len(seen), 1))), fault, seed)
+
+    assert task.return_range is not None
+    good = 475.0 if task is cartpole else enough(task, task.return_range[1])
+    num_steps = 0
+    while (before := mean("", changes[0])) < good and num_steps < 200_000:
+        num_steps = training.advance().num_steps
+    until, is_back = num_steps + MOST[task.name], [False] * len(changes)
+    while num_steps < until:
+        num_steps = training.advance().num_steps
+        for i, change in enumerate(changes):
+            is_back[i] |= mean(change.fault, change) >= enough(task, before)
+    return is_back
+
+
+def recent_first(seed: int, quick: bool) -> Iterable[dict[str, Any]]:
+    """Yield P8: production's steps to the old return, recent-first against uniform; for information, each by itself.
+
+    What began before the change can be left out altogether where it is known when it came, as the wheel's alarms tell.
+    """
+    num, most = (2 if quick else 20), MOST["cartpole"]
+    arms = {"recent": (None, False), "uniform": (0.0, False), "left out": (None, True)}
+    steps = {
+        name: np.array([recovered(SWAPPED, seed + 100 * k, half_life, HELD, out) for k in range(num)])
+        for name, (half_life, out) in arms.items()
+    }
+    case = f"{SWAPPED.words}: recent-first against uniform, {HELD:,} older transitions"
+    yield _ratio(case, steps["recent"], steps["uniform"], most, 0.5, seed)
+    for name, values in steps.items():
+        yield report.median("P8", f"{SWAPPED.words}: steps, {name} (at most {most:,})", values, None, seed)
+
+
+def _ratio(case: str, ours: Array, theirs: Array, most: int, goal: float, seed: int) -> dict[str, Any]:
+    """Return a row on the median of paired ratios, with the interval that order statistics give."""
+    ratios = np.sort(np.where(ours < most, ours / theirs, np.inf))
+    n = len(ratios)
+    low, high, bound = (ratios[min(max(int(binom.ppf(p, n, 0.5)), 0), n - 1)] for p in (0.025, 0.975, 0.95))
+    return {
+        "id": "P8", "case": case, "value": round(float(np.median(ratios)), 3),
+        "interval": [round(float(low), 3), round(float(high), 3)], "goal": f"<= {goal:g}",
+        "passed": bool(bound <= goal), "runs": n, "seed": seed,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    report.measured("store_recovery", __doc__, recent_first, from_the_store, in_simulation)

@@ -1,0 +1,89 @@
+"""DQN's learner takes the textbook's steps."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flywheel.config import TrainConfig
+from flywheel.replaying import ReplayConfig
+from flywheel.spaces import seen_spaces
+from flywheel.task import spec_of
+from flywheel.tasks.cartpole import cartpole
+from flywheel.train.rllib.dqn import dqn_config
+
+CONFIG = TrainConfig(algorithm="dqn", hidden=(8, 6), lr=1e-3, replay=ReplayConfig(target_every=3))
+N = 40
+
+
+@pytest.fixture
+def learner() -> Any:
+    spec = spec_of(cartpole)
+    space = seen_spaces(spec)
+    made = dqn_config(cartpole, spec, CONFIG, 1, {}).build_learner(spaces={"__env__": space, "default_policy": space})
+    for optimizer in made._named_optimizers.values():
+        made._set_optimizer_lr(optimizer, lr=CONFIG.lr)
+    return made
+
+
+def batch_of(num: int = N) -> Any:
+    rng = np.random.default_rng(3)
+    return SimpleNamespace(
+        observations=rng.normal(size=(num, 4)).astype(np.float32),
+        next_observations=rng.normal(size=(num, 4)).astype(np.float32),
+        actions=rng.integers(0, 2, num),
+        rewards=3.0 * rng.normal(size=num).astype(np.float32),
+        discounts=np.where(np.arange(num) % 5 == 0, 0.0, 0.9).astype(np.float32),
+        weights=rng.uniform(0.2, 1.0, num).astype(np.float32),
+    )
+
+
+def plain(weights: dict[str, torch.Tensor], encoder: str, head: str, rows: torch.Tensor) -> torch.Tensor:
+    """Return the values of a network, layer by layer."""
+    for name in [n for n in weights if n.startswith(f"{encoder}.") and n.endswith("weight")]:
+        rows = torch.tanh(rows @ weights[name].T + weights[name.replace("weight", "bias")])
+    (name,) = (n for n in weights if n.startswith(f"{head}.") and n.endswith("weight"))
+    return rows @ weights[name].T + weights[name.replace("weight", "bias")]
+
+
+def test_a_step_is_adams_down_the_huber_loss_of_double_q_learning(learner: Any) -> None:
+    module, batch = learner.module["default_policy"], batch_of()
+    learner.descend(batch)  # copies the target; from here on it is another network than the main one
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    main = {n: v.requires_grad_() for n, v in before.items() if n.startswith(("encoder.", "af.")) and "mlp" in n}
+    target = {n: v for n, v in before.items() if n.startswith("_target_")}
+    later, actions = torch.tensor(batch.next_observations), torch.tensor(batch.actions)
+    best = plain(main, "encoder", "af", later).argmax(dim=1)
+    ahead = plain(target, "_target_encoder", "_target_af", later)[torch.arange(N), best]
+    wanted = (torch.tensor(batch.rewards) + torch.tensor(batch.discounts) * ahead).detach()
+    values = plain(main, "encoder", "af", torch.tensor(batch.observations))[torch.arange(N), actions]
+    errors = values - wanted
+    losses = torch.where(errors.abs() <= 1, 0.5 * errors**2, errors.abs() - 0.5)
+    gradients = torch.autograd.grad((torch.tensor(batch.weights) * losses).mean(), [*main.values()])
+    length = torch.sqrt(sum((g**2).sum() for g in gradients))  # type: ignore[arg-type]
+    assert length < 10.0, "none is cut"
+    found = learner.descend(batch)
+    np.testing.assert_allclose(found, errors.detach().numpy(), atol=1e-5)
+    held = dict(module.named_parameters())
+    for name, gradient in zip(main, gradients, strict=True):
+        torch.testing.assert_close(held[name].grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_target_is_a_copy_that_stands_for_as_many_updates_as_it_says(learner: Any) -> None:
+    module, batch = learner.module["default_policy"], batch_of()
+
+    def weights(prefix: str) -> torch.Tensor:
+        return torch.cat([v.flatten() for n, v in module.state_dict().items() if n.startswith(prefix)]).clone()
+
+    copies, mains = [], []
+    for _ in range(7):
+        mains.append(weights("encoder."))
+        learner.descend(batch)
+        copies.append(weights("_target_encoder."))
+    for i, copy in enumerate(copies):
+        assert torch.equal(copy, mains[i - i % 3])
+    assert not torch.equal(mains[3], mains[0])
