@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterator
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flywheel.config import Config
@@ -75,7 +75,18 @@ def check(config: Config) -> None:
             wrong.append(f"{path} must be more than 0")
     if wrong:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+    check_installed(config.train.trackers)
     approver(deploy.approve)
+
+
+def check_installed(trackers: Sequence[str]) -> None:
+    """Raise UsageError for a tracker whose package is missing."""
+    for name in trackers:
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"train.trackers names {name}, which is not installed: pip install 'flywheel-rl[{name}]', or leave it "
+                "out of train.trackers."
+            )
 
 
 def approver(reference: str) -> Callable[[Any], Any] | None:

@@ -25,6 +25,7 @@ from flywheel.console import Say
 from flywheel.errors import LostError
 from flywheel.facts import plain
 from flywheel.feeding import Feed
+from flywheel.following import Following, failure_rate
 from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
@@ -51,7 +52,11 @@ def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRa
     if not config.address:
         check_cpus(config, config.num_cpus or os.cpu_count() or 1)  # before anything is started or written
     with start(task, config, run_dir, say) as rooms:
-        yield OnRay(task, config, run_dir, rooms)
+        stages = OnRay(task, config, run_dir, rooms)
+        try:
+            yield stages
+        finally:
+            stages.close()
 
 
 class OnRay:
@@ -71,7 +76,12 @@ class OnRay:
         self._considering = Considering(task, config, run_dir, rooms, self._spec, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         self._foresight = predicting.Foresight(task, config.gate, config.analyze, run_dir, ask, rooms, self._say)
+        self._following = Following(config, run_dir, rooms.place.name, self._say, self._meters)
         rooms.begin_training()
+
+    def close(self) -> None:
+        """Have everything written that is told beside the journal."""
+        self._following.close()
 
     def numbers(self) -> range:
         """Return the numbers of the turns to come: a run directory goes on where its journal ends."""
@@ -121,11 +131,12 @@ class OnRay:
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
-            champion = self._champion()
-            if champion is None or plan.signals:
-                return None
-            rival = ask(registry.bundle, champion)
-            return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+            champion, probe = self._champion(), None
+            if champion is not None and not plan.signals:
+                rival = ask(registry.bundle, champion)
+                probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+            self._following.begin(self.numbers()[0], plan, probe)
+            return probe
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
         return terms(self._task, self._config.gate, foreign.middle(plan.parameters))
@@ -164,8 +175,7 @@ class OnRay:
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
         self._hard = probe.edge_failed
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
-        self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
-        return progress, probe
+        return self._following.seen(progress, probe), probe
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
@@ -189,7 +199,7 @@ class OnRay:
                 probe = self._look(plan, progress.network, self._spec)
                 over = is_over(plan, progress, probe, rival, best, self._config.train)
         if over:
-            self._say("train", told.progress(progress, probe))
+            self._following.over(progress, probe)
         return over
 
     def _is_alarmed(self) -> bool:
@@ -316,6 +326,7 @@ class OnRay:
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
             found = conclude(new, num_read - begun, signals, before, self._config.loop, span)
             if found is not None:
+                found |= failure_rate(new)
                 self._say("observe", told.production(found, signals, champion))
                 good, _ = split(self._recent(champion), signals)
                 return found if not signals else found | {"before": mean_before(good, before)}
@@ -341,7 +352,7 @@ class OnRay:
         archive.append_turn(self._run_dir, turn)
         self._rooms.spans.put(self._spans.end(turn, time.time()))
         self._turns.append(turn)
-        self._meters.record(readings.of_turn(turn))
+        self._following.turned(turn)
 
     # Asking
 

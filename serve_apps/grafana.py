@@ -176,6 +176,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         _graph("Failure rate of the gate's probe", meters.PROBE_FAILURE_RATE),
         _flow("Environment steps a second", meters.TRAINING_STEPS),
+        _graph("Environment steps a second, while an iteration goes on", meters.TRAINING_SPEED),
+        _graph("Time left of the round, at most", meters.TRAINING_LEFT),
     ),
 }
 

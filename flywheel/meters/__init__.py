@@ -98,6 +98,8 @@ WORK = _counter("work", "Pieces of work that rooms did.", "work")
 WORK_SECONDS = _counter("work_seconds", "Seconds that they took.", "work", unit="s")
 TRAINING_STEPS = _counter("training_steps", "Environment steps that training took.", running=True)
 TRAINING_RETURN = _gauge("training_return", "short", "Mean return of the last training episodes.")
+TRAINING_SPEED = _gauge("training_speed", "short", "Environment steps a second of the last iteration of training.")
+TRAINING_LEFT = _gauge("training_left_seconds", "s", "Seconds that the round of training may still take, at most.")
 
 METERS: tuple[Meter, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Meter))
 """All of them, in the order above."""

@@ -116,14 +116,16 @@ class Training:
         # Worlds that begin together end together: many an iteration sees no episode end.
         if not math.isnan(mean_return := float(sampled.get("episode_return_mean", math.nan))):
             self._mean_return = mean_return
+        network, seconds = self.network(), time.perf_counter() - began
         return Progress(
             iteration=self._num_iterations,
             num_steps=self._num_steps - self._begun_at_step,
             num_steps_total=self._num_steps,
             mean_return=self._mean_return,
-            seconds=time.perf_counter() - began,
-            network=self.network(),
+            seconds=seconds,
+            network=network,
             note=note,
+            steps_per_s=num_steps / seconds,
         )
 
     def _note(self) -> str:
