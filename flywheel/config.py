@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,8 @@ class TrainConfig:
     """failed episodes a probe that ends training may show"""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """for algorithms other than PPO"""
+    rllib: Mapping[str, Any] = field(default_factory=dict)
+    """RLlib's own settings, for anything else: clip_param=0.1 (values in JSON); what Flywheel sets itself is refused"""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     """who is given the curves of rounds and turns: `tensorboard/` in the run directory, MLflow, W&B; none is fine"""
 

@@ -31,7 +31,7 @@ from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
-from flywheel.preflight import check_cpus
+from flywheel.preflight import check_cpus, check_passed
 from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
@@ -51,6 +51,7 @@ def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRa
     """Start every room on a local Ray, yield the Stages over them, and end all of it. Raises as `cluster.start`."""
     if not config.address:
         check_cpus(config, config.num_cpus or os.cpu_count() or 1)  # before anything is started or written
+    check_passed(config.train)
     with start(task, config, run_dir, say) as rooms:
         stages = OnRay(task, config, run_dir, rooms)
         try:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.apis import TargetNetworkAPI
 from ray.rllib.utils.schedules.scheduler import Scheduler
@@ -22,11 +23,18 @@ from flywheel.train.recipe import Recipe
 from flywheel.train.replay import Replay
 from flywheel.train.rllib.dqn import dqn_config
 from flywheel.train.rllib.export import Exporter, golden
+from flywheel.train.rllib.passing import passed
 from flywheel.train.rllib.ppo import ppo_config
 from flywheel.train.rllib.sac import sac_config
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
+
+
+def configure(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> AlgorithmConfig:
+    """Return RLlib's configuration of the algorithm, with what the user passes to it; raises as `passed`."""
+    make = {"ppo": ppo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
+    return passed(make(task, spec, config, seed, claims), config)
 
 
 class Training:
@@ -40,7 +48,6 @@ class Training:
         `replay` is what an off-policy algorithm learns from; PPO needs none.
         """
         self._spec, self._config, self._replay = spec, config, replay
-        configure = {"ppo": ppo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
         self._algorithm = configure(task, spec, config, seed, claims).build_algo()
         self._algorithm.replay = replay
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
