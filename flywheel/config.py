@@ -76,6 +76,8 @@ class TrainConfig:
     """failed episodes a probe that ends training may show"""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """for algorithms other than PPO"""
+    warm_start: str = ""
+    """policy that training begins with, instead of fresh weights: its digest, or its directory in any run directory"""
     rllib: Mapping[str, Any] = field(default_factory=dict)
     """RLlib's own settings, for anything else: clip_param=0.1 (values in JSON); what Flywheel sets itself is refused"""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)

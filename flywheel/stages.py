@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, causes, foreign, growth, interrupt, predicting, told
+from flywheel import archive, beginning, causes, foreign, growth, interrupt, predicting, told
 from flywheel.analyze.diagnose import split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import decision
@@ -52,12 +52,13 @@ def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRa
     if not config.address:
         check_cpus(config, config.num_cpus or os.cpu_count() or 1)  # before anything is started or written
     check_passed(config.train)
+    beginning.chosen(config, spec_for(task, spec_of(task), config.train), run_dir)
     with start(task, config, run_dir, say) as rooms:
         stages = OnRay(task, config, run_dir, rooms)
         try:
             yield stages
         finally:
-            stages.close()
+            stages.following.close()
 
 
 class OnRay:
@@ -67,6 +68,7 @@ class OnRay:
         """Go on with the run directory's journal, if there is one."""
         self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, rooms.say
         self._spec = spec_for(task, spec_of(task), config.train)
+        self._begin_from = beginning.chosen(config, self._spec, run_dir)
         self._turns = archive.read_turns(run_dir)
         self._cause: dict[str, Any] = {}  # what this turn's evidence says of why production changed
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
@@ -77,12 +79,8 @@ class OnRay:
         self._considering = Considering(task, config, run_dir, rooms, self._spec, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         self._foresight = predicting.Foresight(task, config.gate, config.analyze, run_dir, ask, rooms, self._say)
-        self._following = Following(config, run_dir, rooms.place.name, self._say, self._meters)
+        self.following = Following(config, run_dir, rooms.place.name, self._say, self._meters)
         rooms.begin_training()
-
-    def close(self) -> None:
-        """Have everything written that is told beside the journal."""
-        self._following.close()
 
     def numbers(self) -> range:
         """Return the numbers of the turns to come: a run directory goes on where its journal ends."""
@@ -119,9 +117,10 @@ class OnRay:
         """Begin a turn: decide what to do from the journal, the open signals and what production showed."""
         with self._timed("analyze"):
             made = decision(self._considering.facts(number, self._turns))
+            plan = beginning.from_it(made.plan, self._begin_from, ask, self._rooms)
         self._cause = {} if made.facts.cause is None else {causes.CAUSE: made.facts.cause}
-        self._say("analyze", f"turn {number} is {made.plan.strategy}: {'; '.join(made.plan.reasons)}")
-        return Turn(number=number, plan=made.plan, decision=plain(made))
+        self._say("analyze", f"turn {number} is {plan.strategy}: {'; '.join(plan.reasons)}")
+        return Turn(number=number, plan=plan, decision=plain(made))
 
     # Train
 
@@ -136,7 +135,7 @@ class OnRay:
             if champion is not None and not plan.signals:
                 rival = ask(registry.bundle, champion)
                 probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
-            self._following.begin(self.numbers()[0], plan, probe)
+            self.following.begin(self.numbers()[0], plan, probe)
             return probe
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
@@ -176,7 +175,7 @@ class OnRay:
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
         self._hard = probe.edge_failed
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
-        return self._following.seen(progress, probe), probe
+        return self.following.seen(progress, probe), probe
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
@@ -200,7 +199,7 @@ class OnRay:
                 probe = self._look(plan, progress.network, self._spec)
                 over = is_over(plan, progress, probe, rival, best, self._config.train)
         if over:
-            self._following.over(progress, probe)
+            self.following.over(progress, probe)
         return over
 
     def _is_alarmed(self) -> bool:
@@ -353,7 +352,7 @@ class OnRay:
         archive.append_turn(self._run_dir, turn)
         self._rooms.spans.put(self._spans.end(turn, time.time()))
         self._turns.append(turn)
-        self._following.turned(turn)
+        self.following.turned(turn)
 
     # Asking
 

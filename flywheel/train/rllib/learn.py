@@ -178,6 +178,8 @@ def check_weights(held: Mapping[str, Array], given: Mapping[str, Array]) -> None
     ours = {name: value.shape for name, value in held.items()}
     theirs = {name: value.shape for name, value in given.items()}
     if ours != theirs:
+        if not set(ours) & set(theirs):
+            raise Refused("These weights are another algorithm's: train by that one, or start afresh.")
         differ = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
         raise Refused(
             f"These weights are of another architecture; they differ in {', '.join(differ)}. Train with the "
