@@ -21,9 +21,9 @@ from flywheel.tracing import TraceConfig as TraceConfig
 class TrainConfig:
     """The trainer: RLlib on parallel env runners."""
 
-    algorithm: Literal["ppo", "dqn", "sac"] = "ppo"
-    """PPO learns in simulation; DQN (discrete actions) and SAC (bounded box actions) also from production's episodes in
-    the store, for changes that no parameter of the simulator explains"""
+    algorithm: Literal["ppo", "appo", "dqn", "sac"] = "ppo"
+    """PPO learns in simulation, APPO, too, without waiting for the slowest of many runners; DQN (discrete actions) and
+    SAC (bounded box actions) also from production's episodes in the store, for changes that no parameter explains"""
     num_runners: int = 2
     """env runner processes; each claims half a CPU, so that two and the learner fit 2 CPUs"""
     worlds_per_runner: int = 16

@@ -10,6 +10,9 @@ from flywheel.errors import Refused
 from flywheel.policy import activation_of
 from flywheel.records import ELSEWHERE
 
+_AS = {"appo": "ppo"}
+"""Algorithms that have another one's networks."""
+
 
 def check_start(digest: str, trained_on: Mapping[str, Any], config: TrainConfig) -> None:
     """Raise Refused for a policy that another algorithm made, or other layers, or that came as a bare network.
@@ -21,7 +24,8 @@ def check_start(digest: str, trained_on: Mapping[str, Any], config: TrainConfig)
             f"Policy {digest[:8]} was trained elsewhere and came as a network alone, without weights that training "
             "could go on from: start from another one, or afresh."
         )
-    if (theirs := trained_on.get("algorithm", config.algorithm)) != config.algorithm:
+    theirs = str(trained_on.get("algorithm", config.algorithm))
+    if _AS.get(theirs, theirs) != _AS.get(config.algorithm, config.algorithm):
         raise Refused(
             f"Policy {digest[:8]} was trained by {theirs}, and {config.algorithm} has other networks: set "
             f"train.algorithm to {theirs}, or start afresh."

@@ -48,7 +48,7 @@ class TrainerActor:
         let_others_first()
         self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
-        off_policy = make_table is not None and config.algorithm != "ppo"
+        off_policy = make_table is not None and config.algorithm in ("dqn", "sac")
         self._replay = Replay(make_table(), config, seed) if make_table is not None and off_policy else None
         self._training = _build(task, spec, config, seed, resource, self._replay)
         self._has_begun = False

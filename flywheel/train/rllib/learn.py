@@ -21,6 +21,7 @@ from flywheel.records import Array, Progress, Spec
 from flywheel.task import Task
 from flywheel.train.recipe import Recipe
 from flywheel.train.replay import Replay
+from flywheel.train.rllib.appo import appo_config
 from flywheel.train.rllib.dqn import dqn_config
 from flywheel.train.rllib.export import Exporter, golden
 from flywheel.train.rllib.passing import passed
@@ -33,7 +34,7 @@ _PATIENCE = 3
 
 def configure(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> AlgorithmConfig:
     """Return RLlib's configuration of the algorithm, with what the user passes to it; raises as `passed`."""
-    make = {"ppo": ppo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
+    make = {"ppo": ppo_config, "appo": appo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
     return passed(make(task, spec, config, seed, claims), config)
 
 
@@ -75,7 +76,7 @@ class Training:
         elif recipe.warm_start != self._holds and weights is not None:
             self._replace(weights)
         self._holds = recipe.warm_start
-        if self._config.algorithm == "ppo":
+        if self._config.algorithm in ("ppo", "appo"):
             self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
                 fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
             )
