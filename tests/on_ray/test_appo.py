@@ -47,6 +47,8 @@ def test_rounds_learn_export_and_start_from_digests_ppos_among_them(trainer: Any
     seen = [ray.get(actor.advance.remote(), timeout=60) for _ in range(4)]
     steps = np.diff([0, *(progress.num_steps for progress in seen)])
     assert (steps >= 128).all() and seen[-1].num_steps >= 900 and seen[0].network != seen[1].network
+    assert 0.0 < seen[-1].losses["entropy"] < np.log(2) + 1e-6 and seen[-1].losses["vf_loss"] > 0.0
+    assert seen[-1].steps_per_s == pytest.approx(steps[-1] / seen[-1].seconds)
     digest, files = export(ray, actor, 1)
     policy = load(write_files(tmp_path, digest, files))
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)

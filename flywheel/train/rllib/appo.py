@@ -44,8 +44,25 @@ class LeanAPPOLearner(LeanPPOLearner):
         for _epoch in range(num_epochs):
             for some in torch.split(torch.randperm(num_rows), minibatch_size)[: max(num_rows // minibatch_size, 1)]:
                 self._descend({name: column[some] for name, column in rows.items()})
+        self.metrics.log_dict(self._measured(rows), key=DEFAULT_MODULE_ID, window=1)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
+
+    def _measured(self, rows: Mapping[str, Any]) -> dict[str, float]:
+        """Return the parts of the loss as the weights are now, and how far the policy moved (in nats)."""
+        module, clip = self.module[DEFAULT_MODULE_ID], self.config.clip_param
+        with torch.no_grad():
+            outputs = module._forward_train({"obs": rows["obs"]})
+            values = module.compute_values({"obs": rows["obs"]}, embeddings=outputs.get("embeddings"))
+            chances = module.get_train_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+            ratios = torch.exp(chances.logp(rows["actions"]) - rows["action_logp"])
+        kept = torch.min(rows["advantages"] * ratios, rows["advantages"] * ratios.clamp(1 - clip, 1 + clip))
+        return {
+            "policy_loss": -float(kept.mean()),
+            "vf_loss": float(torch.square(values - rows["value_targets"]).mean()),
+            "entropy": float(chances.entropy().mean()),
+            "mean_kl_loss": float((ratios - 1.0 - torch.log(ratios)).mean()),
+        }
 
     def _rows(self, chunks: Sequence[Any]) -> dict[str, Any]:
         """Return what the loss reads of chunks of episodes, by the policy and the critic as they are now."""

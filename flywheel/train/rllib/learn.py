@@ -30,6 +30,7 @@ from flywheel.train.rllib.sac import sac_config
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
+_LOSSES = ("policy_loss", "vf_loss", "entropy", "mean_kl_loss", "td_error")
 
 
 def configure(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> AlgorithmConfig:
@@ -134,7 +135,19 @@ class Training:
             network=network,
             note=note,
             steps_per_s=num_steps / seconds,
+            losses=self._losses(result.get("learners", {}).get(DEFAULT_MODULE_ID, {})),
         )
+
+    def _losses(self, learnt: Mapping[str, Any]) -> dict[str, float]:
+        """Return what the learner logged of its last update, as far as people ask for it, and how it explores."""
+        found = {
+            name: float(learnt[name]) for name in _LOSSES if isinstance(learnt.get(name), int | float | np.floating)
+        }
+        if self._config.algorithm == "sac":
+            found["temperature"] = float(self._learner.curr_log_alpha[DEFAULT_MODULE_ID].exp())
+        if self._config.algorithm == "dqn" and self._replay is not None:
+            found["epsilon"] = self._replay.epsilon
+        return found
 
     def _note(self) -> str:
         """Return what went wrong in the runners' worlds since they were asked last; raise what ended the sampling."""
