@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,34 @@ def test_a_new_round_has_its_own_worlds_and_a_runner_that_died_comes_back(traine
     assert len({pid for pid, *_ in back} - {pid for pid, *_ in before}) == 1
     ray.get(actor.advance.remote(), timeout=120)
     assert {recipe for _, recipe, *_ in ray.get(actor.runners.remote(), timeout=60)} == {before[1][1]}
+
+
+def test_a_batch_is_of_whoever_came_first_and_only_they_get_new_weights() -> None:
+    """Runner 2 never answers in time; 1 and 3 give 100 steps at every look."""
+    from flywheel.train.rllib.appo import RecipeAPPO
+
+    learnt: list[Any] = []
+    synced: list[list[int]] = []
+    came = [[], [(1, ([range(100)], "a"))], [(1, ([range(100)], "b")), (3, ([range(60), range(40)], "c"))]]
+    group = SimpleNamespace(
+        foreach_env_runner_async_fetch_ready=lambda **_: came.pop(0),
+        num_healthy_remote_workers=lambda: 3,
+        sync_weights=lambda **given: synced.append(given["to_worker_indices"]),
+    )
+    told: list[Any] = []
+    metrics = SimpleNamespace(aggregate=lambda found, key: told.extend(found), peek=lambda key, default: 300)
+    algorithm = SimpleNamespace(
+        env_runner_group=group, metrics=metrics,
+        config=SimpleNamespace(sample_timeout_s=60.0, total_train_batch_size=250, num_epochs=2, minibatch_size=64),
+        learner_group=SimpleNamespace(update=lambda **given: learnt.append(given) or ["learnt"]),
+    )  # fmt: skip
+    algorithm._sampled = lambda: RecipeAPPO._sampled(algorithm)  # type: ignore[arg-type]
+    RecipeAPPO.training_step(algorithm)  # type: ignore[arg-type]
+    assert [len(chunk) for chunk in learnt[0]["episodes"]] == [100, 100, 60, 40] and synced == [[1, 3]]
+    assert told == ["a", "b", "c", "learnt"] and not came
+    came[:] = [[(1, ([], "d"))]]
+    RecipeAPPO.training_step(algorithm)  # type: ignore[arg-type]
+    assert len(learnt) == 1, "runners in trouble give nothing, and their trainer asks them why"
 
 
 def test_it_learns_cartpole_from_steps_that_are_a_batch_old() -> None:
