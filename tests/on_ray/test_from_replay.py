@@ -78,6 +78,7 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     episodes = [production(f"p{n}", 40, digest="ab"[n % 2]) for n in range(20)]
     assert ray.get(actor.learn_from.remote(episodes), timeout=60) == 800
     progress = [ray.get(actor.advance.remote(), timeout=60) for _ in range(8)][-1]
+    assert progress.losses["td_error"] > 0.0 and 0.04 <= progress.losses["epsilon"] < 0.2
     after = ray.get(actor.weights.remote(), timeout=60)
     assert any((before[name] != after[name]).any() for name in before if "target" not in name)
     assert any((before[name] != after[name]).any() for name in before if "target" in name)
@@ -122,6 +123,7 @@ def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_
         ray_cluster.get(actor.begin.remote(dataclasses.replace(PLAN, exploration=2.0), None), timeout=120)
         before = ray_cluster.get(actor.weights.remote(), timeout=60)
         progress = [ray_cluster.get(actor.advance.remote(), timeout=60) for _ in range(3)][-1]
+        assert progress.losses["td_error"] > 0.0 and 0.0 < progress.losses["temperature"] < 2.0
         after = ray_cluster.get(actor.weights.remote(), timeout=60)
         for part in ("pi.", "qf.", "qf_twin.", "target_qf."):
             assert any((before[name] != after[name]).any() for name in before if name.startswith(part)), part

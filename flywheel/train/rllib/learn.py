@@ -30,7 +30,7 @@ from flywheel.train.rllib.sac import sac_config
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
-_LOSSES = ("policy_loss", "vf_loss", "entropy", "mean_kl_loss", "td_error")
+_LOSSES = ("policy_loss", "vf_loss", "entropy", "mean_kl_loss")
 
 
 def configure(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> AlgorithmConfig:
@@ -145,6 +145,8 @@ class Training:
         }
         if self._config.algorithm == "sac":
             found["temperature"] = float(self._learner.curr_log_alpha[DEFAULT_MODULE_ID].exp())
+        if self._replay is not None:
+            found["td_error"] = self._algorithm.td_error
         if self._config.algorithm == "dqn" and self._replay is not None:
             found["epsilon"] = self._replay.epsilon
         return found
