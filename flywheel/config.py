@@ -9,20 +9,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flywheel.producing import TrafficConfig
 from flywheel.replaying import ReplayConfig
+from flywheel.tracing import TraceConfig as TraceConfig
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """The trainer: RLlib on parallel env runners."""
 
-    algorithm: Literal["ppo", "dqn", "sac"] = "ppo"
-    """PPO learns in simulation; DQN (discrete actions) and SAC (bounded box actions) also from production's episodes in
-    the store, for changes that no parameter of the simulator explains"""
+    algorithm: Literal["ppo", "appo", "dqn", "sac"] = "ppo"
+    """PPO learns in simulation, APPO, too, without waiting for the slowest of many runners; DQN (discrete actions) and
+    SAC (bounded box actions) also from production's episodes in the store, for changes that no parameter explains"""
     num_runners: int = 2
     """env runner processes; each claims half a CPU, so that two and the learner fit 2 CPUs"""
     worlds_per_runner: int = 16
@@ -75,6 +77,12 @@ class TrainConfig:
     """failed episodes a probe that ends training may show"""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """for algorithms other than PPO"""
+    warm_start: str = ""
+    """policy that training begins with, instead of fresh weights: its digest, or its directory in any run directory"""
+    rllib: Mapping[str, Any] = field(default_factory=dict)
+    """RLlib's own settings, for anything else: clip_param=0.1 (values in JSON); what Flywheel sets itself is refused"""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """who is given the curves of rounds and turns: `tensorboard/` in the run directory, MLflow, W&B; none is fine"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,23 +246,6 @@ class StoreConfig:
     """share that a thinning keeps of the episodes that did not fail; those that failed stay in any case"""
     keep_whole_s: float = 172_800.0
     """seconds after its end for which an episode is never thinned: twice what a challenger is tried for"""
-
-
-@dataclass(frozen=True, slots=True)
-class TraceConfig:
-    """Spans: which episodes have them, and how many are kept."""
-
-    sample_share: float = 0.05
-    """share of episodes with a span for each request, chosen by a hash of the episode's id; failed and lost ones and
-    those around a signal have one for each step in any case. A span takes some 400 bytes of disk"""
-    around: int = 3
-    """episodes kept on either side of where a signal's evidence begins, and of the one that raised it"""
-    flush_s: float = 0.25
-    """seconds over which the spans of one process share a message, and a durable commit"""
-    max_waiting: int = 20_000
-    """spans that a process holds while their store is away; further ones are lost, and counted"""
-    max_spans: int = 500_000
-    """spans in traces.sqlite, some 200 MB: the oldest go first, those of failures and signals after all others"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -58,3 +59,28 @@ def _check_names(source: str, layer: Mapping[str, Any], fields: Any, where: str)
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = {name: _over(below.get(name, {}), value) for name, value in above.items() if isinstance(value, Mapping)}
     return {**below, **above, **both}
+
+
+def named_values(words: Sequence[str]) -> dict[str, Any]:
+    """Return the mapping that NAME=VALUE words give, or one JSON object; a value that is no JSON is text.
+
+    Raises ValueError for a word that is neither.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("{"):
+            found |= msgspec.json.decode(word, type=dict[str, Any])
+        elif not equals or not name:
+            raise ValueError(f"{word!r} is not NAME=VALUE")
+        else:
+            try:
+                found[name] = json.loads(value)
+            except ValueError:
+                found[name] = value
+    return found
+
+
+def words_from(values: Mapping[str, Any]) -> list[str]:
+    """Return the words by which `named_values` gives this mapping."""
+    return [f"{name}={json.dumps(value)}" for name, value in values.items()]

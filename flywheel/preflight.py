@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterator
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flywheel.config import Config
-from flywheel.errors import UsageError
+from flywheel.config import Config, TrainConfig
+from flywheel.errors import FlywheelError, UsageError
 
 MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
@@ -78,7 +81,35 @@ def check(config: Config) -> None:
             wrong.append(f"{path} must be more than 0")
     if wrong:
         raise UsageError("The configuration can't work: " + "; ".join(wrong) + ".")
+    check_installed(config.train.trackers)
     approver(deploy.approve)
+
+
+def check_installed(trackers: Sequence[str]) -> None:
+    """Raise UsageError for a tracker whose package is missing."""
+    for name in trackers:
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"train.trackers names {name}, which is not installed: pip install 'flywheel-rl[{name}]', or leave it "
+                "out of train.trackers."
+            )
+
+
+def check_passed(train: TrainConfig) -> None:
+    """Raise UsageError where RLlib can't be given what `train.rllib` says; asked of a process that may import it."""
+    if not train.rllib:
+        return
+    try:
+        told = json.dumps(dataclasses.asdict(train))
+    except TypeError as error:
+        raise UsageError(f"train.rllib takes numbers, text, lists and null only: {error}.") from error
+    command = [sys.executable, "-m", "flywheel.train.rllib.passing"]
+    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise UsageError(done.stdout.strip())
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise FlywheelError(f"RLlib could not be asked about train.rllib: {last}.")
 
 
 def approver(reference: str) -> Callable[[Any], Any] | None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from flywheel.correction import Calibration as Calibration
 from flywheel.correction import Correction as Correction
+from flywheel.rounds import Probe as Probe
+from flywheel.rounds import Progress as Progress
 
 SCHEMA_VERSION = 1
 """Version of every file format that holds these records; readers keep reading older ones."""
@@ -322,24 +324,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """One iteration of training, and the policy as it is after it."""
-
-    iteration: int
-    num_steps: int
-    """Iterations, and environment steps, of this round."""
-    num_steps_total: int
-    """Environment steps since the trainer was built."""
-    mean_return: float
-    """Mean over the last training episodes that ended, NaN before the first one."""
-    seconds: float
-    network: bytes
-    """ONNX, with the present weights."""
-    note: str = ""
-    """What worlds of this iteration did that they may not, and was put right: "" if nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One turn of the wheel, as the journal keeps it."""
 
@@ -373,17 +357,3 @@ class Told:
     """True when the next sentence of its stage takes its place: how far something is."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What the sentence says, as numbers: a training's iteration has `steps`, `return`, `failed`, `probed`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """A quick look of the gate at a candidate in training; it allows nothing."""
-
-    num_failed: int
-    num_episodes: int
-    """Fresh nominal episodes, fewer than were asked for where it was broken off; edge cases come on top."""
-    mean_return: float
-    edge_failed: tuple[str, ...]
-    """Names of edge cases in which more episodes failed than may."""
-    note: str = ""
-    """Why it broke off, where a simulator or the policy did: then every episode counts as failed."""

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,30 @@ from flywheel import __version__, interrupt, told
 from flywheel.config import Config
 from flywheel.console import Narrator, Say, silent
 from flywheel.errors import FlywheelError, UsageError
-from flywheel.layers import layered, of_task
+from flywheel.layers import layered, named_values, of_task, words_from
 from flywheel.preflight import check
 from flywheel.records import Turn
 from flywheel.task import Task
 
 SETTINGS = Path("flywheel.toml")
 TITLE = f"Flywheel {__version__}: train, gate, serve, observe, analyze, and again."
+
+
+def _mapping(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Let the command line give a mapping as NAME=VALUE, as often as there are names."""
+    if info.type != Mapping[str, Any]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE",
+        instance_from_str=named_values,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=words_from,
+    )
+
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+_REGISTRY.primitive_rule(_mapping)
 
 
 class Flywheel:
@@ -130,6 +147,8 @@ def _changed(part: Any, default: Any, where: str) -> Iterator[str]:
             yield from _changed(value, usual, f"{where}{name}.")
         elif value == usual:
             continue
+        elif isinstance(value, Mapping):
+            yield from (f"--{where}{name}", *words_from(value))
         elif isinstance(value, bool):
             yield f"--{where}{name}" if value else f"--{where}no-{name}"
         else:
@@ -223,7 +242,9 @@ def main(words: Sequence[str] | None = None, prog: str = "python -m flywheel.run
 
     def call() -> int:
         given = sys.argv[1:] if words is None else words
-        config = tyro.cli(Config, args=given, default=settings(words=given), prog=prog, description=TITLE)
+        config = tyro.cli(
+            Config, args=given, default=settings(words=given), prog=prog, description=TITLE, registry=_REGISTRY
+        )
         with Narrator() as say:
             return turn_the_wheel(config, say)
 

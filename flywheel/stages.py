@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import archive, causes, foreign, growth, interrupt, predicting, told
+from flywheel import archive, beginning, causes, foreign, growth, interrupt, predicting, told
 from flywheel.analyze.diagnose import split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import decision
@@ -25,12 +25,13 @@ from flywheel.console import Say
 from flywheel.errors import LostError
 from flywheel.facts import plain
 from flywheel.feeding import Feed
+from flywheel.following import Following, failure_rate
 from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
-from flywheel.preflight import check_cpus
+from flywheel.preflight import check_cpus, check_passed
 from flywheel.records import Artifact, Episode, Plan, Probe, Progress, Release, Signal, Spec, Turn, Verdict
 from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
@@ -51,8 +52,14 @@ def opened(task: Task, config: Config, run_dir: Path, say: Say) -> Iterator[OnRa
     """Start every room on a local Ray, yield the Stages over them, and end all of it. Raises as `cluster.start`."""
     if not config.address:
         check_cpus(config, config.num_cpus or os.cpu_count() or 1)  # before anything is started or written
+    check_passed(config.train)
+    beginning.chosen(config, spec_for(task, spec_of(task), config.train), run_dir)
     with start(task, config, run_dir, say) as rooms:
-        yield OnRay(task, config, run_dir, rooms)
+        stages = OnRay(task, config, run_dir, rooms)
+        try:
+            yield stages
+        finally:
+            stages.following.close()
 
 
 class OnRay:
@@ -62,6 +69,7 @@ class OnRay:
         """Go on with the run directory's journal, if there is one."""
         self._task, self._config, self._run_dir, self._rooms, self._say = task, config, run_dir, rooms, rooms.say
         self._spec = spec_for(task, spec_of(task), config.train)
+        self._begin_from = beginning.chosen(config, self._spec, run_dir)
         self._turns = archive.read_turns(run_dir)
         self._cause: dict[str, Any] = {}  # what this turn's evidence says of why production changed
         self._seeds = np.random.SeedSequence([config.seed, len(self._turns)])
@@ -72,6 +80,7 @@ class OnRay:
         self._considering = Considering(task, config, run_dir, rooms, self._spec, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         self._foresight = predicting.Foresight(task, config.gate, config.analyze, run_dir, ask, rooms, self._say)
+        self.following = Following(config, run_dir, rooms.place.name, self._say, self._meters)
         rooms.begin_training()
 
     def numbers(self) -> range:
@@ -109,9 +118,10 @@ class OnRay:
         """Begin a turn: decide what to do from the journal, the open signals and what production showed."""
         with self._timed("analyze"):
             made = decision(self._considering.facts(number, self._turns))
+            plan = beginning.from_it(made.plan, self._begin_from, ask, self._rooms)
         self._cause = {} if made.facts.cause is None else {causes.CAUSE: made.facts.cause}
-        self._say("analyze", f"turn {number} is {made.plan.strategy}: {'; '.join(made.plan.reasons)}")
-        return Turn(number=number, plan=made.plan, decision=plain(made))
+        self._say("analyze", f"turn {number} is {plan.strategy}: {'; '.join(plan.reasons)}")
+        return Turn(number=number, plan=plan, decision=plain(made))
 
     # Train
 
@@ -122,11 +132,12 @@ class OnRay:
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
-            champion = self._champion()
-            if champion is None or plan.signals:
-                return None
-            rival = ask(registry.bundle, champion)
-            return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+            champion, probe = self._champion(), None
+            if champion is not None and not plan.signals:
+                rival = ask(registry.bundle, champion)
+                probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+            self.following.begin(self.numbers()[0], plan, probe)
+            return probe
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
         return terms(corrected(self._task, plan.correction), self._config.gate, foreign.middle(plan.parameters))
@@ -168,8 +179,7 @@ class OnRay:
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
         self._hard = probe.edge_failed
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
-        self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
-        return progress, probe
+        return self.following.seen(progress, probe), probe
 
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
@@ -194,7 +204,7 @@ class OnRay:
                 probe = self._look(plan, progress.network, self._spec)
                 over = is_over(plan, progress, probe, rival, best, self._config.train)
         if over:
-            self._say("train", told.progress(progress, probe))
+            self.following.over(progress, probe)
         return over
 
     def _is_alarmed(self) -> bool:
@@ -323,6 +333,7 @@ class OnRay:
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
             found = conclude(new, num_read - begun, signals, before, self._config.loop, span)
             if found is not None:
+                found |= failure_rate(new)
                 self._say("observe", told.production(found, signals, champion))
                 good, _ = split(self._recent(champion), signals)
                 return found if not signals else found | {"before": mean_before(good, before)}
@@ -348,7 +359,7 @@ class OnRay:
         archive.append_turn(self._run_dir, turn)
         self._rooms.spans.put(self._spans.end(turn, time.time()))
         self._turns.append(turn)
-        self._meters.record(readings.of_turn(turn))
+        self.following.turned(turn)
 
     # Asking
 

@@ -31,14 +31,28 @@ def progress(progress: Progress, probe: Probe) -> str:
     rate = f"{probe.num_failed} of {probe.num_episodes} failed"
     mean = "no return yet" if math.isnan(progress.mean_return) else f"return {progress.mean_return:.0f}"
     notes = "".join(f"; {note}" for note in (probe.note, progress.note) if note)
-    return f"{progress.num_steps:,} steps, {mean}; probe: {rate}{edges}{notes}"
+    pace = f" at {progress.steps_per_s:,.0f}/s" if progress.steps_per_s > 0 else ""
+    left = "" if progress.left_s is None else f", at most {duration(progress.left_s)} left"
+    return f"{progress.num_steps:,} steps{pace}, {mean}{left}; probe: {rate}{edges}{notes}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its largest unit that fits, rounded up."""
+    size, unit = 86_400, "days"
+    for number, name, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 72)):
+        if seconds <= most * number:
+            size, unit = number, name
+            break
+    return f"{math.ceil(max(0.0, seconds) / size)} {unit}"
 
 
 def numbers(progress: Progress, probe: Probe) -> dict[str, float]:
     """Return what `progress` says, as numbers; a return that is not known yet is left out."""
     found = {"steps": progress.num_steps, "failed": probe.num_failed, "probed": probe.num_episodes}
     known = {} if math.isnan(progress.mean_return) else {"return": progress.mean_return}
-    return {**found, **known}
+    pace = {"steps_per_s": progress.steps_per_s} if progress.steps_per_s > 0 else {}
+    left = {} if progress.left_s is None else {"left_s": progress.left_s}
+    return {**found, **known, **pace, **left}
 
 
 def verdict(verdict: Verdict) -> str:

@@ -179,6 +179,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         _graph("What a batch is made of", meters.BATCH_SHARE, "source"),
         _graph("Age of a batch's steps, in episodes", meters.BATCH_AGE),
         _graph("Steps that a batch is drawn from, if all alike", meters.BATCH_EFFECTIVE),
+        _graph("Environment steps a second, while an iteration goes on", meters.TRAINING_SPEED),
+        _graph("Time left of the round, at most", meters.TRAINING_LEFT),
     ),
 }
 

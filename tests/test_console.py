@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from flywheel import told
@@ -52,6 +53,33 @@ def test_an_iteration_is_told_with_what_its_probe_failed() -> None:
     assert told.progress(progress, probe) == (
         "10,240 steps, no return yet; probe: 3 of 200 failed; edge cases failed: pole_tilted"
     )
+
+
+def test_speed_and_time_left_are_told_where_they_are_known() -> None:
+    progress = Progress(
+        iteration=9, num_steps=10_240, num_steps_total=1, mean_return=240.0, seconds=1.0, network=b"",
+        steps_per_s=1480.4, left_s=62.1,
+    )  # fmt: skip
+    probe = Probe(num_failed=0, num_episodes=20, mean_return=400.0, edge_failed=())
+    text = told.progress(progress, probe)
+    assert text == "10,240 steps at 1,480/s, return 240, at most 63 s left; probe: 0 of 20 failed"
+    assert told.numbers(progress, probe) == {
+        "steps": 10_240, "failed": 0, "probed": 20, "return": 240.0, "steps_per_s": 1480.4, "left_s": 62.1,
+    }  # fmt: skip
+    out = io.StringIO()
+    with Narrator(Console(file=out, force_terminal=True, width=60, highlight=False)) as say:
+        say("train", text, passing=True)
+    assert "10,240 steps at 1,480/s, return 240, at most 63 …" in out.getvalue(), (
+        "the rest is cut off in so narrow a one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told_as"),
+    [(0.0, "0 s"), (-1.0, "0 s"), (0.2, "1 s"), (90.0, "90 s"), (91.0, "2 min"), (5_401.0, "2 h"), (1e6, "12 days")],
+)
+def test_a_time_has_the_unit_that_fits_and_is_never_negative(seconds: float, told_as: str) -> None:
+    assert told.duration(seconds) == told_as
 
 
 def test_an_open_check_is_told_as_open() -> None:

@@ -40,6 +40,17 @@ def call(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_mapping_is_given_as_words_or_as_json_and_comes_back_as_the_same_words() -> None:
+    def read(*words: str) -> Config:
+        return tyro.cli(Config, args=words, default=settings(), registry=run._REGISTRY)
+
+    config = read("--train.rllib", "clip_param=0.1", "kind=old style", "layers=[1,2]", "--turns", "2")
+    assert config.train.rllib == {"clip_param": 0.1, "kind": "old style", "layers": [1, 2]}
+    assert read(*run.words_of(config)).train == config.train
+    assert read("--train.rllib", '{"clip_param": 0.2, "use_kl_loss": true}').train.rllib["use_kl_loss"] is True
+    assert read().train.rllib == {} and "rllib" not in " ".join(run.words_of(read("--train.lr", "0.1")))
+
+
 def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
     done = call(tmp_path, "--help")
     assert done.returncode == 0
@@ -59,6 +70,7 @@ def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
         (["--turn", "3"], "--turns"),
         (["--turns", "0"], "turns must be more than 0"),
         (["--turns", "many"], "many"),
+        (["--train.rllib", "clip_param"], "'clip_param' is not NAME=VALUE"),
         (["--gate.batch", "0", "--traffic.starts-per-s", "-1"], "gate.batch must be more than 0"),
         (["--run-dir", "/dev/null/run"], "give another --run-dir"),
         (["--gate.num-sims", "100", "--gate.max-sims", "10"], "gate.max_sims must be at least gate.num_sims"),

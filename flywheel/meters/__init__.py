@@ -101,6 +101,8 @@ TRAINING_RETURN = _gauge("training_return", "short", "Mean return of the last tr
 BATCH_SHARE = _gauge("batch_share", "percentunit", "Share of the last batch's steps, of production or not.", "source")
 BATCH_AGE = _gauge("batch_age_episodes", "short", "Mean age of the last batch's steps: episodes added since theirs.")
 BATCH_EFFECTIVE = _gauge("batch_effective", "short", "Steps that would say as much if all were drawn equally often.")
+TRAINING_SPEED = _gauge("training_speed", "short", "Environment steps a second of the last iteration of training.")
+TRAINING_LEFT = _gauge("training_left_seconds", "s", "Seconds that the round of training may still take, at most.")
 
 METERS: tuple[Meter, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Meter))
 """All of them, in the order above."""

@@ -162,6 +162,8 @@ def of_progress(progress: Progress) -> Iterator[Reading]:
     """Read one iteration of training."""
     yield Reading(meters.TRAINING_STEPS, progress.num_steps_total)
     yield Reading(meters.TRAINING_RETURN, progress.mean_return)
+    if progress.steps_per_s > 0:
+        yield Reading(meters.TRAINING_SPEED, progress.steps_per_s)
     yield from of_work("iteration", progress.seconds)
 
 
@@ -172,6 +174,12 @@ def of_batch(told: Mapping[str, Any]) -> Iterator[Reading]:
         yield Reading(meters.BATCH_SHARE, 1.0 - told["production"], ("simulation",))
         yield Reading(meters.BATCH_AGE, told["age"])
         yield Reading(meters.BATCH_EFFECTIVE, told["effective"])
+
+
+def of_left(seconds: float | None) -> Iterator[Reading]:
+    """Read how long a round of training may still take; None is not known."""
+    if seconds is not None:
+        yield Reading(meters.TRAINING_LEFT, seconds)
 
 
 def of_work(work: str, seconds: float) -> Iterator[Reading]:

@@ -25,6 +25,11 @@ def beats(probe: Probe, rival: Probe) -> bool:
     return rank(probe) < rank(rival)
 
 
+def most_steps(plan: Plan, rival: Probe | None, config: TrainConfig) -> int:
+    """Return the environment steps after which a round gives up: fewer in quiet times, in which there is a rival."""
+    return plan.max_steps or (config.max_steps if rival is None else config.quiet_steps)
+
+
 def is_over(
     plan: Plan, progress: Progress, probe: Probe, rival: Probe | None, best: float, config: TrainConfig
 ) -> bool:
@@ -32,9 +37,8 @@ def is_over(
 
     `best` is the highest return an episode can have: a rival that always reaches it can't be beaten.
     """
-    limit = plan.max_steps or (config.max_steps if rival is None else config.quiet_steps)
     perfect = rival is not None and not rival.num_failed and not rival.edge_failed and rival.mean_return >= best
-    if perfect or progress.num_steps >= limit:
+    if perfect or progress.num_steps >= most_steps(plan, rival, config):
         return True
     return progress.num_steps >= config.min_steps and is_good(probe, config) and (rival is None or beats(probe, rival))
 

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import TrainConfig
-from flywheel.errors import LostError, Refused
+from flywheel.errors import LostError
 from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
-from flywheel.policy import Files, activation_of, pack, read_trained_on, read_weights
+from flywheel.policy import Files, pack, read_trained_on, read_weights
 from flywheel.priority import let_others_first
 from flywheel.records import Episode, Plan, Progress, Spec
 from flywheel.sampling import Barred
 from flywheel.tapes import Scenario
 from flywheel.task import Task
+from flywheel.train.beginning import check_start
 from flywheel.train.recipe import make_recipe
 from flywheel.train.replay import Replay, Table
 
@@ -48,7 +49,7 @@ class TrainerActor:
         let_others_first()
         self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
-        off_policy = make_table is not None and config.algorithm != "ppo"
+        off_policy = make_table is not None and config.algorithm in ("dqn", "sac")
         self._replay = Replay(make_table(), config, seed) if make_table is not None and off_policy else None
         self._training = _build(task, spec, config, seed, resource, self._replay)
         self._has_begun = False
@@ -60,16 +61,12 @@ class TrainerActor:
     def begin(self, plan: Plan, files: Files | None, suite: Sequence[Scenario] = ()) -> None:
         """Set worlds, weights and exploration for a round, which starts from these files of the plan's policy.
 
-        Raises Refused for weights of another architecture.
+        Raises Refused for weights of another algorithm or architecture.
         """
         weights = None
         if files is not None:
+            check_start(str(plan.warm_start), read_trained_on(files), self._config)
             weights = read_weights(files)
-            if (theirs := activation_of(read_trained_on(files))) != self._config.activation:
-                raise Refused(
-                    f"These weights were trained with {theirs} between the layers, and train.activation is "
-                    f"{self._config.activation}: set it to {theirs}, or start afresh."
-                )
         recipe = make_recipe(self._task, plan, self._config, suite)
         if self._replay is not None:
             self._replay.begin(plan, is_warm=weights is not None, worlds=recipe.ranges)
@@ -125,7 +122,7 @@ class TrainerActor:
             golden=self._training.golden(),
             version=version,
             parent=parent,
-            trained_on={**trained_on, "activation": self._config.activation},
+            trained_on={**trained_on, "activation": self._config.activation, "algorithm": self._config.algorithm},
             made_at=now,
         )
         self._training.holds(digest)

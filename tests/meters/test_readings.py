@@ -132,6 +132,9 @@ def test_a_path_that_a_stranger_made_up_gets_no_series_of_its_own() -> None:
 
 def test_training_and_the_loop_are_read() -> None:
     found = table(readings.of_progress(PROGRESS))
+    fast = table(readings.of_progress(dataclasses.replace(PROGRESS, steps_per_s=20.0)))
+    assert fast[meters.TRAINING_SPEED, ()] == 20.0 and (meters.TRAINING_SPEED, ()) not in found
+    assert table(readings.of_left(9.0)) == {(meters.TRAINING_LEFT, ()): 9.0} and not table(readings.of_left(None))
     assert found[meters.TRAINING_STEPS, ()] == 30 and math.isnan(found[meters.TRAINING_RETURN, ()])
     assert table(readings.of_probe(PROBE, 1.0))[meters.PROBE_FAILURE_RATE, ()] == 0.25
     plan = Plan(strategy="hold", reasons=())

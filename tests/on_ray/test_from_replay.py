@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from flywheel.config import TrainConfig
-from flywheel.policy import Policy, load, read_weights, to_env, write_files
+from flywheel.errors import Refused
+from flywheel.policy import MANIFEST, WEIGHTS, Policy, load, read_weights, to_env, write_files
 from flywheel.records import Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.store.table import Table
@@ -50,6 +53,11 @@ class Probed(TrainerActor):
         return list(epsilon), algorithm.num_updates, dict(batch.told())
 
 
+def ppos() -> dict[str, bytes]:
+    """Return weights with names of PPO's, in a manifest that doesn't say whose they are."""
+    return {WEIGHTS: save({"pi.net.mlp.0.weight": np.zeros((2, 64), np.float32)})}
+
+
 def _epsilon(runner: Any) -> float:
     return float(runner.module.epsilon)
 
@@ -70,6 +78,7 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     episodes = [production(f"p{n}", 40, digest="ab"[n % 2]) for n in range(20)]
     assert ray.get(actor.learn_from.remote(episodes), timeout=60) == 800
     progress = [ray.get(actor.advance.remote(), timeout=60) for _ in range(8)][-1]
+    assert progress.losses["td_error"] > 0.0 and 0.04 <= progress.losses["epsilon"] < 0.2
     after = ray.get(actor.weights.remote(), timeout=60)
     assert any((before[name] != after[name]).any() for name in before if "target" not in name)
     assert any((before[name] != after[name]).any() for name in before if "target" in name)
@@ -91,6 +100,13 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     assert set(held) == set(wanted) and all((held[name] == value).all() for name, value in wanted.items())
     ray.get(actor.advance.remote(), timeout=60)
     assert ray.get(actor.inside.remote(), timeout=60)[0] == [pytest.approx(0.12)]
+    manifest = json.loads(files[MANIFEST])
+    assert manifest["trained_on"]["algorithm"] == "dqn"
+    for made, theirs, said in (("ppo", files, "was trained by ppo"), ("dqn", ppos(), "another algorithm's")):
+        manifest["trained_on"]["algorithm"] = made
+        given = {**files, **theirs, MANIFEST: json.dumps(manifest).encode()}
+        with pytest.raises(Refused, match=said):
+            ray.get(actor.begin.remote(warm, given), timeout=60)
     ray.get(actor.begin.remote(PLAN, None), timeout=60)
     fresh = ray.get(actor.weights.remote(), timeout=60)
     assert set(fresh) == set(wanted) and any((fresh[name] != wanted[name]).any() for name in fresh)
@@ -115,6 +131,7 @@ def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_
         ray_cluster.get(actor.begin.remote(dataclasses.replace(PLAN, exploration=2.0), None), timeout=120)
         before = ray_cluster.get(actor.weights.remote(), timeout=60)
         progress = [ray_cluster.get(actor.advance.remote(), timeout=60) for _ in range(3)][-1]
+        assert progress.losses["td_error"] > 0.0 and 0.0 < progress.losses["temperature"] < 2.0
         after = ray_cluster.get(actor.weights.remote(), timeout=60)
         for part in ("pi.", "qf.", "target_qf."):
             assert any((before[name] != after[name]).any() for name in before if name.startswith(part)), part
@@ -125,7 +142,10 @@ def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_
         actions, logps = policy.act(rows, np.random.default_rng(1).random((500, 1)))
         assert (abs(actions) <= 1).all() and actions.std() > 0.1 and np.isfinite(logps).all()
         assert (abs(to_env(spec, actions)) <= 2).all()
+        ray_cluster.get(actor.advance.remote(), timeout=60)
         ray_cluster.get(actor.begin.remote(dataclasses.replace(PLAN, warm_start=digest), files), timeout=60)
+        held, wanted = ray_cluster.get(actor.weights.remote(), timeout=60), read_weights(files)
+        assert set(held) == set(wanted) and all((held[name] == value).all() for name, value in wanted.items())
     finally:
         ray_cluster.get(actor.stop.remote(), timeout=60)
         ray_cluster.kill(actor)

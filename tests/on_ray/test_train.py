@@ -164,6 +164,9 @@ def test_runners_get_new_worlds_without_being_built_again_and_after_a_restart(tr
     ray.get(actor.advance.remote(), timeout=120)
     for _, recipe, low, high in ray.get(actor.runners.remote(), timeout=60):
         assert recipe == found[1][1] and 1.9 <= low <= high <= 2.1
+    learnt = ray.get(actor.weights.remote(), timeout=60)["pi.net.mlp.0.weight"]
+    for head in ray.get(actor.runners_heads.remote(), timeout=60):
+        assert (head == learnt).all(), "the new runner acts by the weights that the learner has, too"
 
 
 def test_a_trainer_that_was_lost_says_so_until_a_round_begins_again(trainer: Any) -> None:

@@ -27,6 +27,7 @@ from flywheel.trace.context import RELEASE, STEP, bar_of, is_sampled, trace_of
 from flywheel.trace.spanstore import open_readonly
 from tests.on_ray.scrape import Scraped
 from tests.queries import asked, queries
+from tests.trackers.events import curves
 
 
 class Run:
@@ -173,6 +174,24 @@ def test_the_wheel_turns_from_shift_to_recovery(turned: tuple[Run, Scraped]) -> 
     assert summary["turns"][-1]["released"]
     assert (run.run_dir / "report.png").stat().st_size > 10_000
     assert "Traceback" not in run.text
+
+
+def test_each_round_has_its_curves_and_each_turn_its_point(turned: tuple[Run, Scraped]) -> None:
+    run, _ = turned
+    board = run.run_dir / "tensorboard"
+    for turn in archive.read_turns(run.run_dir):
+        if turn.artifact is None:
+            continue
+        found = curves(board / f"turn-{turn.number:04}")
+        steps = [step for step, _ in found["probe/failure_rate"]]
+        assert steps == sorted(set(steps)) and steps[-1] <= turn.artifact.trained_on["steps"]
+        assert all(value > 0.0 for _, value in found["train/steps_per_second"])
+        assert (turn.number, float(turn.verdict is not None and turn.verdict.outcome == "pass")) in curves(
+            board / "turns"
+        )["gate/passed"]
+    assert sum(path.stat().st_size for path in board.rglob("*") if path.is_file()) < 500_000
+    lines = [line for line in run.text.splitlines() if " train " in line]
+    assert any("at most" in line for line in lines) and "nan" not in " ".join(lines)
 
 
 def test_every_meter_and_every_query_of_the_dashboard_is_in_the_scrape_of_a_live_run(

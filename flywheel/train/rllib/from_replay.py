@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -31,6 +32,8 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
     replay: Replay
     """Set by whoever built it, before the first round."""
     num_updates = 0
+    td_error = math.nan
+    """Mean size of the last batch's TD errors, NaN before the first update."""
 
     def training_step(self) -> None:
         """Sample once, and take as many updates as what came since allows."""
@@ -48,8 +51,10 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
         learner: Descending = self.learner_group._learner
         for _ in range(self.replay.due()):
             batch = self.replay.batch()
-            self.replay.learnt(batch, learner.descend(batch))
+            errors = learner.descend(batch)
+            self.replay.learnt(batch, errors)
             self.num_updates += 1
+            self.td_error = float(np.abs(errors).mean())
         # Runners take only weights with a higher number than the ones they have.
         learner._weights_seq_no += 1
         self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)

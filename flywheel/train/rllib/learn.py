@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.apis import TargetNetworkAPI
 from ray.rllib.utils.schedules.scheduler import Scheduler
@@ -20,13 +21,22 @@ from flywheel.records import Array, Progress, Spec
 from flywheel.task import Task
 from flywheel.train.recipe import Recipe
 from flywheel.train.replay import Replay
+from flywheel.train.rllib.appo import appo_config
 from flywheel.train.rllib.dqn import dqn_config
 from flywheel.train.rllib.export import Exporter, golden
+from flywheel.train.rllib.passing import passed
 from flywheel.train.rllib.ppo import ppo_config
 from flywheel.train.rllib.sac import sac_config
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
+_LOSSES = ("policy_loss", "vf_loss", "entropy", "mean_kl_loss")
+
+
+def configure(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> AlgorithmConfig:
+    """Return RLlib's configuration of the algorithm, with what the user passes to it; raises as `passed`."""
+    make = {"ppo": ppo_config, "appo": appo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
+    return passed(make(task, spec, config, seed, claims), config)
 
 
 class Training:
@@ -40,7 +50,6 @@ class Training:
         `replay` is what an off-policy algorithm learns from; PPO needs none.
         """
         self._spec, self._config, self._replay = spec, config, replay
-        configure = {"ppo": ppo_config, "dqn": dqn_config, "sac": sac_config}[config.algorithm]
         self._algorithm = configure(task, spec, config, seed, claims).build_algo()
         self._algorithm.replay = replay
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
@@ -68,7 +77,7 @@ class Training:
         elif recipe.warm_start != self._holds and weights is not None:
             self._replace(weights)
         self._holds = recipe.warm_start
-        if self._config.algorithm == "ppo":
+        if self._config.algorithm in ("ppo", "appo"):
             self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
                 fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
             )
@@ -116,15 +125,31 @@ class Training:
         # Worlds that begin together end together: many an iteration sees no episode end.
         if not math.isnan(mean_return := float(sampled.get("episode_return_mean", math.nan))):
             self._mean_return = mean_return
+        network, seconds = self.network(), time.perf_counter() - began
         return Progress(
             iteration=self._num_iterations,
             num_steps=self._num_steps - self._begun_at_step,
             num_steps_total=self._num_steps,
             mean_return=self._mean_return,
-            seconds=time.perf_counter() - began,
-            network=self.network(),
+            seconds=seconds,
+            network=network,
             note=note,
+            steps_per_s=num_steps / seconds,
+            losses=self._losses(result.get("learners", {}).get(DEFAULT_MODULE_ID, {})),
         )
+
+    def _losses(self, learnt: Mapping[str, Any]) -> dict[str, float]:
+        """Return what the learner logged of its last update, as far as people ask for it, and how it explores."""
+        found = {
+            name: float(learnt[name]) for name in _LOSSES if isinstance(learnt.get(name), int | float | np.floating)
+        }
+        if self._config.algorithm == "sac":
+            found["temperature"] = float(self._learner.curr_log_alpha[DEFAULT_MODULE_ID].exp())
+        if self._replay is not None:
+            found["td_error"] = self._algorithm.td_error
+        if self._config.algorithm == "dqn" and self._replay is not None:
+            found["epsilon"] = self._replay.epsilon
+        return found
 
     def _note(self) -> str:
         """Return what went wrong in the runners' worlds since they were asked last; raise what ended the sampling."""
@@ -169,6 +194,8 @@ def check_weights(held: Mapping[str, Array], given: Mapping[str, Array]) -> None
     ours = {name: value.shape for name, value in held.items()}
     theirs = {name: value.shape for name, value in given.items()}
     if ours != theirs:
+        if not set(ours) & set(theirs):
+            raise Refused("These weights are another algorithm's: train by that one, or start afresh.")
         differ = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
         raise Refused(
             f"These weights are of another architecture; they differ in {', '.join(differ)}. Train with the "

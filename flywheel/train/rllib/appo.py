@@ -1,0 +1,148 @@
+"""APPO: PPO that waits for no runner (Luo et al. 2020), on RLlib's runners and with our learner's loop.
+
+Runners sample on while the learner learns, by weights that are an update or two old; V-trace makes up for that, and the
+surrogate is about the policy before the update. RLlib's own APPO learner has a thread, which may be in the middle of an
+update when a policy is read, and took 20 ms for a minibatch of 128 rows. Here it learns when it is called, as PPO's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from flywheel.config import TrainConfig
+from flywheel.records import Spec
+from flywheel.task import Task
+from flywheel.train.recipe import Recipe
+from flywheel.train.rllib.env_runner import WorldsRunner
+from flywheel.train.rllib.learner import LeanPPOLearner
+from flywheel.train.rllib.ppo import ppo_config
+from flywheel.train.rllib.recipes import ByRecipe
+from flywheel.train.vtrace import advantages
+
+_TAG = "sample"
+_LOOK_S = 0.02
+"""Seconds that samples of all runners are waited for before those that are there are taken."""
+
+
+class LeanAPPOLearner(LeanPPOLearner):
+    """PPO's loop over rows whose advantages are V-trace's."""
+
+    def update(self, *, training_data: Any, timesteps: Any, num_epochs: int, minibatch_size: int, **_: Any) -> Any:
+        """Learn from the episodes for `num_epochs` passes, each in a new order, and return RLlib's metrics."""
+        self.before_gradient_based_update(timesteps=timesteps)
+        self._weights_seq_no += 1
+        training_data.solve_refs()
+        rows = self._rows(training_data.episodes)
+        num_rows = len(rows["obs"])
+        for _epoch in range(num_epochs):
+            for some in torch.split(torch.randperm(num_rows), minibatch_size)[: max(num_rows // minibatch_size, 1)]:
+                self._descend({name: column[some] for name, column in rows.items()})
+        self.metrics.log_dict(self._measured(rows), key=DEFAULT_MODULE_ID, window=1)
+        self.after_gradient_based_update(timesteps=timesteps)
+        return self.metrics.reduce()
+
+    def _measured(self, rows: Mapping[str, Any]) -> dict[str, float]:
+        """Return the parts of the loss as the weights are now, and how far the policy moved (in nats)."""
+        module, clip = self.module[DEFAULT_MODULE_ID], self.config.clip_param
+        with torch.no_grad():
+            outputs = module._forward_train({"obs": rows["obs"]})
+            values = module.compute_values({"obs": rows["obs"]}, embeddings=outputs.get("embeddings"))
+            chances = module.get_train_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+            ratios = torch.exp(chances.logp(rows["actions"]) - rows["action_logp"])
+        kept = torch.min(rows["advantages"] * ratios, rows["advantages"] * ratios.clamp(1 - clip, 1 + clip))
+        return {
+            "policy_loss": -float(kept.mean()),
+            "vf_loss": float(torch.square(values - rows["value_targets"]).mean()),
+            "entropy": float(chances.entropy().mean()),
+            "mean_kl_loss": float((ratios - 1.0 - torch.log(ratios)).mean()),
+        }
+
+    def _rows(self, chunks: Sequence[Any]) -> dict[str, Any]:
+        """Return what the loss reads of chunks of episodes, by the policy and the critic as they are now."""
+        module, config = self.module[DEFAULT_MODULE_ID], self.config
+        shown = [np.asarray(chunk.get_observations(), np.float32) for chunk in chunks]
+        acted = torch.as_tensor(np.concatenate([chunk.get_actions() for chunk in chunks]))
+        then = np.concatenate([chunk.get_extra_model_outputs("action_logp") for chunk in chunks])
+        seen = torch.as_tensor(np.concatenate([rows[:-1] for rows in shown]))
+        with torch.no_grad():
+            values = module.compute_values({"obs": torch.as_tensor(np.concatenate(shown))}).numpy()
+            outputs = module._forward_train({"obs": seen})["action_dist_inputs"]
+            now = module.get_train_action_dist_cls().from_logits(outputs).logp(acted)
+        ratios, found, begin, at = np.exp(now.numpy() - then), [], 0, 0
+        for chunk, rows in zip(chunks, shown, strict=True):
+            num = len(rows) - 1
+            here = values[begin : begin + num + 1].astype(np.float64)
+            here[-1] *= not chunk.is_terminated
+            worth = advantages(chunk.get_rewards(), here, ratios[at : at + num], config.gamma, config.lambda_)
+            found.append(np.stack([worth, worth + here[:-1]]))
+            begin, at = begin + num + 1, at + num
+        worth, targets = np.concatenate(found, axis=1).astype(np.float32)
+        return {
+            "obs": seen,
+            "actions": acted,
+            "action_logp": now,
+            "advantages": torch.as_tensor((worth - worth.mean()) / max(1e-4, float(worth.std()))),
+            "value_targets": torch.as_tensor(targets),
+        }
+
+
+class RecipeAPPO(ByRecipe, PPO):  # type: ignore[misc]
+    """PPO whose runners sample by a Recipe, each at its own pace."""
+
+    def tell(self, recipe: Recipe) -> None:
+        """Let all runners begin by this recipe; what they sampled by the one before is thrown away."""
+        manager = self.env_runner_group._worker_manager
+        manager.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=self.config.sample_timeout_s)
+        super().tell(recipe)
+
+    def training_step(self) -> None:
+        """Take samples as they come until they are a batch, learn from it, and give those runners the new weights."""
+        chunks, came = self._sampled()
+        if not chunks:
+            return
+        steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        results = self.learner_group.update(
+            episodes=chunks,
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, inference_only=True, to_worker_indices=sorted(came)
+        )
+
+    def _sampled(self) -> tuple[list[Any], set[int]]:
+        """Return a batch of chunks, or what came in time, and which runners they are of; each samples on at once."""
+        group, chunks, came, num_steps = self.env_runner_group, [], set(), 0
+        for _ in range(int(self.config.sample_timeout_s / _LOOK_S)):
+            found = group.foreach_env_runner_async_fetch_ready(
+                func=_sample, tag=_TAG, timeout_seconds=_LOOK_S, return_actor_ids=True
+            )
+            self.metrics.aggregate([metrics for _, (_, metrics) in found], key=ENV_RUNNER_RESULTS)
+            for index, (episodes, _) in found:
+                came.add(index)
+                chunks += episodes
+                num_steps += sum(map(len, episodes))
+            is_mute = bool(found) and not num_steps  # runners in trouble give nothing, and say why when they are asked
+            if num_steps >= self.config.total_train_batch_size or is_mute or not group.num_healthy_remote_workers():
+                break
+        return chunks, came
+
+
+def _sample(runner: WorldsRunner) -> tuple[list[Any], Any]:
+    return runner.sample(), runner.get_metrics()
+
+
+def appo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> PPOConfig:
+    """Return RLlib's configuration: PPO's, with other runners and another learner."""
+    ready = ppo_config(task, spec, config, seed, claims)
+    ready.algo_class = RecipeAPPO
+    return ready.env_runners(env_runner_cls=WorldsRunner).learners(learner_class=LeanAPPOLearner)
