@@ -27,6 +27,7 @@ from flywheel.facts import plain
 from flywheel.feeding import Feed
 from flywheel.gate.judge import terms
 from flywheel.gate.sequential import bounds
+from flywheel.gate.suite import unmastered
 from flywheel.meters import readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.policy import NETWORK
@@ -36,7 +37,7 @@ from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
 from flywheel.train.ending import deserves_verdict, is_over
-from flywheel.train.recipe import spec_for
+from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
 LOST = 3
@@ -118,6 +119,8 @@ class OnRay:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
             self._suite.grow(foreign.middle(plan.parameters))
+            last = next((turn.verdict for turn in reversed(self._turns) if turn.verdict is not None), None)
+            self._hard = unmastered(last, self._task, self._config.gate)
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
@@ -125,14 +128,15 @@ class OnRay:
             if champion is None or plan.signals:
                 return None
             rival = ask(registry.bundle, champion)
-            return self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+            probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+            self._hard = tuple(dict.fromkeys((*self._hard, *probe.edge_failed)))
+            return probe
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
         return terms(self._task, self._config.gate, foreign.middle(plan.parameters))
 
     def _begin_round(self, plan: Plan) -> None:
         ask(self._rooms.registry.set_terms, *self._terms(plan))
-        self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
         self._feed.give()
@@ -162,7 +166,7 @@ class OnRay:
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
-        self._hard = probe.edge_failed
+        self._hard = still_hard(self._hard, probe, self._config.train)
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
         return progress, probe

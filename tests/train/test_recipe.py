@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
-from flywheel.records import Plan
+from flywheel.records import Plan, Probe
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
-from flywheel.train.recipe import make_recipe, sample_worlds, spec_for
+from flywheel.train.recipe import make_recipe, sample_worlds, spec_for, still_hard
 
 
 def plan(**changes: object) -> Plan:
@@ -100,3 +100,15 @@ def test_sac_squashes_and_others_act_as_the_task_says() -> None:
     plain = spec_of(pendulum)
     assert spec_for(pendulum, plain, TrainConfig()) == plain
     assert spec_for(pendulum, plain, TrainConfig(algorithm="sac")).rule.squashed
+
+
+def test_a_case_stays_hard_until_a_whole_probe_finds_it_mastered() -> None:
+    config = TrainConfig(probe_episodes=200)
+
+    def probe(num: int, *failed: str) -> Probe:
+        return Probe(num_failed=0, num_episodes=num, mean_return=1.0, edge_failed=failed)
+
+    assert still_hard(("a", "b"), probe(20, "c"), config) == ("c", "a", "b"), "it was broken off before it saw b fail"
+    assert still_hard(("a", "b"), probe(20, "b"), config) == ("b", "a")
+    assert still_hard(("a", "b"), probe(200, "b"), config) == ("b",)
+    assert still_hard(("a", "b"), probe(200), config) == ()
