@@ -27,13 +27,17 @@ class Recipe:
     edge_case_share: float
     """Share of worlds that begin in an edge case, each equally often."""
     entropy: float
-    """Coefficient of the entropy bonus."""
+    """Coefficient of the entropy bonus where the round begins."""
     warm_start: str | None
     """Digest to start from; None starts from fresh weights."""
     max_steps: int
     """Environment steps after which the round gives up."""
     exploration: float = 1.0
-    """The plan's factor, for algorithms that have no entropy bonus."""
+    """The plan's factor, for algorithms that have no entropy bonus, where the round begins."""
+    entropy_end: float = 0.0
+    """Coefficient of the entropy bonus once the factor has come down to 1."""
+    exploration_steps: int = 1
+    """Environment steps in which it does, in a straight line."""
     epsilon: float = 0.0
     """Share of random actions, where an algorithm explores by them."""
     hard: tuple[str, ...] = ()
@@ -61,6 +65,7 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         if name not in task.nominal:
             raise unknown(f"parameter of task {task.name}:", name, task.nominal)
     cases = (*task.edge_cases, *cases_of(task, suite))
+    most_steps = plan.max_steps or config.max_steps
     nominal = {name: (value, value) for name, value in task.nominal.items()}
     base = max(config.entropy, config.exploration_entropy) if plan.exploration > 1.0 else config.entropy
     return Recipe(
@@ -68,10 +73,26 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         edge_cases=cases,
         edge_case_share=config.edge_case_share if cases else 0.0,
         entropy=base * plan.exploration,
+        entropy_end=config.entropy,
         exploration=plan.exploration,
+        exploration_steps=max(1, round(config.exploration_share * most_steps)),
         warm_start=plan.warm_start,
-        max_steps=plan.max_steps or config.max_steps,
+        max_steps=most_steps,
     )
+
+
+def exploration_at(recipe: Recipe, num_steps: int) -> float:
+    """Return the factor on exploration after so many steps of a round."""
+    return 1.0 + (recipe.exploration - 1.0) * _left(recipe, num_steps)
+
+
+def entropy_at(recipe: Recipe, num_steps: int) -> float:
+    """Return the coefficient of the entropy bonus after so many steps of a round."""
+    return recipe.entropy_end + (recipe.entropy - recipe.entropy_end) * _left(recipe, num_steps)
+
+
+def _left(recipe: Recipe, num_steps: int) -> float:
+    return max(0.0, 1.0 - num_steps / recipe.exploration_steps)
 
 
 def spec_for(task: Task, spec: Spec, config: TrainConfig) -> Spec:

@@ -61,9 +61,16 @@ class Replay:
         )
         if replayed.alpha and plan.sampling != "recent":
             self.rule = Sampling(alpha=replayed.alpha, beta=replayed.beta)
+        self._is_warm = is_warm
         self._least = min(1.0, replayed.epsilon * plan.exploration)
         self._from, self._begun_at = (self._least if is_warm else 1.0), self._num_simulated
         self.epsilon = self._from
+
+    def explore(self, factor: float) -> None:
+        """Let so many times as many actions as `replay.epsilon` be random ones, besides those of a fresh beginning."""
+        self._least = min(1.0, self._config.replay.epsilon * factor)
+        if self._is_warm:
+            self._from = self.epsilon = self._least
 
     def simulated(self, chunk: Any, policy: str) -> None:
         """Hold a chunk of a training episode: `observations` [T + 1, *o], `actions`, `rewards`, `logps` [T], its end.

@@ -16,7 +16,7 @@ from flywheel.records import Plan, Probe
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
-from flywheel.train.recipe import make_recipe, sample_worlds, spec_for, still_hard
+from flywheel.train.recipe import entropy_at, exploration_at, make_recipe, sample_worlds, spec_for, still_hard
 
 
 def plan(**changes: object) -> Plan:
@@ -65,6 +65,16 @@ def test_more_exploration_multiplies_the_entropy_bonus_or_starts_it(
 ) -> None:
     config = TrainConfig(entropy=entropy, exploration_entropy=0.01)
     assert make_recipe(cartpole, plan(exploration=exploration), config).entropy == pytest.approx(expected)
+
+
+def test_more_exploration_comes_down_to_none_within_the_round() -> None:
+    config = TrainConfig(entropy=0.01, exploration_entropy=0.03, exploration_share=0.1, max_steps=10_000)
+    recipe = make_recipe(cartpole, plan(exploration=3.0), config)
+    at = [0, 250, 500, 1_000, 9_000]
+    assert [entropy_at(recipe, num) for num in at] == pytest.approx([0.09, 0.07, 0.05, 0.01, 0.01])
+    assert [exploration_at(recipe, num) for num in at] == pytest.approx([3.0, 2.5, 2.0, 1.0, 1.0])
+    quiet = make_recipe(cartpole, plan(), dataclasses.replace(config, exploration_share=0.0))
+    assert {(entropy_at(quiet, num), exploration_at(quiet, num)) for num in at} == {(0.01, 1.0)}
 
 
 def test_the_budget_is_the_plans_or_else_the_configurations() -> None:
