@@ -8,8 +8,8 @@ Pendulum). Two rounds then go on from its weights, in the same worlds: continue_
 the first refused candidate asks for it (twice as much). What is measured is what runners act with: the mean entropy of
 PPO's action distributions over states of the first round, the share of actions that DQN's runners took at random (by
 the chance that each action had), the mean deviation of SAC's actions over such states. Rows are the ratio of the two
-rounds: while exploration comes down (`train.exploration_share` of `train.max_steps`, its first half), and at the
-round's end, twice as far.
+rounds: while exploration comes down (in `train.exploration_share` of `train.max_steps`, without the first quarter, in
+which a network has yet to follow), and later in the round, after as many steps more.
 
 Prints a table, writes results/explore.json and exits with 1 when a row falls short.
 """
@@ -179,12 +179,12 @@ def explored(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         for each in seeds.tolist():
             rounds = Rounds(algorithm, each, config)
             rounds.first(6_000)
-            plain, more = (rounds.go_on(factor, 2 * round(phase)) for factor in (1.0, FACTOR))
+            plain, more = (rounds.go_on(factor, round(2.5 * phase)) for factor in (1.0, FACTOR))
             rounds.training.stop()
-            during.append(ratio(more, plain, 0, phase / 2))
-            after.append(ratio(more, plain, 1.7 * phase, math.inf))
+            during.append(ratio(more, plain, phase / 4, phase))
+            after.append(ratio(more, plain, 2.0 * phase, math.inf))
         yield row(algorithm, "as it comes down", during, "> 1", seed)
-        yield row(algorithm, "at the round's end", after, "<= 1.1", seed)
+        yield row(algorithm, "later in the round", after, "<= 1.1", seed)
     ray.shutdown()
 
 

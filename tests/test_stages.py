@@ -103,6 +103,7 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     closed = dataclasses.replace(scenario, name="closed")
     suite: list[Scenario] = []
     asked: list[tuple[Any, ...]] = []
+    ranges: list[Any] = []
 
     def look(*given: Any) -> growth.Look:
         assert given[0] is cartpole and given[2] == tmp_path and given[6] == {"length": 2.0}
@@ -121,6 +122,7 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
 
     def judge(*given: Any) -> Any:
         asked.append(("judge", given[4]))
+        ranges.append(given[7])
         return judged
 
     start._rooms.gate = SimpleNamespace(judge=judge, grow=None)
@@ -130,6 +132,7 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     suite.clear()
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert asked[2:] == [("look",), ("judge", (scenario, closed))], "but stays in the suite"
+    assert ranges == [{"length": (1.9, 2.1)}], "what is open of the parameters is asked about, too"
     assert said[0] == "gate: 1 failure of production became a scenario: made (episode e)"
 
 
