@@ -40,6 +40,8 @@ class Recipe:
     """Environment steps in which it does, in a straight line."""
     epsilon: float = 0.0
     """Share of random actions, where an algorithm explores by them."""
+    noise: float = 0.0
+    """What is added to the logarithm of each deviation, where an algorithm explores by those of its own policy."""
     hard: tuple[str, ...] = ()
     """Names of the edge cases that are not mastered yet: half of the edge cases' worlds are theirs."""
 

@@ -50,6 +50,7 @@ class Replay:
         self._num_drawn = 0.0
         self.rule = Sampling()
         self.epsilon = config.replay.epsilon
+        self.noise = 0.0
 
     def begin(self, plan: Plan, *, is_warm: bool) -> None:
         """Draw as this plan says, and explore as it says: a round from fresh weights begins by chance alone."""
@@ -67,7 +68,11 @@ class Replay:
         self.epsilon = self._from
 
     def explore(self, factor: float) -> None:
-        """Let so many times as many actions as `replay.epsilon` be random ones, besides those of a fresh beginning."""
+        """Let so many times as many actions as `replay.epsilon` be random ones, besides those of a fresh beginning.
+
+        Where a policy's own deviations are what explores, their squares are so many times as large.
+        """
+        self.noise = 0.5 * math.log(factor)
         self._least = min(1.0, self._config.replay.epsilon * factor)
         if self._is_warm:
             self._from = self.epsilon = self._least

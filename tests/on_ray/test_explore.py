@@ -13,8 +13,9 @@ from flywheel.replaying import ReplayConfig
 
 PHASE = 2_048
 CONFIG = TrainConfig(
+    activation="relu",
     num_runners=1, worlds_per_runner=16, steps_per_world=32, max_steps=10 * PHASE,
-    replay=ReplayConfig(begin_at=256, samples_per_insert=16.0),
+    replay=ReplayConfig(begin_at=256, samples_per_insert=4.0),
 )  # fmt: skip
 MORE = 8.0
 """What the third refusal in a row asks for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -9,6 +10,12 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from flywheel.train.recipe import Recipe, entropy_at, exploration_at
 from flywheel.train.replay import Replay
+
+
+def begin_afresh(learner: Any) -> None:
+    """Let a learner that got fresh weights weigh entropy as it did at first: SAC's temperature is none of them."""
+    for log_alpha in getattr(learner, "curr_log_alpha", {}).values():
+        log_alpha.data.fill_(math.log(learner.config.initial_alpha))
 
 
 def explore(learner: Any, replay: Replay | None, recipe: Recipe, num_steps: int) -> None:

@@ -20,7 +20,7 @@ from flywheel.task import Task
 from flywheel.train.recipe import Recipe
 from flywheel.train.replay import Replay
 from flywheel.train.rllib.dqn import dqn_config
-from flywheel.train.rllib.exploring import explore
+from flywheel.train.rllib.exploring import begin_afresh, explore
 from flywheel.train.rllib.export import Exporter, golden
 from flywheel.train.rllib.ppo import ppo_config
 from flywheel.train.rllib.sac import sac_config
@@ -65,6 +65,7 @@ class Training:
         """
         if recipe.warm_start is None and self._num_steps:
             self._replace(_fresh(self._module))
+            begin_afresh(self._learner)
         elif recipe.warm_start != self._holds and weights is not None:
             self._replace(weights)
         self._holds = recipe.warm_start

@@ -30,12 +30,20 @@ LOG_DEVIATIONS = (-5.0, 2.0)
 class PiModule(DefaultSACTorchRLModule):  # type: ignore[misc]
     """RLlib's actor and critics, whose actor answers with deviations as they are drawn with."""
 
+    noise = 0.0
+    """What runners add to the logarithm of each deviation."""
+
     def _forward_inference(self, batch: dict[str, Any]) -> dict[str, Any]:
         mean, log_deviation = super()._forward_inference(batch)[Columns.ACTION_DIST_INPUTS].chunk(2, dim=-1)
         outputs = torch.cat([mean, log_deviation.clamp(*LOG_DEVIATIONS)], dim=-1)
         return {Columns.ACTION_DIST_INPUTS: outputs}
 
     _forward = _forward_inference
+
+    def _forward_exploration(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        mean, log_deviation = self._forward_inference(batch)[Columns.ACTION_DIST_INPUTS].chunk(2, dim=-1)
+        outputs = torch.cat([mean, (log_deviation + self.noise).clamp(*LOG_DEVIATIONS)], dim=-1)
+        return {Columns.ACTION_DIST_INPUTS: outputs}
 
 
 class LeanSACLearner(SACTorchLearner):  # type: ignore[misc]
