@@ -7,9 +7,8 @@ For each algorithm and fresh seed RLlib trains a first round from fresh weights 
 Pendulum). Two rounds then go on from its weights, in the same worlds: continue_training, and increase_exploration as
 the first refused candidate asks for it (twice as much). What is measured is what runners act with: the mean entropy of
 PPO's action distributions over states of the first round, the share of actions that DQN's runners took at random (by
-the chance that each action had), how wide SAC's runners drew (the exponential of their actions' mean entropy, by the
-densities that those had; of Gaussians it grows as the deviation does). Rows are the ratio of the two
-rounds: while exploration comes down (in `train.exploration_share` of `train.max_steps`, without the first quarter, in
+the chance that each action had), the mean deviation with which SAC's runners draw in such states. Rows are the ratio
+of the two rounds: while exploration comes down (in `train.exploration_share` of `train.max_steps`, without the first quarter, in
 which a network has yet to follow), and later in the round, after as many steps more.
 
 Prints a table, writes results/explore.json and exits with 1 when a row falls short.
@@ -41,35 +40,28 @@ from flywheel.train.replay import Replay
 
 NAMES = {
     "ppo": "mean entropy of the actions' distribution", "dqn": "share of random actions",
-    "sac": "width of the actions' distribution",
+    "sac": "mean deviation of the actions",
 }  # fmt: skip
 FACTOR = 2.0
 """What the first refused candidate asks for."""
 
 
 class Watched(Replay):
-    """A replay that reads from the log chances of the runners' actions how much they explore."""
+    """A replay that reads from the log chances of the runners' actions how many were random."""
 
     num_seen = num_random = 0
-    surprise = 0.0
 
     def simulated(self, chunk: Any, policy: str) -> None:
         """Hold a chunk; an action whose chance is less than a half was drawn at random."""
         self.num_seen += len(chunk.logps)
         self.num_random += int((np.asarray(chunk.logps) < math.log(0.5)).sum())
-        self.surprise -= float(np.sum(chunk.logps))
         super().simulated(chunk, policy)
 
-    def level(self, num_actions: int) -> float:
-        """Return the share of random actions (one in `num_actions` is greedy by chance) since it was last asked.
-
-        Of a box's actions, whose number is 0, it is the exponential of their mean entropy.
-        """
-        num, num_random, surprise = max(1, self.num_seen), self.num_random, self.surprise
-        self.num_seen, self.num_random, self.surprise = 0, 0, 0.0
-        if num_actions:
-            return num_random / num * num_actions / (num_actions - 1)
-        return math.exp(surprise / num)
+    def share(self, num_actions: int) -> float:
+        """Return the share of random actions since it was last asked: one in `num_actions` is greedy by chance."""
+        found = self.num_random / max(1, self.num_seen) * num_actions / (num_actions - 1)
+        self.num_seen = self.num_random = 0
+        return found
 
 
 @dataclass
@@ -130,11 +122,16 @@ class Rounds:
         return found
 
     def _level(self, network: bytes) -> float:
-        if self._held is not None:
-            return self._held.level(self.spec.num_actions)
+        if self.algorithm == "dqn":
+            assert self._held is not None
+            return self._held.share(self.spec.num_actions)
         if not len(self.rows):
             return math.nan
         outputs = Policy(network, self.spec).outputs(self.rows.astype(np.float32)).astype(np.float64)
+        if self.algorithm == "sac":
+            group = self.training._algorithm.env_runner_group
+            (noise,) = group.foreach_env_runner(noise_of, local_env_runner=False)
+            return float(np.exp(outputs[:, outputs.shape[1] // 2 :] + noise).mean())
         logs = outputs - outputs.max(axis=1, keepdims=True)
         logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
         return float(-(np.exp(logs) * logs).sum(axis=1).mean())
@@ -148,6 +145,11 @@ class Rounds:
 
     def _alpha(self) -> Any:
         return next(iter(self.training._learner.curr_log_alpha.values()))
+
+
+def noise_of(runner: Any) -> float:
+    """Return what a runner adds to the logarithm of each deviation."""
+    return float(runner.module.noise)
 
 
 def ratio(more: Sequence[tuple[int, float]], plain: Sequence[tuple[int, float]], begin: float, end: float) -> float:
