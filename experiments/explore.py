@@ -8,8 +8,8 @@ Pendulum). Two rounds then go on from its weights, in the same worlds: continue_
 the first refused candidate asks for it (twice as much). What is measured is what runners act with: the mean entropy of
 PPO's action distributions over states of the first round, the share of actions that DQN's runners took at random (by
 the chance that each action had), the mean deviation with which SAC's runners draw in such states. Rows are the ratio
-of the two rounds: while exploration comes down (in `train.exploration_share` of `train.max_steps`, without the first quarter, in
-which a network has yet to follow), and later in the round, after as many steps more.
+of the two rounds: while exploration comes down (in `train.exploration_share` of `train.max_steps`, without the first
+quarter, in which a network has yet to follow), and later in the round, after as many steps more.
 
 Prints a table, writes results/explore.json and exits with 1 when a row falls short.
 """
