@@ -109,10 +109,8 @@ class SafetyGate:
         heard = self._heard(policy, baseline, values, suite, seed, now, tries, ranges or {})
         checks = (*heard.checks, *filter(None, [doubt]))
         return Verdict(
-            digest=policy.digest,
-            baseline=None if baseline is None else baseline.digest,
-            task=task_digest(self._task),
-            config=config, simulator=simulator,
+            digest=policy.digest, baseline=None if baseline is None else baseline.digest,
+            task=task_digest(self._task), config=config, simulator=simulator,
             outcome=outcome_of(checks),
             checks=checks,
             trials=heard.trials,
