@@ -17,8 +17,8 @@ from flywheel.console import Say
 from flywheel.errors import Refused
 from flywheel.gate.grow import Growth, obstacle
 from flywheel.gate.judge import terms
-from flywheel.gate.suite import WINDOW, hopeless, standings, told
-from flywheel.records import Correction, Episode, Parameters, Verdict
+from flywheel.gate.suite import WINDOW, hopeless, standings, told, unmastered
+from flywheel.records import Correction, Episode, Parameters, Turn, Verdict
 from flywheel.simulate.corrected import corrected
 from flywheel.store import intake
 from flywheel.store.query import Wanted
@@ -175,3 +175,8 @@ class Suite:
     def opened(self) -> tuple[Scenario, ...]:
         """Return the scenarios that are trained on: the open ones, and those that a person saved."""
         return tuple(each for each in self._ask(self._rooms.registry.scenarios) if each.name not in self._closed)
+
+    def hard(self, turns: Sequence[Turn]) -> tuple[str, ...]:
+        """Name the edge cases and scenarios that the last candidate to be judged did not master."""
+        last = next((turn.verdict for turn in reversed(turns) if turn.verdict is not None), None)
+        return unmastered(last, self._task, self._given[0])

@@ -316,7 +316,7 @@ class Plan:
     warm_start: str | None = None
     """Digest to start training from; None starts afresh."""
     exploration: float = 1.0
-    """Factor on the trainer's entropy bonus for this round."""
+    """Factor on the trainer's exploration where this round begins, and from where it comes down to 1 within it."""
     max_steps: int = 0
     """Environment steps that this round may take; 0 leaves it to the trainer's configuration."""
     correction: Correction | None = None

@@ -38,7 +38,7 @@ from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
 from flywheel.train.ending import deserves_verdict, is_over
-from flywheel.train.recipe import spec_for
+from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
 LOST = 3
@@ -129,6 +129,7 @@ class OnRay:
         """Set the trainer on the plan; in quiet times return the probe of the policy in service."""
         with self._timed("train"):
             self._suite.grow(foreign.middle(plan.parameters), plan.correction)
+            self._hard = self._suite.hard(self._turns)
             self._begin_round(plan)
             registry = self._rooms.registry
             self._probe_seed = self._seed()
@@ -136,6 +137,7 @@ class OnRay:
             if champion is not None and not plan.signals:
                 rival = ask(registry.bundle, champion)
                 probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
+                self._hard = tuple(dict.fromkeys((*self._hard, *probe.edge_failed)))
             self.following.begin(self.numbers()[0], plan, probe)
             return probe
 
@@ -144,7 +146,6 @@ class OnRay:
 
     def _begin_round(self, plan: Plan) -> None:
         ask(self._rooms.registry.set_terms, *self._terms(plan))
-        self._hard: tuple[str, ...] = ()
         files = None if plan.warm_start is None else self._rooms.registry.files.remote(plan.warm_start)
         ask(self._rooms.trainer.begin, plan, files, self._suite.opened())
         self._give(plan)
@@ -177,7 +178,7 @@ class OnRay:
         self._rooms.begin_serving()
         with self._timed("train"):
             probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
-        self._hard = probe.edge_failed
+        self._hard = still_hard(self._hard, probe, self._config.train)
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         return self.following.seen(progress, probe), probe
 
@@ -247,9 +248,9 @@ class OnRay:
             baseline = None if champion is None else registry.bundle.remote(champion)
             ask(registry.set_terms, *self._terms(plan))
             suite, tries = ask(registry.scenarios), ask(registry.spend, artifact.digest)
-            worlds, form = foreign.middle(plan.parameters), plan.correction
-            doubt = self._foresight.question(worlds, form)
-            verdict = ask(self._rooms.gate.judge, candidate, baseline, worlds, self._seed(), suite, tries, doubt, form)
+            doubt = self._foresight.question(worlds := foreign.middle(plan.parameters), plan.correction)
+            given = (worlds, self._seed(), suite, tries, doubt, plan.correction, plan.parameters)
+            verdict = ask(self._rooms.gate.judge, candidate, baseline, *given)
             signed: Verdict = ask(registry.record, verdict)
             self._spans.tell({DIGEST: signed.digest, VERDICT: signed.outcome})
         self._say("gate", told.verdict(signed))

@@ -14,10 +14,11 @@ import numpy as np
 from flywheel.records import Episode, Parameters
 
 DifferenceKind = Literal["action", "observation", "reward", "value", "end"]
-NOMINAL, STRESS, CELLS, SEARCH = "nominal", "stress", "cells", "search"
+NOMINAL, STRESS, CELLS, SEARCH, INTERVAL = "nominal", "stress", "cells", "search", "interval"
 """Scenarios of the gate's own worlds: they begin as the task does, at the parameters that were asked for; between
 those and the ends of their ranges, where the policy in service is still at home; few that together hold every two
-levels of every two parameters; the worst that a search for failures found."""
+levels of every two parameters; the worst that a search for failures found; in the ranges that calibration leaves
+open."""
 SUITE = "suite:"
 """What the scenario of a trial begins with where a Scenario of the gate's suite was played, not an edge case."""
 

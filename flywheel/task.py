@@ -22,7 +22,7 @@ from flywheel.correction import Correction
 from flywheel.errors import UsageError, unknown
 from flywheel.records import Array, End, Episode, Rule, Spec
 from flywheel.spaces import leaves_of, named
-from flywheel.tapes import CELLS, NOMINAL, SEARCH, STRESS, SUITE
+from flywheel.tapes import CELLS, INTERVAL, NOMINAL, SEARCH, STRESS, SUITE
 
 POLICY = "policy"
 """What a policy is called, where somebody watches one and doesn't name it."""
@@ -123,7 +123,7 @@ class Task:
                 raise unknown(f"parameter of task {self.name}:", name, known)
         names = [case.name for case in self.edge_cases]
         for name in names:
-            if name in (NOMINAL, STRESS, CELLS, SEARCH) or name.startswith(SUITE) or names.count(name) > 1:
+            if name in (NOMINAL, STRESS, CELLS, SEARCH, INTERVAL) or name.startswith(SUITE) or names.count(name) > 1:
                 why = "given twice" if names.count(name) > 1 else "what the gate calls worlds of its own"
                 raise UsageError(f"Edge case {name} of task {self.name} has a name that is {why}: give it another one.")
         if self.parameters and self.set_parameters is None:

@@ -14,11 +14,24 @@ from flywheel import archive, beside, causes, consider, explaining, growth, stag
 from flywheel.analyze.diagnose import Diagnosis
 from flywheel.arms import Control
 from flywheel.causes import Cause
-from flywheel.config import Config
+from flywheel.config import Config, TrainConfig
 from flywheel.console import silent
+from flywheel.errors import LostError
 from flywheel.facts import decision_of
 from flywheel.outcomes import Outcome
-from flywheel.records import Artifact, Calibration, Check, Plan, Probe, Progress, Release, Signal, Turn
+from flywheel.records import (
+    Artifact,
+    Calibration,
+    Check,
+    Plan,
+    Probe,
+    Progress,
+    Release,
+    Signal,
+    Trial,
+    Turn,
+    Verdict,
+)
 from flywheel.tapes import Scenario
 from flywheel.tasks.cartpole import cartpole
 from tests.test_arms import outcome
@@ -90,6 +103,7 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     closed = dataclasses.replace(scenario, name="closed")
     suite: list[Scenario] = []
     asked: list[tuple[Any, ...]] = []
+    ranges: list[Any] = []
 
     def look(*given: Any) -> growth.Look:
         assert given[0] is cartpole and given[2] == tmp_path and given[6] == {"length": 2.0}
@@ -108,6 +122,7 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
 
     def judge(*given: Any) -> Any:
         asked.append(("judge", given[4]))
+        ranges.append(given[8])
         return judged
 
     start._rooms.gate = SimpleNamespace(judge=judge, grow=None)
@@ -117,7 +132,54 @@ def test_failures_become_scenarios_before_training_begins_and_before_a_verdict(
     suite.clear()
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert asked[2:] == [("look",), ("judge", (scenario, closed))], "but stays in the suite"
+    assert ranges == [{"length": (1.9, 2.1)}], "what is open of the parameters is asked about, too"
     assert said[0] == "gate: 1 failure of production became a scenario: made (episode e)"
+
+
+def test_what_the_gate_refused_the_last_candidate_for_is_hard_from_the_first_iteration_until_a_probe_passes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(train=TrainConfig(probe_episodes=200)), monkeypatch)
+    plan = Plan(strategy="increase_exploration", reasons=())
+    failed = [("pole_tilted", 4), ("suite:made", 16), ("nominal", 2)]
+    trials = tuple(
+        Trial(seed=i, parameters={}, scenario=name, total=1.0, length=1, failed=True, margin=0.0, episode="e")
+        for name, num in failed for i in range(num)
+    )  # fmt: skip
+    refused = Verdict(
+        digest="d", baseline=None, task="t", config="c", simulator="s", outcome="fail", checks=(), trials=trials,
+        seed=1, cost_s=0.0, judged_at=0.0, valid_until=1.0,
+    )  # fmt: skip
+    start._turns = [Turn(number=1, plan=plan, verdict=refused), Turn(number=2, plan=HOLD)]
+    asked: list[tuple[str, ...]] = []
+    probes = [
+        Probe(num_failed=0, num_episodes=20, mean_return=1.0, edge_failed=("suite:made",)),
+        Probe(num_failed=0, num_episodes=200, mean_return=1.0, edge_failed=("suite:made",)),
+        Probe(num_failed=0, num_episodes=200, mean_return=1.0, edge_failed=()),
+    ]
+    progress = Progress(iteration=1, num_steps=1, num_steps_total=1, mean_return=1.0, seconds=1.0, network=b"")
+
+    def advance(hard: tuple[str, ...]) -> Progress:
+        asked.append(hard)
+        if len(asked) == 2:
+            raise LostError("gone")  # a round that begins again knows it, too
+        return progress
+
+    monkeypatch.setattr(growth, "look", lambda *_: growth.Look())
+    start._rooms.registry = SimpleNamespace(scenarios=lambda: (), champion=lambda: None, set_terms=lambda *terms: None)
+    start._rooms.trainer = SimpleNamespace(begin=lambda *_: None, advance=advance)
+    start._rooms.gate = SimpleNamespace(probe=lambda *_: probes.pop(0), grow=None)
+    start._rooms.begin_serving = lambda: None  # type: ignore[method-assign]
+    start._say = lambda *_, **__: None  # type: ignore[assignment]
+    start.begin(plan)
+    for _ in range(3):
+        start.advance(plan)
+    hard = ("pole_tilted", "suite:made")
+    assert asked == [hard, tuple(reversed(hard)), tuple(reversed(hard)), ("suite:made",)]
+    assert start._hard == ()
+    start._turns.append(Turn(number=3, plan=plan, verdict=dataclasses.replace(refused, trials=(), outcome="pass")))
+    start.begin(plan)
+    assert start._hard == ()
 
 
 ALARM = Signal(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from flywheel.config import GateConfig
 from flywheel.gate import checks
+from flywheel.gate.interval import Ranges, open_ranges, try_interval
 from flywheel.gate.search import search
 from flywheel.gate.stress import Gauge, cell_situations, gauge, stress_situations
 from flywheel.gate.suite import check_suite, try_suite
@@ -42,6 +43,8 @@ class Case:
     now: float
     error: float
     """Error that a pass may have."""
+    ranges: Ranges = field(default_factory=dict)
+    """What is open of the parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,7 @@ class Hearing:
         return Heard(checks=found, trials=(*new, *fixed, *worst), rivals=old)
 
     def _fixed(self) -> tuple[Trial, ...]:
-        """Play what is the same for every candidate: edge cases, saved scenarios, cells."""
+        """Play what is the same for every candidate: edge cases, saved scenarios, open ranges, cells."""
         task, config, case = self._task, self._config, self._case
         edges = edge_situations(task.edge_cases, case.seed, _STREAM, config.edge_trials, case.parameters)
         fixed = self._crew.play(case.policy, edges, case.now).trials if edges else ()
@@ -111,6 +114,13 @@ class Hearing:
         )
         self._settled = [checks.edge_cases(fixed, task.edge_cases, config.edge_max_failed)]
         self._settled += [check_suite(fixed, case.suite, task.limits, config.error)] if case.suite else []
+        if open_ranges(case.ranges):
+            check, trials = try_interval(
+                self._crew, case.policy, case.ranges, case.parameters, task.limits, num=config.num_sims,
+                error=config.error, seed=case.seed, now=case.now,
+            )  # fmt: skip
+            self._settled.append(check)
+            fixed += trials
         self._both(CELLS, cell_situations(task, case.seed, _STREAM, case.parameters))
         return fixed
 

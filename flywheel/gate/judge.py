@@ -21,6 +21,7 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.crew import local_crew
 from flywheel.gate.grow import Growth, grow
 from flywheel.gate.hearing import Case, Heard, Hearing, outcome_of
+from flywheel.gate.interval import Ranges
 from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.suite import most_failed
 from flywheel.gate.trials import (
@@ -82,6 +83,7 @@ class SafetyGate:
         now: float | None = None,
         tries: int = 0,
         doubt: Check | None = None,
+        ranges: Ranges | None = None,
     ) -> Verdict:
         """Return the Verdict on a policy in worlds at `parameters` (None or missing ones: nominal), not signed yet.
 
@@ -96,20 +98,19 @@ class SafetyGate:
 
         `tries` other candidates were judged since production last confirmed a release. What is left of the error
         budget is all that this one can have; where that is too little, nothing is simulated. While `doubt`, a check of
-        the gate itself by what production shows, is open, nothing passes.
+        the gate itself by what production shows, is open, nothing passes. `ranges` are what is open of the parameters:
+        a policy that surely fails in more of those worlds than it may does not pass.
         """
         begun, played = self._clock(), self._crew.num_played
         policy, baseline = self._opened(policy, spec), None if baseline is None else self._opened(baseline, spec)
         seed = secrets.randbelow(2**31) if seed is None else seed
         now, values = time.time() if now is None else now, {**self._task.nominal, **(parameters or {})}
         config, simulator = terms(self._task, self._config, values)
-        heard = self._heard(policy, baseline, values, suite, seed, now, tries)
+        heard = self._heard(policy, baseline, values, suite, seed, now, tries, ranges or {})
         checks = (*heard.checks, *filter(None, [doubt]))
         return Verdict(
-            digest=policy.digest,
-            baseline=None if baseline is None else baseline.digest,
-            task=task_digest(self._task),
-            config=config, simulator=simulator,
+            digest=policy.digest, baseline=None if baseline is None else baseline.digest,
+            task=task_digest(self._task), config=config, simulator=simulator,
             outcome=outcome_of(checks),
             checks=checks,
             trials=heard.trials,
@@ -130,6 +131,7 @@ class SafetyGate:
         seed: int,
         now: float,
         tries: int,
+        ranges: Ranges,
     ) -> Heard:
         """Return what comes out, whatever breaks; with a spent budget nothing is asked."""
         if self.is_spent(tries):
@@ -143,6 +145,7 @@ class SafetyGate:
                 seed=seed,
                 now=now,
                 error=self.allowance(tries),
+                ranges=ranges,
             )
             with _at_most(self._config.timeout_s):
                 return Hearing(self._task, self._config, self._crew, case, self._cpu_clock).run()

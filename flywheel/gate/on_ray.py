@@ -9,6 +9,7 @@ from typing import Any
 from flywheel.config import GateConfig
 from flywheel.errors import FlywheelError
 from flywheel.gate.grow import Growth
+from flywheel.gate.interval import Ranges
 from flywheel.gate.judge import SafetyGate
 from flywheel.gate.spread import Player, crew_of, cut, joined
 from flywheel.gate.trials import Alone, Crew, Situation, Tried
@@ -68,6 +69,7 @@ class GateActor:
         tries: int = 0,
         doubt: Check | None = None,
         correction: Correction | None = None,
+        ranges: Ranges | None = None,
     ) -> Verdict:
         """Return the Verdict on a policy, not signed yet; `tries` others were judged since a release was confirmed.
 
@@ -75,7 +77,7 @@ class GateActor:
         """
         verdict = self._in(correction).judge(
             policy, baseline=baseline, parameters=parameters, suite=suite, seed=seed, now=time.time(), tries=tries,
-            doubt=doubt,
+            doubt=doubt, ranges=ranges,
         )  # fmt: skip
         self._meters.record(readings.of_verdict(verdict))
         return verdict

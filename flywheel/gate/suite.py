@@ -21,7 +21,7 @@ from flywheel.gate.trials import Crew, suite_situations
 from flywheel.policy import Policy
 from flywheel.records import Check, Parameters, Trial, Verdict
 from flywheel.tapes import SUITE, Scenario, Standing, short
-from flywheel.task import Limits
+from flywheel.task import Limits, Task
 
 LOOKS = (1, 4, 16)
 """Trials of a scenario after each look, in units of `gate.edge_trials`."""
@@ -91,6 +91,16 @@ def check_suite(trials: Sequence[Trial], suite: Sequence[Scenario], limits: Limi
     if short_of:
         note = "not mastered: " + ", ".join(map(told, short_of))
     return Check(name="scenarios", value=share, interval=(share, share), bound=1.0, passed=not short_of, note=note)
+
+
+def unmastered(verdict: Verdict | None, task: Task, config: GateConfig) -> tuple[str, ...]:
+    """Name the edge cases and the scenarios, as trials bear them, that a verdict's candidate did not master."""
+    if verdict is None:
+        return ()
+    failed = Counter(trial.scenario for trial in verdict.trials if trial.failed)
+    edges = [case.name for case in task.edge_cases if failed[case.name] > config.edge_max_failed]
+    saved = _not_mastered(verdict.trials, task.limits.max_failure_rate, config.error)
+    return (*edges, *(SUITE + name for name, is_failed in saved.items() if is_failed))
 
 
 def told(scenario: Scenario) -> str:

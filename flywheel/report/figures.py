@@ -24,6 +24,7 @@ LIMITS = {
     "stress": "not surely more than {}",
     "edge_cases": "at least {}",
     "scenarios": "at least {}",
+    "interval": "not surely more than {}",
     "coverage": "at least {}",
     "search": "",
     "cost": "at most {}",
@@ -31,7 +32,7 @@ LIMITS = {
 """What a check's limit is, in words; what a search finds refuses nobody."""
 TIMES = ("cost",)
 """Checks whose numbers are seconds; those of the other ones in LIMITS are shares."""
-MEANS = ("failure_rate", "regression", "safety", "stress")
+MEANS = ("failure_rate", "regression", "safety", "stress", "interval")
 """Checks of a mean: without an interval nothing was compared."""
 
 

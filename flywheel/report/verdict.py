@@ -33,6 +33,7 @@ QUESTIONS = {
     "stress": "Nor at the edge of what the policy in service masters?",
     "edge_cases": "Does it master every edge case of the task?",
     "scenarios": "Does it master every scenario that was saved?",
+    "interval": "Is it fit for every world that calibration leaves open?",
     "coverage": "Was every pair of settings of the simulator tried?",
     "search": "How far away is the nearest failure that a search comes to?",
     "cost": "Does a decision cost no more than it may?",

@@ -14,7 +14,7 @@ from flywheel.report.cells import Cell, Grid, Pair
 from flywheel.report.context import SHORT, Context, parameters_of
 from flywheel.report.figures import number
 from flywheel.report.markup import Markup, join, tag
-from flywheel.tapes import CELLS, NOMINAL, SEARCH, STRESS, SUITE
+from flywheel.tapes import CELLS, INTERVAL, NOMINAL, SEARCH, STRESS, SUITE
 from flywheel.task import Parameter
 
 SHOWN = 50
@@ -25,6 +25,7 @@ KINDS = {
     NOMINAL: "as the task begins, at the verdict's parameters",
     STRESS: "at the edge of what the policy in service masters",
     CELLS: "few worlds that together hold every pair of settings",
+    INTERVAL: "drawn from what calibration leaves open",
     SEARCH: "found by the search for failures: its worst worlds only, so no rate",
 }
 """What worlds of a scenario are."""
@@ -285,8 +286,8 @@ def _unseen(text: str) -> Markup:
 def every(verdict: Verdict, context: Context) -> list[Markup | None]:
     """Return all parts that tell of worlds."""
     searched = [trial for trial in verdict.trials if trial.scenario == SEARCH]
-    spread = [trial for trial in verdict.trials if trial.scenario in (STRESS, CELLS) and trial.failed]
-    known = (NOMINAL, SEARCH, STRESS, CELLS)
+    spread = [trial for trial in verdict.trials if trial.scenario in (STRESS, CELLS, INTERVAL) and trial.failed]
+    known = (NOMINAL, SEARCH, STRESS, CELLS, INTERVAL)
     named = [trial for trial in verdict.trials if trial.scenario not in known and trial.failed]
     return [
         places(verdict, context) if verdict.trials else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from flywheel.records import Array, Correction
 from flywheel.simulate.corrected import corrected
 from flywheel.spaces import flatten, flatten_batch, leaves_of
 from flywheel.task import Task
+from flywheel.train.leading import opening
 from flywheel.train.recipe import Recipe, World, sample_worlds
 from flywheel.train.sturdy import SturdyEnvs, Tally
 
@@ -197,6 +199,12 @@ class Practice:
         if self._recipe is None:
             raise RuntimeError("These worlds have no recipe yet: call begin(recipe) first.")
         worlds = list(sample_worlds(self._recipe, self._rng, len(indices)))
+        if isinstance(self.envs, SturdyEnvs):
+            self.envs.leads = {
+                int(i): functools.partial(opening, task=self.task, case=world.led, parameters=world.parameters)
+                for i, world in zip(indices, worlds, strict=True)
+                if world.led is not None
+            }
         if worlds and self.task.set_parameters:
             for index, world in zip(indices, worlds, strict=True):
                 for name, value in world.parameters.items():

@@ -9,9 +9,10 @@ import numpy as np
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError, unknown
-from flywheel.records import Correction, Parameters, Plan, Spec
-from flywheel.tapes import SUITE, Scenario
+from flywheel.records import Correction, Parameters, Plan, Probe, Spec
+from flywheel.tapes import Scenario
 from flywheel.task import EdgeCase, Task
+from flywheel.train.leading import Led, cases_of
 
 _HARD_SHARE = 0.5  # of edge cases' worlds, where some of them are hard: the others must not be forgotten
 
@@ -26,17 +27,23 @@ class Recipe:
     edge_case_share: float
     """Share of worlds that begin in an edge case, each equally often."""
     entropy: float
-    """Coefficient of the entropy bonus."""
+    """Coefficient of the entropy bonus where the round begins."""
     warm_start: str | None
     """Digest to start from; None starts from fresh weights."""
     max_steps: int
     """Environment steps after which the round gives up."""
     exploration: float = 1.0
-    """The plan's factor, for algorithms that have no entropy bonus."""
+    """The plan's factor, for algorithms that have no entropy bonus, where the round begins."""
+    entropy_end: float = 0.0
+    """Coefficient of the entropy bonus once the factor has come down to 1."""
+    exploration_steps: int = 1
+    """Environment steps in which it does, in a straight line."""
     epsilon: float = 0.0
     """Share of random actions, where an algorithm explores by them."""
+    noise: float = 0.0
+    """What is added to the logarithm of each deviation, where an algorithm explores by those of its own policy."""
     hard: tuple[str, ...] = ()
-    """Names of the edge cases that the last probe found failing: half of the edge cases' worlds are theirs."""
+    """Names of the edge cases that are not mastered yet: half of the edge cases' worlds are theirs."""
     correction: Correction | None = None
     """What the worlds correct of the task's own simulator."""
 
@@ -48,18 +55,21 @@ class World:
     parameters: Parameters
     state: tuple[float, ...] | None
     """Start state, or None to start as the environment does."""
+    led: Led | None = None
+    """The edge case that given actions lead to, if it is one."""
 
 
 def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Scenario] = ()) -> Recipe:
     """Return what the plan asks the trainer to do; parameters that it doesn't name keep their nominal values.
 
-    Scenarios of the gate's suite that begin in a state, or at parameters of their own, are trained in as edge cases.
+    Scenarios of the gate's suite are trained in as edge cases, where training can begin there.
     Raises UsageError, with the nearest name, for a parameter that the task doesn't have.
     """
     for name in plan.parameters:
         if name not in task.nominal:
             raise unknown(f"parameter of task {task.name}:", name, task.nominal)
-    cases = (*task.edge_cases, *(EdgeCase(SUITE + s.name, s.parameters, s.state) for s in suite if _is_start(s)))
+    cases = (*task.edge_cases, *cases_of(task, suite))
+    most_steps = plan.max_steps or config.max_steps
     nominal = {name: (value, value) for name, value in task.nominal.items()}
     base = max(config.entropy, config.exploration_entropy) if plan.exploration > 1.0 else config.entropy
     return Recipe(
@@ -67,11 +77,27 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         edge_cases=cases,
         edge_case_share=config.edge_case_share if cases else 0.0,
         entropy=base * plan.exploration,
+        entropy_end=config.entropy,
         exploration=plan.exploration,
+        exploration_steps=max(1, round(config.exploration_share * most_steps)),
         warm_start=plan.warm_start,
-        max_steps=plan.max_steps or config.max_steps,
+        max_steps=most_steps,
         correction=plan.correction,
     )
+
+
+def exploration_at(recipe: Recipe, num_steps: int) -> float:
+    """Return the factor on exploration after so many steps of a round."""
+    return 1.0 + (recipe.exploration - 1.0) * _left(recipe, num_steps)
+
+
+def entropy_at(recipe: Recipe, num_steps: int) -> float:
+    """Return the coefficient of the entropy bonus after so many steps of a round."""
+    return recipe.entropy_end + (recipe.entropy - recipe.entropy_end) * _left(recipe, num_steps)
+
+
+def _left(recipe: Recipe, num_steps: int) -> float:
+    return max(0.0, 1.0 - num_steps / recipe.exploration_steps)
 
 
 def spec_for(task: Task, spec: Spec, config: TrainConfig) -> Spec:
@@ -95,9 +121,14 @@ def spec_for(task: Task, spec: Spec, config: TrainConfig) -> Spec:
     return replace(spec, rule=replace(spec.rule, squashed=True))
 
 
-def _is_start(scenario: Scenario) -> bool:
-    """Say whether training can begin in a scenario: it isn't reached by actions only, and is no nominal world."""
-    return not scenario.actions and (scenario.state is not None or bool(scenario.parameters))
+def still_hard(hard: tuple[str, ...], probe: Probe, config: TrainConfig) -> tuple[str, ...]:
+    """Return which edge cases come more often after a probe: those that failed in it.
+
+    One that was broken off saw a part of them only: there, what was hard before stays so.
+    """
+    if probe.num_episodes >= config.probe_episodes:
+        return probe.edge_failed
+    return tuple(dict.fromkeys((*probe.edge_failed, *hard)))
 
 
 def sample_worlds(recipe: Recipe, rng: np.random.Generator, num_worlds: int) -> Sequence[World]:
@@ -117,5 +148,6 @@ def sample_worlds(recipe: Recipe, rng: np.random.Generator, num_worlds: int) -> 
     for row, on_edge, index in zip(values, edge, which, strict=True):
         parameters = {name: float(value) for (name, _, _), value in zip(recipe.ranges, row, strict=True)}
         case = recipe.edge_cases[index] if on_edge else EdgeCase(name="")
-        worlds.append(World({**parameters, **case.parameters}, case.state))
+        led = case if isinstance(case, Led) else None
+        worlds.append(World({**parameters, **case.parameters}, None if led else case.state, led))
     return worlds

@@ -71,6 +71,7 @@ class Replay:
         self._last: Batch | None = None
         self.rule = Sampling()
         self.epsilon = config.replay.epsilon
+        self.noise = 0.0
 
     @property
     def is_production_alone(self) -> bool:
@@ -90,6 +91,7 @@ class Replay:
         self._plan, self._worlds = plan, worlds
         self._count_afresh()
         replayed = self._config.replay
+        self._is_warm = is_warm
         self._least = min(1.0, replayed.epsilon * plan.exploration)
         self._from, self._begun_at = (self._least if is_warm else 1.0), self._num_simulated
         self.epsilon = self._from
@@ -99,6 +101,16 @@ class Replay:
         if since > self._since:
             self._since = since
             self._count_afresh()
+
+    def explore(self, factor: float) -> None:
+        """Let so many times as many actions as `replay.epsilon` be random ones, besides those of a fresh beginning.
+
+        Where a policy's own deviations are what explores, their squares are so many times as large.
+        """
+        self.noise = 0.5 * math.log(factor)
+        self._least = min(1.0, self._config.replay.epsilon * factor)
+        if self._is_warm:
+            self._from = self.epsilon = self._least
 
     def simulated(self, chunk: Any, policy: str) -> None:
         """Hold a chunk of a training episode: `observations` [T + 1, *o], `actions`, `rewards`, `logps` [T], its end.

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import concatenate, iterate
@@ -61,6 +62,8 @@ class SturdyEnvs(SyncVectorEnv):
         super().__init__([task.make_env] * num_worlds)
         self.lost: NDArray[np.bool_] = np.zeros(num_worlds, dtype=np.bool_)
         """The worlds whose last step never was: each begins again with its next one."""
+        self.leads: dict[int, Callable[[gymnasium.Env[Any, Any]], Any]] = {}
+        """What leads the world of a number to its next beginning, and shows it; None where it can't."""
         self._task, self._tally, self._prepare = task, tally, prepare
         self._ages = np.zeros(num_worlds, dtype=np.int64)
         self._seeds = np.random.default_rng(0)
@@ -86,13 +89,19 @@ class SturdyEnvs(SyncVectorEnv):
 
     def _begin(self, i: int) -> bool:
         """Begin an episode and say whether that went well."""
-        seed = int(self._seeds.integers(2**31)) if self._unseeded[i] else None
+        lead = self.leads.get(i)
         try:
-            observation, _ = self.envs[i].reset(seed=seed)
+            observation = None if lead is None else lead(self.envs[i])
+            if observation is None:
+                if lead is not None:
+                    self._prepare(i)
+                seed = int(self._seeds.integers(2**31)) if self._unseeded[i] or lead is not None else None
+                observation, _ = self.envs[i].reset(seed=seed)
             sound(self.single_observation_space, observation)
         except Exception as error:  # an environment is anybody's code
             return self._replace(i, error)
-        self._env_obs[i], self._ages[i], self._unseeded[i] = observation, 0, False
+        self._env_obs[i], self._ages[i] = observation, 0
+        self._unseeded[i] = lead is not None  # it was seeded with the same number as each time it is led
         return True
 
     def _go_on(self, i: int, action: Any) -> bool:

@@ -11,7 +11,7 @@ from flywheel.config import GateConfig, TrainConfig
 from flywheel.errors import UsageError
 from flywheel.gate import SafetyGate
 from flywheel.gate.on_ray import GateActor
-from flywheel.gate.suite import check_suite
+from flywheel.gate.suite import check_suite, unmastered
 from flywheel.gate.trials import play_situations, situation_of, suite_situations, trial_of
 from flywheel.records import Plan
 from flywheel.simulate import play
@@ -146,15 +146,34 @@ def test_an_edited_action_is_the_last_that_leads_there() -> None:
 
 
 def test_training_begins_where_it_can() -> None:
-    suite = [LONG, led(), dataclasses.replace(LONG, name="heavy", state=None, parameters={"masscart": 3.0})]
+    suite = [LONG, dataclasses.replace(LONG, name="heavy", state=None, parameters={"masscart": 3.0})]
     nominal = dataclasses.replace(LONG, name="nominal", state=None, parameters={})
     recipe = make_recipe(TASK, Plan(strategy="continue_training", reasons=()), TrainConfig(), [*suite, nominal])
     added = recipe.edge_cases[len(TASK.edge_cases) :]
     assert [case.name for case in added] == ["suite:long", "suite:heavy"]
     assert added[0].state == LONG.state and added[0].parameters == {"length": 2.0}
+    scenario = led()
+    (case,) = make_recipe(HIDDEN, Plan(strategy="hold", reasons=()), TrainConfig(), [scenario]).edge_cases
+    (situation,) = suite_situations([scenario], 1, "judge", 1, HIDDEN.nominal)
+    (episode,) = play_situations(HIDDEN, load_linear(HIDDEN, digest="new"), [situation], lockstep=1, now=0.0)
+    assert case.name == "suite:led" and np.allclose(np.asarray(case.state), episode.observations[30], atol=1e-6)
+    lost = dataclasses.replace(scenario, actions=(0,) * 200)
+    assert make_recipe(HIDDEN, Plan(strategy="hold", reasons=()), TrainConfig(), [lost]).edge_cases == ()
     bare = dataclasses.replace(TASK, edge_cases=())
     assert make_recipe(bare, Plan(strategy="hold", reasons=()), TrainConfig()).edge_case_share == 0.0
     assert make_recipe(bare, Plan(strategy="hold", reasons=()), TrainConfig(), [LONG]).edge_case_share == 0.25
+
+
+def test_a_refusal_names_what_was_not_mastered() -> None:
+    suite = [LONG, dataclasses.replace(LONG, name="easy", parameters={}, state=(0.0,) * 4)]
+    gate = SafetyGate(TASK, CONFIG)
+    refused = gate.judge(load_linear(TASK, SHORT_POLE), suite=suite, seed=3, now=0.0)
+    names = unmastered(refused, TASK, CONFIG)
+    assert "suite:long" in names and "suite:easy" not in names
+    idle = gate.judge(load_linear(TASK, np.zeros((2, 4))), suite=suite, seed=3, now=0.0)
+    assert unmastered(idle, TASK, CONFIG) == (*(case.name for case in TASK.edge_cases), "suite:long", "suite:easy")
+    assert unmastered(gate.judge(load_linear(TASK), suite=suite, seed=3, now=0.0), TASK, CONFIG) == ()
+    assert unmastered(None, TASK, CONFIG) == ()
 
 
 def test_the_check_asks_for_every_trial_of_every_scenario() -> None:

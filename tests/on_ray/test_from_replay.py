@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from flywheel.config import TrainConfig
 from flywheel.errors import Refused
 from flywheel.policy import MANIFEST, WEIGHTS, Policy, load, read_weights, to_env, write_files
-from flywheel.records import Plan
+from flywheel.records import Episode, Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.store.table import Table
 from flywheel.task import spec_of
@@ -44,6 +44,11 @@ class Probed(TrainerActor):
         """Return the learner's weights."""
         return self._training.weights()
 
+    def temperature(self) -> float:
+        """Return the log of SAC's temperature."""
+        (found,) = self._training._learner.curr_log_alpha.values()
+        return float(found)
+
     def inside(self) -> tuple[list[float], int, dict[str, Any]]:
         """Return the runners' epsilon, the number of updates, and what a large batch is made of."""
         assert self._replay is not None
@@ -59,7 +64,7 @@ def ppos() -> dict[str, bytes]:
 
 
 def _epsilon(runner: Any) -> float:
-    return float(runner.module.epsilon)
+    return float(getattr(runner.module, "epsilon", 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,15 @@ def test_it_learns_from_simulation_and_from_production_and_ends_in_an_artifact(t
     assert any((after[name] != wanted[name]).any() for name in wanted)
 
 
+def swung(id_: str, num: int, digest: str) -> Episode:
+    """Return an episode of production's pendulum."""
+    rng, made = np.random.default_rng(len(id_)), production(id_, num, digest)
+    observations, actions = rng.normal(size=(num + 1, 3)), rng.uniform(-1, 1, (num, 1))
+    return dataclasses.replace(
+        made, observations=observations.astype(np.float32), raw_actions=actions.astype(np.float32), end="truncated"
+    )
+
+
 def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_path: Path) -> None:
     config = dataclasses.replace(
         CONFIG, algorithm="sac", activation="relu", replay=ReplayConfig(begin_at=128, samples_per_insert=16.0)
@@ -143,9 +157,17 @@ def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_
         assert (abs(actions) <= 1).all() and actions.std() > 0.1 and np.isfinite(logps).all()
         assert (abs(to_env(spec, actions)) <= 2).all()
         ray_cluster.get(actor.advance.remote(), timeout=60)
-        ray_cluster.get(actor.begin.remote(dataclasses.replace(PLAN, warm_start=digest), files), timeout=60)
+        episodes = [swung(f"p{n}", 60, digest="ab"[n % 2]) for n in range(10)]
+        assert ray_cluster.get(actor.learn_from.remote(episodes, {"b": "it was rolled back"}), timeout=60) == 600
+        back = Plan(strategy="rollback_and_retrain", reasons=(), sampling="recent", warm_start=digest)
+        ray_cluster.get(actor.begin.remote(back, files), timeout=60)
         held, wanted = ray_cluster.get(actor.weights.remote(), timeout=60), read_weights(files)
         assert set(held) == set(wanted) and all((held[name] == value).all() for name, value in wanted.items())
+        told = ray_cluster.get(actor.inside.remote(), timeout=60)[2]
+        assert set(told["share"]) == {"a", "train"}, "nothing of the bad policy's data is drawn"
+        assert ray_cluster.get(actor.temperature.remote(), timeout=60) < 0.0
+        ray_cluster.get(actor.begin.remote(PLAN, None), timeout=60)
+        assert ray_cluster.get(actor.temperature.remote(), timeout=60) == 0.0, "a fresh policy begins as the first did"
     finally:
         ray_cluster.get(actor.stop.remote(), timeout=60)
         ray_cluster.kill(actor)

@@ -16,6 +16,7 @@ from flywheel.errors import UsageError
 from flywheel.records import Correction, Plan
 from flywheel.task import EdgeCase, Task
 from flywheel.tasks.cartpole import cartpole
+from flywheel.tasks.pendulum import pendulum
 from flywheel.train.practice import Practice
 from flywheel.train.recipe import Recipe, make_recipe
 from tests.rooms import room
@@ -79,6 +80,31 @@ def test_the_vector_form_follows_the_equations_of_its_own_parameters() -> None:
         cartpole.set_state(env, state[i])  # type: ignore[misc]
         assert env.step(i % 2)[0] == pytest.approx(observations[i], abs=1e-6)
     env.close()  # type: ignore[no-untyped-call]
+    practice.close()
+
+
+@pytest.mark.parametrize("task", [cartpole, SINGLE, pendulum, dataclasses.replace(pendulum, vector=None)])
+def test_worlds_are_what_a_calibration_drew_of_every_parameter_at_once(task: Task) -> None:
+    assert task.state is not None and task.set_state is not None and task.set_parameters is not None
+    practice = Practice(task, 16, np.random.default_rng(3))
+    ranges = {p.name: (0.5 * (p.low + p.nominal), 0.5 * (p.nominal + p.high)) for p in task.parameters}
+    for recipe in (recipe_for(task), recipe_for(task, **ranges)):  # the second round finds the first one's worlds
+        practice.begin(recipe)
+    envs: list[Any] = [] if task.vector else practice.envs.envs  # type: ignore[attr-defined]
+    states = np.array([task.state(env) for env in envs]) if envs else np.array(task.state(practice.envs))
+    values = {name: column.copy() for name, column in practice._values.items()}
+    actions = np.stack([practice.envs.single_action_space.sample() for _ in range(16)])
+    observations, _, _, _ = practice.step(actions)
+    alone = task.make_env()
+    for i in range(16):
+        world = {name: float(column[i]) for name, column in values.items()}
+        assert all(low <= world[name] <= high for name, (low, high) in ranges.items())
+        alone.reset(seed=0)
+        task.set_parameters(alone, world)
+        task.set_state(alone, states[i])
+        assert alone.step(actions[i])[0] == pytest.approx(observations[i], abs=1e-5)
+    assert all(np.ptp(column) > 0.5 * (ranges[name][1] - ranges[name][0]) for name, column in values.items())
+    alone.close()  # type: ignore[no-untyped-call]
     practice.close()
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
-from flywheel.records import Plan
+from flywheel.records import Plan, Probe
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
-from flywheel.train.recipe import make_recipe, sample_worlds, spec_for
+from flywheel.train.recipe import entropy_at, exploration_at, make_recipe, sample_worlds, spec_for, still_hard
 
 
 def plan(**changes: object) -> Plan:
@@ -67,6 +67,16 @@ def test_more_exploration_multiplies_the_entropy_bonus_or_starts_it(
     assert make_recipe(cartpole, plan(exploration=exploration), config).entropy == pytest.approx(expected)
 
 
+def test_more_exploration_comes_down_to_none_within_the_round() -> None:
+    config = TrainConfig(entropy=0.01, exploration_entropy=0.03, exploration_share=0.1, max_steps=10_000)
+    recipe = make_recipe(cartpole, plan(exploration=3.0), config)
+    at = [0, 250, 500, 1_000, 9_000]
+    assert [entropy_at(recipe, num) for num in at] == pytest.approx([0.09, 0.07, 0.05, 0.01, 0.01])
+    assert [exploration_at(recipe, num) for num in at] == pytest.approx([3.0, 2.5, 2.0, 1.0, 1.0])
+    quiet = make_recipe(cartpole, plan(), dataclasses.replace(config, exploration_share=0.0))
+    assert {(entropy_at(quiet, num), exploration_at(quiet, num)) for num in at} == {(0.01, 1.0)}
+
+
 def test_the_budget_is_the_plans_or_else_the_configurations() -> None:
     assert make_recipe(cartpole, plan(max_steps=7), TrainConfig()).max_steps == 7
     assert make_recipe(cartpole, plan(), TrainConfig(max_steps=9)).max_steps == 9
@@ -100,3 +110,15 @@ def test_sac_squashes_and_others_act_as_the_task_says() -> None:
     plain = spec_of(pendulum)
     assert spec_for(pendulum, plain, TrainConfig()) == plain
     assert spec_for(pendulum, plain, TrainConfig(algorithm="sac")).rule.squashed
+
+
+def test_a_case_stays_hard_until_a_whole_probe_finds_it_mastered() -> None:
+    config = TrainConfig(probe_episodes=200)
+
+    def probe(num: int, *failed: str) -> Probe:
+        return Probe(num_failed=0, num_episodes=num, mean_return=1.0, edge_failed=failed)
+
+    assert still_hard(("a", "b"), probe(20, "c"), config) == ("c", "a", "b"), "it was broken off before it saw b fail"
+    assert still_hard(("a", "b"), probe(20, "b"), config) == ("b", "a")
+    assert still_hard(("a", "b"), probe(200, "b"), config) == ("b",)
+    assert still_hard(("a", "b"), probe(200), config) == ()

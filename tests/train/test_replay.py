@@ -107,8 +107,15 @@ def test_a_fresh_round_explores_less_and_less_and_a_plan_can_ask_for_more(replay
     assert replay.epsilon == pytest.approx(0.1)
     replay.begin(plan(exploration=4.0), is_warm=True)
     assert replay.epsilon == pytest.approx(0.4)
+    replay.explore(2.0)
+    assert replay.epsilon == pytest.approx(0.2) and np.exp(2 * replay.noise) == pytest.approx(2.0)
     replay.begin(plan(), is_warm=True)
     assert replay.epsilon == pytest.approx(0.1)
+    replay.begin(plan(exploration=4.0), is_warm=False)
+    replay.explore(3.0)
+    assert replay.epsilon == 1.0, "a fresh round begins by chance alone"
+    replay.simulated(chunk(400), "train")
+    assert replay.epsilon == pytest.approx(0.3)
 
 
 def test_what_a_batch_was_made_of_can_be_told(replay: Replay) -> None:

@@ -20,6 +20,7 @@ from flywheel.spaces import seen_spaces
 from flywheel.task import spec_of
 from flywheel.tasks.pendulum import pendulum
 from flywheel.train.recipe import make_recipe, spec_for
+from flywheel.train.rllib.exploring import begin_afresh, explore
 from flywheel.train.rllib.sac import sac_config
 
 CONFIG = TrainConfig(algorithm="sac", hidden=(8, 6), activation="relu", lr=1e-3, replay=ReplayConfig(target_rate=0.1))
@@ -33,7 +34,7 @@ def learner_of(config: TrainConfig) -> Any:
     made = sac_config(pendulum, spec, config, 1, {}).build_learner(spaces={"__env__": space, "default_policy": space})
     for optimizer in made._named_optimizers.values():
         made._set_optimizer_lr(optimizer, lr=config.lr)
-    made.begin(make_recipe(pendulum, PLAN, config))
+    explore(made, None, make_recipe(pendulum, PLAN, config), 0)
     return made
 
 
@@ -165,9 +166,10 @@ def test_more_exploration_aims_higher_and_a_fresh_start_forgets_the_temperature(
     with torch.no_grad():
         log_alpha.fill_(-4.0)
     warm = dataclasses.replace(PLAN, exploration=3.0, warm_start="a digest")
-    learner.begin(make_recipe(pendulum, warm, CONFIG))
+    explore(learner, None, make_recipe(pendulum, warm, CONFIG), 0)
     assert learner.entropy == pytest.approx(-1.0 + 0.5 * math.log(3.0)) and log_alpha.item() == -4.0
-    learner.begin(make_recipe(pendulum, PLAN, CONFIG))
+    explore(learner, None, make_recipe(pendulum, PLAN, CONFIG), 0)
+    begin_afresh(learner)
     assert learner.entropy == -1.0 and log_alpha.item() == 0.0
 
 

@@ -41,8 +41,9 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def tell(self, recipe: Recipe, afresh: bool = True) -> None:
         """Let the next sample begin fresh episodes by this recipe, or (not `afresh`) go on with those under way."""
         self._recipe = recipe
-        if hasattr(self.module, "epsilon"):
-            self.module.epsilon = recipe.epsilon
+        for name in ("epsilon", "noise"):
+            if hasattr(self.module, name):
+                setattr(self.module, name, getattr(recipe, name))
         self._needs_initial_reset |= afresh
         self._practice.go_on_by(recipe)
 

@@ -37,7 +37,7 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
 
     def training_step(self) -> None:
         """Sample once, and take as many updates as what came since allows."""
-        self.adapt(epsilon=round(self.replay.epsilon, 3))
+        self.adapt(epsilon=round(self.replay.epsilon, 3), noise=round(self.replay.noise, 3))
         chunks, results = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
             concat=True,

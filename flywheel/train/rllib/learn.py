@@ -13,7 +13,6 @@ import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.apis import TargetNetworkAPI
-from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from flywheel.config import TrainConfig
 from flywheel.errors import FlywheelError, Refused
@@ -23,6 +22,7 @@ from flywheel.train.recipe import Recipe
 from flywheel.train.replay import Replay
 from flywheel.train.rllib.appo import appo_config
 from flywheel.train.rllib.dqn import dqn_config
+from flywheel.train.rllib.exploring import begin_afresh, explore
 from flywheel.train.rllib.export import Exporter, golden
 from flywheel.train.rllib.passing import passed
 from flywheel.train.rllib.ppo import ppo_config
@@ -68,21 +68,17 @@ class Training:
         return self._learner.module[DEFAULT_MODULE_ID]
 
     def begin(self, recipe: Recipe, weights: Mapping[str, Array] | None) -> None:
-        """Set weights, entropy and worlds for a round, which starts from `weights` unless they are held already.
+        """Set weights, exploration and worlds for a round, which starts from `weights` unless they are held already.
 
         Raises Refused when those weights are not this architecture's.
         """
         if recipe.warm_start is None and self._num_steps:
             self._replace(_fresh(self._module))
+            begin_afresh(self._learner)
         elif recipe.warm_start != self._holds and weights is not None:
             self._replace(weights)
         self._holds = recipe.warm_start
-        if self._config.algorithm in ("ppo", "appo"):
-            self._learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID] = Scheduler(
-                fixed_value_or_schedule=recipe.entropy, framework="torch", device=self._learner._device
-            )
-        elif self._config.algorithm == "sac":
-            self._learner.begin(recipe)
+        self._recipe = recipe
         self._algorithm.tell(recipe)
         self._max_steps, self._is_warm = recipe.max_steps, recipe.warm_start is not None
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan
@@ -104,6 +100,7 @@ class Training:
         """
         began = time.perf_counter()
         self._algorithm.adapt(hard=hard)
+        explore(self._learner, self._replay, self._recipe, self._num_steps - self._begun_at_step)
         done = (self._num_steps - self._begun_at_step) / self._max_steps
         rate = lr_at(self._config, done, is_warm=self._is_warm)
         for optimizer in self._learner._named_optimizers.values():

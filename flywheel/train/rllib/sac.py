@@ -18,7 +18,6 @@ from flywheel.config import TrainConfig
 from flywheel.records import Array, Spec
 from flywheel.sampling import Batch
 from flywheel.task import Task
-from flywheel.train.recipe import Recipe
 from flywheel.train.rllib.from_replay import FromReplay, rows
 from flywheel.train.rllib.recipes import on_worlds
 from flywheel.train.rllib.twins import PiModule
@@ -66,16 +65,10 @@ class LeanSACLearner(SACTorchLearner):  # type: ignore[misc]
         found: Array = errors[0].detach().numpy()
         return found
 
-    def begin(self, recipe: Recipe) -> None:
-        """Aim at an entropy per number of the action that is higher by half the log of a Plan's exploration.
-
-        A round from fresh weights begins with a fresh temperature: one that fits a good policy explores too little.
-        """
+    def explore(self, factor: float) -> None:
+        """Aim at an entropy per number of the action that is higher by half the log of a Plan's exploration."""
         size = int(np.prod(self.module[DEFAULT_MODULE_ID].action_space.shape))
-        self.entropy = size * (-1.0 + 0.5 * math.log(recipe.exploration))
-        if recipe.warm_start is None:
-            with torch.no_grad():
-                self.curr_log_alpha[DEFAULT_MODULE_ID].fill_(math.log(self.config.initial_alpha))
+        self.entropy = size * (-1.0 + 0.5 * math.log(factor))
 
     def _step(self, name: str, loss: torch.Tensor) -> None:
         """Take one step of Adam down a loss."""

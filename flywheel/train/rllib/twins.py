@@ -47,6 +47,8 @@ class PiModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):  # t
     """A squashed Gaussian actor `pi`, and critics `qf` with their slow copies `target_qf`, for flat observations."""
 
     framework = "torch"
+    noise = 0.0
+    """What runners add to the logarithm of each deviation."""
 
     def setup(self) -> None:
         """Draw fresh weights; runners have the actor alone."""
@@ -79,7 +81,12 @@ class PiModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):  # t
     def _forward_inference(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
         return {Columns.ACTION_DIST_INPUTS: torch.cat(self.outputs(batch[Columns.OBS]), dim=-1)}
 
-    _forward = _forward_exploration = _forward_train = _forward_inference
+    _forward = _forward_train = _forward_inference
+
+    def _forward_exploration(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        mean, log_deviation = self.outputs(batch[Columns.OBS])
+        wider = (log_deviation + self.noise).clamp(*LOG_DEVIATIONS)
+        return {Columns.ACTION_DIST_INPUTS: torch.cat([mean, wider], dim=-1)}
 
     def compute_q_values(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return the lower one of both critics' values, float32[N]."""
