@@ -93,7 +93,7 @@ class Practice:
         else:
             observations, rewards, terminated, truncated = self._step_vector(actions, begins, worlds)
         over = terminated | truncated
-        self.tally.ended(int(over.sum()))
+        self.tally.ended(int(np.count_nonzero(over)))
         self.ended = over | self.lost
         return observations, np.asarray(rewards, np.float64), terminated, truncated
 
@@ -185,8 +185,10 @@ class Practice:
     def _choose(self, indices: NDArray[np.intp]) -> list[World]:
         if self._recipe is None:
             raise RuntimeError("These worlds have no recipe yet: call begin(recipe) first.")
+        if not len(indices):
+            return []
         worlds = list(sample_worlds(self._recipe, self._rng, len(indices)))
-        if worlds and self.task.set_parameters:
+        if self.task.set_parameters:
             for index, world in zip(indices, worlds, strict=True):
                 for name, value in world.parameters.items():
                     self._values[name][index] = value
