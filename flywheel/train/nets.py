@@ -38,7 +38,11 @@ def run(layers: Layers, activation: Activation, rows: Floats) -> list[Floats]:
     for weights, biases in layers[:-1]:
         hidden = passed[-1] @ weights.T
         hidden += biases
-        passed.append(np.tanh(hidden, hidden) if activation == "tanh" else np.maximum(hidden, np.float32(0.0), hidden))
+        if activation == "tanh":
+            np.tanh(hidden, out=hidden)
+        else:
+            np.maximum(hidden, np.float32(0.0), out=hidden)
+        passed.append(hidden)
     weights, biases = layers[-1]
     answer = passed[-1] @ weights.T
     answer += biases
@@ -57,14 +61,14 @@ def trace_back(
     """Write a loss's gradient into `gradients`, where `slopes` float32[N, out] is the one in the answers of `run`."""
     for k in range(len(layers) - 1, -1, -1):
         seen, (of_weights, of_biases) = passed[k], gradients[k]
-        np.matmul(slopes.T, seen, of_weights)
+        np.matmul(slopes.T, seen, out=of_weights)
         np.add.reduce(slopes, 0, out=of_biases)
         if not k:
             return
         slopes = slopes @ layers[k][0]
         if activation == "tanh":
             flat = seen * seen
-            np.subtract(np.float32(1.0), flat, flat)
+            np.subtract(np.float32(1.0), flat, out=flat)
             slopes *= flat
         else:
             slopes *= seen > 0.0
@@ -84,14 +88,14 @@ class Adam:
         spare, (slow, slower) = self._spare, _BETAS
         for moment, beta in ((self.first, slow), (self.second, slower)):
             moment *= np.float32(beta)
-            np.multiply(gradient, np.float32(1.0 - beta), spare)
+            np.multiply(gradient, np.float32(1.0 - beta), out=spare)
             if moment is self.second:
                 spare *= gradient
             moment += spare
-        np.sqrt(self.second, spare)
+        np.sqrt(self.second, out=spare)
         spare *= np.float32((1.0 - slower**self.num_steps) ** -0.5)
         spare += np.float32(_EPSILON)
-        np.divide(self.first, spare, spare)
+        np.divide(self.first, spare, out=spare)
         spare *= np.float32(lr / (1.0 - slow**self.num_steps))
         vector -= spare
 

@@ -83,7 +83,7 @@ class Practice:
         One that breaks is `lost` in this step: its observation is the one before, and it begins again with the next.
         """
         begins = np.flatnonzero(self.ended)
-        worlds = self._choose(begins)
+        worlds = self._choose(begins) if len(begins) else []
         if isinstance(self.envs, SturdyEnvs):
             observations, rewards, terminated, truncated, _ = self.envs.step(actions)
             self.lost = self.envs.lost.copy()
@@ -185,10 +185,8 @@ class Practice:
     def _choose(self, indices: NDArray[np.intp]) -> list[World]:
         if self._recipe is None:
             raise RuntimeError("These worlds have no recipe yet: call begin(recipe) first.")
-        if not len(indices):
-            return []
         worlds = list(sample_worlds(self._recipe, self._rng, len(indices)))
-        if self.task.set_parameters:
+        if worlds and self.task.set_parameters:
             for index, world in zip(indices, worlds, strict=True):
                 for name, value in world.parameters.items():
                     self._values[name][index] = value

@@ -80,7 +80,14 @@ class LeanPPOLearner(PPOTorchLearner):  # type: ignore[misc]
         return self.metrics.reduce()
 
     def _descend_layers(self, played: Played, num_epochs: int, minibatch_size: int) -> None:
-        """Learn in NumPy; module and optimizer are brought up to date at the end."""
+        """Learn in NumPy from what was played."""
+        assert self._layers is not None
+        _, critic = self._layers
+        rows = rows_of(played, critic.layers, critic.activation, self.config.gamma, self.config.lambda_)
+        self._descend_rows(rows, num_epochs, minibatch_size)
+
+    def _descend_rows(self, rows: dict[str, Any], num_epochs: int, minibatch_size: int) -> None:
+        """Learn in NumPy from rows; module and optimizer are brought up to date at the end."""
         assert self._layers is not None
         (actor, critic), config = self._layers, self.config
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
@@ -90,7 +97,6 @@ class LeanPPOLearner(PPOTorchLearner):  # type: ignore[misc]
             _flat(parameters), actor.sizes, critic.sizes, actor.activation, adam,
             functools.partial(spread, self._spec, widest=actor.widest),
         )  # fmt: skip
-        rows = rows_of(played, surrogate.critic, actor.activation, config.gamma, config.lambda_)
         terms = Terms(
             clip=config.clip_param, value_weight=config.vf_loss_coeff, entropy=self._entropy(),
             longest=config.grad_clip, lr=optimizer.param_groups[0]["lr"], num_epochs=num_epochs,
