@@ -43,7 +43,9 @@ from flywheel.train.recipe import make_recipe
 ENV, EVERY, TARGET, EPISODES, MAX_STEPS = "CartPole-v1", 1_024, 475.0, 20, 100_000
 PLAN, CONFIG = Plan(strategy="continue_training", reasons=()), TrainConfig()
 Row = dict[str, Any]
-Seconds = NDArray[np.float64]
+Speeds = NDArray[np.float64]
+Act = Callable[[Any], Any]
+"""Actions [N] for observations [N, 4]."""
 
 
 def ray_is_up() -> None:
@@ -116,7 +118,7 @@ def p1(seed: int, quick: bool) -> Iterator[Row]:
             yield told("P1", f"{kind}, {num} environments, steps per CPU second", speeds, 1.0)
 
 
-def pairs(kinds: Mapping[str, Callable[[], float]], num: int) -> dict[str, Seconds]:
+def pairs(kinds: Mapping[str, Callable[[], float]], num: int) -> dict[str, Speeds]:
     """Return what each kind gave in so many blocks, in which they take turns; one more is warm-up."""
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for block in range(num + 1):
@@ -155,11 +157,12 @@ class Ours:
             self.advance()
         return (self.steps - before) / (time.perf_counter() - began)
 
-    def act(self, seen: Any) -> Any:
-        """Return the likeliest actions for observations [N, 4], by the network that would be served."""
+    def policy(self) -> Act:
+        """Return what takes the likeliest actions now, by the network that would be served."""
         from flywheel.policy import Policy
 
-        return Policy(self.network, spec_of(cartpole)).outputs(seen).argmax(axis=1)
+        policy = Policy(self.network, spec_of(cartpole))
+        return lambda seen: policy.outputs(seen).argmax(axis=1)
 
     def stop(self) -> None:
         """End its runners."""
@@ -177,11 +180,11 @@ def p2(seed: int, quick: bool) -> Iterator[Row]:
             for kind in kinds:
                 peer.ask(do="build", kind=kind, seed=seed)
             made = Ours(config, seed)
-            num = max(1, 4_096 // size)
+            num = max(1, (2_048 if quick else 4_096) // size)
             sides: dict[str, Callable[[], float]] = {"ours": lambda made=made, num=num: made.speed(num)}
             for kind in kinds:
                 sides[kind] = lambda kind=kind, steps=num * size: peer_speed(peer, kind, steps)
-            found = pairs(sides, 3 if quick else 12)
+            found = pairs(sides, 2 if quick else 12)
             made.stop()
             for kind in kinds:
                 case = f"whole PPO, batches of {size:,}, ours ÷ SB3 ({kind})"
@@ -215,11 +218,12 @@ class RLlib:
         """Train an iteration."""
         self.steps = int(self._algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"])
 
-    def act(self, seen: Any) -> Any:
-        """Return the likeliest actions for observations [N, 4]."""
+    def policy(self) -> Act:
+        """Return what takes the likeliest actions now."""
         from flywheel.train.rllib.export import answered
 
-        return answered(self._algorithm.learner_group._learner.module["default_policy"], seen).argmax(axis=1)
+        module = self._algorithm.learner_group._learner.module["default_policy"]
+        return lambda seen: answered(module, seen).argmax(axis=1)
 
     def stop(self) -> None:
         """End its runners."""
@@ -234,7 +238,7 @@ def until_good(made: Ours | RLlib, seed: int) -> Row:
         made.advance()
         seconds += time.perf_counter() - began
         if made.steps >= EVERY * (len(checks) + 1):
-            checks.append([made.steps, mean_return(ENV, EPISODES, made.act, seed + len(checks))])
+            checks.append([made.steps, mean_return(ENV, EPISODES, made.policy(), seed + len(checks))])
             if checks[-1][1] >= TARGET:
                 break
     made.stop()
