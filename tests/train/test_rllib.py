@@ -31,6 +31,7 @@ from flywheel.train.tape import Played, joined
 CONFIG = TrainConfig(worlds_per_runner=8, steps_per_world=16, hidden=(16, 8))
 PLAN = Plan(strategy="continue_training", reasons=())
 GIVEN = {"timesteps": {}, "num_epochs": 3, "minibatch_size": 10_000, "shuffle_batch_per_epoch": True}
+STEPS = "num_env_steps_sampled_lifetime"
 pendulum = Task(name="pendulum", env="Pendulum-v1", failed=lambda _: False, version="1")
 TASKS = {"discrete": cartpole, "box": pendulum}
 
@@ -172,11 +173,19 @@ def test_rllibs_own_loop_learns_where_a_setting_asks_for_more(
 ) -> None:
     learner, taken = learner_of(cartpole, config_of(cartpole, **changes)), []
     (played,) = runner_of(cartpole).sample(num_timesteps=100)
-    descend = LeanPPOLearner._descend_layers
-    monkeypatch.setattr(LeanPPOLearner, "_descend_layers", lambda *a: (taken.append("layers"), descend(*a))[1])
-    monkeypatch.setattr(PPOTorchLearner, "update", lambda self, **_: taken.append("RLlib"))
-    updated(learner, [played], num_epochs=1, minibatch_size=32)
+    for owner, name, called in ((LeanPPOLearner, "_descend_layers", "layers"), (PPOTorchLearner, "update", "RLlib")):
+        original = getattr(owner, name)
+
+        def watched(*a: Any, original: Any = original, called: str = called, **k: Any) -> Any:
+            taken.append(called)
+            return original(*a, **k)
+
+        monkeypatch.setattr(owner, name, watched)
+    before = weights_of(learner)
+    found = updated(learner, [played], num_epochs=1, minibatch_size=32, timesteps={STEPS: len(played)})
     assert taken == [loop]
+    assert all((weights_of(learner)[name] != value).any() for name, value in before.items() if "mlp" in name)
+    assert np.isfinite(float(found[DEFAULT_MODULE_ID]["policy_loss"].peek()))
 
 
 def test_a_network_with_common_layers_is_learnt_in_torch() -> None:
