@@ -83,7 +83,7 @@ class Practice:
         One that breaks is `lost` in this step: its observation is the one before, and it begins again with the next.
         """
         begins = np.flatnonzero(self.ended)
-        worlds = self._choose(begins) if len(begins) else []
+        worlds = self._choose(begins) if len(begins) or self._recipe is None else []
         if isinstance(self.envs, SturdyEnvs):
             observations, rewards, terminated, truncated, _ = self.envs.step(actions)
             self.lost = self.envs.lost.copy()
