@@ -85,7 +85,7 @@ class Practice:
         One that breaks is `lost` in this step: its observation is the one before, and it begins again with the next.
         """
         begins = np.flatnonzero(self.ended)
-        worlds = self._choose(begins)
+        worlds = self._choose(begins) if len(begins) or self._recipe is None else []
         if isinstance(self.envs, SturdyEnvs):
             observations, rewards, terminated, truncated, _ = self.envs.step(actions)
             self.lost = self.envs.lost.copy()
@@ -95,7 +95,7 @@ class Practice:
         else:
             observations, rewards, terminated, truncated = self._step_vector(actions, begins, worlds)
         over = terminated | truncated
-        self.tally.ended(int(over.sum()))
+        self.tally.ended(int(np.count_nonzero(over)))
         self.ended = over | self.lost
         return observations, np.asarray(rewards, np.float64), terminated, truncated
 
