@@ -5,10 +5,11 @@ Whoever owns the run directory asks here: a wheel, whose registry is an actor, o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,20 @@ def releases(
     ask: Callable[..., Any],
     registry: Any,
     settled: Callable[[], tuple[float, str]] | None = None,
-) -> list[Compared]:
-    """Return every release of a run directory that production has tried, beside its verdict, in their order.
+) -> Generator[Compared]:
+    """Yield every release of a run directory that production has tried, beside its verdict, the newest first.
+
+    Of each no more than its first outcomes are read, and nothing of those that nobody asks for.
 
     `ask(method, *arguments)` calls the methods of `registry` (Registry's). It is a function of what registry and store
     hold: the same files give the same answer. While episodes are played, `settled` gives the place (start, id) before
     which all are over: short, failed ones are over first, and alone would contradict any gate.
     """
     if not (run_dir / intake.FILE).exists():
-        return []
-    served, found = ask(registry.releases), []
+        return
+    served = ask(registry.releases)
     with intake.open_readonly(run_dir) as store:
-        for release, after in itertools.zip_longest(served, served[1:]):
+        for release, after in reversed(list(itertools.zip_longest(served, served[1:]))):
             verdict = judged_by(release, ask(registry.verdicts, release.digest))
             if verdict is None:
                 continue
@@ -57,8 +60,9 @@ def releases(
                 until = settled()
             outcomes = store.settled([release.digest], (release.released_at, ""), until, OUTCOMES)
             gap, loss = config.sim_gap, config.sim_loss
-            found.append(compare(verdict, outcomes, gap=gap, loss=loss, span=task.return_range))
-    return [each for each in found if each is not None]
+            found = compare(verdict, outcomes, gap=gap, loss=loss, span=task.return_range)
+            if found is not None:
+                yield found
 
 
 def question(
@@ -76,7 +80,8 @@ def question(
     The rest is as for `releases`.
     """
     _, simulator = terms(task, gate, parameters)
-    return doubt(releases(task, config, run_dir, ask, registry, settled), simulator, bool(task.parameters))
+    with contextlib.closing(releases(task, config, run_dir, ask, registry, settled)) as compared:
+        return doubt(compared, simulator, bool(task.parameters))
 
 
 class Foresight:

@@ -154,8 +154,9 @@ def foresee(
 ) -> Early | None:
     """Return what episodes will come to that have begun and aren't known whole; None where there are none.
 
-    No return beyond the `possible` ones (the task's return_range) is told. An open one is given as far as it came, with the end "lost". Where a reward is not known yet, the return is
-    estimated from there on; whether an episode that is over failed is known.
+    No return beyond the `possible` ones (the task's return_range) is told. An open one is given as far as it came, with
+    the end "lost". Where a reward is not known yet, the return is estimated from there on; whether an episode that is
+    over failed is known.
     """
     if not begun:
         return None

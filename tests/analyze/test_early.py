@@ -121,7 +121,9 @@ def test_no_return_beyond_the_possible_ones_is_told() -> None:
     critic, (begun, _) = learn(CLOSED), open_ones(0)
     assert critic is not None
     free = foresee(critic, begun, 0)
-    assert free is not None and (most := free.return_interval[1]) > free.mean_return
+    assert free is not None
+    most = free.return_interval[1]
+    assert most > free.mean_return
     held = foresee(critic, begun, 0, possible=(0.0, most - 0.5))
     assert held is not None and held.return_interval == (free.return_interval[0], most - 0.5)
     assert held.mean_return <= most - 0.5
