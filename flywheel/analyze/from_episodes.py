@@ -36,8 +36,13 @@ IDENTIFIED = 0.7
 """Deviation that the data may leave of a parameter, as a share of a uniform one's: at most this (R2 of 0.5)."""
 CAREFUL = (2, 5, 12, 30)
 """Episodes that production counts for at most in the first rounds, whose surfaces span wide ranges and fit badly."""
-ROUNDS = 2 + len(CAREFUL)
-"""Shares of the budget: two for the draws all over the ranges, one for each that comes closer."""
+WIDE = 2
+"""Shares of the budget for draws all over the ranges."""
+ROUNDS = WIDE + len(CAREFUL)
+"""Shares of the budget: one for each round that comes closer, too."""
+NEWEST = 3
+"""Rounds that came closer, the last ones, whose draws the surface is fitted to: with those of one alone its own
+uncertainty made intervals twice as wide as the errors, and with wide ones it would not fit."""
 WIDER = 2.0
 """Factor on the deviation of what is believed when the next round is drawn from it."""
 SPLITS = 100
@@ -198,10 +203,15 @@ def _rounds(player: _Player, statistics: Statistics, shown: Floats, wide: Known)
 
 
 def _surface(done: Sequence[Known], shown: Floats, num: int) -> tuple[Surface, Floats]:
-    """Return the surface over the newest draws, projected as those before say, and the mean to ask it about."""
-    *older, (points, newest) = done
-    scale = Scale(newest)
-    before, known = (np.concatenate(some) for some in zip(*older[-2:], strict=True))
+    """Return the surface over the newest draws, projected as those before say, and the mean to ask it about.
+
+    Draws of several rounds make it up, once they are near: where few do the surface is uncertain beside them, and
+    anything seems possible there.
+    """
+    near = done[WIDE:][-NEWEST:] or done[-1:]
+    scale = Scale(done[-1][1])
+    before, known = (np.concatenate(some) for some in zip(*done[-3:-1], strict=True))
+    points, newest = (np.concatenate(some) for some in zip(*near, strict=True))
     return Surface(points, scale(newest), projection(before, scale(known)), num), scale(shown).mean(axis=0)
 
 
