@@ -94,8 +94,10 @@ class Foresight:
         """Ask the `registry` of rooms, once it is needed."""
         self._given, self._ask, self._rooms, self._say = (task, gate, config, run_dir), ask, rooms, say
         self._task, self._run_dir = task, run_dir
+        self.looked: str | None = None
+        """Digest of the last candidate that was looked at."""
         self.estimate: OffPolicy | None = None
-        """Of the last candidate; None where production has nothing to say of it."""
+        """Of that one; None where production has nothing to say of it."""
 
     def question(self, parameters: Parameters) -> Check | None:
         """Return the check on the gate itself, and tell where production contradicts it."""
@@ -112,7 +114,7 @@ class Foresight:
 
         Where an alarm about that one is open only episodes since its evidence begins count: the world was another.
         """
-        self.estimate = None
+        self.looked, self.estimate = digest, None
         if champion is None or champion == digest or not (self._run_dir / intake.FILE).exists():
             return
         try:

@@ -245,8 +245,11 @@ class OnRay:
                 self._say("deploy", f"policy {verdict.digest[:8]} is not released: a person holds the wheel ({why})")
                 return None
             serving = self._rooms.serving  # up before anything is promoted
-            if self._champion() is None:
+            if (champion := self._champion()) is None:
                 return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
+            begun = archive.read_draft(self._run_dir)
+            if begun is not None and self._foresight.looked != verdict.digest:  # judged before a restart
+                self._foresight.look(verdict.digest, champion, begun.plan.signals, self._config.seed)
             is_promoted = try_out(self._rooms, verdict, self._foresight.is_slow).state == "promoted"
             return self._announce(serving, self._release()) if is_promoted else None
 

@@ -16,6 +16,7 @@ from flywheel.arms import Control
 from flywheel.causes import Cause
 from flywheel.config import Config
 from flywheel.console import silent
+from flywheel.errors import FlywheelError
 from flywheel.facts import decision_of
 from flywheel.outcomes import Outcome
 from flywheel.records import Artifact, Calibration, Check, Plan, Probe, Progress, Release, Signal, Turn
@@ -328,3 +329,39 @@ def test_a_candidate_is_looked_at_on_productions_episodes_before_it_is_judged_an
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert order == [("d", None, ()), doubt]
     assert start.observe(plan)["off_policy"] == {"num": 7}
+
+
+@pytest.mark.parametrize("looked", ["d", None])
+def test_a_candidate_that_was_judged_before_a_restart_is_looked_at_again_before_it_is_tried(
+    looked: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    start.keep(Turn(number=1, plan=Plan(strategy="continue_training", reasons=())))
+    start._rooms.registry = SimpleNamespace(champion=lambda: "champion")
+    start._rooms.serving = SimpleNamespace()  # type: ignore[misc]
+    seen, tried = list[Any](), list[bool]()
+    start._foresight = SimpleNamespace(  # type: ignore[assignment]
+        looked=looked, look=lambda *given: seen.append(given[:3]), is_slow=True
+    )
+
+    def try_out(rooms: Any, verdict: Any, slowly: bool) -> Any:
+        tried.append(slowly)
+        return SimpleNamespace(state="rolled_back")
+
+    monkeypatch.setattr(stages, "try_out", try_out)
+    assert start.release(SimpleNamespace(digest="d")) is None  # type: ignore[arg-type]
+    assert (seen, tried) == ([] if looked else [("d", "champion", ())], [True])
+
+
+def test_a_damaged_segment_leaves_a_turn_undiagnosed_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recent(*given: Any) -> Any:
+        raise FlywheelError("segment 3 is damaged")
+
+    monkeypatch.setattr(consider, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    rooms: Any = SimpleNamespace(serving=SimpleNamespace(store=SimpleNamespace(recent=recent)))
+    start = opened(tmp_path, Config(), monkeypatch)
+    found = consider.Considering(cartpole, Config(), tmp_path, rooms, start._spec, lambda: 1)._diagnose("d", [])
+    assert found.calibration is None
+    assert found.obstacle == "production's episodes can't be read (segment 3 is damaged)"
