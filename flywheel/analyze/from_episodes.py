@@ -43,7 +43,7 @@ ROUNDS = WIDE + len(CAREFUL)
 NEWEST = 2
 """Rounds that came closer, the last ones, whose draws the surface is fitted to: with those of one alone it knows so
 little at some distance that anything seems possible there, and intervals were twice as wide as errors."""
-WIDER = 2.5
+WIDER = 3.0
 """Factor on the deviation of what is believed when the next round is drawn from it: a surface is uncertain at its
 draws' edge, and where that is within what is believed (at 2.0) intervals are a quarter wider than errors."""
 ALIKE = 0.05
