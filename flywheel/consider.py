@@ -14,6 +14,7 @@ from flywheel.analyze.past import open_signals, recall
 from flywheel.causes import CAUSE
 from flywheel.cluster import Rooms, ask
 from flywheel.config import Config
+from flywheel.errors import FlywheelError
 from flywheel.facts import Facts, Past
 from flywheel.records import ELSEWHERE, Artifact, Correction, Episode, Release, Signal, Spec, Turn
 from flywheel.simulate.corrected import corrected, correction_of
@@ -117,7 +118,11 @@ class Considering:
         """Wait until production has shown enough of the change, or at all if none alarmed; fit the simulator to it."""
         serving, deadline = self._rooms.serving, time.monotonic() + self._config.analyze.patience_s
         while True:
-            episodes: list[Episode] = ask(serving.store.recent, ANALYZED, None, champion, learnable=True)
+            try:
+                episodes: list[Episode] = ask(serving.store.recent, ANALYZED, None, champion, learnable=True)
+            except FlywheelError as error:  # a damaged segment: the turn is decided without it
+                why = f"production's episodes can't be read ({error})"
+                return Diagnosis(calibration=None, obstacle=why, num_changed=0)
             is_enough = enough(self._task, episodes, signals, self._config.analyze, is_quiet=not signals)
             if is_enough or time.monotonic() > deadline:
                 break

@@ -5,10 +5,11 @@ Whoever owns the run directory asks here: a wheel, whose registry is an actor, o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,20 @@ def releases(
     ask: Callable[..., Any],
     registry: Any,
     settled: Callable[[], tuple[float, str]] | None = None,
-) -> list[Compared]:
-    """Return every release of a run directory that production has tried, beside its verdict, in their order.
+) -> Generator[Compared]:
+    """Yield every release of a run directory that production has tried, beside its verdict, the newest first.
+
+    Of each no more than its first outcomes are read, and nothing of those that nobody asks for.
 
     `ask(method, *arguments)` calls the methods of `registry` (Registry's). It is a function of what registry and store
     hold: the same files give the same answer. While episodes are played, `settled` gives the place (start, id) before
     which all are over: short, failed ones are over first, and alone would contradict any gate.
     """
     if not (run_dir / intake.FILE).exists():
-        return []
-    served, found = ask(registry.releases), []
+        return
+    served = ask(registry.releases)
     with intake.open_readonly(run_dir) as store:
-        for release, after in itertools.zip_longest(served, served[1:]):
+        for release, after in reversed(list(itertools.zip_longest(served, served[1:]))):
             verdict = judged_by(release, ask(registry.verdicts, release.digest))
             if verdict is None:
                 continue
@@ -58,8 +61,9 @@ def releases(
                 until = settled()
             outcomes = store.settled([release.digest], (release.released_at, ""), until, OUTCOMES)
             gap, loss = config.sim_gap, config.sim_loss
-            found.append(compare(verdict, outcomes, gap=gap, loss=loss, span=task.return_range))
-    return [each for each in found if each is not None]
+            found = compare(verdict, outcomes, gap=gap, loss=loss, span=task.return_range)
+            if found is not None:
+                yield found
 
 
 def question(
@@ -77,7 +81,8 @@ def question(
     The rest is as for `releases`.
     """
     _, simulator = terms(task, gate, parameters)
-    return doubt(releases(task, config, run_dir, ask, registry, settled), simulator, bool(task.parameters))
+    with contextlib.closing(releases(task, config, run_dir, ask, registry, settled)) as compared:
+        return doubt(compared, simulator, bool(task.parameters))
 
 
 class Foresight:
@@ -90,8 +95,10 @@ class Foresight:
         """Ask the `registry` of rooms, once it is needed."""
         self._given, self._ask, self._rooms, self._say = (gate, config, run_dir), ask, rooms, say
         self._task, self._run_dir = task, run_dir
+        self.looked: str | None = None
+        """Digest of the last candidate that was looked at."""
         self.estimate: OffPolicy | None = None
-        """Of the last candidate; None where production has nothing to say of it."""
+        """Of that one; None where production has nothing to say of it."""
 
     def question(self, parameters: Parameters, correction: Correction | None = None) -> Check | None:
         """Return the check on the gate itself, and tell where production contradicts it; worlds act by `correction`."""
@@ -108,7 +115,7 @@ class Foresight:
 
         Where an alarm about that one is open only episodes since its evidence begins count: the world was another.
         """
-        self.estimate = None
+        self.looked, self.estimate = digest, None
         if champion is None or champion == digest or not (self._run_dir / intake.FILE).exists():
             return
         try:

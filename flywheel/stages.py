@@ -37,7 +37,7 @@ from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
-from flywheel.train.ending import deserves_verdict, is_over
+from flywheel.train.ending import deserves_verdict, is_over, trained_on
 from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
@@ -217,16 +217,9 @@ class OnRay:
         if not deserves_verdict(probe, rival) or (rival is not None and self._is_alarmed()) or self._held():
             return None
         with self._timed("export"):
-            trained_on = {
-                "strategy": plan.strategy,
-                "parameters": {name: list(span) for name, span in plan.parameters.items()},
-                "steps": progress.num_steps,
-                "seed": self._config.seed,
-            }
-            if plan.correction is not None:
-                trained_on["correction"] = dataclasses.asdict(plan.correction)
+            origin = trained_on(plan, progress, self._config.seed)
             version = ask(self._rooms.registry.next_version)
-            digest, files = ask(self._rooms.trainer.export, version, plan.warm_start, trained_on, time.time())
+            digest, files = ask(self._rooms.trainer.export, version, plan.warm_start, origin, time.time())
             artifact: Artifact = ask(self._rooms.registry.write, digest, files)
             self._spans.tell({DIGEST: digest})
         return artifact
@@ -263,8 +256,11 @@ class OnRay:
                 self._say("deploy", f"policy {verdict.digest[:8]} is not released: a person holds the wheel ({why})")
                 return None
             serving = self._rooms.serving  # up before anything is promoted
-            if self._champion() is None:
+            if (champion := self._champion()) is None:
                 return self._announce(serving, ask(self._rooms.registry.promote, verdict.digest))
+            begun = archive.read_draft(self._run_dir)
+            if begun is not None and self._foresight.looked != verdict.digest:  # judged before a restart
+                self._foresight.look(verdict.digest, champion, begun.plan.signals, self._config.seed)
             is_promoted = try_out(self._rooms, verdict, self._foresight.is_slow).state == "promoted"
             return self._announce(serving, self._release()) if is_promoted else None
 

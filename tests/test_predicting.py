@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flywheel import cli, foreign, owner
+from flywheel.analyze.predictive import doubt
 from flywheel.config import AnalyzeConfig, GateConfig
 from flywheel.deploy.registry import open_readonly
 from flywheel.errors import UsageError
@@ -108,7 +109,33 @@ def test_of_the_present_release_only_what_is_settled_counts_while_episodes_are_p
         given = RELAXED, AnalyzeConfig(), tmp_path, lambda m, *these: m(*these), registry
         assert [each.num for each in releases(*given)] == [60]
         assert [each.num for each in releases(*given, lambda: place)] == [10]
-        assert releases(*given, lambda: (0.0, "")) == []
+        assert list(releases(*given, lambda: (0.0, ""))) == []
+
+
+def test_what_was_released_before_the_last_calibration_is_not_read(tmp_path: Path) -> None:
+    served, _ = make(tmp_path, 60)
+    asked: list[str] = []
+    with closing(open_readonly(tmp_path)) as registry:
+        (release,), (verdict, *_) = registry.releases(), registry.verdicts(served)
+
+        def verdicts(digest: str) -> list[Any]:
+            asked.append(digest)
+            simulator = "calibrated" if digest == "newest" else verdict.simulator
+            return [dataclasses.replace(verdict, digest=digest, simulator=simulator)]
+
+        at = [release.released_at + 20.0 * i for i in range(-1, 2)]
+        all_ = [
+            dataclasses.replace(release, digest=d, released_at=t)
+            for d, t in zip(("oldest", served, "newest"), at, strict=True)
+        ]
+        known = SimpleNamespace(releases=lambda: all_, verdicts=verdicts)
+        with Intake(tmp_path) as store:
+            new = [dataclasses.replace(e, id=f"new{e.id}", digests=("newest",) * e.num_steps) for e in store.recent(60)]
+            store.append(new)
+        found = releases(RELAXED, AnalyzeConfig(), tmp_path, lambda m, *these: m(*these), known)
+        check = doubt(found, "calibrated", True)
+    assert check is not None and "of policy newest" in check.note
+    assert asked == ["newest", served]
 
 
 def test_no_release_and_no_store_say_nothing(tmp_path: Path) -> None:

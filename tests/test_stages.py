@@ -12,11 +12,12 @@ import pytest
 
 from flywheel import archive, beside, causes, consider, explaining, growth, stages
 from flywheel.analyze.diagnose import Diagnosis
+from flywheel.analyze.past import recall
 from flywheel.arms import Control
 from flywheel.causes import Cause
 from flywheel.config import Config, TrainConfig
 from flywheel.console import silent
-from flywheel.errors import LostError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.facts import decision_of
 from flywheel.outcomes import Outcome
 from flywheel.records import (
@@ -170,7 +171,7 @@ def test_what_the_gate_refused_the_last_candidate_for_is_hard_from_the_first_ite
     start._rooms.trainer = SimpleNamespace(begin=lambda *_: None, advance=advance)
     start._rooms.gate = SimpleNamespace(probe=lambda *_: probes.pop(0), grow=None)
     start._rooms.begin_serving = lambda: None  # type: ignore[method-assign]
-    start._say = lambda *_, **__: None  # type: ignore[assignment]
+    start._say = start.following._say = lambda *_, **__: None  # type: ignore[assignment]
     start.begin(plan)
     for _ in range(3):
         start.advance(plan)
@@ -390,3 +391,40 @@ def test_a_candidate_is_looked_at_on_productions_episodes_before_it_is_judged_an
     start.judge(plan, SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert order == [("d", None, ()), doubt]
     assert start.observe(plan)["off_policy"] == {"num": 7}
+
+
+@pytest.mark.parametrize("looked", ["d", None])
+def test_a_candidate_that_was_judged_before_a_restart_is_looked_at_again_before_it_is_tried(
+    looked: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    start.keep(Turn(number=1, plan=Plan(strategy="continue_training", reasons=())))
+    start._rooms.registry = SimpleNamespace(champion=lambda: "champion")
+    start._rooms.serving = SimpleNamespace()  # type: ignore[misc]
+    seen, tried = list[Any](), list[bool]()
+    start._foresight = SimpleNamespace(  # type: ignore[assignment]
+        looked=looked, look=lambda *given: seen.append(given[:3]), is_slow=True
+    )
+
+    def try_out(rooms: Any, verdict: Any, slowly: bool) -> Any:
+        tried.append(slowly)
+        return SimpleNamespace(state="rolled_back")
+
+    monkeypatch.setattr(stages, "try_out", try_out)
+    assert start.release(SimpleNamespace(digest="d")) is None  # type: ignore[arg-type]
+    assert (seen, tried) == ([] if looked else [("d", "champion", ())], [True])
+
+
+def test_a_damaged_segment_leaves_a_turn_undiagnosed_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recent(*given: Any, **named: Any) -> Any:
+        raise FlywheelError("segment 3 is damaged")
+
+    monkeypatch.setattr(consider, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    rooms: Any = SimpleNamespace(serving=SimpleNamespace(store=SimpleNamespace(recent=recent)))
+    start = opened(tmp_path, Config(), monkeypatch)
+    considering = consider.Considering(cartpole, Config(), tmp_path, rooms, start._spec, lambda: 1)
+    found = considering._diagnose("d", [], recall([], "d", 0.0), None)
+    assert found.calibration is None
+    assert found.obstacle == "production's episodes can't be read (segment 3 is damaged)"

@@ -108,7 +108,7 @@ class Critic:
 def estimate(task: Task, closed: Sequence[Episode], begun: Sequence[Episode], now: float) -> Early | None:
     """Return what episodes of a policy will come to that have begun; None where there are none, or too few closed."""
     critic = learn(closed, task.margin) if begun else None
-    return None if critic is None else foresee(critic, begun, int(now), now)
+    return None if critic is None else foresee(critic, begun, int(now), now, task.return_range)
 
 
 def learn(closed: Sequence[Episode], margin: Margin | None = None) -> Critic | None:
@@ -145,11 +145,18 @@ def learn(closed: Sequence[Episode], margin: Margin | None = None) -> Critic | N
     )
 
 
-def foresee(critic: Critic, begun: Sequence[Episode], seed: int, at: float = 0.0) -> Early | None:
+def foresee(
+    critic: Critic,
+    begun: Sequence[Episode],
+    seed: int,
+    at: float = 0.0,
+    possible: tuple[float, float] | None = None,
+) -> Early | None:
     """Return what episodes will come to that have begun and aren't known whole; None where there are none.
 
-    An open one is given as far as it came, with the end "lost". Where a reward is not known yet, the return is
-    estimated from there on; whether an episode that is over failed is known.
+    No return beyond the `possible` ones (the task's return_range) is told. An open one is given as far as it came, with
+    the end "lost". Where a reward is not known yet, the return is estimated from there on; whether an episode that is
+    over failed is known.
     """
     if not begun:
         return None
@@ -168,14 +175,16 @@ def foresee(critic: Critic, begun: Sequence[Episode], seed: int, at: float = 0.0
     fails = np.where(over | (known > 0.0), known, np.maximum(fails, unheard_of))
     total = seen + to_come * np.where(unheard_of, rng.random(fails.shape), 1.0)
     unsure = float(np.sqrt(1.0 + len(critic.to_come) / critic.num))  # coefficients were fitted to few episodes, too
-    (mean, span), (rate, (least, most)) = (_summed(each.mean(axis=1), unsure) for each in (total, fails))
+    (rate, (least, most)) = _summed(fails.mean(axis=1), unsure)
+    mean, span = _summed(total.mean(axis=1), unsure)
+    mean, *ends = np.clip([mean, *span], *(possible or (-np.inf, np.inf))).tolist()
     return Early(
         digest=begun[0].digests[0],
         num=len(begun),
         num_over=int(over.sum()),
         num_closed=critic.num,
         mean_return=mean,
-        return_interval=span,
+        return_interval=(ends[0], ends[1]),
         failure_rate=rate,
         failure_interval=(max(0.0, least), min(1.0, most)),
         at=at,

@@ -181,13 +181,14 @@ def estimate(logged: Logged, digest: str, num_left_out: int, seed: int, span: Sp
     }
     each["DR"] = (each["PDIS"][0] - _controls(logged, weights), one)
     worths = [_worth(method, *each[method], counts) for method in METHODS]
+    rare = METHODS if (weights == 1.0).all() else ("WIS", "DR")  # of itself a policy's estimates are all the logged one
     return OffPolicy(
         digest=digest,
         num=num,
         num_left_out=num_left_out,
         effective=effective,
         logged=_rare(_worth("logged", returns, one, counts), returns, one, span),
-        returns=tuple(_rare(each, returns, last, span) if each.method in ("WIS", "DR") else each for each in worths),
+        returns=tuple(_rare(each, returns, last, span) if each.method in rare else each for each in worths),
         failed=_share(logged.failed, last),
         logged_failed=_share(logged.failed, one),
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flywheel.facts import DAY_S, Past, Ranges, cause_of, decision_of
-from flywheel.records import Signal, Turn
+from flywheel.facts import DAY_S, Decision, Past, Ranges, cause_of, decision_of
+from flywheel.records import Correction, Signal, Turn
 
 COOLING = "cooling"
 """Name of the rule that waits: a turn in which it did is no new act for a cause, else it would wait for ever."""
@@ -32,59 +32,98 @@ def recall(history: Sequence[Turn], champion: str | None, now: float) -> Past:
         champion: digest in service.
         now: UTC epoch seconds.
     """
-    incident, rollbacks = _incident(history)
-    cause, acted_at = _acted(history)
-    last = history[-1] if history else None
-    verdict = None if last is None else last.verdict
-    return Past(
-        plan=None if last is None else last.plan,
-        candidate=None if verdict is None else verdict.digest,
-        outcome=None if verdict is None else verdict.outcome,
-        failing=() if verdict is None else tuple(c.name for c in verdict.checks if c.passed is not True),
-        refusals=_refusals(history),
-        parameters=_carried(history),
-        released=_carried([turn for turn in history if turn.release is not None]),
-        correction=None if last is None else last.plan.correction,
-        corrected=next((turn.plan.correction for turn in reversed(history) if turn.release is not None), None),
-        is_champion_known=any(turn.release is not None and turn.release.digest == champion for turn in history),
-        accused=tuple(sorted({s.digest for turn in history for s in turn.plan.signals})),
-        incident=incident,
-        rollbacks=rollbacks,
-        rounds=sum(at is not None and now - DAY_S < at <= now for at in map(_trained_at, history)),
-        cause=cause,
-        acted_at=acted_at,
-    )
-
-
-def _carried(history: Sequence[Turn]) -> Ranges:
-    return next((turn.plan.parameters for turn in reversed(history) if turn.plan.parameters), {})
-
-
-def _refusals(history: Sequence[Turn]) -> int:
-    count = 0
-    for turn in reversed(history):
-        if turn.verdict is None or turn.verdict.outcome == "pass":
-            break
-        count += 1
-    return count
-
-
-def _incident(history: Sequence[Turn]) -> tuple[int, int]:
-    """Return the number of the turn with which the open incident began (0: none is open), and rollbacks since then.
-
-    A turn that was stopped, or that holds for its alarms, shows nothing that could end an incident by itself.
-    """
-    began = rollbacks = 0
+    memory = Memory()
     for turn in history:
+        memory.add(turn)
+    return memory.past(champion, now)
+
+
+class Memory:
+    """What turns say to the rules, read once each, in order: so that a whole journal is recalled turn by turn."""
+
+    def __init__(self) -> None:
+        """Begin before the first turn."""
+        self._last: Turn | None = None
+        self._refusals = self._incident = self._rollbacks = 0
+        self._parameters: Ranges = {}
+        self._released: Ranges = {}
+        self._corrected: Correction | None = None
+        self._champions, self._accused = set[str](), set[str]()
+        self._trained = list[float]()
+        self._acted, self._is_holding = ("", 0.0), False
+
+    def add(self, turn: Turn) -> None:
+        """Take in the next turn."""
+        decision = decision_of(turn)
+        self._last, verdict = turn, turn.verdict
+        self._refusals = 0 if verdict is None or verdict.outcome == "pass" else self._refusals + 1
+        self._parameters = turn.plan.parameters or self._parameters
+        if turn.release is not None:
+            self._released = turn.plan.parameters or self._released
+            self._corrected = turn.plan.correction
+            self._champions.add(turn.release.digest)
+        self._accused |= {signal.digest for signal in turn.plan.signals}
+        self._open(turn)
+        if decision is not None:
+            self._act(turn, decision)
+        if (at := _trained_at(turn, decision)) is not None:
+            self._trained.append(at)
+
+    def _open(self, turn: Turn) -> None:
+        """Count the number of the turn with which the open incident began (0: none is open), and rollbacks since then.
+
+        A turn that was stopped, or that holds for its alarms, shows nothing that could end an incident by itself.
+        """
         seen = turn.evidence
         if turn.plan.signals:
-            began = began or turn.number
-        rollbacks += turn.plan.strategy == "rollback_and_retrain" or _went_back(turn)
+            self._incident = self._incident or turn.number
+        self._rollbacks += turn.plan.strategy == "rollback_and_retrain" or _went_back(turn)
         if not seen.get("recovered") and (seen.get("before") is not None or seen.get("signals")):
-            began = began or turn.number
+            self._incident = self._incident or turn.number
         elif seen.get("recovered") or not (seen.get("stopped") or _is_waiting(turn)):
-            began = rollbacks = 0
-    return began, rollbacks
+            self._incident = self._rollbacks = 0
+
+    def _act(self, turn: Turn, decision: Decision) -> None:
+        """Keep for what cause, and when, a plan for alarms last ended in a release or was to hold; ("", 0) if never.
+
+        Of holds one after another for one cause the first one counts, so that holding does not make itself last.
+        """
+        if not decision.facts.signals or {COOLING, HELD} & set(decision.by):
+            return
+        its, holds = cause_of(decision.facts), decision.plan.strategy == "hold"
+        if turn.release is not None:
+            self._acted = its, turn.release.released_at
+        elif holds and not (self._is_holding and its == self._acted[0]):
+            self._acted = its, decision.facts.now
+        self._is_holding = holds
+
+    def past(self, champion: str | None, now: float) -> Past:
+        """Return what the turns so far say.
+
+        Args:
+            champion: digest in service.
+            now: UTC epoch seconds.
+        """
+        last = self._last
+        verdict = None if last is None else last.verdict
+        return Past(
+            plan=None if last is None else last.plan,
+            candidate=None if verdict is None else verdict.digest,
+            outcome=None if verdict is None else verdict.outcome,
+            failing=() if verdict is None else tuple(c.name for c in verdict.checks if c.passed is not True),
+            refusals=self._refusals,
+            parameters=self._parameters,
+            released=self._released,
+            correction=None if last is None else last.plan.correction,
+            corrected=self._corrected,
+            is_champion_known=champion in self._champions,
+            accused=tuple(sorted(self._accused)),
+            incident=self._incident,
+            rollbacks=self._rollbacks,
+            rounds=sum(now - DAY_S < at <= now for at in self._trained),
+            cause=self._acted[0],
+            acted_at=self._acted[1],
+        )
 
 
 def _went_back(turn: Turn) -> bool:
@@ -96,29 +135,8 @@ def _is_waiting(turn: Turn) -> bool:
     return turn.plan.strategy == "hold" and bool(turn.plan.signals)
 
 
-def _acted(history: Sequence[Turn]) -> tuple[str, float]:
-    """Return for what cause, and when, a plan for alarms last ended in a release or was to hold; ("", 0) if never.
-
-    Of holds one after another for one cause the first one counts, so that holding does not make itself last.
-    """
-    cause, at = "", 0.0
-    for turn in reversed(history):
-        decision = decision_of(turn)
-        if decision is None or not decision.facts.signals or {COOLING, HELD} & set(decision.by):
-            continue
-        its, holds = cause_of(decision.facts), decision.plan.strategy == "hold"
-        if cause and not (holds and its == cause):
-            break
-        if turn.release is not None:
-            return its, turn.release.released_at
-        if holds:
-            cause, at = its, decision.facts.now
-    return cause, at
-
-
-def _trained_at(turn: Turn) -> float | None:
+def _trained_at(turn: Turn, decision: Decision | None) -> float | None:
     """Return when a turn's round of training began, as far as the journal knows; None where it had none."""
-    decision = decision_of(turn)
     if decision is not None:
         return None if decision.plan.strategy == "hold" else decision.facts.now
     return None if turn.verdict is None else turn.verdict.judged_at

@@ -16,8 +16,9 @@ Ramdas 2024, "Estimating means of bounded random variables by betting") tests th
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,18 +174,14 @@ def judged_by(release: Release, verdicts: Sequence[Verdict]) -> Verdict | None:
     return max(before, key=lambda v: v.judged_at, default=None)
 
 
-def doubt(compared: Sequence[Compared], simulator: str, has_parameters: bool) -> Check | None:
-    """Return what the releases so far, in their order, say of verdicts by this simulator; None where they say nothing.
+def doubt(compared: Iterable[Compared], simulator: str, has_parameters: bool) -> Check | None:
+    """Return what the releases so far, newest first, say of verdicts by this simulator; None where they say nothing.
 
     The value is the evidence that production contradicts the gate, as a share of what settles it. Those count that were
-    judged by it since it was last another one. One that production contradicts leaves the
-    question open, so that no verdict passes: until the simulator has other parameters.
+    judged by it since it was last another one; none before that is asked for. One that production contradicts leaves
+    the question open, so that no verdict passes: until the simulator has other parameters.
     """
-    counts: list[Compared] = []
-    for each in reversed(compared):
-        if each.simulator != simulator:
-            break
-        counts.append(each)
+    counts = list(itertools.takewhile(lambda each: each.simulator == simulator, compared))
     if not counts:
         return None
     worst = next((each for each in counts if each.is_contradicted), counts[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flywheel.analyze.past import recall
+from flywheel.analyze.past import Memory
 from flywheel.analyze.strategy import decide
 from flywheel.errors import FlywheelError
 from flywheel.facts import Decision, Facts, decision_of, differing
@@ -36,16 +36,17 @@ class Again:
 
 def replayed(turns: Sequence[Turn]) -> list[Again]:
     """Return every turn's decision made again by the present rules, from its facts and the turns before it."""
-    found = []
-    for index, turn in enumerate(turns):
+    found, memory = [], Memory()
+    for turn in turns:
         made = decision_of(turn)
         if made is None:
             found.append(Again(number=turn.number, decision=None))
-            continue
-        plan, facts = decide(made.facts), made.facts
-        past = differing(facts.past, recall(turns[:index], facts.champion, facts.now))
-        fields = differing(made.plan, plan)
-        found.append(Again(number=turn.number, decision=made, plan=plan, fields=fields, past=past))
+        else:
+            plan, facts = decide(made.facts), made.facts
+            past = differing(facts.past, memory.past(facts.champion, facts.now))
+            fields = differing(made.plan, plan)
+            found.append(Again(number=turn.number, decision=made, plan=plan, fields=fields, past=past))
+        memory.add(turn)
     return found
 
 

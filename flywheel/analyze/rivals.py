@@ -13,9 +13,17 @@ SURE = 3.0
 SWINGS = -0.3
 """Covariance of what is left of neighbouring steps, for each unit that its variance grew, below which it is a sensor's
 noise: noise of one observation enters the change before it and the one after it, with opposite signs (-1/2 in all)."""
+LITTLE = 0.02
+"""Variance of what is left of a step, in that of the episodes before, of which nothing is said."""
+ROUNDS = 3
+"""Times that the answer to actions is fitted, each time with less of the episodes that it does not fit."""
 PERSISTENT = 0.1
 """Share of a step's typical change by which the world must answer otherwise, still in an episode's second half, where
 episodes begin elsewhere, too: a model fitted to other states errs by some of that."""
+FRESH = 0.4
+"""Share of what was left of steps more than before that is still left to a model of the changed episodes themselves
+where a sensor's noise made it: half of it is the next observation's own, which nothing foretells. What another world
+answers such a model learns."""
 SHARE = 0.5
 """Share of what rewards lack, or have too much, that one factor and one offset must explain."""
 
@@ -48,18 +56,42 @@ def is_bias(known: Summaries, family: Family, moved: Mask, at: int) -> bool:
 
 
 def is_noise(known: Summaries, at: int) -> bool:
-    """Say whether what is left of steps grew as a noisier sensor has it: by what the next step takes back."""
+    """Say whether what is left of steps grew as a noisier sensor has it: by what the next step takes back.
+
+    Of what grew another answer to actions is taken away first, which may alternate as well. Half of a sensor's noise is
+    nothing that a model of the changed episodes themselves could learn; another world it does.
+    """
     some = known.transitions
     assert some is not None
-    left, changed = fit(some, some.episode < at).left(some), some.episode >= at
-    # another answer to actions, which may alternate as well, is no noise
-    left[changed] -= some.acts[changed] @ np.linalg.lstsq(some.acts[changed], left[changed])[0]
+    model, changed = fit(some, some.episode < at), some.episode >= at
+    left, counts = _answered(some, model.left(some), at)
     size, swing = some.mean_by_episode_of(np.square(left)), some.swing(left)
-    grown, taken = (x[at:].mean(axis=0) - x[:at].mean(axis=0) for x in (size, swing))
+    grown = size[at:].mean(axis=0) - size[:at].mean(axis=0)
     error = np.sqrt(size[at:].var(axis=0) / len(size[at:]) + size[:at].var(axis=0) / at)
-    sure = grown > SURE * error + 0.02
+    sure = grown > SURE * error + LITTLE
     most = int(np.argmax(np.where(sure, grown, -np.inf)))
-    return bool(sure[most] and taken[most] < SWINGS * grown[most])
+    again = fit(some, np.where(changed, counts[some.episode], 0.0))
+    learnt = some.mean_by_episode_of(np.square(again.left(some) * again.deviation / model.deviation))
+    more, taken, fresh = (
+        float(np.average(x[at:, most], weights=counts[at:]) - before[:at, most].mean())
+        for x, before in ((size, size), (swing, swing), (learnt, size))
+    )
+    return bool(sure[most] and taken < SWINGS * more and fresh > FRESH * more)
+
+
+def _answered(some: Transitions, left: Floats, at: int) -> tuple[Floats, Floats]:
+    """Return what is left of steps once the changed episodes' answer to actions is known, and float64[N] their counts.
+
+    Episodes count the less, the more is left of them than of most: where clients meet a change one after another some
+    still come from the world before it, and of those another answer leaves the most.
+    """
+    changed, counts = some.episode >= at, np.ones(some.num_episodes)
+    for _ in range(ROUNDS):
+        root, found = np.sqrt(counts[some.episode][changed])[:, None], np.array(left)
+        found[changed] -= some.acts[changed] @ np.linalg.lstsq(root * some.acts[changed], root * left[changed])[0]
+        size = some.mean_by_episode_of(np.square(found))
+        counts = 1.0 / np.maximum((size / (np.median(size[at:], axis=0) + LITTLE)).mean(axis=1), 1.0)
+    return found, counts
 
 
 def persists(known: Summaries, at: int) -> bool:

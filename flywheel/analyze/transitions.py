@@ -145,8 +145,8 @@ def read(episodes: Sequence[Episode], spec: Spec, dims: NDArray[np.intp], stride
     )
 
 
-def fit(known: Transitions, where: NDArray[np.bool_] | None = None) -> Model:
-    """Return the model of these transitions, of those `where` only if given."""
+def fit(known: Transitions, where: NDArray[np.bool_] | Floats | None = None) -> Model:
+    """Return the model of these transitions, of those `where` only if given; numbers say how much each counts."""
     every, weights = terms(known), np.ones(len(known.seen)) if where is None else where.astype(np.float64)
     weighted = every * weights[:, None]
     moment = weighted.T @ every

@@ -89,8 +89,8 @@ def _now(router: APIRouter, source: Source) -> None:
     @router.get("/production")
     def production(last: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = MOST_SHOWN) -> Response:
         """Return the columns of a chart over the last so many production episodes, and what happened when."""
+        total = int(sum(row["episodes"] for row in source.tally().values()))  # first: one more may end at any time
         episodes = source.outcomes(last)
-        total = int(sum(row["episodes"] for row in source.tally().values()))
         first = max(total, len(episodes)) - len(episodes) + 1
         return answer(series(episodes, first, source.policies(), source.signals(), source.changes()))
 

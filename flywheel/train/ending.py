@@ -1,6 +1,9 @@
-"""When a round of training is over, and whether its candidate deserves a verdict."""
+"""When a round of training is over, whether its candidate deserves a verdict, and what it came of."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 from flywheel.config import TrainConfig
 from flywheel.records import Plan, Probe, Progress
@@ -46,3 +49,14 @@ def is_over(
 def deserves_verdict(probe: Probe, rival: Probe | None) -> bool:
     """Say whether the gate is asked: always in an incident; in quiet times only for a better policy."""
     return rival is None or beats(probe, rival)
+
+
+def trained_on(plan: Plan, progress: Progress, seed: int) -> dict[str, Any]:
+    """Return what a candidate's manifest says of the round that it came of; `seed` is the run's."""
+    found: dict[str, Any] = {
+        "strategy": plan.strategy,
+        "parameters": {name: list(span) for name, span in plan.parameters.items()},
+        "steps": progress.num_steps,
+        "seed": seed,
+    }
+    return found if plan.correction is None else {**found, "correction": dataclasses.asdict(plan.correction)}

@@ -115,3 +115,15 @@ def test_too_few_closed_episodes_and_nothing_open_give_no_estimate() -> None:
     again = estimate(dataclasses.replace(cartpole, margin=margin), CLOSED, begun, 5.0)
     assert isinstance(found, Early) and found == again and found.at == 5.0 and found.digest == "d"
     assert str(found).startswith("estimated: return ") and str(found).endswith("from 30 open episodes")
+
+
+def test_no_return_beyond_the_possible_ones_is_told() -> None:
+    critic, (begun, _) = learn(CLOSED), open_ones(0)
+    assert critic is not None
+    free = foresee(critic, begun, 0)
+    assert free is not None
+    most = free.return_interval[1]
+    assert most > free.mean_return
+    held = foresee(critic, begun, 0, possible=(0.0, most - 0.5))
+    assert held is not None and held.return_interval == (free.return_interval[0], most - 0.5)
+    assert held.mean_return <= most - 0.5

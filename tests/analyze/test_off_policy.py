@@ -79,6 +79,14 @@ def test_the_same_policy_has_the_logged_mean_exactly(digest: str) -> None:
     assert found.failed is not None and found.failed.value == np.mean([episode.failed for episode in episodes])
 
 
+def test_of_a_policy_that_always_has_one_return_no_estimate_is_certain() -> None:
+    acts = policy(1.0, "p")
+    alike = [dataclasses.replace(e, rewards=np.ones(e.num_steps) / e.num_steps) for e in chain(100, acts, 3)]
+    found = evaluate(alike, acts, 0, (0.0, 1.0))
+    assert found.logged is not None and found.logged.interval[0] < 0.99
+    assert {worth.interval for worth in found.returns} == {found.logged.interval}
+
+
 def test_estimates_and_their_intervals_hold_the_exact_value() -> None:
     held, values = {method: 0 for method in METHODS}, {method: [0.0] for method in METHODS}
     for seed in range(60):

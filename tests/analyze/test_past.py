@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from flywheel.analyze.past import open_signals, recall
+from flywheel.analyze.past import COOLING, open_signals, recall
 from flywheel.analyze.strategy import decision
 from flywheel.errors import FlywheelError
 from flywheel.facts import DAY_S, Past, cause_of, decision_of, plain
@@ -75,6 +78,43 @@ def test_rounds_of_the_last_day_are_counted_also_those_from_before_decisions_wer
     assert recall(history, "champion", NOW).rounds == 1
     assert recall(history, "champion", NOW + DAY_S).rounds == 0
     assert recall(history, "champion", 10.0).rounds == 1, "the old turn, by its verdict"
+
+
+DONE = st.tuples(
+    st.sampled_from(["hold", "train", "release"]), st.sampled_from(["sensors", "reward"]), st.booleans(), st.booleans()
+)
+
+
+def acted(history: Sequence[Turn]) -> tuple[str, float]:
+    """Return what `Past.cause` and `Past.acted_at` are, looked for from the end."""
+    cause, at = "", 0.0
+    for each in reversed(history):
+        made = decision_of(each)
+        assert made is not None
+        if not made.facts.signals or COOLING in made.by:
+            continue
+        its, holds = cause_of(made.facts), made.plan.strategy == "hold"
+        if cause and not (holds and its == cause):
+            break
+        if each.release is not None:
+            return its, each.release.released_at
+        if holds:
+            cause, at = its, made.facts.now
+    return cause, at
+
+
+@settings(deadline=None)
+@given(st.lists(DONE, max_size=8))
+def test_what_was_done_about_a_cause_is_the_same_from_the_front_as_from_the_end(done: list[Any]) -> None:
+    history: list[Turn] = []
+    for number, (what, kind, is_cooling, is_quiet) in enumerate(done, start=1):
+        made = decision(facts(signals=() if is_quiet else [WORSE], cause={"kind": kind}, now=NOW + number))
+        plan = Plan(strategy="hold" if what == "hold" else "continue_training", reasons=())
+        made = dataclasses.replace(made, plan=plan, by=(COOLING,) if is_cooling else ("quiet",))
+        release = dataclasses.replace(BEFORE, released_at=NOW + number + 0.5) if what == "release" else None
+        history.append(seen(number, plan.strategy, QUIET, decision=plain(made), release=release))
+    found = recall(history, "champion", NOW)
+    assert (found.cause, found.acted_at) == acted(history)
 
 
 def test_two_alarms_of_one_kind_have_one_cause_unless_the_diagnosis_names_it() -> None:

@@ -120,12 +120,12 @@ def test_the_last_passing_verdict_before_a_release_is_its_own() -> None:
 def test_a_contradicted_simulator_lets_nothing_pass_until_it_is_another(has_parameters: bool) -> None:
     bad = compared(outcomes(0.2, 300))
     good, other = compared(outcomes(0.02, 300)), dataclasses.replace(compared(outcomes(0.02, 300)), simulator="s1")
-    found = doubt([bad, good], "s0", has_parameters)
+    found = doubt([good, bad], "s0", has_parameters)
     assert found is not None and found.passed is None and found.value >= 1.0 == found.bound
     assert found.note.startswith("production contradicts the simulator: of policy policy")
     assert ("names no parameters" in found.note) != has_parameters and "analyze.sim_gap" in found.note
     assert doubt([bad], "s1", True) is None, "a calibrated one is another one"
-    fine = doubt([bad, other], "s1", True)
+    fine = doubt([other, bad], "s1", True)
     assert fine is not None and fine.passed is True and fine.value < 1.0
-    assert doubt([bad, other], "s0", True) is None, "what it was before the last calibration is past"
+    assert doubt([other, bad], "s0", True) is None, "what it was before the last calibration is past"
     assert doubt([], "s0", True) is None

@@ -25,7 +25,7 @@ from flywheel.gate import SafetyGate
 from flywheel.observe.outlook import EARLY
 from flywheel.page.app import STATIC
 from flywheel.page.frames import ROW, SHEET
-from flywheel.store.intake import open_readonly
+from flywheel.store.intake import Intake, open_readonly
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import load_linear
 from flywheel.window import Window
@@ -296,6 +296,23 @@ def test_what_was_vendored_is_what_the_repository_says(tmp_path: Path) -> None:
     assert directory.name == f"{noted['name']}-{noted['version']}" and noted["license"] == "MIT"
     files = {path.name: path for path in directory.iterdir() if path.name != "VENDORED.json"}
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == noted["sha256"]
+
+
+def test_an_episode_that_ends_meanwhile_moves_no_number(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Window.outcomes
+
+    def and_one_more(window: Window, last: int) -> Any:
+        found = read(window, last)
+        with Intake(own) as store:
+            (newest,) = store.recent(1)
+            store.append([dataclasses.replace(newest, id="new", started_at=newest.started_at + 1.0)])
+        return found
+
+    monkeypatch.setattr(Window, "outcomes", and_one_more)
+    with served(own) as url, httpx.Client(base_url=f"{url}api/v1/", timeout=30.0) as api:
+        found = got(api, "production")
+    assert (found["first"], found["number"][0]) == (1, 1)
+    assert sum(mark["kind"] == "release" for mark in found["marks"]) == 2
 
 
 def test_an_installed_wheel_has_the_static_files(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A control group on the page: which policy some episodes stay on, for which share, and until when."""
+"""A control group on the page: which policy some episodes stay on, for which share, and until when; and strata."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from flywheel.deploy.registry import Registry
+from flywheel.observe.observer import SIGNALS
+from flywheel.store.intake import Intake
 from tests.page.conftest import served
 from tests.page.run_dirs import challenge
 from tests.page.test_api import got
@@ -53,4 +56,16 @@ def test_a_person_sees_who_has_which_share(registry: Registry, own: Path, browse
         page = browser.new_page()
         page.goto(url)
         expect(page.get_by_text("90 % of new episodes, the rest stays on")).to_be_visible()
+        page.close()
+
+
+def test_an_alarm_says_among_which_kind_of_episodes_it_shows_most(own: Path, browser: Browser) -> None:
+    with Intake(own) as store:
+        first, *others = json.loads(store.noted(SIGNALS) or "[]")
+        first["evidence"]["stratum"] = "<b>night</b>"
+        store.note(SIGNALS, json.dumps([first, *others]))
+    with served(own) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.get_by_text("most among “<b>night</b>”")).to_have_count(1)
         page.close()

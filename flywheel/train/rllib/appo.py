@@ -34,14 +34,14 @@ _LOOK_S = 0.02
 class LeanAPPOLearner(LeanPPOLearner):
     """PPO's loop over rows whose advantages are V-trace's."""
 
-    def update(self, *, training_data: Any, timesteps: Any, num_epochs: int, minibatch_size: int, **_: Any) -> Any:
+    def update(self, *, training_data: Any, timesteps: Any, **given: Any) -> Any:
         """Learn from the episodes for `num_epochs` passes, each in a new order, and return RLlib's metrics."""
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
         training_data.solve_refs()
         rows = self._rows(training_data.episodes)
-        num_rows = len(rows["obs"])
-        for _epoch in range(num_epochs):
+        num_rows, minibatch_size = len(rows["obs"]), given["minibatch_size"]
+        for _epoch in range(given["num_epochs"]):
             for some in torch.split(torch.randperm(num_rows), minibatch_size)[: max(num_rows // minibatch_size, 1)]:
                 self._descend({name: column[some] for name, column in rows.items()})
         self.metrics.log_dict(self._measured(rows), key=DEFAULT_MODULE_ID, window=1)

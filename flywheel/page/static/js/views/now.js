@@ -169,7 +169,7 @@ function alarms(shared, { signals }, shift) {
     shown.length === 0
       ? body(h("p", { class: "small-note" }, "None was raised. The monitors raise one false alarm in 10,000 episodes or fewer."))
       : [shift && began(shift), h("ul", { class: "alarms" }, shown.map((each) => h("li", {},
-          h("div", {}, h("span", {}, h("b", { class: "bad" }, words(each.kind)), ` by the ${each.monitor} monitor`), h("span", { class: "muted" }, time(each.at))),
+          h("div", {}, h("span", {}, h("b", { class: "bad" }, words(each.kind)), ` by the ${each.monitor} monitor`, each.evidence.stratum && `, most among “${each.evidence.stratum}”`), h("span", { class: "muted" }, time(each.at))),
           h("div", {}, h("span", {}, "at ", id(each.at_episode, `#/episode/${encodeURIComponent(each.at_episode)}`)), chip(shared.policies, each.digest, false)),
           h("div", {}, h("span", {}, "since ", id(each.since_episode, `#/episode/${encodeURIComponent(each.since_episode)}`)), each.value === null ? "evidence beyond any number" : `evidence ${count(each.value)} of ${count(each.threshold)}`))))]];
 }
