@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
-from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.training_data import TrainingData
-from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from flywheel.config import TrainConfig
 from flywheel.records import Plan, Spec
@@ -21,12 +19,24 @@ from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.nets import answers
 from flywheel.train.recipe import make_recipe
-from flywheel.train.rllib.dense import actor_of, critic_of, episodes_of
-from flywheel.train.rllib.env_runner import ColumnsRunner, WorldsRunner
-from flywheel.train.rllib.learner import LeanPPOLearner
-from flywheel.train.rllib.ppo import ppo_config
 from flywheel.train.surrogate import rows_of
 from flywheel.train.tape import Played, joined
+
+DEFAULT_MODULE_ID = "default_policy"
+
+
+@functools.cache
+def rl() -> SimpleNamespace:
+    """Return what is RLlib's, and ours in it: imported no sooner than the cluster's environment may be set."""
+    from ray.rllib.algorithms.ppo.torch import ppo_torch_learner
+    from ray.rllib.core.learner import training_data
+    from ray.rllib.env import single_agent_env_runner
+
+    from flywheel.train.rllib import dense, env_runner, learner, ppo
+
+    modules = ppo_torch_learner, training_data, single_agent_env_runner, dense, env_runner, learner, ppo
+    return SimpleNamespace(**{name: value for module in modules for name, value in vars(module).items()})
+
 
 CONFIG = TrainConfig(worlds_per_runner=8, steps_per_world=16, hidden=(16, 8))
 PLAN = Plan(strategy="continue_training", reasons=())
@@ -37,31 +47,31 @@ TASKS = {"discrete": cartpole, "box": pendulum}
 
 
 def config_of(task: Task, **changes: Any) -> Any:
-    config = ppo_config(task, spec_of(task), dataclasses.replace(CONFIG, entropy=0.01), 3, {})
+    config = rl().ppo_config(task, spec_of(task), dataclasses.replace(CONFIG, entropy=0.01), 3, {})
     return config.training(**changes) if changes else config
 
 
-def learner_of(task: Task, config: Any) -> LeanPPOLearner:
+def learner_of(task: Task, config: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # RLlib builds its modules by what it deprecates
-        learner: LeanPPOLearner = config.build_learner(env=None, spaces={DEFAULT_MODULE_ID: seen_spaces(spec_of(task))})
+        learner: Any = config.build_learner(env=None, spaces={DEFAULT_MODULE_ID: seen_spaces(spec_of(task))})
     return learner
 
 
-def runner_of(task: Task, kind: type[WorldsRunner] = ColumnsRunner) -> WorldsRunner:
+def runner_of(task: Task, kind: str = "ColumnsRunner") -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runner = kind(config=config_of(task), worker_index=1)
+        runner = getattr(rl(), kind)(config=config_of(task), worker_index=1)
     runner.tell(make_recipe(task, PLAN, CONFIG))
     return runner
 
 
-def weights_of(learner: LeanPPOLearner) -> dict[str, Any]:
+def weights_of(learner: Any) -> dict[str, Any]:
     return {k: v.copy() for k, v in learner.module[DEFAULT_MODULE_ID].get_state(inference_only=False).items()}
 
 
-def updated(learner: LeanPPOLearner, episodes: list[Any], **changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = learner.update(training_data=TrainingData(episodes=episodes), **{**GIVEN, **changes})
+def updated(learner: Any, episodes: list[Any], **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = learner.update(training_data=rl().TrainingData(episodes=episodes), **{**GIVEN, **changes})
     return found
 
 
@@ -75,7 +85,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Task, Spec, Played]:
 def test_the_layers_answer_as_the_module_does_also_after_it_got_other_weights(case: Any) -> None:
     task, _, played = case
     module = learner_of(task, config_of(task)).module[DEFAULT_MODULE_ID]
-    actor, critic = actor_of(module), critic_of(module)
+    actor, critic = rl().actor_of(module), rl().critic_of(module)
     assert actor and critic
     for _ in range(2):
         with torch.no_grad():
@@ -100,10 +110,10 @@ def test_the_batch_has_the_targets_that_rllibs_connectors_make(case: Any) -> Non
     task, spec, played = case
     learner = learner_of(task, config_of(task))
     theirs = learner._make_batch_if_necessary(
-        training_data=TrainingData(episodes=episodes_of(played, *seen_spaces(spec)))
+        training_data=rl().TrainingData(episodes=rl().episodes_of(played, *seen_spaces(spec)))
     )[DEFAULT_MODULE_ID]
     real = theirs["loss_mask"]
-    critic = critic_of(learner.module[DEFAULT_MODULE_ID])
+    critic = rl().critic_of(learner.module[DEFAULT_MODULE_ID])
     assert critic
     ours = rows_of(played, critic.layers, critic.activation, learner.config.gamma, learner.config.lambda_)
     for name, name_of_theirs in (("observations", "obs"), ("actions", "actions"), ("targets", "value_targets")):
@@ -118,7 +128,7 @@ def test_an_update_in_numpy_is_the_one_that_rllibs_loss_and_torchs_adam_make(cas
     task, _, played = case
     ours, theirs = learner_of(task, config_of(task)), learner_of(task, config_of(task))
     theirs.module[DEFAULT_MODULE_ID].set_state(weights_of(ours))
-    critic, config = critic_of(ours.module[DEFAULT_MODULE_ID]), ours.config
+    critic, config = rl().critic_of(ours.module[DEFAULT_MODULE_ID]), ours.config
     assert critic
     rows = rows_of(played, critic.layers, critic.activation, config.gamma, config.lambda_)
     batch = {
@@ -130,7 +140,7 @@ def test_an_update_in_numpy_is_the_one_that_rllibs_loss_and_torchs_adam_make(cas
     before = weights_of(ours)
     for _ in range(2 * GIVEN["num_epochs"]):
         optimizer.zero_grad()
-        loss = PPOTorchLearner.compute_loss_for_module(
+        loss = rl().PPOTorchLearner.compute_loss_for_module(
             theirs, module_id=DEFAULT_MODULE_ID, config=config, batch=batch, fwd_out=module._forward_train(batch)
         )
         assert theirs.loss(batch).item() == pytest.approx(loss.item(), rel=1e-4, abs=1e-5)
@@ -173,7 +183,10 @@ def test_rllibs_own_loop_learns_where_a_setting_asks_for_more(
 ) -> None:
     learner, taken = learner_of(cartpole, config_of(cartpole, **changes)), []
     (played,) = runner_of(cartpole).sample(num_timesteps=100)
-    for owner, name, called in ((LeanPPOLearner, "_descend_layers", "layers"), (PPOTorchLearner, "update", "RLlib")):
+    for owner, name, called in (
+        (rl().LeanPPOLearner, "_descend_layers", "layers"),
+        (rl().PPOTorchLearner, "update", "RLlib"),
+    ):
         original = getattr(owner, name)
 
         def watched(*a: Any, original: Any = original, called: str = called, **k: Any) -> Any:
@@ -200,7 +213,7 @@ def test_a_network_with_common_layers_is_learnt_in_torch() -> None:
 
 def test_columns_and_episodes_are_the_same_steps() -> None:
     (columns,) = runner_of(cartpole).sample(num_timesteps=300)
-    chunks = runner_of(cartpole, WorldsRunner).sample(num_timesteps=300)
+    chunks = runner_of(cartpole, "WorldsRunner").sample(num_timesteps=300)
     assert sum(map(len, chunks)) == len(columns) >= 300
     assert [chunk.is_terminated for chunk in chunks] == columns.terminated.tolist()
     np.testing.assert_array_equal(np.concatenate([c.get_observations() for c in chunks]), columns.observations)
@@ -216,7 +229,7 @@ def test_episodes_are_told_at_once_as_rllib_tells_them_one_by_one() -> None:
         returns = lengths * 0.5
         ours._log_episodes(lengths, returns)
         for length, value in zip(lengths, returns, strict=True):
-            SingleAgentEnvRunner._log_episode_metrics(theirs, length, value, 0.0)
+            rl().SingleAgentEnvRunner._log_episode_metrics(theirs, length, value, 0.0)
         found, wanted = ours.get_metrics(), theirs.get_metrics()
         wanted.pop("episode_duration_sec_mean")
         for name in [name for name in wanted if name.startswith("episode_")]:
