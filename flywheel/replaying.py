@@ -31,7 +31,7 @@ class ReplayConfig:
     num_steps: int = 3
     """steps that a transition looks ahead before the critic's own estimate stands in"""
     target_every: int = 100
-    """updates of DQN from one copy of the target network to the next; 0: it follows by `target_rate`, as SAC's do"""
+    """updates of DQN from one copy of the target network to the next"""
     target_rate: float = 0.005
     """share of SAC's critics that goes into their targets with each update"""
     epsilon: float = 0.04
@@ -53,11 +53,13 @@ class ReplayConfig:
 
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ppo": {},
-    "dqn": {},
+    "dqn": {"steps_per_world": 32, "lr": 1e-3, "lr_warm": 0.0, "lr_end": 0.0},
     "sac": {
         "hidden": [256, 256],
         "activation": "relu",
         "lr": 3e-4,
+        "lr_warm": 0.0,
+        "lr_end": 0.0,
         "num_runners": 1,  # the learner needs the other CPU all the time
         "worlds_per_runner": 8,
         "steps_per_world": 32,  # 256 steps an iteration, and as many updates: what an iteration costs besides is little
@@ -68,4 +70,5 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 }
 """What an algorithm needs of `train`'s settings whatever the task is, in place of the defaults, which are PPO's.
 
-SAC has the values of Haarnoja et al. 2018, with one update for each step."""
+SAC has the values of Haarnoja et al. 2018, with one update for each step; DQN keeps the defaults, which it was tried
+with, where a task has others for PPO."""
