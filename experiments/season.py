@@ -25,7 +25,9 @@ only where both cases show that it helps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,6 @@ from flywheel.spaces import seen_spaces
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import CartPoles, cartpole
 from flywheel.train.recipe import make_recipe
-from flywheel.train.rllib.season import Season
 
 CONFIG = TrainConfig()
 SPEC = spec_of(cartpole)
@@ -48,8 +49,10 @@ TRIED, PLAYED, RECOVERED = 100, 50, 5
 """Episodes in which a policy is tried, that production has of one, and of the former the most that may fail."""
 SERVED_EVERY, MOST = 5, 40
 """Iterations after which a policy goes into service all the same, and after which a run gives up."""
-STEPS = 8
-"""MARWIL's steps an iteration."""
+POLICIES = 3
+"""Policies of production that are learnt from, the last ones."""
+BETA, SHARE, STEPS, ROWS, MOST_WEIGHT = 1.0, 0.1, 8, 128, 20.0
+"""MARWIL's beta, its share of the learning rate, steps an iteration, rows of each, and the largest weight of a row."""
 LENGTH = {"length": 2.0}
 WIND = 0.75
 """N, of which no parameter knows; the motor has 10."""
@@ -68,6 +71,57 @@ class WindyPoles(CartPoles):
 
 
 windy = dataclasses.replace(cartpole, name="windy-cartpole", vector=WindyPoles, edge_cases=(), drift={})
+
+
+@dataclass
+class Season:
+    """MARWIL's steps on a network of PPO."""
+
+    module: Any
+    rng: np.random.Generator
+    scale: float = 0.0
+    """Running mean of the advantages' squares."""
+    optimizer: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make an optimizer of the actor's own parameters."""
+        import torch
+
+        actor = [value for name, value in self.module.named_parameters() if name.startswith(("pi.", "encoder.actor"))]
+        self.optimizer = torch.optim.Adam(actor, lr=SHARE * CONFIG.lr)
+
+    def learn(self, episodes: Sequence[Episode]) -> None:
+        """Take the steps on minibatches drawn from these episodes."""
+        import torch
+
+        seen = torch.as_tensor(np.concatenate([each.observations[:-1] for each in episodes]))
+        acted = torch.as_tensor(np.concatenate([each.raw_actions for each in episodes]))
+        returns = torch.as_tensor(np.concatenate([self._returns(each) for each in episodes]))
+        for _ in range(STEPS):
+            some = torch.as_tensor(self.rng.integers(len(seen), size=ROWS))
+            outputs = self.module._forward_train({"obs": seen[some]})
+            with torch.no_grad():
+                gained = returns[some] - self.module.compute_values({"obs": seen[some]})
+                size = float((gained**2).mean())
+                self.scale = 0.95 * self.scale + 0.05 * size if self.scale else size
+                weights = torch.exp(BETA * gained / (self.scale**0.5 + 1e-8)).clamp(max=MOST_WEIGHT)
+            chances = self.module.get_train_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+            self.optimizer.zero_grad()
+            (-(weights * chances.logp(acted[some])).mean()).backward()
+            self.optimizer.step()
+
+    def _returns(self, episode: Episode) -> NDArray[np.float32]:
+        """Return float32[T]: discounted rewards to come, and the critic's value where the episode was cut off."""
+        import torch
+
+        ahead = 0.0
+        if episode.end == "truncated":
+            with torch.no_grad():
+                ahead = float(self.module.compute_values({"obs": torch.as_tensor(episode.observations[-1:])})[0])
+        found = np.empty(episode.num_steps, np.float32)
+        for t in reversed(range(episode.num_steps)):
+            found[t] = ahead = episode.rewards[t] + CONFIG.gamma * ahead
+        return found
 
 
 class Lone:
@@ -117,9 +171,9 @@ class Lone:
         """Return all weights."""
         return {name: np.array(value) for name, value in self.module.get_state(inference_only=False).items()}
 
-    def policy(self, digest: str = "") -> Policy:
+    def policy(self) -> Policy:
         """Return the policy as it would be served."""
-        return Policy(self.exporter.network(self.weights()), SPEC, digest)
+        return Policy(self.exporter.network(self.weights()), SPEC)
 
 
 def played(task: Task, policy: Policy, worlds: dict[str, float], num: int, root: int) -> list[Episode]:
@@ -131,17 +185,16 @@ def played(task: Task, policy: Policy, worlds: dict[str, float], num: int, root:
 def recover(lone: Lone, weights: dict[str, Array], task: Task, seed: int, *, is_seasoned: bool) -> tuple[int, int, int]:
     """Return steps and production's episodes until a policy recovers, and whether it does."""
     lone.begin({name: (0.95 * value, 1.05 * value) for name, value in LENGTH.items()}, weights)
-    season = Season(lone.module, CONFIG, seed)
+    season = Season(lone.module, np.random.default_rng(seed))
+    production: deque[list[Episode]] = deque(maxlen=POLICIES)
     num_episodes = 0
     for iteration in range(MOST):
         if iteration % SERVED_EVERY == 0:
-            name = f"policy-{iteration}"
-            made = played(task, lone.policy(name), LENGTH, PLAYED, seed + 1_000 + iteration)
-            season.hold(made)
+            production.append(played(task, lone.policy(), LENGTH, PLAYED, seed + 1_000 + iteration))
             num_episodes += PLAYED
         lone.advance()
         if is_seasoned:
-            season.learn(STEPS)
+            season.learn([episode for some in production for episode in some])
         tried = played(task, lone.policy(), LENGTH, TRIED, seed + iteration)
         if sum(episode.failed for episode in tried) <= RECOVERED:
             return lone.num_steps, num_episodes, 1

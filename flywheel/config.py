@@ -55,8 +55,6 @@ class TrainConfig:
     exploration_share: float = 0.1
     """share of `max_steps` in which more exploration comes down to none, in a straight line: a bonus of 0.01 that
     stayed kept a nearly good policy from getting good for 190,000 steps"""
-    season_steps: int = 0
-    """steps of MARWIL on production's episodes after each iteration of PPO; 0 learns in simulation alone"""
     hidden: tuple[int, ...] = (64, 64)
     """units of the policy's and the critic's hidden layers"""
     activation: Literal["tanh", "relu"] = "tanh"

@@ -23,7 +23,7 @@ class Feed:
     def __init__(self, config: TrainConfig, ask: Callable[..., Any], rooms: Any) -> None:
         """Ask the store, the registry and the trainer of rooms, once they are needed."""
         self._ask, self._rooms = ask, rooms
-        self._is_wanted = config.algorithm != "ppo" or config.season_steps > 0
+        self._is_wanted = config.algorithm != "ppo"
         self._last = ""
         self._lacking: dict[str, int] = {}  # by id of an episode how many of its rewards weren't known
 

@@ -75,14 +75,14 @@ class TrainerActor:
         self._has_begun = True
 
     def learn_from(self, episodes: Sequence[Episode], barred: Mapping[str, str] | None = None, last: str = "") -> int:
-        """Hold production's episodes, and return how many transitions came; PPO takes some where it is seasoned.
+        """Hold production's episodes, and return how many transitions came; an algorithm without a table takes none.
 
         `barred` says of policies (digest → why) that nothing is learnt from their actions any more, `last` up to which
         episode production was handed over by now.
         """
         self._learnt_to = last
         if self._replay is None:
-            return self._training.learn_from(episodes, barred or {})
+            return 0
         for digest, why in (barred or {}).items():
             self._replay.table.exclude("policy", digest, why)
         return self._replay.produced(episodes)

@@ -42,8 +42,6 @@ class Recipe:
     """Share of random actions, where an algorithm explores by them."""
     noise: float = 0.0
     """What is added to the logarithm of each deviation, where an algorithm explores by those of its own policy."""
-    is_seasoned: bool = False
-    """Whether PPO may learn from production's episodes besides."""
     hard: tuple[str, ...] = ()
     """Names of the edge cases that are not mastered yet: half of the edge cases' worlds are theirs."""
 
@@ -81,7 +79,6 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         exploration=plan.exploration,
         exploration_steps=max(1, round(config.exploration_share * most_steps)),
         warm_start=plan.warm_start,
-        is_seasoned=plan.sampling != "none",
         max_steps=most_steps,
     )
 

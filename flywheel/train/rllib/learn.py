@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.apis import TargetNetworkAPI
 
 from flywheel.config import TrainConfig
 from flywheel.errors import FlywheelError, Refused
-from flywheel.records import Array, Episode, Progress, Spec
+from flywheel.records import Array, Progress, Spec
 from flywheel.task import Task
 from flywheel.train.recipe import Recipe
 from flywheel.train.replay import Replay
@@ -24,7 +24,6 @@ from flywheel.train.rllib.exploring import begin_afresh, explore
 from flywheel.train.rllib.export import Exporter, golden
 from flywheel.train.rllib.ppo import ppo_config
 from flywheel.train.rllib.sac import sac_config
-from flywheel.train.rllib.season import Season
 
 _PATIENCE = 3
 """Iterations without a single step (every runner lost) after which a round gives up."""
@@ -47,8 +46,6 @@ class Training:
         with contextlib.suppress(OSError):  # RLlib leaves an empty one in ~/ray_results
             os.rmdir(self._algorithm.logdir)
         self._exporter = Exporter(self._module, spec)
-        is_seasoned = config.algorithm == "ppo" and config.season_steps > 0
-        self._season = Season(self._module, config, seed) if is_seasoned else None
         self._holds: str | None = None
         self._num_iterations = self._num_steps = self._begun_at_step = self._num_broken = 0
         self._mean_return = math.nan
@@ -110,7 +107,6 @@ class Training:
                 "No env runner has given a single step, although each was restarted: its log under Ray's session "
                 "directory says why; a task whose environment raises at once is the usual reason."
             )
-        self._take_season()
         self._holds = None
         self._num_iterations += 1
         self._num_steps += num_steps
@@ -126,19 +122,6 @@ class Training:
             network=self.network(),
             note=note,
         )
-
-    def learn_from(self, episodes: Sequence[Episode], barred: Collection[str]) -> int:
-        """Hold production's episodes for seasoning, none of barred policies, and return how many transitions came."""
-        return 0 if self._season is None else self._season.hold(episodes, barred)
-
-    def _take_season(self) -> None:
-        """Learn from production besides, where the plan samples it, and let the runners act by what came of it."""
-        if self._season is not None and self._recipe.is_seasoned:
-            self._season.learn(self._config.season_steps)
-            self._learner._weights_seq_no += 1  # runners take only weights with a higher number
-            self._algorithm.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self._algorithm.learner_group, inference_only=True
-            )
 
     def _note(self) -> str:
         """Return what went wrong in the runners' worlds since they were asked last; raise what ended the sampling."""
