@@ -9,7 +9,8 @@ the first refused candidate asks for it (twice as much). What is measured is wha
 PPO's action distributions over states of the first round, the share of actions that DQN's runners took at random (by
 the chance that each action had), the mean deviation with which SAC's runners draw in such states. Rows are the ratio
 of the two rounds: while exploration comes down (in `train.exploration_share` of `train.max_steps`, without the first
-quarter, in which a network has yet to follow), and later in the round, after as many steps more.
+quarter, in which a network has yet to follow), and, for information, after as many steps more. The third row is by how
+much the round that explored more has come down until then, later against before.
 
 Prints a table, writes results/explore.json and exits with 1 when a row falls short.
 """
@@ -152,19 +153,25 @@ def noise_of(runner: Any) -> float:
     return float(runner.module.noise)
 
 
+def mean(course: Sequence[tuple[int, float]], begin: float, end: float) -> float:
+    """Return the mean level of a round after `begin` to `end` steps."""
+    return float(np.mean([level for steps, level in course if begin < steps <= end]))
+
+
 def ratio(more: Sequence[tuple[int, float]], plain: Sequence[tuple[int, float]], begin: float, end: float) -> float:
     """Return how many times as large the mean level was in one round as in the other, after `begin` to `end` steps."""
-    means = [np.mean([level for steps, level in course if begin < steps <= end]) for course in (more, plain)]
-    return float(means[0] / means[1])
+    return mean(more, begin, end) / mean(plain, begin, end)
 
 
 def row(algorithm: str, when: str, ratios: Sequence[float], goal: str, seed: int) -> dict[str, Any]:
-    """Return a row on the geometric mean of ratios, with Student's interval; `goal` is "> x" or "<= x"."""
+    """Return a row on the geometric mean of ratios, with Student's interval; `goal` is "> 1", "<= 1" or none."""
     logs: NDArray[np.float64] = np.log(ratios)
     spread = logs.std(ddof=1) / len(logs) ** 0.5
     middle, (wide, narrow) = logs.mean(), student.ppf([0.975, 0.95], len(logs) - 1) * spread
-    bound = float(goal.split()[1])
-    passed = np.exp(middle - narrow) > bound if goal[0] == ">" else np.exp(middle + narrow) <= bound
+    passed = {
+        "> 1": middle - narrow > 0.0,
+        "<= 1": middle + narrow <= 0.0,
+    }.get(goal, True)
     return {
         "id": "increase_exploration", "case": f"{algorithm.upper()}, {NAMES[algorithm]}, {when}",
         "value": round(float(np.exp(middle)), 3),
@@ -178,20 +185,22 @@ def explored(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     import ray
 
     ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
-    seeds = np.random.SeedSequence(seed).generate_state(2 if quick else 5) % 2**30
+    seeds = np.random.SeedSequence(seed).generate_state(2 if quick else 8) % 2**30
     config = TrainConfig(num_runners=1, worlds_per_runner=32, max_steps=40_000 if quick else 100_000)
     phase = config.exploration_share * config.max_steps
     for algorithm in NAMES:
-        during, after = [], []
+        during, later, back = [], [], []
         for each in seeds.tolist():
             rounds = Rounds(algorithm, each, config)
             rounds.first(6_000)
             plain, more = (rounds.go_on(factor, round(2.5 * phase)) for factor in (1.0, FACTOR))
             rounds.training.stop()
             during.append(ratio(more, plain, phase / 4, phase))
-            after.append(ratio(more, plain, 2.0 * phase, math.inf))
+            later.append(ratio(more, plain, 2.0 * phase, math.inf))
+            back.append(mean(more, 2.0 * phase, math.inf) / mean(more, phase / 4, phase))
         yield row(algorithm, "as it comes down", during, "> 1", seed)
-        yield row(algorithm, "later in the round", after, "<= 1.1", seed)
+        yield row(algorithm, "later in the round", later, "for information", seed)
+        yield row(algorithm, "later in the round against before", back, "<= 1", seed)
     ray.shutdown()
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.report import measured
+from experiments.report import measured, share
 from flywheel.config import TrainConfig
 from flywheel.policy import Policy
 from flywheel.records import Array, Episode, Plan
@@ -222,7 +222,8 @@ def seasoned(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
         runs_ = np.array(every)
         for column, what in ((0, "environment steps"), (1, "episodes of production")):
             yield row(f"{name}: {what}, seasoned less plain", runs_[:, :, column], seed)
-        yield told(f"{name}: runs that recover", runs_[:, :, 2], seed)
+        for arm, which in enumerate(("plain", "seasoned")):
+            yield share("seasoning", f"{name}: {which} runs that recover", runs_[:, arm, 2] > 0, None, False, seed)
 
 
 def row(case: str, both: NDArray[np.float64], seed: int) -> dict[str, Any]:
@@ -236,16 +237,6 @@ def row(case: str, both: NDArray[np.float64], seed: int) -> dict[str, Any]:
         "id": "seasoning", "case": case, "value": round(float(less.mean()), 1),
         "interval": [round(float(less.mean() + side * wide), 1) for side in (-1, 1)],
         "goal": "< 0", "passed": bool(less.mean() + narrow < 0), "runs": len(less), "seed": seed,
-    }  # fmt: skip
-
-
-def told(case: str, both: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """Return a row for information: how many of the seasoned runs recover, and how many of the plain ones."""
-    plain, seasoned = both.mean(axis=0)
-    return {
-        "id": "seasoning", "case": f"{case}, plain and seasoned", "value": round(float(seasoned), 3),
-        "interval": [round(float(plain), 3), round(float(seasoned), 3)], "goal": "for information", "passed": True,
-        "runs": len(both), "seed": seed,
     }  # fmt: skip
 
 
