@@ -20,7 +20,7 @@ class ReplayConfig:
     transitions of CartPole, 700 MiB, are drawn from 1.4 times as slowly as ten thousand; empty keeps them in memory"""
     shards: int = 0
     """processes that hold the transitions, spread over the nodes that train; up to 1 keeps them in the trainer's own,
-    which draws in 0.03 ms and not in a call's 1 to 2 ms for some batches together: for more than one node's memory"""
+    where a draw takes 0.03 ms and no call to another process: more are for what one node's memory can't hold"""
     batch: int = 64
     """transitions of one update"""
     samples_per_insert: float = 32.0
