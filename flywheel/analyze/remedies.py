@@ -47,9 +47,13 @@ def known(facts: Facts) -> Correction | None:
 
 
 def is_corrected(facts: Facts) -> bool:
-    """Say whether production shows another correction than the policy in service was trained and judged by."""
+    """Say whether production shows another correction than the policy in service was trained and judged by.
+
+    Parameters that are believed are those of worlds that correct what the last plan did: then production shows that.
+    """
     before = facts.past.corrected if _is_told(facts) else facts.served_correction
-    return facts.correction is not None and known(facts) != before
+    is_fit = facts.calibration is not None and believed(facts.calibration, facts.config)
+    return (facts.correction is not None or is_fit) and known(facts) != before
 
 
 def hold(facts: Facts, *why: str) -> Plan:
@@ -210,7 +214,7 @@ def retrained(facts: Facts) -> Plan:
 
 def told_correction(facts: Facts) -> tuple[str, ...]:
     """Return what production does otherwise than the simulator, or that it is not known, and what follows from it."""
-    found = facts.correction
+    found = facts.correction or (known(facts) if is_corrected(facts) else None)
     if found is None:
         asked = f"it is not known what production does otherwise: {facts.no_correction}" if facts.no_correction else ""
         return (*filter(None, [asked]), "the policy fails, so it trains on in the worlds known so far")
