@@ -28,7 +28,7 @@ class ReplayConfig:
     num_steps: int = 3
     """steps that a transition looks ahead before the critic's own estimate stands in"""
     target_every: int = 100
-    """updates of DQN from one copy of the target network to the next"""
+    """updates of DQN from one copy of the target network to the next; 0: it follows by `target_rate`, as SAC's do"""
     target_rate: float = 0.005
     """share of SAC's critics that goes into their targets with each update"""
     epsilon: float = 0.04

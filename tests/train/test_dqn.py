@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,14 +21,18 @@ CONFIG = TrainConfig(algorithm="dqn", hidden=(8, 6), lr=1e-3, replay=ReplayConfi
 N = 40
 
 
-@pytest.fixture
-def learner() -> Any:
+def learner_of(config: TrainConfig) -> Any:
     spec = spec_of(cartpole)
     space = seen_spaces(spec)
-    made = dqn_config(cartpole, spec, CONFIG, 1, {}).build_learner(spaces={"__env__": space, "default_policy": space})
+    made = dqn_config(cartpole, spec, config, 1, {}).build_learner(spaces={"__env__": space, "default_policy": space})
     for optimizer in made._named_optimizers.values():
-        made._set_optimizer_lr(optimizer, lr=CONFIG.lr)
+        made._set_optimizer_lr(optimizer, lr=config.lr)
     return made
+
+
+@pytest.fixture
+def learner() -> Any:
+    return learner_of(CONFIG)
 
 
 def batch_of(num: int = N) -> Any:
@@ -73,17 +78,32 @@ def test_a_step_is_adams_down_the_huber_loss_of_double_q_learning(learner: Any) 
         torch.testing.assert_close(held[name].grad, gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_the_target_is_a_copy_that_stands_for_as_many_updates_as_it_says(learner: Any) -> None:
+def course(learner: Any, num_updates: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the encoder's weights before each update, and its target's after each."""
     module, batch = learner.module["default_policy"], batch_of()
 
     def weights(prefix: str) -> torch.Tensor:
         return torch.cat([v.flatten() for n, v in module.state_dict().items() if n.startswith(prefix)]).clone()
 
     copies, mains = [], []
-    for _ in range(7):
+    for _ in range(num_updates):
         mains.append(weights("encoder."))
         learner.descend(batch)
         copies.append(weights("_target_encoder."))
+    return mains, copies
+
+
+def test_a_target_follows_where_that_is_asked_for() -> None:
+    replayed = ReplayConfig(target_every=0, target_rate=0.25)
+    mains, copies = course(learner_of(dataclasses.replace(CONFIG, replay=replayed)), 5)
+    followed = mains[0]
+    for main, copy in zip(mains, copies, strict=True):
+        followed = 0.75 * followed + 0.25 * main
+        torch.testing.assert_close(copy, followed)
+
+
+def test_the_target_is_a_copy_that_stands_for_as_many_updates_as_it_says(learner: Any) -> None:
+    mains, copies = course(learner, 7)
     for i, copy in enumerate(copies):
         assert torch.equal(copy, mains[i - i % 3])
     assert not torch.equal(mains[3], mains[0])

@@ -14,12 +14,15 @@ from scipy import integrate
 from torch.distributions import Normal
 
 from flywheel.config import TrainConfig
+from flywheel.policy import Policy
 from flywheel.records import Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.spaces import seen_spaces
 from flywheel.task import spec_of
 from flywheel.tasks.pendulum import pendulum
 from flywheel.train.recipe import make_recipe, spec_for
+from flywheel.train.rllib.export import Exporter
+from flywheel.train.rllib.learn import _fresh, check_weights
 from flywheel.train.rllib.sac import sac_config
 
 CONFIG = TrainConfig(algorithm="sac", hidden=(8, 6), activation="relu", lr=1e-3, replay=ReplayConfig(target_rate=0.1))
@@ -182,3 +185,19 @@ def test_it_learns_the_value_of_what_it_is_shown() -> None:
     assert last < 0.1 * first
     actions = learner.module["default_policy"].outputs(torch.tensor(batch.observations))[0].tanh()
     assert actions.abs().mean() < 0.25, "the best action is 0 everywhere"
+
+
+def test_what_is_exported_answers_as_the_actor_and_a_fresh_start_has_the_same_architecture(learner: Any) -> None:
+    module, spec = learner.module["default_policy"], spec_for(pendulum, spec_of(pendulum), CONFIG)
+    held = {name: np.array(value) for name, value in module.get_state(inference_only=False).items()}
+    policy = Policy(Exporter(module, spec).network(held), spec)
+    rows = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = torch.cat(module.outputs(torch.tensor(rows)), dim=-1).numpy()
+    np.testing.assert_allclose(policy.outputs(rows), wanted, atol=1e-5)
+    fresh = _fresh(module)
+    check_weights(held, fresh)
+    assert all((fresh[name] != held[name]).any() for name in held)
+    assert all((fresh[name] == fresh[f"target_{name}"]).all() for name in fresh if name.startswith("qf."))
+    runners = module.get_state(inference_only=True)
+    assert runners and all(name.startswith("pi.") for name in runners)
