@@ -50,7 +50,12 @@ class ReplayConfig:
 
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ppo": {},
-    "dqn": {},
+    "dqn": {
+        "hidden": [128, 128],
+        "activation": "relu",
+        # a target that follows: with copies of it, values that a changed world had torn down took 20,000 steps to rise
+        "replay": {"batch": 128, "samples_per_insert": 128.0, "target_every": 0, "target_rate": 0.01},
+    },
     "sac": {
         "hidden": [256, 256],
         "activation": "relu",
