@@ -46,7 +46,7 @@ class Probed(TrainerActor):
         assert self._replay is not None
         algorithm = self._training._algorithm
         epsilon = algorithm.env_runner_group.foreach_env_runner(_epsilon, local_env_runner=False)
-        batch = self._replay.table.sample(np.random.default_rng(0), 1000, self._replay.rule)
+        batch = self._replay.table.sample(np.random.default_rng(0), 20_000, self._replay.rule)
         return list(epsilon), algorithm.num_updates, dict(batch.told())
 
 
