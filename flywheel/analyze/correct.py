@@ -16,7 +16,7 @@ import numpy as np
 
 from flywheel.analyze.correct_actions import SIMPLER, forms
 from flywheel.analyze.correct_surface import surface
-from flywheel.analyze.missing import Floats, Mask, Missing
+from flywheel.analyze.missing import Floats, Mask, Missing, shown
 from flywheel.config import AnalyzeConfig
 from flywheel.correction import Correction
 from flywheel.records import Episode, Parameters
@@ -84,39 +84,35 @@ def correct(
     why = obstacle(task, episodes)
     if why:
         return Found(why=why)
+    spec = spec_of(task)
+    since, earlier = (shown(task, spec, some[-config.episodes :]) for some in (episodes, before))
+    if since is None or 2 * len(since) < FEWEST_STEPS or len(np.unique(since.episodes)) < FEWEST_EPISODES:
+        return Found(why="too few steps show a state that is finite, as with a broken sensor")
     with Simulator(plain(task)) as simulator:
-        fit = _Fit(task, parameters, simulator, episodes[-config.episodes :], present or Correction(), config)
-        fit.know(before[-config.episodes :], parameters if known is None else known)
+        fit = _Fit(Missing(task, parameters, simulator, since), present or Correction(), config)
+        if earlier is not None:
+            fit.know(Missing(task, parameters if known is None else known, simulator, earlier))
         return fit.run()
 
 
 class _Fit:
     """One fit."""
 
-    def __init__(
-        self, task: Task, parameters: Parameters, simulator: Simulator, episodes: Sequence[Episode],
-        present: Correction, config: AnalyzeConfig,
-    ) -> None:  # fmt: skip
-        self._task, self._simulator = task, simulator
-        self._missing = Missing(task, parameters, simulator, episodes)
-        self._present, self._config = present, config
+    def __init__(self, missing: Missing, present: Correction, config: AnalyzeConfig) -> None:
+        self._missing, self._present, self._config = missing, present, config
         self._noise: Floats = np.zeros(1)
         """float64[N]: mean square of what each episode before the change misses."""
         self._reward_noise: Floats = np.zeros(1)
 
-    def know(self, before: Sequence[Episode], parameters: Parameters) -> None:
-        """Learn what is noise from episodes before the change, whose world was at these parameters."""
-        some = [episode for episode in before if episode.num_steps]
-        if not some:
-            return
-        past = Missing(self._task, parameters, self._simulator, some)
+    def know(self, past: Missing) -> None:
+        """Learn what is noise from steps before the change, beside the simulator of that time."""
         past.span, past.reward_unit = self._missing.span, self._missing.reward_unit
         successors, rewards = past.predicted(past.data, self._present)
         noise = (past.spans(past.data, successors) ** 2).mean(axis=0)
         past.set_noise(noise)
         self._missing.set_noise(noise)
-        self._noise = past.data.by_episode(past.squares(past.data, successors))
-        self._reward_noise = past.data.by_episode(np.nan_to_num(past.reward_squares(past.data, rewards)))
+        self._noise = _finite(past.data.by_episode(past.squares(past.data, successors)))
+        self._reward_noise = _finite(past.data.by_episode(np.nan_to_num(past.reward_squares(past.data, rewards))))
 
     def run(self) -> Found:
         """Return what explains the steps."""
@@ -239,9 +235,15 @@ def is_like(one: Correction, other: Correction) -> bool:
     return bool(gains and offsets)
 
 
+def _finite(by_episode: Floats) -> Floats:
+    """Return what is known of episodes, 0 of none."""
+    some = by_episode[np.isfinite(by_episode)]
+    return some if len(some) else np.zeros(1)
+
+
 def _is_more(now: Floats, before: Floats, rounding: float) -> bool:
     """Say whether episodes miss more than those before the change did, beyond chance and rounding."""
-    now, before = now[np.isfinite(now)], before[np.isfinite(before)]
+    now = _finite(now)
     if len(before) > 1:
         chance = CHANCE * float(np.sqrt(before.var() * (1 / len(now) + 1 / len(before))))
     else:

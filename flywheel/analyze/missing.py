@@ -70,7 +70,7 @@ class Shown:
 
     def halves(self) -> tuple[Mask, Mask]:
         """Return bool[M] twice: the steps of every other episode, and the rest."""
-        even = np.asarray(self.episodes % 2 == 0)
+        even = np.asarray(np.unique(self.episodes, return_inverse=True)[1] % 2 == 0)
         return even, ~even
 
     def by_episode(self, values: Floats) -> Floats:
@@ -80,8 +80,11 @@ class Shown:
         return np.where(num > 0, total / np.maximum(num, 1), np.nan)
 
 
-def shown(task: Task, spec: Spec, episodes: Sequence[Episode]) -> Shown:
-    """Return steps spread over each episode, and its first ones; ones with a state that isn't finite are left out."""
+def shown(task: Task, spec: Spec, episodes: Sequence[Episode]) -> Shown | None:
+    """Return steps spread over each episode, and its first ones; ones with a state that isn't finite are left out.
+
+    None where there is no other step.
+    """
     assert task.observed_state is not None
     most = FEWER_STEPS if task.vector is None else MOST_STEPS
     columns: list[tuple[Array, ...]] = []
@@ -97,7 +100,10 @@ def shown(task: Task, spec: Spec, episodes: Sequence[Episode]) -> Shown:
         before, after, steps = before[fine], after[fine], steps[fine]
         when = np.maximum(steps[:, None] - np.arange(1 + MOST_DELAY), 0)
         given = to_env(spec, episode.raw_actions)[when]
-        columns.append((before, after, episode.rewards[steps], given, steps, np.full(len(steps), number)))
+        if len(steps):
+            columns.append((before, after, episode.rewards[steps], given, steps, np.full(len(steps), number)))
+    if not columns:
+        return None
     states, successors, rewards, given, t, place = (np.concatenate(column) for column in zip(*columns, strict=True))
     return Shown(
         states=states,
@@ -113,12 +119,10 @@ def shown(task: Task, spec: Spec, episodes: Sequence[Episode]) -> Shown:
 class Missing:
     """The task's own simulator at given parameters, beside steps of production."""
 
-    def __init__(self, task: Task, parameters: Parameters, simulator: Simulator, episodes: Sequence[Episode]) -> None:
-        """Read the episodes."""
-        self.task, self.spec = plain(task), spec_of(task)
-        self.space = space_of(self.spec)
+    def __init__(self, task: Task, parameters: Parameters, simulator: Simulator, data: Shown) -> None:
+        """Keep the steps."""
+        self.task, self.space, self.data = plain(task), space_of(spec_of(task)), data
         self._values, self._simulator = {**task.nominal, **parameters}, simulator
-        self.data = shown(self.task, self.spec, episodes)
         moved = (self.data.successors - self.data.states).std(axis=0)
         self.span: Floats = np.where(moved > 0, moved, 1.0)
         """float64[S]: deviation of the states' changes"""

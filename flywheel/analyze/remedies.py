@@ -47,9 +47,13 @@ def known(facts: Facts) -> Correction | None:
 
 
 def is_corrected(facts: Facts) -> bool:
-    """Say whether production shows another correction than the policy in service was trained and judged by."""
+    """Say whether production shows another correction than the policy in service was trained and judged by.
+
+    Parameters that are believed are those of worlds that correct what the last plan did: then production shows that.
+    """
     before = facts.past.corrected if _is_told(facts) else facts.served_correction
-    return facts.correction is not None and known(facts) != before
+    is_fit = facts.calibration is not None and believed(facts.calibration, facts.config)
+    return (facts.correction is not None or is_fit) and known(facts) != before
 
 
 def hold(facts: Facts, *why: str) -> Plan:
@@ -174,28 +178,32 @@ def calibrated(facts: Facts, names: Sequence[str]) -> Plan:
 
 def unexplained(facts: Facts) -> Plan:
     """Train where the policy fails in a world that no parameter explains; hold where it does its work."""
-    found = facts.calibration
-    if found is not None and believed(found, facts.config):
-        why = measured(found, ())
-    elif found is None:
-        why = f"the simulator was not calibrated: {facts.obstacle or 'no episode shows the changed world yet'}"
-    else:
-        what = "residual" if found.method == "transitions" else "distance between whole episodes' statistics"
-        why = f"no parameter explains the change: the best fit removes {found.explained:.0%} of the {what}"
     if is_degraded(facts):
-        return retrained(facts, why)
+        return retrained(facts)
+    found = facts.calibration
     fine = "the policy still does its work, and training in the worlds known so far would not help"
     shown = () if facts.correction is None else (str(facts.correction),)
     is_known = found is not None and believed(found, facts.config)
-    return hold(facts, *told(facts), why, *shown, *(() if is_known else (fine,)))
+    return hold(facts, *told(facts), _fitted(facts), *shown, *(() if is_known else (fine,)))
 
 
-def retrained(facts: Facts, *why: str) -> Plan:
+def _fitted(facts: Facts) -> str:
+    """Return what the parameters explain of the change, or why nobody knows."""
+    found = facts.calibration
+    if found is None:
+        return f"the simulator was not calibrated: {facts.obstacle or 'no episode shows the changed world yet'}"
+    if believed(found, facts.config):
+        return measured(found, ())
+    what = "residual" if found.method == "transitions" else "distance between whole episodes' statistics"
+    return f"no parameter explains the change: the best fit removes {found.explained:.0%} of the {what}"
+
+
+def retrained(facts: Facts) -> Plan:
     """Train by what production shows, in worlds that are corrected by it where it is known how."""
     is_back = facts.correction is not None and facts.correction.is_none
     return Plan(
         strategy="retrain_prioritize_recent",
-        reasons=(*told(facts), *why, *told_correction(facts)),
+        reasons=(*told(facts), _fitted(facts), *told_correction(facts)),
         signals=facts.signals,
         sampling="recent" if is_back else "production",
         parameters=worlds(facts),
@@ -206,7 +214,7 @@ def retrained(facts: Facts, *why: str) -> Plan:
 
 def told_correction(facts: Facts) -> tuple[str, ...]:
     """Return what production does otherwise than the simulator, or that it is not known, and what follows from it."""
-    found = facts.correction
+    found = facts.correction or (known(facts) if is_corrected(facts) else None)
     if found is None:
         asked = f"it is not known what production does otherwise: {facts.no_correction}" if facts.no_correction else ""
         return (*filter(None, [asked]), f"the policy fails, so it {_goes_on(facts.algorithm)}")

@@ -29,6 +29,7 @@ from flywheel.errors import FlywheelError
 from flywheel.gate.spread import NoTravel, Part, Player, crew_of, cut, joined
 from flywheel.gate.trials import Alone, Crew, Situation, Tried
 from flywheel.policy import Policy
+from flywheel.simulate.corrected import plain
 from flywheel.simulate.stop import go_on_or_stop
 from flywheel.task import Task
 
@@ -183,7 +184,8 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def _packed(task: Task, lockstep: int) -> bytes:
-    known = gymnasium.registry.get(task.env) if isinstance(task.env, str) else None  # this program may have named it
+    env = plain(task).env
+    known = gymnasium.registry.get(env) if isinstance(env, str) else None  # this program may have named it
     try:
         packed: bytes = cloudpickle.dumps((task, lockstep, known))
     except Exception as error:  # whatever the objects that a task holds on to raise

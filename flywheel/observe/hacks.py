@@ -24,6 +24,9 @@ HACKS = "observer.hacks"
 MONITOR = "hacking"
 LEAST, MOST = 100, 400
 """Episodes of the champion's that a reference is learnt from: no fewer, and the last so many."""
+MOST_FAILED = 0.5
+"""Share of them that may have failed: of a champion that mostly fails nobody learns how to act, and who does better
+acts otherwise, as in a world where its wires were swapped."""
 READ = 5_000
 """Episodes of a policy that are read at most: who hacks does so from the first one on."""
 THRESHOLD = 1.0 / ERROR
@@ -85,7 +88,7 @@ class HackWatch:
         if release.digest == before:
             return
         tested = self._tested.get(before)
-        if before and len(self._last) >= LEAST and not (tested and tested.is_accused):
+        if before and self._is_telling() and not (tested and tested.is_accused):
             self._reference = self._learn()
         found = self._tested.get(release.digest)
         if found is None or found.is_accused:
@@ -101,6 +104,11 @@ class HackWatch:
         self._last.clear()
         self._is_other = True
 
+    def _is_telling(self) -> bool:
+        """Say whether the champion's last episodes are enough, and those of one that does its work."""
+        failed = sum(outcome.failed for outcome, _ in self._last)
+        return len(self._last) >= LEAST and failed <= MOST_FAILED * len(self._last)
+
     def _learn(self) -> Reference:
         outcomes, looks = zip(*self._last, strict=True)
         return learn(self._champion, outcomes, looks, self._spec)
@@ -115,7 +123,7 @@ class HackWatch:
             return []
         if outcome.digest == self._champion:
             self._last.append((outcome, found))
-        elif outcome.digest not in self._tested and outcome.digest not in self._former and len(self._last) >= LEAST:
+        elif outcome.digest not in self._tested and outcome.digest not in self._former and self._is_telling():
             self._tested[outcome.digest] = _Tested(self._learn(), outcome.started_at)
             self._is_other = True
         tested, place = self._tested.get(outcome.digest), (outcome.started_at, outcome.id)

@@ -167,6 +167,11 @@ def test_episodes_of_the_world_before_are_left_out() -> None:
 def test_what_it_cannot_do_is_refused_in_a_phrase() -> None:
     shown = episodes(cartpole, Change(swapped=True), POLE, range(3))
     assert "only" in correct(cartpole, shown, CONFIG, parameters={}).why
+    dark = [
+        dataclasses.replace(each, observations=np.full_like(each.observations, np.nan))
+        for each in episodes(cartpole, Change(swapped=True), POLE, range(NUM))
+    ]
+    assert "broken sensor" in correct(cartpole, dark, CONFIG, parameters={}).why
     blind = dataclasses.replace(cartpole, observed_state=None)
     assert "gives no observed_state" in correct(blind, shown * 20, CONFIG, parameters={}).why
 

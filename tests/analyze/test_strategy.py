@@ -256,6 +256,15 @@ def test_a_correction_whose_plan_was_not_carried_out_is_asked_for_again() -> Non
     assert decided.strategy == "retrain_prioritize_recent" and decided.correction == SWAPPED
 
 
+def test_what_the_last_plan_corrected_is_still_the_cure_where_its_candidate_was_not_released() -> None:
+    """Parameters are fitted in the worlds of the last plan: that they explain all there is no policy's fault."""
+    history = [turn(digest="champion"), dataclasses.replace(turn(CORRECTED), release=None)]
+    decided = plan(history=history, signals=[SHIFT, WORSE], calibration=calibration(0.5), previous="before")
+    assert decided.strategy == "retrain_prioritize_recent" and decided.correction == SWAPPED
+    assert "as if actions 0 and 1 were swapped" in "; ".join(decided.reasons)
+    assert "worlds trained in so far explain production" in "; ".join(decided.reasons)
+
+
 def test_a_release_that_a_crash_kept_out_of_the_journal_brings_its_correction_with_it() -> None:
     decided = plan(history=[turn(digest="old")], champion="new", served=RANGES, served_correction=SWAPPED)
     assert decided.correction == SWAPPED

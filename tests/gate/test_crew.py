@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -26,7 +27,8 @@ from flywheel.gate.crew import Processes, local_crew
 from flywheel.gate.spread import AsNeeded, Player, cut
 from flywheel.gate.trials import Alone, Crew, Situation, Tried, nominal_situations, suite_situations
 from flywheel.policy import Policy
-from flywheel.records import Episode, Verdict
+from flywheel.records import Correction, Episode, Verdict
+from flywheel.simulate.corrected import corrected
 from flywheel.task import Limits, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import load_linear
@@ -74,6 +76,20 @@ def test_the_verdict_is_the_same_for_every_spread(num: int, two: Processes) -> N
     assert {"nominal", "windier", "suite:led", "suite:led too"} <= {trial.scenario for trial in expected.trials}
     with Processes(UNEVEN, 64, num) as crew:
         assert judge(two if num == 2 else crew, **more) == expected
+
+
+def test_corrected_worlds_go_along() -> None:
+    gymnasium.register("OfThisProgram-v0", entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv")
+    try:
+        named = dataclasses.replace(cartpole, env="OfThisProgram-v0", vector=None, edge_cases=(), max_steps=60)
+        task = corrected(named, Correction(actions=(1, 0), delay=1))
+        with Processes(task, 8, 2) as crew:
+            policy, some = load_linear(cartpole, digest="pole"), nominal_situations(3, "judge", 0, 12, task.nominal)
+            played, swapped = (each.play(policy, some, 0.0).trials for each in (Alone(task, 8), crew))
+        assert played == swapped
+        assert played != Alone(named, 8).play(policy, some, 0.0).trials
+    finally:
+        del gymnasium.registry["OfThisProgram-v0"]
 
 
 def test_the_number_of_workers_is_no_part_of_a_verdict() -> None:

@@ -92,6 +92,21 @@ def test_being_off_alone_is_none(channel: str) -> None:
     assert found.evidence < 1.0
 
 
+@pytest.mark.parametrize(("failed", "is_accused"), [(0.3, True), (1.0, False)])
+def test_a_champion_that_mostly_fails_shows_nobody_how_to_act(failed: float, is_accused: bool) -> None:
+    watch, raised = HackWatch(SPEC), list[Signal]()
+    watch.release(release())
+    beside = episodes(120, NEW, pay=2.0, right=0.95, failed=0.0, start=500.0)
+    for episode in [*episodes(200, failed=failed), *beside]:
+        raised += watch.read(outcome_of(episode), watch.look(episode), 0.0)
+    assert bool(raised) == is_accused
+    watch.release(release(NEW, 1000.0))
+    after = episodes(120, NEW, seed=1, pay=2.0, right=0.95, failed=0.0, start=1001.0)
+    for episode in after:
+        raised += watch.read(outcome_of(episode), watch.look(episode), 0.0)
+    assert bool(raised) == is_accused
+
+
 def test_of_continuous_actions_means_and_changes_count() -> None:
     spec = spec_of(pendulum)
     reference = episodes(200, spec=spec)
