@@ -53,6 +53,10 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "dqn": {
         "hidden": [128, 128],
         "activation": "relu",
+        "steps_per_world": 32,
+        "lr": 1e-3,
+        "lr_warm": 0.0,
+        "lr_end": 0.0,
         # a target that follows: with copies of it, values that a changed world had torn down took 20,000 steps to rise
         "replay": {"batch": 128, "samples_per_insert": 128.0, "target_every": 0, "target_rate": 0.01},
     },
@@ -60,6 +64,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         "hidden": [256, 256],
         "activation": "relu",
         "lr": 3e-4,
+        "lr_warm": 0.0,
+        "lr_end": 0.0,
         "num_runners": 1,  # the learner needs the other CPU all the time
         "worlds_per_runner": 8,
         "steps_per_world": 32,  # 256 steps an iteration, and as many updates: what an iteration costs besides is little
@@ -70,4 +76,5 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 }
 """What an algorithm needs of `train`'s settings whatever the task is, in place of the defaults, which are PPO's.
 
-SAC has the values of Haarnoja et al. 2018, with one update for each step."""
+SAC has the values of Haarnoja et al. 2018, with one update for each step; DQN those with which it found back after a
+change of the world (`experiments.store_recovery`), also where a task has others for PPO."""
