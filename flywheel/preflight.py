@@ -22,7 +22,7 @@ MAY_BE_ZERO = frozenset(
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
     | {
         f"train.replay.{name}"
-        for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at", "shards")
+        for name in ("alpha", "beta", "half_life", "epsilon", "production_share", "begin_at", "shards", "target_every")
     }
     | {"deploy.shadow_decisions", "deploy.settle_s", "observe.reward_window_s", "observe.lease_wait_s"}
     | {"deploy.control_share", "store.seal_after_s", "store.keep_whole_s"}

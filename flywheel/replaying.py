@@ -31,7 +31,7 @@ class ReplayConfig:
     num_steps: int = 3
     """steps that a transition looks ahead before the critic's own estimate stands in"""
     target_every: int = 100
-    """updates of DQN from one copy of the target network to the next"""
+    """updates of DQN from one copy of the target network to the next; 0: it follows by `target_rate`, as SAC's do"""
     target_rate: float = 0.005
     """share of SAC's critics that goes into their targets with each update"""
     epsilon: float = 0.04
@@ -53,7 +53,16 @@ class ReplayConfig:
 
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ppo": {},
-    "dqn": {"steps_per_world": 32, "lr": 1e-3, "lr_warm": 0.0, "lr_end": 0.0},
+    "dqn": {
+        "hidden": [128, 128],
+        "activation": "relu",
+        "steps_per_world": 32,
+        "lr": 1e-3,
+        "lr_warm": 0.0,
+        "lr_end": 0.0,
+        # a target that follows: with copies of it, values that a changed world had torn down took 20,000 steps to rise
+        "replay": {"batch": 128, "samples_per_insert": 128.0, "target_every": 0, "target_rate": 0.01},
+    },
     "sac": {
         "hidden": [256, 256],
         "activation": "relu",
@@ -70,5 +79,5 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 }
 """What an algorithm needs of `train`'s settings whatever the task is, in place of the defaults, which are PPO's.
 
-SAC has the values of Haarnoja et al. 2018, with one update for each step; DQN keeps the defaults, which it was tried
-with, where a task has others for PPO."""
+SAC has the values of Haarnoja et al. 2018, with one update for each step; DQN those with which it found back after a
+change of the world (`experiments.store_recovery`), also where a task has others for PPO."""

@@ -138,6 +138,12 @@ def test_an_algorithm_has_defaults_of_its_own_and_the_tasks_section_for_it_count
     assert settings(path, ["--train.algorithm", "ppo"]).train.worlds_per_runner == Config().train.worlds_per_runner
 
 
+@pytest.mark.parametrize("algorithm", OWN)
+def test_what_an_algorithm_needs_may_stand(algorithm: str, tmp_path: Path) -> None:
+    task = "pendulum" if algorithm == "sac" else "cartpole"
+    check(settings(tmp_path / "none", ["--task", task, "--train.algorithm", algorithm]))
+
+
 def test_a_task_that_is_made_for_an_algorithm_counts_before_what_that_one_needs() -> None:
     own = {"train": {"algorithm": "sac", "steps_per_world": 7}, "ppo": {"steps_per_world": 9}}
     assert layered(of_task("mine", own)).train.steps_per_world == 7

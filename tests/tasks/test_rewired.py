@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+from flywheel.config import Config, TrafficConfig
 from flywheel.errors import UsageError
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
+from flywheel.tasks.production import change
 from flywheel.tasks.rewired import FAULTS, Rewired, check, named
 from tests.rooms import room
 
@@ -104,3 +106,10 @@ def test_what_does_not_fit_is_refused_with_what_does() -> None:
 def test_every_fault_has_a_name_for_reports() -> None:
     assert [named(fault, 3) for fault in FAULTS][:2] == ["actions swapped", "actions 3 steps late"]
     assert named("", 3) == ""
+
+
+def test_clients_are_told_of_a_fault_in_place_of_the_drift() -> None:
+    drifting, faulty = Config(), Config(traffic=TrafficConfig(fault="delayed", fault_steps=3))
+    assert change(cartpole, drifting) == ["--changed", "length=2"]
+    assert change(cartpole, faulty) == ["--fault", "delayed", "--fault-steps", "3"]
+    assert change(room, drifting) == []

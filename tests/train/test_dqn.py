@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,15 @@ def course(learner: Any, num_updates: int) -> tuple[list[torch.Tensor], list[tor
         learner.descend(batch)
         copies.append(weights("_target_encoder."))
     return mains, copies
+
+
+def test_a_target_follows_where_that_is_asked_for() -> None:
+    replayed = ReplayConfig(target_every=0, target_rate=0.25)
+    mains, copies = course(learner_of(dataclasses.replace(CONFIG, replay=replayed)), 5)
+    followed = mains[0]
+    for main, copy in zip(mains, copies, strict=True):
+        followed = 0.75 * followed + 0.25 * main
+        torch.testing.assert_close(copy, followed)
 
 
 def test_the_target_is_a_copy_that_stands_for_as_many_updates_as_it_says(learner: Any) -> None:

@@ -66,12 +66,13 @@ class LeanDQNLearner(DQNTorchLearner):  # type: ignore[misc]
     def descend(self, batch: Batch) -> Array:
         """Take one step of Adam down the Huber loss of a batch's TD errors, and return these, float32[N].
 
-        The target network is a copy of the network as it was up to `replay.target_every` updates before.
+        The target network is a copy of the network as it was up to `replay.target_every` updates before, or follows it.
         """
-        module = self.module[DEFAULT_MODULE_ID]
-        if self._num_updates % self.config.env_config["train"].replay.target_every == 0:
+        module, given = self.module[DEFAULT_MODULE_ID], self.config.env_config["train"].replay
+        if given.target_every == 0 or self._num_updates % given.target_every == 0:
             for main, target in module.get_target_network_pairs():
-                update_target_network(main_net=main, target_net=target, tau=1.0)
+                rate = 1.0 if given.target_every else given.target_rate
+                update_target_network(main_net=main, target_net=target, tau=rate)
         self._num_updates += 1
         seen, later = torch.as_tensor(rows(batch.observations)), torch.as_tensor(rows(batch.next_observations))
         with torch.no_grad():
