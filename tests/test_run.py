@@ -51,6 +51,13 @@ def test_a_mapping_is_given_as_words_or_as_json_and_comes_back_as_the_same_words
     assert read().train.rllib == {} and "rllib" not in " ".join(run.words_of(read("--train.lr", "0.1")))
 
 
+def test_a_file_gives_a_mapping_as_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "flywheel.toml"
+    path.write_text("[train]\ntrackers = []\n[train.rllib]\nclip_param = 0.1\nuse_kl_loss = true\n")
+    train = settings(path).train
+    assert train.rllib == {"clip_param": 0.1, "use_kl_loss": True} and train.trackers == ()
+
+
 def test_help_lists_every_knob_with_its_meaning(tmp_path: Path) -> None:
     done = call(tmp_path, "--help")
     assert done.returncode == 0
