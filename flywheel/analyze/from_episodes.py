@@ -43,9 +43,10 @@ ROUNDS = WIDE + len(CAREFUL)
 NEWEST = 2
 """Rounds that came closer, the last ones, whose draws the surface is fitted to: with those of one alone it knows so
 little at some distance that anything seems possible there, and intervals were twice as wide as errors."""
-WIDER = 3.0
+WIDER = 2.5
 """Factor on the deviation of what is believed when the next round is drawn from it: a surface is uncertain at its
-draws' edge, and where that is within what is believed (at 2.0) intervals are a quarter wider than errors."""
+draws' edge, and where that is within what is believed (at 2.0) intervals are a quarter wider than errors. The further
+out, the worse it fits where worlds have no randomness of their own."""
 ALIKE = 0.05
 """Deviations by which means of a statistic may differ for no reason that matters."""
 SPLITS = 100
