@@ -18,7 +18,7 @@ from scipy.stats import qmc
 
 from flywheel.analyze.spread import Map, Stage
 from flywheel.analyze.statistics import Scale, Statistics, usable, width
-from flywheel.analyze.surface import Belief, Floats, Mask, Surface, believe, projection
+from flywheel.analyze.surface import SYSTEMATIC, Belief, Floats, Mask, Surface, believe, projection
 from flywheel.config import AnalyzeConfig
 from flywheel.policy import Policy
 from flywheel.records import Calibration, Episode
@@ -36,18 +36,10 @@ IDENTIFIED = 0.7
 """Deviation that the data may leave of a parameter, as a share of a uniform one's: at most this (R2 of 0.5)."""
 CAREFUL = (2, 5, 12, 30)
 """Episodes that production counts for at most in the first rounds, whose surfaces span wide ranges and fit badly."""
-WIDE = 2
-"""Shares of the budget for draws all over the ranges."""
-ROUNDS = WIDE + len(CAREFUL)
-"""Shares of the budget: one for each round that comes closer, too."""
-NEWEST = 2
-"""Rounds that came closer, the last ones, whose draws the surface is fitted to: with those of one alone it knows so
-little at some distance that anything seems possible there, and intervals were twice as wide as errors."""
-WIDER = 3.0
-"""Factor on the deviation of what is believed when the next round is drawn from it: a surface is uncertain at its
-draws' edge, and where that is within what is believed (at 2.0) intervals are a quarter wider than errors."""
-ALIKE = 0.05
-"""Deviations by which means of a statistic may differ for no reason that matters."""
+ROUNDS = 2 + len(CAREFUL)
+"""Shares of the budget: two for the draws all over the ranges, one for each that comes closer."""
+WIDER = 2.0
+"""Factor on the deviation of what is believed when the next round is drawn from it."""
 SPLITS = 100
 """Random halvings of simulated episodes that say how far two groups lie apart by chance."""
 NEAR = 0.2
@@ -207,10 +199,9 @@ def _rounds(player: _Player, statistics: Statistics, shown: Floats, wide: Known)
 
 def _surface(done: Sequence[Known], shown: Floats, num: int) -> tuple[Surface, Floats]:
     """Return the surface over the newest draws, projected as those before say, and the mean to ask it about."""
-    near = done[WIDE:][-NEWEST:] or done[-1:]
-    scale = Scale(done[-1][1])
-    before, known = (np.concatenate(some) for some in zip(*done[: -len(near)][-2:], strict=True))
-    points, newest = (np.concatenate(some) for some in zip(*near, strict=True))
+    *older, (points, newest) = done
+    scale = Scale(newest)
+    before, known = (np.concatenate(some) for some in zip(*older[-2:], strict=True))
     return Surface(points, scale(newest), projection(before, scale(known)), num), scale(shown).mean(axis=0)
 
 
@@ -249,7 +240,7 @@ def _explained(
     deviation = np.sqrt((nominal.var(axis=0) + fitted.var(axis=0)) / 2)
 
     def distance(one: Floats, other: Floats) -> float:
-        chance = np.sqrt(deviation**2 * (1 / len(one) + 1 / len(other)) + ALIKE**2)
+        chance = np.sqrt(deviation**2 * (1 / len(one) + 1 / len(other)) + SYSTEMATIC**2)
         return float(np.sqrt((((one.mean(axis=0) - other.mean(axis=0)) / chance) ** 2).mean()))
 
     before, left = distance(shown, nominal), distance(shown, fitted)

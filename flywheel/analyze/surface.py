@@ -18,10 +18,9 @@ SAMPLES = 4000
 """Draws by which a posterior is summed."""
 HEAVY = 5.0
 """Degrees of freedom of the t distribution they come from, which reaches further than the posterior."""
-SYSTEMATIC = 0.01
+SYSTEMATIC = 0.05
 """Deviations by which a statistic's mean may lie off the surface for no reason but the surface's form: where worlds
-have no randomness of their own, nothing else would count. What the draws show of its form is in what is left of them:
-five times as much made intervals a fifth too wide."""
+have no randomness of their own, nothing else would count."""
 PER_TERM = 3
 """Episodes that each term of the surface needs; with fewer it stays linear."""
 
