@@ -1,6 +1,6 @@
 """How fast training is, beside RLlib's own runner and learner and beside Stable-Baselines3.
 
-    python -m experiments.bench_train             # some ten minutes on 2 quiet cores
+    python -m experiments.bench_train             # some half an hour on 2 quiet cores
     python -m experiments.bench_train --quick     # a rough answer, and nothing is written
 
 P1  sampling: steps of CartPole-v1 per CPU second, without learning, ours (the runner that PPO's Algorithm is given) ÷
@@ -10,6 +10,7 @@ P2  whole PPO: steps of CartPole-v1 a second, ours ÷ SB3's, batches of 2,048 st
 P3  wall-clock from the first step to the first good check (a mean return of 475 over 20 fresh episodes, checked every
     1,024 steps), ours with the defaults of `flywheel.config.TrainConfig`, edge cases among the worlds: ÷ SB3's with RL
     Zoo's tuned values, and ÷ that of RLlib's own runner and learner with our hyperparameters
+P4  SAC on Pendulum and PPO on LunarLander, ours ÷ SB3's: see experiments/bench_control.py
 
 Ours is the product's whole path: RLlib's Algorithm, two actors that sample and our learner. RLlib's own has two such
 actors, too; SB3 is one process (experiments/sb3_ppo.py). All have one thread. Sides take turns, so that noise meets all
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments import bench_control
 from experiments.bench_store import ratio, told
 from experiments.checking import mean_return
 from experiments.peers import Peer
@@ -302,7 +304,7 @@ def imported(module: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-MEASURES = p1, p2, p3
+MEASURES = p1, p2, p3, bench_control.rows
 
 if __name__ == "__main__":
     measured("bench_train", __doc__, *MEASURES)
