@@ -241,7 +241,7 @@ def make_table(spec: Spec, train: TrainConfig, worker: Callable[..., Any]) -> Ca
     `worker` returns the class of an actor that ends with this process (body, name, CPUs, further options).
     """
     make = partial(table_of, spec, train)
-    if train.algorithm == "ppo" or train.replay.shards < 2:
+    if train.algorithm in ("ppo", "appo") or train.replay.shards < 2:
         return make
     names = [f"shard-{k}" for k in range(train.replay.shards)]
     return partial(
