@@ -245,7 +245,7 @@ def test_a_scenario_goes_to_the_wheel_that_is_up(tmp_path: Path, monkeypatch: py
 
     episodes = make_run(tmp_path, before=1, after=0)
     actor = RegistryActor(str(tmp_path), task_digest(RELAXED))
-    attached = SimpleNamespace(registry=actor, observer=None, close=lambda: None)
+    attached = SimpleNamespace(registry=actor, observer=None, store=None, close=lambda: None)
     monkeypatch.setattr(attach, "attach", lambda run_dir: attached)
     monkeypatch.setattr(cluster, "ask", lambda method, *arguments: method(*arguments))
     archive.write_living(tmp_path, "127.0.0.1:1", "wheel", "/")

@@ -213,7 +213,7 @@ def test_a_word_goes_to_whoever_is_up(run_dir: Path, monkeypatch: pytest.MonkeyP
     from flywheel.deploy.on_ray import RegistryActor
 
     actor = RegistryActor(str(run_dir), task_digest(cartpole), config=CONFIG)
-    attached = SimpleNamespace(registry=actor, observer=None, close=lambda: None)
+    attached = SimpleNamespace(registry=actor, observer=None, store=None, close=lambda: None)
     monkeypatch.setattr(attach, "attach", lambda run_dir: attached)
     monkeypatch.setattr(cluster, "ask", lambda method, *arguments: method(*arguments))
     archive.write_living(run_dir, "127.0.0.1:1", "wheel", "/")

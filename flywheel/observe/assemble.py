@@ -198,7 +198,8 @@ class Assembler:
         for id_ in ids:
             episode = self._open[id_]
             if not self._is_whole(episode) and not (0 in episode.slots and 1 in episode.slots):
-                self._over.setdefault(id_, (now, "void"))
+                _, how = self._over.pop(id_, (now, "void"))
+                self._over[id_] = (now, how)  # known for as long again: its end may be waited for just now
                 self._drop(id_, kept=0)
                 self.counts.void += 1
             else:

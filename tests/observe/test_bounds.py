@@ -229,3 +229,13 @@ def test_a_full_memory_changes_no_signal_of_episodes_that_end_in_time() -> None:
         found.append((observer.heard(99), [s.value for s in observer.signals], observer.counts.evicted > 0))
     assert found[0][:2] == found[1][:2] and [evicted for *_, evicted in found] == [False, True]
     assert found[0][1], "the episodes failed, so that there is a signal to compare"
+
+
+def test_an_end_that_waits_is_not_forgotten_because_its_episode_was_evicted_long_ago_too() -> None:
+    assembler, store, rows = bounded(8), Store(), rows_of("a", 5, 0.0)
+    assembler.add(steps_of(rows[:1]), now=0.0)
+    store.room(assembler, 8, now=0.0)
+    assembler.add(steps_of(rows[-1:]), now=61.0)
+    store.room(assembler, 8, now=61.0)
+    store.keep(assembler, assembler.overdue(61.0), 61.0)
+    assert assembler.missing("a", 5) == (0, 1, 2, 3, 4), "nothing of it is durable"
