@@ -158,7 +158,10 @@ def test_sac_learns_and_its_policy_acts_within_the_bounds(ray_cluster: Any, tmp_
         assert (abs(to_env(spec, actions)) <= 2).all()
         ray_cluster.get(actor.advance.remote(), timeout=60)
         episodes = [swung(f"p{n}", 60, digest="ab"[n % 2]) for n in range(10)]
-        assert ray_cluster.get(actor.learn_from.remote(episodes, {"b": "it was rolled back"}), timeout=60) == 600
+        assert (
+            ray_cluster.get(actor.learn_from.remote(episodes, {("policy", "b"): "it was rolled back"}), timeout=60)
+            == 600
+        )
         back = Plan(strategy="rollback_and_retrain", reasons=(), sampling="recent", warm_start=digest)
         ray_cluster.get(actor.begin.remote(back, files), timeout=60)
         held, wanted = ray_cluster.get(actor.weights.remote(), timeout=60), read_weights(files)

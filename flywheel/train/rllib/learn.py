@@ -80,6 +80,7 @@ class Training:
         self._holds = recipe.warm_start
         self._recipe = recipe
         self._algorithm.tell(recipe)
+        explore(self._learner, self._replay, recipe, 0)
         self._max_steps, self._is_warm = recipe.max_steps, recipe.warm_start is not None
         self._num_iterations, self._begun_at_step, self._mean_return = 0, self._num_steps, math.nan
 
@@ -141,7 +142,7 @@ class Training:
             name: float(learnt[name]) for name in _LOSSES if isinstance(learnt.get(name), int | float | np.floating)
         }
         if self._config.algorithm == "sac":
-            found["temperature"] = float(self._learner.curr_log_alpha[DEFAULT_MODULE_ID].exp())
+            found["temperature"] = float(self._learner.curr_log_alpha[DEFAULT_MODULE_ID].detach().exp())
         if self._replay is not None:
             found["td_error"] = self._algorithm.td_error
         if self._config.algorithm == "dqn" and self._replay is not None:
