@@ -55,8 +55,8 @@ def plain(task: Task) -> Task:
     """Return the task with the worlds of its own simulator."""
     if task.correction is None:
         return task
-    worn: dict[str, Any] = {name: getattr(task, name) for name in _WRAPPED}
-    own = {name: each.__wrapped__ for name, each in worn.items() if isinstance(each, _OURS)}  # a user's may wrap, too
+    worn = {name: getattr(task, name) for name in _WRAPPED}
+    own: dict[str, Any] = {name: each.__wrapped__ for name, each in worn.items() if isinstance(each, _OURS)}
     return dataclasses.replace(task, **own, correction=None)
 
 
