@@ -50,6 +50,9 @@ def _directory(name: str, run_dir: Path) -> Path:
     """Return a policy's directory by its path, or by (the beginning of) its digest in a run directory."""
     if (Path(name) / MANIFEST).exists():
         return Path(name).resolve()
+    kept = run_dir / POLICIES / Path(name).name  # of a directory that is gone, where this run began from it
+    if Path(name).name != name and (kept / MANIFEST).exists():
+        return kept
     known = [path.name for path in (run_dir / POLICIES).glob("*") if not path.name.startswith(".")]
     found = [digest for digest in known if digest.startswith(name)]
     if len(found) == 1:

@@ -281,7 +281,7 @@ def submit(
     doubt = predicting.question(form, owner.config.gate, owner.config.analyze, run_dir, _call, registry, worlds)
     verdict = gate.judge(
         candidate, baseline=baseline, parameters=worlds, suite=suite, seed=seed, tries=owner.spend(artifact.digest),
-        doubt=doubt,
+        doubt=doubt, ranges=ranges,
     )  # fmt: skip
     return artifact, registry.record(verdict)
 

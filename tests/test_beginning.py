@@ -53,6 +53,12 @@ def test_a_policy_is_named_by_its_directory_or_by_how_its_digest_begins(tmp_path
     assert beginning.chosen(config(policy(own, version=2)[:12]), SPEC, own), "one that names no algorithm is tried"
 
 
+def test_a_run_that_began_from_a_policy_starts_again_when_that_directory_is_gone(tmp_path: Path) -> None:
+    start, own = tmp_path / "gone" / POLICIES / policy(tmp_path / "own", algorithm="ppo"), tmp_path / "own"
+    found = beginning.chosen(config(str(start)), SPEC, own)
+    assert found is not None and found[0] == start.name
+
+
 def test_what_names_no_policy_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no policies yet: give the path"):
         beginning.chosen(config("abc"), SPEC, tmp_path)

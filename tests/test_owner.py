@@ -131,6 +131,8 @@ def test_it_is_judged_in_the_worlds_that_the_wheel_trained_for_last(tmp_path: Pa
         submit(tmp_path, SHORT_POLE)
     (verdict,) = verdicts(tmp_path)
     assert {trial.parameters["length"] for trial in verdict.trials if trial.scenario == "nominal"} == {2.0}
+    open_to = {trial.parameters["length"] for trial in verdict.trials if trial.scenario == "interval"}
+    assert len(open_to) > 50 and min(open_to) > 1.8 and max(open_to) < 2.2, "as the wheel's own candidates are"
     registry = open_readonly(tmp_path)
     assert registry.artifacts()[0].trained_on["parameters"] == {"length": [1.8, 2.2]}
     registry.close()

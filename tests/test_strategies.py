@@ -48,19 +48,21 @@ def test_a_rollback_puts_the_one_before_into_service_trains_on_from_it_and_bars_
         begin=lambda plan, files, suite: asked.update(files=files), learn_from=learn_from, learnt_to=lambda: ""
     )
     serving = SimpleNamespace(
-        store=SimpleNamespace(recent=lambda *_: [production("p", 10, "bad")]),
+        store=SimpleNamespace(
+            recent=lambda *_: [production("p", 10, "bad")], excluded=lambda: {("episode", "q"): "a sensor was off"}
+        ),
         observer=SimpleNamespace(release=lambda *_: None),
         deployment=SimpleNamespace(confirm=lambda digest: asked.update(served=digest), url=""),
     )
     start._rooms.serving = serving  # type: ignore[misc,assignment]
     start._rooms.produce = lambda: None  # type: ignore[method-assign]
     start._feed = feeding.Feed(start._config.train, lambda method, *given: method(*given), start._rooms)
-    alarm: Any = SimpleNamespace()
+    alarm: Any = SimpleNamespace(kind="degradation")
     plan = Plan(strategy="rollback_and_retrain", reasons=(), signals=(alarm,), sampling="recent", warm_start="good")
     start.rollback(plan)
     start.begin(plan)
     assert asked["served"] == "good" and asked["files"] == {"of": "good"}
-    assert asked["barred"] == {"bad": "it was rolled back"}
+    assert asked["barred"] == {("policy", "bad"): "it was rolled back", ("episode", "q"): "a sensor was off"}
 
 
 def test_an_artifact_says_in_which_worlds_it_was_trained(

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import EzPickle
 
-_PLAIN = (bool, int, float, str, tuple, np.generic, np.ndarray, np.random.Generator, type(None))
+from flywheel.simulate.arriving import Arrivals
+
+_PLAIN = (bool, int, float, str, tuple, np.generic, np.ndarray, np.random.Generator, type(None), Arrivals)
 
 
 class NoCopy(Exception):
@@ -53,7 +55,7 @@ def _layers(env: Any) -> list[Any]:
 
 
 def _plain(layer: Any) -> dict[str, Any]:
-    """Return copies of what a layer counts and draws from, such as the steps of its time limit."""
+    """Return copies of what a layer counts, draws from and has on its way, such as the steps of its time limit."""
     return {name: copy.deepcopy(value) for name, value in vars(layer).items() if isinstance(value, _PLAIN)}
 
 

@@ -7,7 +7,6 @@ judges or trains in a task's worlds does so in corrected ones when it is given t
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,7 +55,8 @@ def plain(task: Task) -> Task:
     """Return the task with the worlds of its own simulator."""
     if task.correction is None:
         return task
-    own = {name: inspect.unwrap(getattr(task, name)) for name in _WRAPPED if getattr(task, name) is not None}
+    worn = {name: getattr(task, name) for name in _WRAPPED}
+    own: dict[str, Any] = {name: each.__wrapped__ for name, each in worn.items() if isinstance(each, _OURS)}
     return dataclasses.replace(task, **own, correction=None)
 
 
@@ -240,6 +240,9 @@ class _Putting:
         elif isinstance(env, CorrectedEnv):
             env.forget()
         return self.__wrapped__(_inside(env), state)
+
+
+_OURS = (_Making, _MakingMany, _Asking, _Putting)
 
 
 def _inside(env: Any) -> Any:

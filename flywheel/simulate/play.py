@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.config import canonical
+from flywheel.config import canonical, digest
 from flywheel.draws import draws
 from flywheel.errors import FlywheelError
 from flywheel.policy import Policy, to_env
@@ -65,13 +65,13 @@ def play(
     shared = {"origin": origin, "task": task_digest(task), "started_at": now, "ended_at": now, "failed": False}
     episodes: list[Episode] = []
     led = 0 if lead is None else len(lead.actions)
+    form = [] if task.correction is None else [digest(dataclasses.asdict(task.correction))]  # large, and once is enough
     for first in range(0, len(seeds), lockstep):
         places = range(first, min(first + lockstep, len(seeds)))
         worlds = [(seeds[i], parameters[i], starts[i], draw_keys[i]) for i in places]
         tracks = _tracks(task, policy, worlds, [names[i] for i in places], rule, lead)
         for i, track in zip(places, tracks, strict=True):
-            parts = [origin, task.name, policy.digest, seeds[i], names[i], dict(parameters[i]), draw_keys[i]]
-            parts += [] if task.correction is None else [dataclasses.asdict(task.correction)]
+            parts = [origin, task.name, policy.digest, seeds[i], names[i], dict(parameters[i]), draw_keys[i], *form]
             episode = Episode(
                 **shared,
                 **track,

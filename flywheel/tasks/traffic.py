@@ -163,11 +163,11 @@ class Traffic:
         (seed,) = np.random.SeedSequence([self._habits.seed, index]).generate_state(1)
         env = None
         try:
-            env = self._free.pop() if self._free else self._make()
+            env = own = self._free.pop() if self._free else self._make()
             if isinstance(env, rewired.Rewired):
-                env.is_on = changed
+                env.is_on, own = changed, env.env  # the one that the task's functions know
             if self._task.set_parameters is not None:
-                self._task.set_parameters(env, {**self._task.nominal, **(self._habits.changed if changed else {})})
+                self._task.set_parameters(own, {**self._task.nominal, **(self._habits.changed if changed else {})})
             observation, _ = env.reset(seed=int(seed))
             sound(env.observation_space, observation)
         except Exception as error:  # an environment is anybody's code

@@ -33,7 +33,8 @@ def cases_of(task: Task, suite: Sequence[Scenario]) -> tuple[EdgeCase, ...]:
 
     A nominal world by its seed is none: training sees many of those. Where the task can say its state and be put into
     it, actions that lead somewhere are stepped here, once, and training begins in that state. Where it can't, each
-    environment is led there; a vector form can't be.
+    environment is led there; a vector form can't be. So it is where actions arrive late: no state holds those that are
+    on their way.
     """
     found: list[EdgeCase] = []
     for each in suite:
@@ -49,7 +50,8 @@ def _led(task: Task, scenario: Scenario) -> Iterator[EdgeCase]:
     actions = to_env(spec, np.array(scenario.actions, spec.action_dtype)).tolist()
     name, before = SUITE + scenario.name, scenario.before
     case = Led(name, scenario.parameters, scenario.state, scenario.seed, tuple(actions), before)
-    if task.state is not None and task.set_state is not None:
+    is_late = task.correction is not None and task.correction.delay > 0
+    if task.state is not None and task.set_state is not None and not (is_late and task.vector is None):
         with contextlib.closing(task.make_env()) as env:
             if opening(env, task, case, {**task.nominal, **case.parameters}) is not None:
                 state = np.ravel(np.asarray(task.state(env), np.float64)).tolist()

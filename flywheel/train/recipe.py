@@ -10,6 +10,7 @@ import numpy as np
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError, unknown
 from flywheel.records import Correction, Parameters, Plan, Probe, Spec
+from flywheel.simulate.corrected import corrected
 from flywheel.tapes import Scenario
 from flywheel.task import EdgeCase, Task
 from flywheel.train.leading import Led, cases_of
@@ -62,13 +63,14 @@ class World:
 def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Scenario] = ()) -> Recipe:
     """Return what the plan asks the trainer to do; parameters that it doesn't name keep their nominal values.
 
-    Scenarios of the gate's suite are trained in as edge cases, where training can begin there.
+    Scenarios of the gate's suite are trained in as edge cases, where training can begin there, in the worlds that the
+    plan corrects.
     Raises UsageError, with the nearest name, for a parameter that the task doesn't have.
     """
     for name in plan.parameters:
         if name not in task.nominal:
             raise unknown(f"parameter of task {task.name}:", name, task.nominal)
-    cases = (*task.edge_cases, *cases_of(task, suite))
+    cases = (*task.edge_cases, *cases_of(corrected(task, plan.correction), suite))
     most_steps = plan.max_steps or config.max_steps
     nominal = {name: (value, value) for name, value in task.nominal.items()}
     base = max(config.entropy, config.exploration_entropy) if plan.exploration > 1.0 else config.entropy

@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from flywheel.records import Episode
+from flywheel.records import Correction, Episode
 from flywheel.simulate import make_worlds, play
 from flywheel.simulate.copies import NoCopy, put, take
+from flywheel.simulate.corrected import corrected
 from flywheel.tapes import chain
 from flywheel.task import Task
 from flywheel.tasks.lunarlander import lunarlander
@@ -38,6 +39,21 @@ def test_an_object_of_a_c_library_has_no_copy() -> None:
     env.unwrapped.handle = (n for n in range(3))  # type: ignore[attr-defined]
     with pytest.raises(NoCopy, match="generator"):
         take(env)
+
+
+def test_what_is_on_its_way_in_a_corrected_world_is_copied_with_mujocos_state() -> None:
+    env = corrected(hopper, Correction(delay=3)).make_env()
+    actions = np.random.default_rng(1).uniform(-1, 1, (30, 3)).astype(np.float32)
+    env.reset(seed=1)
+    for action in actions[:8]:
+        env.step(action)
+    taken, courses = take(env), []
+    for _ in range(2):
+        courses.append([env.step(action)[0].tobytes() for action in actions[8:12]])
+        env.step(-actions[0])
+        put(env, taken)
+    assert courses[0] == courses[1]
+    env.close()
 
 
 @pytest.mark.parametrize("name", ["InvertedPendulum-v5", "Hopper-v5", "Ant-v5"])

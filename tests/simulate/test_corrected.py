@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import cloudpickle
@@ -148,3 +149,15 @@ def test_what_a_task_cant_do_is_refused_by_name() -> None:
         corrected(blind, Correction(state=surface(4, 4)))
     with pytest.raises(UsageError, match="no state"):
         corrected(blind, Correction(reward=surface(4, 1)))
+
+
+def test_functions_that_wrap_others_stay_as_the_user_gave_them() -> None:
+    @functools.wraps(cartpole.set_parameters)  # type: ignore[arg-type]
+    def heavier(env: Any, parameters: Any) -> None:
+        cartpole.set_parameters(env, {**parameters, "length": 2.0})  # type: ignore[misc]
+
+    task = dataclasses.replace(cartpole, set_parameters=heavier)
+    form = corrected(task, Correction(actions=(1, 0)))
+    assert plain(form).set_parameters is heavier
+    assert corrected(form, Correction(delay=1)).set_parameters.__wrapped__ is heavier  # type: ignore[union-attr]
+    assert task_digest(form) == task_digest(task)

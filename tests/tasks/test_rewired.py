@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -11,10 +14,12 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from flywheel.config import Config, TrafficConfig
 from flywheel.errors import UsageError
+from flywheel.task import Parameter, Task
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
 from flywheel.tasks.production import change
 from flywheel.tasks.rewired import FAULTS, Rewired, check, named
+from flywheel.tasks.traffic import Habits, Traffic
 from tests.rooms import room
 
 
@@ -113,3 +118,24 @@ def test_clients_are_told_of_a_fault_in_place_of_the_drift() -> None:
     assert change(cartpole, drifting) == ["--changed", "length=2"]
     assert change(cartpole, faulty) == ["--fault", "delayed", "--fault-steps", "3"]
     assert change(room, drifting) == []
+
+
+def test_parameters_are_set_in_the_tasks_own_environment_whatever_is_rewired() -> None:
+    class Scales(Echo):
+        def __init__(self) -> None:
+            super().__init__(Discrete(2))
+
+        def weigh(self, mass: float) -> None:
+            self.mass = mass
+
+    task = Task(
+        name="scales", env=Scales, failed=lambda _: False, parameters=(Parameter("mass", 1.0, 0.5, 2.0),),
+        set_parameters=lambda env, values: env.weigh(**values),
+    )  # fmt: skip
+    counters = SimpleNamespace(requests=0, errors=0)
+    batch = SimpleNamespace(begin=lambda: ["e"], open=())
+    client: Any = SimpleNamespace(batch=lambda: batch, counters=counters)
+    habits = Habits(change_after=0, changed={"mass": 2.0}, fault="swapped")
+    log = io.StringIO()
+    (begun,) = Traffic(task, client, habits, log, threading.Event())._begin()
+    assert begun.env.unwrapped.mass == 2.0 and "raised" not in log.getvalue()  # type: ignore[attr-defined]

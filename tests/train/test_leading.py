@@ -12,9 +12,11 @@ import pytest
 
 from flywheel.config import TrainConfig
 from flywheel.gate.trials import play_situations, suite_situations
-from flywheel.records import Plan
+from flywheel.records import Correction, Plan
+from flywheel.simulate.corrected import corrected
 from flywheel.tapes import Scenario
 from flywheel.task import Task
+from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.lunarlander import lunarlander
 from flywheel.testing import load_linear
 from flywheel.train.practice import Practice
@@ -86,3 +88,23 @@ def test_a_vector_form_that_takes_no_state_trains_without_it() -> None:
     blind: Task = dataclasses.replace(TASK, vector=vector)
     plan = Plan(strategy="continue_training", reasons=())
     assert make_recipe(blind, plan, TrainConfig(), [LED]).edge_cases == ()
+
+
+@pytest.mark.parametrize("task", [cartpole, dataclasses.replace(cartpole, vector=None)], ids=["lockstep", "each"])
+@pytest.mark.parametrize("correction", [Correction(actions=(1, 0)), Correction(delay=3)], ids=["swapped", "late"])
+def test_in_corrected_worlds_actions_lead_where_the_gates_lead_to(task: Task, correction: Correction) -> None:
+    scenario = dataclasses.replace(LED, parameters={}, actions=(1, 1, 1, 0, 1, 1), before=None)
+    plan = Plan(strategy="retrain_prioritize_recent", reasons=(), correction=correction)
+    (situation,) = suite_situations([scenario], 1, "judge", 1, task.nominal)
+    policy = load_linear(task, np.zeros((2, 4)), digest="p")
+    (episode,) = play_situations(corrected(task, correction), policy, [situation], lockstep=1, now=0.0)
+    task = dataclasses.replace(task, edge_cases=())
+    practice = Practice(task, 2, np.random.default_rng(0))
+    try:
+        begun = practice.begin(make_recipe(task, plan, TrainConfig(edge_case_share=1.0), [scenario]))
+        assert np.allclose(begun, episode.observations[6], atol=1e-5)
+        if task.vector is None:  # a state alone holds no actions that are on their way
+            observations, _, _, _ = practice.step(episode.raw_actions[6:7].repeat(2))
+            assert np.allclose(observations, episode.observations[7], atol=1e-5)
+    finally:
+        practice.close()
