@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from flywheel import archive
+from flywheel.analyze.replay import replayed
 from flywheel.client import Client
 from flywheel.config import TraceConfig
 from flywheel.deploy.keys import CLIENT, token_file
@@ -177,6 +178,19 @@ def test_the_wheel_turns_from_shift_to_recovery(turned: tuple[Run, Scraped]) -> 
     assert summary["turns"][-1]["released"]
     assert (run.run_dir / "report.png").stat().st_size > 10_000
     assert "Traceback" not in run.text
+
+
+def test_it_recovers_where_no_parameter_of_the_simulator_explains_the_change(start: Callable[..., Run]) -> None:
+    run = start("--seed", "11", "--traffic.fault", "swapped")
+    assert run.is_over(420.0) and run.process.poll() == 0, run.text
+    production = run.summary()["production"]
+    assert production["after_shift"] < 50.0 and production["recovered"] >= 0.95 * production["before"], run.text
+    turns = archive.read_turns(run.run_dir)
+    last = next(turn for turn in reversed(turns) if turn.release is not None)
+    assert last.plan.correction is not None and last.plan.correction.actions == (1, 0)
+    assert last.verdict is not None and last.verdict.correction == last.plan.correction
+    assert last.artifact is not None and last.artifact.trained_on["correction"]["actions"] == [1, 0]
+    assert all(again.is_same for again in replayed(turns)), "every decision comes out the same"
 
 
 def test_each_round_has_its_curves_and_each_turn_its_point(turned: tuple[Run, Scraped]) -> None:
