@@ -56,7 +56,7 @@ def plain(task: Task) -> Task:
     if task.correction is None:
         return task
     worn = {name: getattr(task, name) for name in _WRAPPED}
-    own: dict[str, Any] = {name: each.__wrapped__ for name, each in worn.items() if isinstance(each, _OURS)}
+    own: dict[str, Any] = {name: each.__wrapped__ for name, each in worn.items() if isinstance(each, _Worn)}
     return dataclasses.replace(task, **own, correction=None)
 
 
@@ -193,7 +193,19 @@ class _Residual:
         return self._task.set_state(env, there)
 
 
-class _Making:
+class _Worn:
+    """Stands in a corrected form for a function of the task's own; two forms of one correction are equal by it."""
+
+    __wrapped__: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Worn) and (type(other), other.__wrapped__) == (type(self), self.__wrapped__)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.__wrapped__))
+
+
+class _Making(_Worn):
     """Makes environments, in the place of the task's `env`."""
 
     def __init__(self, task: Task, correction: Correction) -> None:
@@ -204,7 +216,7 @@ class _Making:
         return CorrectedEnv(self._task, self._correction)
 
 
-class _MakingMany:
+class _MakingMany(_Worn):
     """Makes vector forms, in the place of the task's `vector`."""
 
     def __init__(self, task: Task, correction: Correction) -> None:
@@ -215,7 +227,7 @@ class _MakingMany:
         return CorrectedVector(self._task, self._correction, num_worlds)
 
 
-class _Asking:
+class _Asking(_Worn):
     """The task's `state` or `set_parameters`, which get the environment that they know."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -225,7 +237,7 @@ class _Asking:
         return self.__wrapped__(_inside(env), *values)
 
 
-class _Putting:
+class _Putting(_Worn):
     """The task's `set_state`: in a world that is put somewhere else nothing is on its way."""
 
     def __init__(self, set_state: Callable[[Any, Any], Array], state: Callable[[Any], Any] | None) -> None:
@@ -239,10 +251,8 @@ class _Putting:
             env.forget((there != here.reshape(env.num_envs, -1)).any(axis=1))
         elif isinstance(env, CorrectedEnv):
             env.forget()
-        return self.__wrapped__(_inside(env), state)
-
-
-_OURS = (_Making, _MakingMany, _Asking, _Putting)
+        shown: Array = self.__wrapped__(_inside(env), state)
+        return shown
 
 
 def _inside(env: Any) -> Any:

@@ -70,8 +70,8 @@ class Replay:
         self._barred: Barred = {}
         self._last: Batch | None = None
         self.rule = Sampling()
-        self.epsilon = config.replay.epsilon
-        self.noise = 0.0
+        self.epsilon = self._least = self._from = config.replay.epsilon
+        self.noise, self._begun_at, self._is_warm = 0.0, 0, True
 
     @property
     def is_production_alone(self) -> bool:

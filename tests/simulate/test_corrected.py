@@ -161,3 +161,9 @@ def test_functions_that_wrap_others_stay_as_the_user_gave_them() -> None:
     assert plain(form).set_parameters is heavier
     assert corrected(form, Correction(delay=1)).set_parameters.__wrapped__ is heavier  # type: ignore[union-attr]
     assert task_digest(form) == task_digest(task)
+
+
+def test_two_forms_of_one_correction_are_equal() -> None:
+    one, other = (corrected(cartpole, Correction(actions=(1, 0))) for _ in range(2))
+    assert one == other and one != corrected(cartpole, Correction(delay=1)) and one != cartpole
+    assert plain(one) == cartpole

@@ -118,6 +118,13 @@ def test_a_fresh_round_explores_less_and_less_and_a_plan_can_ask_for_more(replay
     assert replay.epsilon == pytest.approx(0.3)
 
 
+def test_before_the_first_round_it_holds_and_explores_as_usual() -> None:
+    made = Replay(Table(SPEC, capacity=100), CONFIG, seed=1)
+    made.explore(2.0)
+    made.simulated(chunk(30), "train")
+    assert made.epsilon == 2 * CONFIG.replay.epsilon and made.table.num_transitions == 30
+
+
 def test_what_a_batch_was_made_of_can_be_told(replay: Replay) -> None:
     assert replay.told() == {} == dict(readings.of_batch(replay.told()))
     replay.begin(plan(sampling="uniform"), is_warm=False)
