@@ -15,7 +15,7 @@ export function checksOf(verdict) {
     }))));
 }
 
-const isShare = (check) => check.name === "failure_rate" || check.name === "regression";
+const isShare = (check) => ["failure_rate", "regression", "interval"].includes(check.name);
 const figureOf = (check, value) => (value === null ? "–" : isShare(check) ? percent(value) : check.name === "cost" ? `${number(value * 1e6, 3)} µs` : number(value));
 const spanOf = (check) => {
   const [low, high] = check.interval;
