@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flywheel import archive
 from flywheel.config import GateConfig
 from flywheel.connection import Connection
 from flywheel.deploy.registry import POLICIES
@@ -14,6 +15,7 @@ from flywheel.errors import UsageError, unknown
 from flywheel.foreign import load as load_network
 from flywheel.foreign import read_changes
 from flywheel.gate import SafetyGate
+from flywheel.known import last_worlds
 from flywheel.policy import MANIFEST, NETWORK, Policy, read_artifact
 from flywheel.policy import load as load_artifact
 from flywheel.records import Artifact, Parameters, Trial, Verdict
@@ -46,7 +48,8 @@ class Bench:
         self._reference, self._spec = task, spec
         self.task: Task = load_task(task) if self._run is None else self._run.task
         self.config: GateConfig = self._run.config.gate if self._run else settings(words=["--task", task]).gate
-        self.gate = SafetyGate(self.task if self._run is None else self._run.worlds[0], self.config)
+        turns = [] if self._run is None else archive.read_turns(self._run.run_dir)
+        self.gate = SafetyGate(last_worlds(self.task, turns)[0], self.config)
         self._out = out
         self.out = out or (Path() if run_dir is None else run_dir / REPORTS)
         self._named: dict[str, tuple[str, str]] = {}

@@ -120,10 +120,10 @@ class Connection(TimeTravel):
     @property
     def parameters(self) -> Parameters:
         """The simulator's parameters as production showed them last: the middle of the last plan's ranges."""
-        return self.worlds[1]
+        return self._worlds[1]
 
     @property
-    def worlds(self) -> Worlds:
+    def _worlds(self) -> Worlds:
         """The worlds that a candidate is judged in now: the task, with what they correct, and their parameters."""
         return last_worlds(self.task, archive.read_turns(self.run_dir))
 
@@ -268,7 +268,7 @@ class Connection(TimeTravel):
         """
         episode, opening = self._opened(id_)
         self._insist(episode)
-        worlds = [self.worlds, self._worlds_of(episode)]
+        worlds = [self._worlds, self._worlds_of(episode)]
         is_hidden = self.task.set_state is None or self.task.observed_state is None
         is_known = episode.seed is not None or worlds[0] == worlds[1] or is_hidden
         task, parameters = worlds[0] if is_known else nearest(episode, worlds)

@@ -22,6 +22,7 @@ from flywheel.connection import Connection
 from flywheel.deploy import registry as registries
 from flywheel.deploy.keys import open_keys
 from flywheel.errors import Refused, UsageError
+from flywheel.known import last_worlds
 from flywheel.records import Correction, Episode, Plan, Turn
 from flywheel.store.intake import Intake
 from flywheel.tapes import chain
@@ -172,7 +173,9 @@ def test_what_is_judged_in_corrected_worlds_is_played_again_and_forked_there(
     with pytest.raises(Refused, match="does not fit"):
         verify(dataclasses.replace(verdict, correction=None), open_keys(tmp_path).public)
     tp = flywheel.connect(tmp_path)
-    assert isinstance(tp, Connection) and tp.worlds[0].correction == correction
+    assert (
+        isinstance(tp, Connection) and last_worlds(tp.task, archive.read_turns(tp.run_dir))[0].correction == correction
+    )
     for trial in verdict.trials[::40]:
         assert chain(tp.episode(trial.episode)) == trial.chain
         assert tp.diverge(trial.episode) is None
