@@ -79,6 +79,7 @@ def on_worlds(
         )
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
         .callbacks(on_env_runners_recreated=_tell_again)
-        .reporting(metrics_num_episodes_for_smoothing=50)
+        # An iteration is one training step; by RLlib's defaults SAC's lasts a second, however many steps that is.
+        .reporting(metrics_num_episodes_for_smoothing=50, min_time_s_per_iteration=0)
         .debugging(seed=seed, log_level="ERROR")
     )
