@@ -40,10 +40,7 @@ class LeanAPPOLearner(LeanPPOLearner):
         self._weights_seq_no += 1
         training_data.solve_refs()
         rows = self._rows(training_data.episodes)
-        num_rows, minibatch_size = len(rows["obs"]), given["minibatch_size"]
-        for _epoch in range(given["num_epochs"]):
-            for some in torch.split(torch.randperm(num_rows), minibatch_size)[: max(num_rows // minibatch_size, 1)]:
-                self._descend({name: column[some] for name, column in rows.items()})
+        self._descend_tensors(rows, given["num_epochs"], given["minibatch_size"])
         self.metrics.log_dict(self._measured(rows), key=DEFAULT_MODULE_ID, window=1)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()

@@ -111,6 +111,10 @@ class LeanPPOLearner(PPOTorchLearner):  # type: ignore[misc]
         batch = self._make_batch_if_necessary(training_data=training_data)[DEFAULT_MODULE_ID]
         # The mask leaves out the step that RLlib adds to each chunk for its bootstrap value.
         rows = {name: torch.as_tensor(batch[name])[batch["loss_mask"]] for name in _COLUMNS}
+        self._descend_tensors(rows, num_epochs, minibatch_size)
+
+    def _descend_tensors(self, rows: dict[str, Any], num_epochs: int, minibatch_size: int) -> None:
+        """Learn in torch from rows, by the name of each column."""
         num_rows = len(rows["obs"])
         for _epoch in range(num_epochs):
             order = torch.randperm(num_rows)
