@@ -90,11 +90,9 @@ class Replay:
             self._names, self._num_others = set(), self._num_others + bool(self._names)
         self._plan, self._worlds = plan, worlds
         self._count_afresh()
-        replayed = self._config.replay
-        self._is_warm = is_warm
-        self._least = min(1.0, replayed.epsilon * plan.exploration)
-        self._from, self._begun_at = (self._least if is_warm else 1.0), self._num_simulated
-        self.epsilon = self._from
+        self._is_warm, self._begun_at = is_warm, self._num_simulated
+        self.epsilon = self._from = 1.0
+        self.explore(plan.exploration)
 
     def changed(self, since: float) -> None:
         """Draw nothing more of those of production's episodes that began before `since` (UTC epoch seconds)."""
