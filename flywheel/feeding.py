@@ -10,6 +10,7 @@ import numpy as np
 from flywheel.config import TrainConfig
 from flywheel.errors import FlywheelError
 from flywheel.records import Episode, Plan, Signal
+from flywheel.replaying import OFF_POLICY
 
 MOST = 5_000
 """Episodes of one helping; the newest, where more have come since the last one."""
@@ -23,7 +24,7 @@ class Feed:
     def __init__(self, config: TrainConfig, ask: Callable[..., Any], rooms: Any) -> None:
         """Ask the store, the registry and the trainer of rooms, once they are needed."""
         self._ask, self._rooms = ask, rooms
-        self._is_wanted = config.algorithm in ("dqn", "sac")
+        self._is_wanted = config.algorithm in OFF_POLICY
         self._last = ""
         self._lacking: dict[str, int] = {}  # by id of an episode how many of its rewards weren't known
         self._began: dict[tuple[str, float], float] = {}  # by an alarm's episode and time when that episode began

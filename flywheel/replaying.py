@@ -51,6 +51,9 @@ class ReplayConfig:
     """what values are divided by before the softmax from which a policy draws that isn't greedy, in units of reward"""
 
 
+OFF_POLICY = ("dqn", "sac")
+"""Algorithms that learn from a table of steps, whoever took them."""
+
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ppo": {},
     "appo": {},

@@ -9,6 +9,7 @@ from typing import Literal
 from flywheel.config import AnalyzeConfig
 from flywheel.facts import Facts, Ranges
 from flywheel.records import Calibration, Correction, Parameters, Plan, Signal
+from flywheel.replaying import OFF_POLICY
 
 GROWTH = 2.0
 """Factor on the entropy bonus for each refusal in a row."""
@@ -226,7 +227,7 @@ def told_correction(facts: Facts) -> tuple[str, ...]:
 
 def _goes_on(algorithm: str) -> str:
     """Return how an algorithm goes on where no simulator does what production does, as a phrase."""
-    if algorithm in ("dqn", "sac"):
+    if algorithm in OFF_POLICY:
         return "learns from what production has shown since then, and from nothing simulated"
     learners = "`--train.algorithm dqn` (discrete actions) or `sac` (bounded box actions)"
     other = f", where {algorithm.upper()} can't learn what production does: {learners} learns from its steps"

@@ -21,6 +21,7 @@ from flywheel.meters import WHEEL, readings
 from flywheel.meters.on_ray import Recorder
 from flywheel.priority import let_others_first
 from flywheel.records import Episode, Origin, Reward, Spec
+from flywheel.replaying import OFF_POLICY
 from flywheel.store import sealing
 from flywheel.store.excluded import Exclusion
 from flywheel.store.intake import Answer, Intake, Outcome
@@ -241,7 +242,7 @@ def make_table(spec: Spec, train: TrainConfig, worker: Callable[..., Any]) -> Ca
     `worker` returns the class of an actor that ends with this process (body, name, CPUs, further options).
     """
     make = partial(table_of, spec, train)
-    if train.algorithm in ("ppo", "appo") or train.replay.shards < 2:
+    if train.algorithm not in OFF_POLICY or train.replay.shards < 2:
         return make
     names = [f"shard-{k}" for k in range(train.replay.shards)]
     return partial(

@@ -14,6 +14,7 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.policy import Files, pack, read_trained_on, read_weights
 from flywheel.priority import let_others_first
 from flywheel.records import Episode, Plan, Progress, Spec
+from flywheel.replaying import OFF_POLICY
 from flywheel.sampling import Barred
 from flywheel.tapes import Scenario
 from flywheel.task import Task
@@ -49,7 +50,7 @@ class TrainerActor:
         let_others_first()
         self._meters = Recorder(wheel)
         self._task, self._spec, self._config = task, spec, config
-        off_policy = make_table is not None and config.algorithm in ("dqn", "sac")
+        off_policy = make_table is not None and config.algorithm in OFF_POLICY
         self._replay = Replay(make_table(), config, seed) if make_table is not None and off_policy else None
         self._training = _build(task, spec, config, seed, resource, self._replay)
         self._has_begun = False
