@@ -109,7 +109,7 @@ def failing(task: Task, policy: Policy, seeds: list[int]) -> np.ndarray[Any, np.
 
 def foretold(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield rows for each of some changes: how near corrected worlds come to the truth, and what the gate says."""
-    runs, policies = (2, 3) if quick else (10, 6)
+    runs, policies = (2, 3) if quick else (30, 6)
     for number, name in enumerate(FORETOLD):
         rng = np.random.default_rng((seed, 100 + number))
         near, blind, judged = list[bool](), list[bool](), list[bool]()
