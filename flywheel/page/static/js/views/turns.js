@@ -3,7 +3,7 @@ import { get } from "../api.js";
 import { Chart, axis, color, xAxis } from "../charts.js";
 import { h, replace } from "../dom.js";
 import { clock, count, number, percent, plural, seconds, utc, words } from "../format.js";
-import { body, card, chip, facts, head, note, outcome, time } from "../parts.js";
+import { body, card, chip, facts, head, note, outcome, time, trainedIn } from "../parts.js";
 import { spansInto } from "./spans.js";
 import { checksOf, trialsOf } from "./verdict.js";
 
@@ -59,16 +59,15 @@ const chipText = (shared, digest) => {
 
 function whole(shared, turn, charts) {
   const { plan, evidence } = turn;
-  const parameters = Object.entries(plan.parameters);
   return [
     h("div", { class: "pair" },
       card(`Turn ${turn.number}: ${words(turn.strategy)}`, result(turn), body(
         h("ul", { class: "reasons" }, plan.reasons.map((each) => h("li", {}, each))),
         facts({
           "starts from": plan.warm_start ? chip(shared.policies, plan.warm_start) : "fresh weights",
-          "trains in": parameters.length ? parameters.map(([name, [low, high]]) => h("div", {}, h("code", {}, name), ` ${number(low)} to ${number(high)}`)) : "the task's own worlds",
+          "trains in": trainedIn(plan.parameters, plan.corrected),
           why: evidence.cause ? evidence.cause.sentences.map((each) => h("div", {}, each)) : null,
-          sampling: plan.sampling === "none" ? null : words(plan.sampling),
+          "learns from": plan.learns_from,
           exploration: plan.exploration === 1 ? null : `× ${number(plan.exploration)}`,
           alarms: plan.signals.length ? plan.signals.map((each) => h("div", {}, h("span", { class: "bad" }, words(each.kind)), ` (${each.monitor}) at `, h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.at_episode)}` }, each.at_episode))) : null,
         }))),
