@@ -185,7 +185,7 @@ class OnRay:
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
         worlds, suite = foreign.middle(plan.parameters), self._suite.opened()
-        given = network, spec, seed, worlds, episodes, max_failed, suite, plan.correction
+        given = network, spec, seed, worlds, episodes, max_failed, suite, plan.correction, plan.parameters
         probe: Probe = ask(self._rooms.gate.probe, *given)
         return probe
 

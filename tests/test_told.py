@@ -14,6 +14,7 @@ from flywheel import told
 from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.admission import Served
 from flywheel.errors import UsageError
+from flywheel.records import Probe, Progress
 
 RUN_DIR = Path("/runs/mine")
 LIVING = {"store": StoreConfig(), "observe": ObserveConfig(), "deploy": DeployConfig(port=8123)}
@@ -62,3 +63,10 @@ def test_whatever_differs_is_named(name: str, value: float) -> None:
     living = LIVING | {"observe": dataclasses.replace(ObserveConfig(), **{name: value})}
     differs = value != getattr(ObserveConfig(), name)
     assert (f"observe.{name} {value} (not " in told.stays(living, asked(), RUN_DIR)) == differs
+
+
+def test_a_probe_that_failed_in_open_worlds_says_so_once() -> None:
+    note = "31 of 100 worlds failed that are drawn from length 0.45 to 3"
+    probe = Probe(num_failed=0, num_episodes=200, mean_return=500.0, edge_failed=("interval",), note=note)
+    progress = Progress(iteration=1, num_steps=1024, num_steps_total=1024, mean_return=480.0, seconds=1.0, network=b"")
+    assert told.progress(progress, probe) == f"1,024 steps, return 480; probe: 0 of 200 failed; {note}"
