@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 from flywheel import __version__, deciding, estimating, judging, keeping, reasons, travel, why
 from flywheel.config import DeployConfig, PageConfig
 from flywheel.errors import unknown
+from flywheel.moments import WIDTH, column
 from flywheel.run import exit_code, settings
 from flywheel.run import main as run_main
 from flywheel.tokens import Scope
@@ -246,14 +246,11 @@ def tokens_list(run_dir: Path) -> int:
 
     with contextlib.closing(open_readonly(run_dir)) as registry:
         found = registry.tokens()
-    print(f"{'token':<16} {'scopes':<24} {'requests/s':<10} {'made':<19} revoked (UTC)")
+    print(f"{'token':<16} {'scopes':<24} {'requests/s':<10} {'made':<{WIDTH}} revoked (UTC)")
     for token in found:
-        made, revoked = (
-            "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
-            for at in (token.made_at, token.revoked_at)
-        )
+        made, revoked = (column(at) for at in (token.made_at, token.revoked_at))
         quota = "-" if token.quota is None else f"{token.quota:g}"
-        print(f"{token.name:<16} {' '.join(token.scopes):<24} {quota:<10} {made:<19} {revoked}")
+        print(f"{token.name:<16} {' '.join(token.scopes):<24} {quota:<10} {made:<{WIDTH}} {revoked}")
     return 0
 
 
