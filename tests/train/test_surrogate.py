@@ -18,7 +18,7 @@ from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.heads import spread
 from flywheel.train.nets import Adam, layers_in, run, shorten
-from flywheel.train.surrogate import Surrogate, Terms, advantages
+from flywheel.train.surrogate import Surrogate, Terms, advantages, rows_of
 from flywheel.train.tape import Played, joined
 
 NUM = 96
@@ -217,6 +217,18 @@ def test_advantages_are_the_definitions_sum_over_each_run_alone() -> None:
         row, step = row + length + 1, step + length
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     np.testing.assert_allclose(targets, found + values[some.before], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.02, 50.0])
+def test_an_entropy_bonus_weighs_the_same_in_whatever_unit_rewards_are(scale: float) -> None:
+    rng = np.random.default_rng(5)
+    some, weights = played((30, 40, 50), (True, False, True), rng), rng.normal(size=(1, 4)).astype(np.float32)
+    biases = np.ones(1, np.float32)
+    layer, moved = [(weights, biases)], [(np.float32(scale) * weights, np.float32(scale) * biases)]
+    scaled = dataclasses.replace(some, rewards=scale * some.rewards)
+    usual, other = rows_of(some, layer, "tanh", 0.99, 0.95), rows_of(scaled, moved, "tanh", 0.99, 0.95)
+    np.testing.assert_allclose(other["advantages"], usual["advantages"], atol=1e-4)  # what the bonus is weighed against
+    np.testing.assert_allclose(other["targets"], scale * usual["targets"], rtol=1e-3, atol=1e-3 * scale)
 
 
 def test_runs_of_several_runners_are_joined_in_order() -> None:
