@@ -103,17 +103,23 @@ def signal(signal: Signal) -> str:
     )
 
 
-def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str) -> str:
-    """Return why a look at production is over."""
+def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str, known: Sequence[Signal] = ()) -> str:
+    """Return why a look at production is over; `known` are all open alarms, those that its turn holds for, too."""
     mean = "" if found["mean_return"] is None else f", mean return {_number(found['mean_return'])}"
     so_far = f"{found['episodes']} episodes on policy {digest[:8]}{mean}"
     if signals:
-        return f"{', '.join(f'{s.kind} by the {s.monitor} monitor' for s in signals)}; {so_far}"
+        return f"{_alarms(signals)}; {so_far}"
+    if found["recovered"] and known:
+        return f"production's return is good again, but what was raised stays open ({_alarms(known)}): {so_far}"
     if found["recovered"]:
         return f"production is good again: {so_far}"
     if "needed" in found:
         return f"production is not good again: {so_far}, and {_number(found['needed'])} was needed"
     return so_far
+
+
+def _alarms(signals: Sequence[Signal]) -> str:
+    return ", ".join(f"{s.kind} by the {s.monitor} monitor" for s in signals)
 
 
 def _number(value: float) -> str:

@@ -80,7 +80,7 @@ function whole(shared, turn, charts) {
         "on earlier episodes": evidence.off_policy?.said ?? null,
         episodes: turn.over ? count(turn.episodes) : "being watched",
         "mean return": turn.over ? [number(turn.mean_return), evidence.before ? ` (before the change ${number(evidence.before)})` : ""] : null,
-        recovered: turn.over ? (turn.recovered ? h("span", { class: "good" }, "yes: production is as good as before the change") : evidence.before ? "no: the change is not cured" : "nothing to recover from") : null,
+        recovered: turn.over ? (turn.recovered ? h("span", { class: "good" }, turn.strategy === "hold" && plan.signals.length ? "its return is as good as before the change; the alarms it held for were not answered" : "yes: production is as good as before the change") : evidence.before ? "no: the change is not cured" : "nothing to recover from") : null,
         alarms: evidence.signals?.length ? evidence.signals.map((each) => h("div", {}, h("span", { class: "bad" }, words(each.kind ?? String(each))), each.monitor ? ` by the ${each.monitor} monitor` : "")) : turn.over ? "none" : null,
       }))),
       card("Where its time went", seconds(Object.values(turn.seconds).reduce((sum, each) => sum + each, 0)), body(bars(turn.seconds)))),
