@@ -15,6 +15,7 @@ import tyro
 
 from flywheel import __version__, deciding, estimating, judging, keeping, reasons, travel, why
 from flywheel.config import DeployConfig, PageConfig
+from flywheel.console import fold, folded, width
 from flywheel.errors import unknown
 from flywheel.moments import WIDTH, column
 from flywheel.run import exit_code, settings
@@ -343,7 +344,7 @@ def usage() -> str:
     told = {"run": "Turn the wheel: train, gate, serve, observe, analyze, and again."}
     told |= {name: str(function.__doc__).splitlines()[0] for name, function in COMMANDS.items()}
     lines = [f"Flywheel {__version__}: keeps a policy good after it is deployed.", "", "usage: flywheel COMMAND ..."]
-    lines += ["", *(f"  {name:<14}  {text}" for name, text in told.items()), ""]
+    lines += ["", *(fold(f"  {name:<14}  {text}", width(), 18) for name, text in told.items()), ""]
     return "\n".join([*lines, "flywheel COMMAND --help says what a command takes."])
 
 
@@ -366,7 +367,8 @@ def find(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 def call(words: Sequence[str]) -> int:
     """Run the command that these words call, and return its exit code."""
     name, rest = find(words)
-    found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
+    with folded(rest):
+        found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
     return found() if callable(found) else int(found)
 
 
