@@ -57,7 +57,8 @@ def folded(words: Sequence[str]) -> Iterator[None]:
         with redirect_stdout(page):
             yield
     finally:
-        print("\n".join(fold(line, width()) for line in page.getvalue().splitlines()))
+        for line in page.getvalue().splitlines():
+            print(fold(line, width()))
 
 
 class _Page(io.StringIO):
