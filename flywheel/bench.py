@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flywheel import archive
+from flywheel import archive, predicting
 from flywheel.config import GateConfig
 from flywheel.connection import Connection
 from flywheel.deploy.registry import POLICIES
@@ -15,19 +15,22 @@ from flywheel.errors import UsageError, unknown
 from flywheel.foreign import load as load_network
 from flywheel.foreign import read_changes
 from flywheel.gate import SafetyGate
-from flywheel.known import last_worlds
+from flywheel.known import last_ranges, last_worlds
 from flywheel.policy import MANIFEST, NETWORK, Policy, read_artifact
 from flywheel.policy import load as load_artifact
-from flywheel.records import Artifact, Parameters, Trial, Verdict
+from flywheel.records import Artifact, Check, Parameters, Trial, Verdict
 from flywheel.report import context, verdict_file
 from flywheel.report.context import SHORT, Context
 from flywheel.run import settings
 from flywheel.simulate.corrected import corrected
+from flywheel.store import intake
 from flywheel.tapes import Scenario
 from flywheel.task import Task, spec_of
 from flywheel.tasks import load as load_task
 from flywheel.trace.edits import in_range, matching, number
 
+OUTCOMES = 500
+"""Last outcomes of production that are looked at for which episodes are over."""
 CHAMPION, NONE, REPORTS = "champion", "none", "reports"
 Judged = Policy | Artifact
 
@@ -49,7 +52,8 @@ class Bench:
         self.task: Task = load_task(task) if self._run is None else self._run.task
         self.config: GateConfig = self._run.config.gate if self._run else settings(words=["--task", task]).gate
         turns = [] if self._run is None else archive.read_turns(self._run.run_dir)
-        self.gate = SafetyGate(last_worlds(self.task, turns)[0], self.config)
+        self._form, self._ranges = last_worlds(self.task, turns)[0], last_ranges(turns)
+        self.gate = SafetyGate(self._form, self.config)
         self._out = out
         self.out = out or (Path() if run_dir is None else run_dir / REPORTS)
         self._named: dict[str, tuple[str, str]] = {}
@@ -120,10 +124,18 @@ class Bench:
     def judge(
         self, policy: Judged, baseline: str, changed: Mapping[str, Any], seed: int | None
     ) -> tuple[Verdict, Context]:
-        """Return a fresh verdict, as of a first candidate with a whole budget; `changed` are parameters by name."""
+        """Return a fresh verdict, as of a first candidate with a whole budget; `changed` are parameters by name.
+
+        A run directory's asks all that its wheel's gate asks: also in the ranges that calibration left open, but for
+        parameters that are changed, and whether production contradicts the gate.
+        """
         rival = self._baseline(policy, baseline)
-        values = {**self.parameters, **self._checked(changed)}
-        verdict = self.gate.judge(policy, baseline=rival, parameters=values, suite=self.suite, seed=seed)
+        values = {**(middle := self.parameters), **self._checked(changed)}
+        ranges = {name: ends for name, ends in self._ranges.items() if values[name] == middle[name]}
+        verdict = self.gate.judge(
+            policy, baseline=rival, parameters=values, suite=self.suite, seed=seed, doubt=self._doubt(values),
+            ranges=ranges,
+        )  # fmt: skip
         against = NONE if rival is None else self._named[rival.digest][0]
         options = context.asked(values, self.task.nominal, self.parameters)
         return verdict, Context(
@@ -135,6 +147,14 @@ class Bench:
             config=self.config,
             allowance=self.gate.allowance,
         )
+
+    def _doubt(self, values: Parameters) -> Check | None:
+        """Return what production says of the gate itself, as a wheel would ask; episodes may be played meanwhile."""
+        if self._run is None:
+            return None
+        run_dir, analyze = self._run.run_dir, self._run.config.analyze
+        given = self._form, self.config, analyze, run_dir, _call, self._run.registry, values
+        return predicting.question(*given, lambda: (_settled_until(run_dir), ""))
 
     def _checked(self, changed: Mapping[str, Any]) -> Parameters:
         known = {parameter.name: parameter for parameter in self.task.parameters}
@@ -240,3 +260,18 @@ class Bench:
 
 def _called(artifact: Artifact) -> str:
     return f"policy {artifact.digest[:8]} (version {artifact.version})"
+
+
+def _call(method: Callable[..., Any], *arguments: Any) -> Any:
+    return method(*arguments)
+
+
+def _settled_until(run_dir: Path) -> float:
+    """Return before when every episode of production is over, as far as files tell: none was longer than the longest.
+
+    Of those that began later only short ones are over, and failed ones are short.
+    """
+    with intake.open_readonly(run_dir) as store:
+        last = store.outcomes("production", OUTCOMES)
+    longest = max((each.ended_at - each.started_at for each in last), default=0.0)
+    return max((each.ended_at for each in last), default=0.0) - longest

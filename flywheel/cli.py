@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +15,9 @@ import tyro
 
 from flywheel import __version__, deciding, estimating, judging, keeping, reasons, travel, why
 from flywheel.config import DeployConfig, PageConfig
+from flywheel.console import fold, folded, width
 from flywheel.errors import unknown
+from flywheel.moments import WIDTH, column
 from flywheel.run import exit_code, settings
 from flywheel.run import main as run_main
 from flywheel.tokens import Scope
@@ -246,14 +247,11 @@ def tokens_list(run_dir: Path) -> int:
 
     with contextlib.closing(open_readonly(run_dir)) as registry:
         found = registry.tokens()
-    print(f"{'token':<16} {'scopes':<24} {'requests/s':<10} {'made':<19} revoked (UTC)")
+    print(f"{'token':<16} {'scopes':<24} {'requests/s':<10} {'made':<{WIDTH}} revoked (UTC)")
     for token in found:
-        made, revoked = (
-            "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
-            for at in (token.made_at, token.revoked_at)
-        )
+        made, revoked = (column(at) for at in (token.made_at, token.revoked_at))
         quota = "-" if token.quota is None else f"{token.quota:g}"
-        print(f"{token.name:<16} {' '.join(token.scopes):<24} {quota:<10} {made:<19} {revoked}")
+        print(f"{token.name:<16} {' '.join(token.scopes):<24} {quota:<10} {made:<{WIDTH}} {revoked}")
     return 0
 
 
@@ -346,7 +344,7 @@ def usage() -> str:
     told = {"run": "Turn the wheel: train, gate, serve, observe, analyze, and again."}
     told |= {name: str(function.__doc__).splitlines()[0] for name, function in COMMANDS.items()}
     lines = [f"Flywheel {__version__}: keeps a policy good after it is deployed.", "", "usage: flywheel COMMAND ..."]
-    lines += ["", *(f"  {name:<14}  {text}" for name, text in told.items()), ""]
+    lines += ["", *(fold(f"  {name:<14}  {text}", width(), 18) for name, text in told.items()), ""]
     return "\n".join([*lines, "flywheel COMMAND --help says what a command takes."])
 
 
@@ -369,7 +367,8 @@ def find(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 def call(words: Sequence[str]) -> int:
     """Run the command that these words call, and return its exit code."""
     name, rest = find(words)
-    found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
+    with folded(rest):
+        found = tyro.cli(COMMANDS[name], args=rest, prog=f"flywheel {name}")
     return found() if callable(found) else int(found)
 
 

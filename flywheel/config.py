@@ -55,7 +55,8 @@ class TrainConfig:
     """entropy bonus; a Plan may multiply it (or start it, see exploration_entropy)"""
     exploration_entropy: float = 0.04
     """entropy bonus that stands for 1 when a Plan asks for more exploration than `entropy` gives: twice as much raised
-    the entropy by a tenth, and cost a nearly good policy no steps"""
+    the entropy by a tenth, and cost a nearly good policy no steps. It weighs the same at any `reward_scale`, as PPO's
+    advantages are standardized"""
     exploration_share: float = 0.1
     """share of `max_steps` in which more exploration comes down to none, in a straight line: a bonus of 0.02 that
     stayed took a nearly good policy 1.7 times the steps until it was good"""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.status import Status
@@ -41,6 +44,46 @@ def silent(stage: str, text: str, *, passing: bool = False) -> None:
 def width() -> int:
     """Return the columns to write in: the terminal's, at least 40; lines in a file have no end."""
     return max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
+
+
+@contextmanager
+def folded(words: Sequence[str]) -> Iterator[None]:
+    """Let the help that these words ask for, if they do, have no line wider than the terminal: tyro folds some only."""
+    if not {"-h", "--help"} & set(words):
+        yield  # a command is run in the block, and prints as it goes
+        return
+    page = _Page(sys.stdout)
+    try:
+        with redirect_stdout(page):
+            yield
+    finally:
+        for line in page.getvalue().splitlines():
+            print(fold(line, width()))
+
+
+class _Page(io.StringIO):
+    """What is printed meanwhile, in the colours and with the lines that it would have had."""
+
+    def __init__(self, behind: TextIO) -> None:
+        """Stand in for a stream."""
+        super().__init__()
+        self._behind = behind
+
+    def isatty(self) -> bool:
+        """Say whether it is for a terminal."""
+        return self._behind.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """What it will be written in: whether boxes can be drawn hangs on it."""
+        return self._behind.encoding
+
+
+def fold(text: str, most: int, indent: int = 0) -> str:
+    """Return a line in lines of at most `most` characters, all but the first behind `indent` spaces."""
+    wide = len(text) > most and "\x1b" not in text
+    later = " " * indent
+    return textwrap.fill(text, most, subsequent_indent=later, break_on_hyphens=False) if wide else text
 
 
 class Narrator:

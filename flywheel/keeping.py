@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from flywheel.errors import UsageError
+from flywheel.moments import WIDTH, column
 from flywheel.sampling import Barred
 
 if TYPE_CHECKING:
@@ -95,13 +95,10 @@ def _list_excluded(run_dir: Path) -> int:
 
     with open_readonly(run_dir) as store:
         found = store.exclusions()
-    print(f"{'since (UTC)':<19}  {'until':<19}  what and why")
+    print(f"{'since (UTC)':<{WIDTH}}  {'until':<{WIDTH}}  what and why")
     for each in found:
-        since, until = (
-            "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
-            for at in (each.at, each.readmitted_at)
-        )
-        print(f"{since:<19}  {until:<19}  {each.kind}={each.name}: {each.why}")
+        since, until = (column(at) for at in (each.at, each.readmitted_at))
+        print(f"{since:<{WIDTH}}  {until:<{WIDTH}}  {each.kind}={each.name}: {each.why}")
     return 0
 
 
@@ -129,15 +126,15 @@ def _rows(run_dir: Path, words: Sequence[str], where: str, limit: int) -> Sequen
 def _print(run_dir: Path, rows: Sequence[Row | Outcome]) -> None:
     barred = _barred(run_dir)
     width = max([len("episode"), *(len(row.id) for row in rows)])
-    print(f"{'episode':<{width}}  {'began':<19}  {'policy':<8}  {'return':>9}  {'steps':>5}  {'came out':<9}  where")
+    began, came_out = f"{'began (UTC)':<{WIDTH}}", f"{'return':>9}  {'steps':>5}  {'came out':<9}"
+    print(f"{'episode':<{width}}  {began}  {'policy':<8}  {came_out}  where")
     for row in rows:
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at))
         fate = "failed" if row.failed else "lost" if row.end == "lost" else "fine"
         place = f"gate: {row.scenario}" if row.origin == "gate" and hasattr(row, "scenario") else row.origin
         if {("policy", row.digest), ("origin", row.origin), ("episode", row.id)} & barred.keys():
             place = f"{place}, excluded"
         came_out = f"{row.total:>9.6g}  {row.num_steps:>5}  {fate:<9}"
-        print(f"{row.id:<{width}}  {began}  {row.digest[:8]:<8}  {came_out}  {place}")
+        print(f"{row.id:<{width}}  {column(row.started_at)}  {row.digest[:8]:<8}  {came_out}  {place}")
 
 
 def _export(run_dir: Path, where: str, limit: int | None, path: Path, form: str) -> int:

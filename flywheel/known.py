@@ -46,8 +46,12 @@ def worlds_of(task: Task, artifact: Artifact) -> Worlds:
 
 def last_worlds(task: Task, turns: Sequence[Turn]) -> Worlds:
     """Return the worlds as production showed them last: the middle of the last plan's ranges, and its correction."""
-    named = next((turn.plan.parameters for turn in reversed(turns) if turn.plan.parameters), {})
-    return corrected(task, last_correction(turns)), {**task.nominal, **foreign.middle(named)}
+    return corrected(task, last_correction(turns)), {**task.nominal, **foreign.middle(last_ranges(turns))}
+
+
+def last_ranges(turns: Sequence[Turn]) -> Mapping[str, tuple[float, float]]:
+    """Return what is open of the parameters since the last plan that names some; {} where none does."""
+    return next((turn.plan.parameters for turn in reversed(turns) if turn.plan.parameters), {})
 
 
 def last_correction(turns: Sequence[Turn]) -> Correction | None:

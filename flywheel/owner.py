@@ -17,9 +17,9 @@ from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.registry import Registry
 from flywheel.errors import UsageError
 from flywheel.gate.judge import SafetyGate, terms
+from flywheel.known import last_ranges, last_worlds
 from flywheel.policy import Policy
 from flywheel.records import Artifact, Release, Turn, Verdict
-from flywheel.simulate.corrected import corrected
 from flywheel.store.excluded import Exclusion
 from flywheel.store.intake import Intake
 from flywheel.task import Task, task_digest
@@ -259,7 +259,8 @@ def submit(
     the verdict that it has.
     """
     registry = owner.registry
-    ranges, form = _ranges(run_dir), _form(task, run_dir)
+    turns = _turns(run_dir)
+    ranges, form = last_ranges(turns), last_worlds(task, turns)[0]
     artifact = next((a for a in registry.artifacts() if foreign.is_of(a, policy)), None)
     if artifact is None:
         version = registry.next_version()
@@ -288,17 +289,6 @@ def submit(
 
 def _call(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     return method(*arguments, **named)
-
-
-def _ranges(run_dir: Path) -> Ranges:
-    """Return the parameters of the last plan that names some (or is under way); {} means the task's nominal ones."""
-    return next((turn.plan.parameters for turn in reversed(_turns(run_dir)) if turn.plan.parameters), {})
-
-
-def _form(task: Task, run_dir: Path) -> Task:
-    """Return the task with what the last plan's worlds correct."""
-    turns = _turns(run_dir)
-    return corrected(task, turns[-1].plan.correction if turns else None)
 
 
 def _turns(run_dir: Path) -> list[Turn]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flywheel import console
 from flywheel.errors import FlywheelError, UsageError
+from flywheel.moments import utc
 
 if TYPE_CHECKING:
     from flywheel.analyze.replay import Again, Deciding
@@ -80,8 +81,7 @@ def _tell(made: Decision, turn: Turn) -> None:
     from flywheel.analyze.strategy import sentences, version
 
     facts, plan = made.facts, made.plan
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(facts.now))
-    _line("", f"turn {facts.number} is {plan.strategy}, decided {when}")
+    _line("", f"turn {facts.number} is {plan.strategy}, decided {utc(facts.now)}")
     for name in made.by:
         _line("rule", f"{name}: {sentences().get(name, 'a rule that is no more')}")
     for reason in plan.reasons:

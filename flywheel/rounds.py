@@ -39,6 +39,7 @@ class Probe:
     """Fresh nominal episodes, fewer than were asked for where it was broken off; edge cases come on top."""
     mean_return: float
     edge_failed: tuple[str, ...]
-    """Names of edge cases in which more episodes failed than may."""
+    """Names of edge cases in which more episodes failed than may; "interval" stands for the worlds that are open."""
     note: str = ""
-    """Why it broke off, where a simulator or the policy did: then every episode counts as failed."""
+    """Why it broke off, where a simulator or the policy did: then every episode counts as failed. Or how many failed of
+    the worlds that calibration leaves open."""

@@ -21,7 +21,7 @@ import tyro
 
 from flywheel import __version__, interrupt, told
 from flywheel.config import Config
-from flywheel.console import Narrator, Say, silent
+from flywheel.console import Narrator, Say, folded, silent
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.layers import layered, named_values, of_task, words_from
 from flywheel.preflight import check
@@ -242,9 +242,10 @@ def main(words: Sequence[str] | None = None, prog: str = "python -m flywheel.run
 
     def call() -> int:
         given = sys.argv[1:] if words is None else words
-        config = tyro.cli(
-            Config, args=given, default=settings(words=given), prog=prog, description=TITLE, registry=_REGISTRY
-        )
+        with folded(given):
+            config = tyro.cli(
+                Config, args=given, default=settings(words=given), prog=prog, description=TITLE, registry=_REGISTRY
+            )
         with Narrator() as say:
             return turn_the_wheel(config, say)
 

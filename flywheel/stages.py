@@ -185,7 +185,7 @@ class OnRay:
     def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
         worlds, suite = foreign.middle(plan.parameters), self._suite.opened()
-        given = network, spec, seed, worlds, episodes, max_failed, suite, plan.correction
+        given = network, spec, seed, worlds, episodes, max_failed, suite, plan.correction, plan.parameters
         probe: Probe = ask(self._rooms.gate.probe, *given)
         return probe
 
@@ -324,14 +324,14 @@ class OnRay:
         while True:
             if (now := self._release()) != release:  # somebody put another policy into service
                 release, champion, begun = now, now.digest, 0
-            raised = ask(observer.signals)
-            signals = [signal for signal in about(release, raised) if signal not in held]
+            known = about(release, raised := ask(observer.signals))
+            signals = [signal for signal in known if signal not in held]
             num_read, outcomes = ask(observer.heard, ANALYZED)
             new = outcomes[max(0, len(outcomes) - (num_read - begun)) :]
             found = conclude(new, num_read - begun, signals, before, self._config.loop, span)
             if found is not None:
                 found |= failure_rate(new)
-                self._say("observe", told.production(found, signals, champion))
+                self._say("observe", told.production(found, signals, champion, known))
                 good, _ = split(self._recent(champion), signals)
                 return found if not signals else found | {"before": mean_before(good, before)}
             self._say("observe", f"{num_read - begun} episodes on policy {champion[:8]}", passing=True)

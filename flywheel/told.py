@@ -8,7 +8,6 @@ import math
 import re
 import shlex
 import textwrap
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,15 @@ from flywheel.deploy.admission import Served
 from flywheel.deploy.canary import Canary
 from flywheel.errors import UsageError
 from flywheel.gate.grow import obstacle
+from flywheel.moments import utc
 from flywheel.records import Check, Probe, Progress, Signal, Verdict
+from flywheel.tapes import INTERVAL
 from flywheel.task import Task
 
 
 def progress(progress: Progress, probe: Probe) -> str:
     """Return how far training is and how its probe went."""
-    names = probe.edge_failed
+    names = [name for name in probe.edge_failed if name != INTERVAL]  # of those worlds the note says more
     edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
     rate = f"{probe.num_failed} of {probe.num_episodes} failed"
     mean = "no return yet" if math.isnan(progress.mean_return) else f"return {progress.mean_return:.0f}"
@@ -87,7 +88,7 @@ def budget(history: Sequence[tuple[float, str | None, str | None]], tries: int, 
     lines = []
     for at, digest, reason in history:
         what = f"policy {digest[:8]} was judged" if digest else f"filled: {reason}"
-        lines.append(f"{_utc(at)}  {what}")
+        lines.append(f"{utc(at)}  {what}")
     since = f"{tries} candidate{'' if tries == 1 else 's'} judged since it was filled"
     left = "it is spent: no candidate can pass" if is_spent else f"the next one may pass with an error of {error:.2g}"
     return "\n".join([*lines, f"{since}; {left}."])
@@ -102,17 +103,23 @@ def signal(signal: Signal) -> str:
     )
 
 
-def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str) -> str:
-    """Return why a look at production is over."""
+def production(found: Mapping[str, Any], signals: Sequence[Signal], digest: str, known: Sequence[Signal] = ()) -> str:
+    """Return why a look at production is over; `known` are all open alarms, those that its turn holds for, too."""
     mean = "" if found["mean_return"] is None else f", mean return {_number(found['mean_return'])}"
     so_far = f"{found['episodes']} episodes on policy {digest[:8]}{mean}"
     if signals:
-        return f"{', '.join(f'{s.kind} by the {s.monitor} monitor' for s in signals)}; {so_far}"
+        return f"{_alarms(signals)}; {so_far}"
+    if found["recovered"] and known:
+        return f"production's return is good again, but what was raised stays open ({_alarms(known)}): {so_far}"
     if found["recovered"]:
         return f"production is good again: {so_far}"
     if "needed" in found:
         return f"production is not good again: {so_far}, and {_number(found['needed'])} was needed"
     return so_far
+
+
+def _alarms(signals: Sequence[Signal]) -> str:
+    return ", ".join(f"{s.kind} by the {s.monitor} monitor" for s in signals)
 
 
 def _number(value: float) -> str:
@@ -141,18 +148,18 @@ def tried(found: Canary, run_dir: Path) -> str:
 def served(found: Served) -> str:
     """Return who answered at a time."""
     if found.champion is None:
-        return f"{_utc(found.at)}  no policy was in service yet"
+        return f"{utc(found.at)}  no policy was in service yet"
     with_share = f"with {found.share:.0%} of new episodes" if found.share else "in the shadow"
     beside = f"; policy {found.challenger[:8]} was tried beside it, {with_share}" if found.challenger else ""
     if found.control:
         beside = f"; {found.control_share:.0%} of new episodes stayed on policy {found.control[:8]}, as its control"
-    return f"{_utc(found.at)}  policy {found.champion[:8]} answered{beside}"
+    return f"{utc(found.at)}  policy {found.champion[:8]} answered{beside}"
 
 
 def beside(found: Control) -> str:
     """Return that a share of new episodes stays on a policy, and since when."""
     return (
-        f"policy {found.policy[:8]} keeps {found.share:.0%} of new episodes since {_utc(found.begun_at)}, as the "
+        f"policy {found.policy[:8]} keeps {found.share:.0%} of new episodes since {utc(found.begun_at)}, as the "
         f"control of policy {found.champion[:8]}"
     )
 
@@ -189,7 +196,7 @@ def challenges(found: Sequence[Challenge], width: int) -> str:
     """Return how the challenger on its way fares, and what became of the others, in lines of at most `width`."""
     lines = [] if found and not found[-1].is_over else ["No challenger is on its way."]
     for each in reversed(found):
-        end = f"policy {each.challenger[:8]} {each.state.replace('_', ' ')} {_utc(each.changed_at)}: {each.reason}"
+        end = f"policy {each.challenger[:8]} {each.state.replace('_', ' ')} {utc(each.changed_at)}: {each.reason}"
         lines += [end] if each.is_over else _on_its_way(each)
     return "\n".join(textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
 
@@ -199,7 +206,7 @@ def _on_its_way(each: Challenge) -> list[str]:
     given = f"has {each.share:.0%} of new episodes"
     where = {"shadow": "is in the shadow", "frozen": "is frozen"}.get(each.state, given)
     lines = [
-        f"policy {each.challenger[:8]} {where} since {_utc(each.changed_at)}, beside policy {each.champion[:8]}",
+        f"policy {each.challenger[:8]} {where} since {utc(each.changed_at)}, beside policy {each.champion[:8]}",
         f"  shadow    {each.num_same:,} of {each.num_shadowed:,} decisions were the champion's",
         f"  outcomes  {_of(its_failed, its)} failed, {each.num_lost[1]:,} lost; the champion's "
         f"{_of(others_failed, others)}, {each.num_lost[0]:,} lost",
@@ -207,16 +214,12 @@ def _on_its_way(each: Challenge) -> list[str]:
     for name, found in zip(("worse", "good", "uneven"), each.evidence, strict=True):
         lines.append(f"  {name:<9} evidence {found.value:.3g} that {found.claim}; at {found.acts_at:,.0f} {found.then}")
     reason = [f"  frozen    because {each.reason}"] if each.state == "frozen" else []
-    until = "" if each.ends_at is None else f"; if nothing is certain by {_utc(each.ends_at)}, the champion stays"
+    until = "" if each.ends_at is None else f"; if nothing is certain by {utc(each.ends_at)}, the champion stays"
     return [*lines, *reason, f"  next      {each.next}{until}"]
 
 
 def _of(some: int, of: int) -> str:
     return f"{some:,} of {of:,}" + (f" ({some / of:.1%})" if of else "")
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def stays(living: Mapping[str, Any], config: Config, run_dir: Path) -> str:

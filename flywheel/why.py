@@ -6,7 +6,6 @@ import json
 import math
 import shlex
 import textwrap
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ import tyro
 from flywheel import causes, console
 from flywheel.causes import NAMES, Cause, Moved, Odd, to_plain
 from flywheel.errors import UsageError
+from flywheel.moments import utc
 
 if TYPE_CHECKING:
     from flywheel.connection import Connection
@@ -140,7 +140,7 @@ def lines(cause: Cause, when: str, run_dir: Path, width: int) -> list[str]:
     head = f"{NAMES[cause.kind]} changed" if cause.kind not in ("unknown", "nothing") else f"{NAMES[cause.kind]}"
     if cause.kind == "nothing":
         head = "nothing changed"
-    begun = f", since {_utc(cause.since_at)}" if cause.since_episode else ""
+    begun = f", since {utc(cause.since_at)}" if cause.since_episode else ""
     found = [*_wrapped(f"{head}{begun} (asked {when if when == 'now' else f'in {when}'})", width, "")]
     for sentence in cause.sentences:
         found += _wrapped(sentence, width, "  ")
@@ -202,7 +202,3 @@ def _commands(cause: Cause, run_dir: Path) -> list[str]:
     if cause.kind == "policy" and cause.digest:
         found.append(f"flywheel episodes failed policy={cause.digest[:8]} {where}")
     return found
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from flywheel import told
-from flywheel.console import EVERY_S, Narrator
+from flywheel import cli, told
+from flywheel.console import EVERY_S, Narrator, folded
 from flywheel.records import Check, Probe, Progress
 
 
@@ -85,3 +87,36 @@ def test_a_time_has_the_unit_that_fits_and_is_never_negative(seconds: float, tol
 def test_an_open_check_is_told_as_open() -> None:
     check = Check(name="failure_rate", value=0.04, interval=(0.01, 0.08), bound=0.05, passed=None, note="4 of 100")
     assert told._check(check) == "failure rate open (4 of 100)"
+
+
+class Terminal(io.StringIO):
+    """A terminal that can draw boxes."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+@pytest.mark.parametrize("words", [["--help"], ["episodes", "--help"], ["run", "--help"], ["canary", "drop", "-h"]])
+def test_help_is_no_wider_than_the_terminal(
+    words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setattr(sys, "argv", ["flywheel", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    lines = terminal.getvalue().splitlines()
+    wide = [line for line in lines if len(line) > columns]
+    assert end.value.code == 0 and len(lines) > 5 and (not wide or wide == [lines[0]]), "but for how it is called"
+    assert (words == ["--help"]) or any(line.startswith("╭") for line in lines)
+
+
+def test_a_command_that_is_asked_for_no_help_prints_as_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    with folded(["episodes"]):
+        print("x" * 200)
+        assert capsys.readouterr().out == "x" * 200 + "\n"

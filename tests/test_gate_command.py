@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from flywheel import archive, owner
+from flywheel import archive, foreign, owner
 from flywheel import verdicts as signed
 from flywheel.config import Config, GateConfig
 from flywheel.deploy.registry import POLICIES, open_readonly
 from flywheel.judging import CODES
-from flywheel.records import Verdict
+from flywheel.records import Plan, Turn, Verdict
 from flywheel.report import verdict_file
 from flywheel.run import SETTINGS
 from flywheel.task import spec_of, task_digest
-from flywheel.testing import BAD, GOOD, linear_policy
+from flywheel.testing import BAD, GOOD, SHORT_POLE, linear_policy
 from tests.gate.test_judge import CHANCE, Chance
 from tests.runs import REFERENCE, RELAXED, make_run
 from tests.test_cli import call
@@ -103,6 +103,28 @@ def test_a_file_is_judged_against_the_policy_in_service_in_the_worlds_that_are_a
     assert "".join(f"<span>{word} </span>" for word in command) in page
     assert call(monkeypatch, *words, "--baseline", "none", "--out", str(tmp_path)) == 0
     assert written(tmp_path, 6).baseline is None
+
+
+def test_a_run_directorys_gate_asks_what_its_wheels_gate_asks(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, opened = tmp_path / "run", ("interval", "predictive")
+    shutil.copytree(home / "run", run)
+    ranges = {"length": (0.4, 0.6), "gravity": (9.8, 9.8)}
+    plan = Plan(strategy="continue_training", reasons=("a shift",), parameters=ranges)
+    archive.append_turn(run, Turn(number=1, plan=plan))
+    words = ["gate", "--policy", "champion", "--run-dir", str(run), "--seed", "6", "--baseline", "none"]
+    assert call(monkeypatch, *words) == 0
+    mine = written(run / "reports", 6)
+    with owner.opened(RELAXED, REFERENCE, run) as wheel:
+        (home / "other.onnx").write_bytes(linear_policy(spec_of(RELAXED), [2 * gain for gain in SHORT_POLE])[0])
+        candidate = foreign.load(home / "other.onnx", spec_of(RELAXED))
+        its = owner.submit(wheel, RELAXED, candidate, run, seed=6)[1]
+    assert [c.name for c in mine.checks if c.name in opened] == [c.name for c in its.checks if c.name in opened]
+    assert next(c.note for c in mine.checks if c.name == "interval").endswith("worlds failed that are drawn from "
+                                                                                "length 0.4 to 0.6")  # fmt: skip
+    assert call(monkeypatch, *words, "--parameter", "length=0.55") == 0  # a world that is named leaves nothing open
+    assert "interval" not in [check.name for check in written(run / "reports", 6).checks]
 
 
 def test_champion_names_the_policy_in_service(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

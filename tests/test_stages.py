@@ -302,6 +302,22 @@ def test_a_person_who_holds_the_wheel_stops_it_wherever_it_is(tmp_path: Path, mo
     assert "is not released: a person holds the wheel (the plant is being cleaned)" in said[-1]
 
 
+def test_a_turn_that_holds_for_an_alarm_never_calls_production_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = opened(tmp_path, Config(), monkeypatch)
+    said = serving(start, monkeypatch, ALARM)
+    ended = [SimpleNamespace(total=500.0, end="truncated", failed=False, is_known=True) for _ in range(200)]
+    heard = iter([(0, []), (len(ended), ended)])
+    start._rooms.serving.observer.heard = lambda *_: next(heard)
+    found = start._watch("champion", 500.0, (ALARM,))
+    assert found["recovered"], "which is the wheel's measure, and only of the return"
+    assert said == [
+        "production's return is good again, but what was raised stays open (degradation by the failed monitor): "
+        "200 episodes on policy champion, mean return 500"
+    ]
+
+
 def test_with_no_policy_in_service_a_held_wheel_waits_for_its_person(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from flywheel import told
 from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.admission import Served
 from flywheel.errors import UsageError
+from flywheel.records import Probe, Progress, Signal
 
 RUN_DIR = Path("/runs/mine")
 LIVING = {"store": StoreConfig(), "observe": ObserveConfig(), "deploy": DeployConfig(port=8123)}
@@ -62,3 +63,24 @@ def test_whatever_differs_is_named(name: str, value: float) -> None:
     living = LIVING | {"observe": dataclasses.replace(ObserveConfig(), **{name: value})}
     differs = value != getattr(ObserveConfig(), name)
     assert (f"observe.{name} {value} (not " in told.stays(living, asked(), RUN_DIR)) == differs
+
+
+def test_a_probe_that_failed_in_open_worlds_says_so_once() -> None:
+    note = "31 of 100 worlds failed that are drawn from length 0.45 to 3"
+    probe = Probe(num_failed=0, num_episodes=200, mean_return=500.0, edge_failed=("interval",), note=note)
+    progress = Progress(iteration=1, num_steps=1024, num_steps_total=1024, mean_return=480.0, seconds=1.0, network=b"")
+    assert told.progress(progress, probe) == f"1,024 steps, return 480; probe: 0 of 200 failed; {note}"
+
+
+def test_a_turn_that_holds_does_not_call_production_good_while_its_alarm_is_open() -> None:
+    found = {"episodes": 52, "mean_return": 498.0, "recovered": True}
+    open_ = Signal(
+        kind="shift_detected", monitor="world", digest="a" * 64, value=3.0, threshold=2.0, since_episode="e1",
+        at_episode="e2", evidence={}, at=1.0,
+    )  # fmt: skip
+    so_far = "52 episodes on policy aaaaaaaa, mean return 498"
+    assert told.production(found, [], "a" * 64) == f"production is good again: {so_far}"
+    assert told.production(found, [], "a" * 64, [open_]) == (
+        f"production's return is good again, but what was raised stays open (shift_detected by the world monitor): "
+        f"{so_far}"
+    )

@@ -21,22 +21,24 @@ from flywheel.errors import FlywheelError, UsageError
 from flywheel.gate.crew import local_crew
 from flywheel.gate.grow import Growth, grow
 from flywheel.gate.hearing import Case, Heard, Hearing, outcome_of
-from flywheel.gate.interval import Ranges
+from flywheel.gate.interval import Ranges, open_ranges, try_interval
 from flywheel.gate.sequential import aim, bounds, evidence
 from flywheel.gate.suite import most_failed
 from flywheel.gate.trials import (
     Alone,
     Crew,
+    Situation,
     Whole,
     edge_situations,
     nominal_situations,
     situation_of,
     suite_situations,
+    world_seed,
 )
 from flywheel.policy import Bundle, Policy, load
 from flywheel.records import Artifact, Check, Episode, Parameters, Probe, Trial, Verdict
 from flywheel.simulate.stop import Stopped, stopped_by
-from flywheel.tapes import Scenario
+from flywheel.tapes import INTERVAL, Scenario
 from flywheel.task import Task, spec_of, task_digest
 
 LOOKS = 4
@@ -194,18 +196,37 @@ class SafetyGate:
         suite: Sequence[Scenario] = (),
         episodes: int = 200,
         max_failed: int | None = None,
+        ranges: Ranges | None = None,
     ) -> Probe:
         """Return how a candidate does in `episodes` fresh nominal worlds, in the edge cases and in the suite.
 
         Its worlds are never those of `judge`, so training can't end on the gate's own seeds. With `max_failed` it
-        looks at a few of them first and goes on only while no more than so many failed and every edge case holds. A
+        looks at a few of them first and goes on only while no more than so many failed and every edge case holds. One
+        that holds so far is also asked, as a verdict would, whether it surely fails in worlds of the open `ranges`. A
         simulator or policy that breaks counts as failing everywhere, with its sentence in `note`: a probe ends no run.
         """
-        task, config = self._task, self._config
-        values = {**task.nominal, **(parameters or {})}
-        every = nominal_situations(seed, "probe", 0, episodes, values)
-        edges = edge_situations(task.edge_cases, seed, "probe", config.probe_edge_trials, values)
+        values, config = {**self._task.nominal, **(parameters or {})}, self._config
+        edges = edge_situations(self._task.edge_cases, seed, "probe", config.probe_edge_trials, values)
         edges += suite_situations(suite, seed, "probe", config.probe_edge_trials, values)
+        every = nominal_situations(seed, "probe", 0, episodes, values)
+        try:
+            found = self._probed(policy, every, edges, max_failed)
+            is_good = not found.edge_failed and (max_failed is None or found.num_failed <= max_failed)
+            return self._in_ranges(found, policy, ranges, values, seed) if ranges and is_good else found
+        except Exception as error:
+            return Probe(
+                num_failed=episodes,
+                num_episodes=episodes,
+                mean_return=math.nan,
+                edge_failed=tuple(dict.fromkeys(edge.scenario for edge in edges)),
+                note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
+            )
+
+    def _probed(
+        self, policy: Policy, every: Sequence[Situation], edges: Sequence[Situation], max_failed: int | None
+    ) -> Probe:
+        """Return a look at nominal worlds and edge cases, as many of each as are due at once."""
+        config, episodes = self._config, len(every)
         names = dict.fromkeys(edge.scenario for edge in edges)
         played: list[Trial] = []
         failed: Counter[str] = Counter()
@@ -213,19 +234,10 @@ class SafetyGate:
             shares = [number % config.probe_edge_trials * episodes for number in range(len(edges))]
             begin, end = (config.probe_edge_trials * number for number in (first, stop))
             some = [edge for edge, share in zip(edges, shares, strict=True) if begin <= share < end]
-            try:
-                found = self._crew.play(policy, every[first:stop] + some, 0.0).trials
-            except Exception as error:
-                return Probe(
-                    num_failed=episodes,
-                    num_episodes=episodes,
-                    mean_return=math.nan,
-                    edge_failed=tuple(names),
-                    note=str(error) if isinstance(error, FlywheelError) else f"{type(error).__name__}: {error}",
-                )
+            found = self._crew.play(policy, [*every[first:stop], *some], 0.0).trials
             played += found[: stop - first]
             failed.update(trial.scenario for trial in found[stop - first :] if trial.failed)
-            edge_failed = {name for name, num in failed.items() if num > most_failed(name, config, task.limits)}
+            edge_failed = {name for name, num in failed.items() if num > most_failed(name, config, self._task.limits)}
             num_failed = sum(trial.failed for trial in played)
             if edge_failed or (max_failed is not None and num_failed > max_failed):
                 break
@@ -235,6 +247,17 @@ class SafetyGate:
             mean_return=float(np.mean([trial.total for trial in played])),
             edge_failed=tuple(name for name in names if name in edge_failed),
         )
+
+    def _in_ranges(self, probe: Probe, policy: Policy, ranges: Ranges, values: Parameters, seed: int) -> Probe:
+        """Return a probe that also tells whether a policy surely fails in worlds that calibration leaves open."""
+        if not open_ranges(ranges):
+            return probe
+        config = self._config
+        check, _ = try_interval(
+            self._crew, policy, ranges, values, self._task.limits, num=config.num_sims, error=config.error,
+            seed=world_seed(seed, "probe", 0), now=0.0,
+        )  # fmt: skip
+        return probe if check.passed else dataclasses.replace(probe, edge_failed=(INTERVAL,), note=check.note)
 
     def grow(
         self,

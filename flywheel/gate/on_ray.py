@@ -102,12 +102,14 @@ class GateActor:
         max_failed: int | None = None,
         suite: Sequence[Scenario] = (),
         correction: Correction | None = None,
+        ranges: Ranges | None = None,
     ) -> Probe:
         """Return a quick look at a network in training, given as ONNX."""
         began, policy = time.perf_counter(), Policy(network, spec)
         probe = self._in(correction).probe(
-            policy, seed=seed, parameters=parameters, suite=suite, episodes=episodes, max_failed=max_failed
-        )
+            policy, seed=seed, parameters=parameters, suite=suite, episodes=episodes, max_failed=max_failed,
+            ranges=ranges,
+        )  # fmt: skip
         self._meters.record(readings.of_probe(probe, time.perf_counter() - began))
         return probe
 

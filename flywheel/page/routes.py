@@ -15,6 +15,7 @@ from flywheel.page.events import Streams
 from flywheel.page.frames import ROW, SHEET, Frames
 from flywheel.page.production import series
 from flywheel.page.source import By, How, Source
+from flywheel.page.turns import listed_turn, whole_turn
 from flywheel.page.turnstile import Turnstile
 from flywheel.records import Origin, Parameters
 from flywheel.task import spec_of
@@ -68,7 +69,7 @@ def _now(router: APIRouter, source: Source) -> None:
                 "about": shapes.plain(about),
                 "role": request.state.role,
                 "wheel": shapes.wheel(about, told, source.draft()),
-                "last": shapes.turn(turns[-1], True) if turns else None,
+                "last": listed_turn(turns[-1], True) if turns else None,
                 "service": next((row for row in rows if row["state"] == "in service"), None),
                 "previous": known.previous,
                 "challenger": next((shapes.challenge(c) for c in known.challenges[-1:] if not c.is_over), None),
@@ -99,10 +100,10 @@ def _turns_and_policies(router: APIRouter, source: Source) -> None:
     @router.get("/turns")
     def turns() -> Response:
         """Return every turn, newest first, the one that is under way among them."""
-        found = [shapes.turn(each, True) for each in source.turns()]
+        found = [listed_turn(each, True) for each in source.turns()]
         draft = source.draft()
         if draft is not None:
-            found.append(shapes.turn(draft, False))
+            found.append(listed_turn(draft, False))
         return answer({"turns": found[::-1]})
 
     @router.get("/turn")
@@ -111,9 +112,9 @@ def _turns_and_policies(router: APIRouter, source: Source) -> None:
         draft = source.draft()
         for each in source.turns():
             if each.number == number:
-                return answer(shapes.whole_turn(each, True, source.told(0)))
+                return answer(whole_turn(each, True, source.told(0)))
         if draft is not None and draft.number == number:
-            return answer(shapes.whole_turn(draft, False, source.told(0)))
+            return answer(whole_turn(draft, False, source.told(0)))
         raise UsageError(f"This run has no turn {number}.")
 
     @router.get("/policies")

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from flywheel.arms import Control
 from flywheel.challenge import Challenge
+from flywheel.errors import FlywheelError
 from flywheel.page.source import About, Listed, Policies
-from flywheel.records import Array, Check, Episode, Leaf, Parameters, Signal, Told, Trial, Turn, Verdict
+from flywheel.records import Array, Episode, Leaf, Parameters, Signal, Told, Turn, Verdict
+from flywheel.simulate.corrected import correction_of
 from flywheel.tapes import NOMINAL, Difference, Scenario, Standing
 from flywheel.task import Task
 from flywheel.trace.effect import Rate
@@ -69,79 +71,18 @@ def wheel(about: About, told: Sequence[tuple[int, Told]], draft: Turn | None) ->
     }
 
 
-def curve(told: Sequence[tuple[int, Told]], number: int) -> dict[str, list[float | None]]:
-    """Return a turn's training: environment steps, mean return, and the share of its probe's episodes that failed."""
-    found = [line.numbers for _, line in told if line.turn == number and line.stage == "train" and line.numbers]
-    steps = [numbers.get("steps", 0.0) for numbers in found]
-    begin = max((i for i in range(1, len(steps)) if steps[i] < steps[i - 1]), default=0)  # a round that began again
-    found, steps = found[begin:], steps[begin:]
-    return {
-        "steps": [*steps],
-        "return": [numbers.get("return") for numbers in found],
-        "failed": [n["failed"] / n["probed"] if n.get("probed") else None for n in found],
-    }
-
-
-def turn(each: Turn, is_over: bool) -> dict[str, Any]:
-    """Return a turn as a list shows it."""
-    artifact, verdict = each.artifact, each.verdict
-    digest = artifact.digest if artifact is not None else verdict.digest if verdict is not None else None
-    evidence = each.evidence
-    return {
-        "number": each.number,
-        "over": is_over,
-        "strategy": each.plan.strategy,
-        "reasons": list(each.plan.reasons),
-        "digest": digest,
-        "outcome": verdict.outcome if verdict is not None else None,
-        "num_trials": verdict.num_simulations if verdict is not None else 0,
-        "judged_at": verdict.judged_at if verdict is not None else None,
-        "release": plain(each.release),
-        "released": each.is_released,
-        "rolled_back": each.release is not None and not each.is_released,
-        "seconds": dict(evidence.get("seconds", {})),
-        "episodes": evidence.get("episodes", 0),
-        "mean_return": plain(evidence.get("mean_return")),
-        "recovered": bool(evidence.get("recovered")),
-        "num_signals": len(evidence.get("signals", ())),
-    }
-
-
-def whole_turn(each: Turn, is_over: bool, told: Sequence[tuple[int, Told]]) -> dict[str, Any]:
-    """Return a turn with its plan, its training, its verdict and what production said after."""
-    return {
-        **turn(each, is_over),
-        "plan": plain(each.plan),
-        "curve": curve(told, each.number),
-        "verdict": None if each.verdict is None else verdict(each.verdict),
-        "evidence": plain({k: v for k, v in each.evidence.items() if k != "seconds"}),
-        "story": [story_line(end, line) for end, line in told if line.turn == each.number and not line.passing],
-    }
-
-
 def verdict(each: Verdict) -> dict[str, Any]:
-    """Return a verdict with its checks and its trials, failing ones first."""
+    """Return a verdict with its checks, its trials, failing ones first, and in words what its worlds corrected."""
     trials = sorted(each.trials, key=lambda t: (not t.failed, t.scenario, t.total))
     fields = ("digest", "baseline", "outcome", "seed", "cost_s", "judged_at", "valid_until")
     return {
         **{name: plain(getattr(each, name)) for name in fields},
-        "checks": [check(found) for found in each.checks],
+        "corrected": "" if each.correction is None else f"{each.correction}",
+        "checks": plain(each.checks),
         "num_trials": len(trials),
         "num_failed": sum(t.failed for t in trials),
-        "trials": [trial(t) for t in trials],
+        "trials": plain(trials),
     }
-
-
-def check(each: Check) -> dict[str, Any]:
-    """Return one question and its answer."""
-    found: dict[str, Any] = plain(each)
-    return found
-
-
-def trial(each: Trial) -> dict[str, Any]:
-    """Return one simulated episode of a verdict."""
-    found: dict[str, Any] = plain(each)
-    return found
 
 
 def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -165,6 +106,7 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
                 "parent": artifact.parent,
                 "made_at": artifact.made_at,
                 "trained_on": plain(artifact.trained_on),
+                "corrected": corrected(artifact.trained_on),
                 "rule": plain(artifact.spec.rule),
                 "state": _state(digest, known, tried.get(digest)),
                 "condemned": {"reason": reason, "at": condemned_at} if reason else None,
@@ -182,6 +124,18 @@ def policies(known: Policies, tally: Mapping[str, Mapping[str, float]]) -> list[
             }
         )
     return found[::-1]
+
+
+def corrected(trained_on: Mapping[str, Any]) -> str:
+    """Return in words what the worlds did that a policy was trained in and the task's simulator doesn't; "": nothing.
+
+    One that can't be read, as a later version wrote it, is said to be there.
+    """
+    try:
+        found = correction_of(trained_on)
+    except FlywheelError as error:
+        return f"{error}"
+    return "" if found is None else f"{found}"
 
 
 def _state(digest: str, known: Policies, tried: Challenge | None) -> str:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import importlib.metadata
 import platform
-import time
 from functools import cache
 from importlib import resources
 
@@ -14,6 +13,7 @@ from flywheel import __version__
 from flywheel.config import GateConfig
 from flywheel.errors import UsageError
 from flywheel.gate.judge import terms
+from flywheel.moments import utc
 from flywheel.page.source import Policies
 from flywheel.records import Check, Verdict
 from flywheel.report import figures, worlds
@@ -118,7 +118,7 @@ def _heading(verdict: Verdict, context: Context) -> Markup:
         told = [tag("p", {}, f"Each of the gate's {len(verdict.checks)} questions has its answer.")]
     against = f"policy {verdict.baseline[:8]}" if verdict.baseline else "nothing in service"
     about = " · ".join([
-        context.policy, f"task {context.task.name}", f"against {against}", moment(verdict.judged_at),
+        context.policy, f"task {context.task.name}", f"against {against}", utc(verdict.judged_at),
         f"{counted(verdict.num_simulations, 'simulation')} in {duration(verdict.cost_s)}",
     ])  # fmt: skip
     return tag(
@@ -184,8 +184,8 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
         ("simulator's parameters", join(told if is_known else "", " ", tag("code", {}, verdict.simulator))),
         *([] if verdict.correction is None else [("simulator corrected", f"{verdict.correction}")]),
         ("seed of all seeds", tag("code", {}, str(verdict.seed))),
-        ("judged", moment(verdict.judged_at)),
-        ("valid until", moment(verdict.valid_until)),
+        ("judged", utc(verdict.judged_at)),
+        ("valid until", utc(verdict.valid_until)),
         ("signature", tag("code", {}, verdict.signature) if verdict.signature else "none: it allows nothing"),
         ("read with", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("as JSON", context.source or "not written"),
@@ -206,11 +206,6 @@ def _origin(verdict: Verdict, context: Context) -> Markup:
         *(replay if verdict.trials else []),
         table("Seeds, digests and versions", ["what", "which"], rows),
     )
-
-
-def moment(at: float) -> str:
-    """Return a time in words."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,9 @@
 
 It is the same task in everything else: its digest, its functions, what policies read and give. So whatever plays,
 judges or trains in a task's worlds does so in corrected ones when it is given this form of it.
+
+Whether an episode is over is the simulator's own word, which it gives inside its step: one whose state the correction
+moves out of bounds is over with the step after, and one whose state it would have moved back in is over already.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import gymnasium
@@ -107,6 +108,18 @@ def _finite(observations: Array, rewards: Array) -> NDArray[np.bool_]:
     return fine
 
 
+@contextmanager
+def _noting(broken: dict[int, str], world: int) -> Iterator[None]:
+    """Note what breaks in the block as that world's, in a sentence; a wrong call is raised. Ends here if it is to."""
+    go_on_or_stop()
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # a simulator is anybody's code
+        broken[world] = said(error)
+
+
 class LockstepWorlds:
     """Worlds in the task's vector form: one step is one call.
 
@@ -141,15 +154,10 @@ class LockstepWorlds:
         self._num_steps, self.broken = 0, {}
         begun: list[Array | None] = []
         for i, world in enumerate(zip(seeds, complete, states or [None] * self.num_worlds, strict=True)):
-            go_on_or_stop()
-            try:
+            begun.append(None)
+            with _noting(self.broken, i):
                 _begin(self._task, self._single, *world)
-                begun.append(self._state(self._single))
-            except UsageError:
-                raise
-            except Exception as error:  # a simulator is anybody's code
-                self.broken[i] = said(error)
-                begun.append(None)
+                begun[i] = self._state(self._single)
         somewhere = next((state for state in begun if state is not None), None)
         if somewhere is None:
             return _nothing(self._single.observation_space, self.num_worlds)
@@ -224,13 +232,8 @@ class EachWorlds:
         self._observations = _nothing(self._envs[0].observation_space, self.num_worlds)
         worlds = zip(self._envs, seeds, complete, states or [None] * self.num_worlds, strict=True)
         for i, world in enumerate(worlds):
-            go_on_or_stop()
-            try:
+            with _noting(self.broken, i):
                 self._observations[i] = _begin(self._task, *world)
-            except UsageError:
-                raise
-            except Exception as error:  # a simulator is anybody's code
-                self.broken[i] = said(error)
         return self._observations.copy()
 
     def change(self, parameters: Sequence[Parameters]) -> None:

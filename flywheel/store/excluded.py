@@ -112,9 +112,15 @@ def _one(digests: Iterable[str], name: str) -> str:
     found = [digest for digest in digests if digest.startswith(name)]
     if name in found:
         return name
-    if len(name) < _LEAST or len(found) != 1:
+    if len(name) < _LEAST:
         raise UsageError(
-            f"Policy {name!r} is {'no' if not found else 'not the only'} one that began an episode here, or is "
-            f"excluded: give at least {_LEAST} characters of its digest, or all 64."
+            f"{name!r} is too little to tell a policy by: give at least {_LEAST} characters of its digest."
         )
+    if not found:
+        raise UsageError(
+            f"No policy whose digest begins with {name!r} began an episode here, and none such is excluded: "
+            "`flywheel policies list` has the digests."
+        )
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} policies have a digest that begins with {name!r}: give more of its characters.")
     return found[0]

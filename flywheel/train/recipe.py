@@ -110,15 +110,16 @@ def spec_for(task: Task, spec: Spec, config: TrainConfig) -> Spec:
     if config.algorithm == "dqn" and spec.action_kind != "discrete":
         raise UsageError(
             f"DQN learns a value for each of a few actions, and those of task {task.name} are {spec.action_kind}: "
-            "leave train.algorithm at ppo."
+            f"{'give train.algorithm=sac, or ' if spec.action_kind == 'box' and spec.unsquash else ''}leave "
+            "train.algorithm at ppo."
         )
     if config.algorithm != "sac":
         return spec
     if spec.action_kind != "box" or not spec.unsquash:
         what = "have no bounds" if spec.action_kind == "box" else f"are {spec.action_kind}"
         raise UsageError(
-            f"SAC squashes its actions into their bounds, and those of task {task.name} {what}: leave train.algorithm "
-            "at ppo."
+            f"SAC squashes its actions into their bounds, and those of task {task.name} {what}: "
+            f"{'give train.algorithm=dqn, or ' if spec.action_kind == 'discrete' else ''}leave train.algorithm at ppo."
         )
     return replace(spec, rule=replace(spec.rule, squashed=True))
 

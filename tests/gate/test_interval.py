@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from flywheel.config import GateConfig
+from flywheel.config import GateConfig, TrainConfig
 from flywheel.gate.interval import situations, try_interval
 from flywheel.gate.judge import SafetyGate
-from flywheel.gate.trials import Situation, Tried
+from flywheel.gate.trials import Alone, Situation, Tried
 from flywheel.policy import Policy
 from flywheel.records import Trial
 from flywheel.tapes import INTERVAL
 from flywheel.task import Limits
 from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import SHORT_POLE, load_linear
+from flywheel.train.ending import is_good
 
 TASK = dataclasses.replace(cartpole, limits=Limits(max_latency_s=60.0), edge_cases=())
 CONFIG = GateConfig(latency_calls=50, search_sims=0, compare_sims=50, stress_sims=20)
@@ -86,3 +88,30 @@ def test_a_gate_that_is_told_the_ranges_notices_what_the_middle_hides(
         trials = [trial for trial in verdict.trials if trial.scenario == INTERVAL]
         assert asked.value == np.mean([trial.failed for trial in trials])
         assert SafetyGate(TASK, CONFIG).rerun(trials[0], policy) == trials[0]
+
+
+def test_a_probe_holds_a_candidate_to_the_open_worlds_once_it_is_good_in_the_middle() -> None:
+    played: list[str] = []
+
+    class Counting(Alone):
+        def play(self, policy: Policy, situations: Sequence[Situation], now: float) -> Tried:
+            played.extend(each.scenario for each in situations)
+            return super().play(policy, situations, now)
+
+    gate, short = SafetyGate(TASK, CONFIG, crew=Counting(TASK, 256)), load_linear(TASK, SHORT_POLE)
+    narrow = gate.probe(short, seed=1, ranges={"length": (0.45, 0.55)}, max_failed=1)
+    assert narrow == gate.probe(short, seed=1, max_failed=1) and narrow.edge_failed == ()
+    assert played.count(INTERVAL) == 100
+    wide = {"length": (0.45, 3.0), "gravity": (9.8, 9.8)}
+    found = gate.probe(short, seed=1, ranges=wide, max_failed=1)
+    assert found.edge_failed == (INTERVAL,) and "worlds failed that are drawn from length 0.45 to 3" in found.note
+    assert (found.num_failed, found.num_episodes) == (narrow.num_failed, narrow.num_episodes)
+    assert not is_good(found, TrainConfig()) and is_good(narrow, TrainConfig())
+    verdict = gate.judge(short, seed=2, ranges=wide)
+    assert [each.passed for each in verdict.checks if each.name == INTERVAL] == [False]  # as the verdict would say
+    played.clear()
+    assert gate.probe(short, seed=1, parameters={"length": 3.0}, ranges=wide, max_failed=1).num_failed > 1
+    assert gate.probe(short, seed=1, ranges={"length": (0.5, 0.5)}).edge_failed == ()
+    assert INTERVAL not in played, (
+        "one that fails in the middle is asked nothing more, nor is any where nothing is open"
+    )

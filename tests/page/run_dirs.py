@@ -10,12 +10,14 @@ import dataclasses
 import itertools
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from flywheel import archive, told
 from flywheel.config import Config
+from flywheel.correction import Correction
 from flywheel.deploy.canary import Canary, Ramp
 from flywheel.deploy.registry import POLICIES, Registry
 from flywheel.draws import draw_key
@@ -24,6 +26,7 @@ from flywheel.observe.observer import Observer
 from flywheel.policy import load
 from flywheel.records import Artifact, Episode, Parameters, Plan, Probe, Progress, Signal, Told, Turn, Verdict
 from flywheel.simulate import play
+from flywheel.simulate.corrected import corrected
 from flywheel.store.intake import Intake
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
@@ -275,6 +278,28 @@ def _explored(signals: list[Signal], start: str) -> Plan:
         warm_start=start,
         exploration=2.0,
     )
+
+
+def write_swapped(run_dir: Path) -> Turn:
+    """Go on in a finished run with a turn whose worlds swap the actions, as production does; return it."""
+    correction = Correction(actions=(1, 0), explained=0.99, num_transitions=2000)
+    plan = Plan(
+        strategy="retrain_prioritize_recent",
+        reasons=(f"{correction}, which explains 99% of what the simulator missed",),
+        sampling="production",
+        correction=correction,
+    )
+    at = max(turn.verdict.judged_at for turn in archive.read_turns(run_dir) if turn.verdict) + 1.0
+    with closing(Registry(run_dir, task_digest(cartpole))) as registry:
+        artifact = write_linear_artifact(
+            run_dir / POLICIES, cartpole, tuple(-gain for gain in GOOD), version=registry.next_version(),
+            trained_on={"strategy": plan.strategy, "correction": dataclasses.asdict(correction)}, made_at=at,
+        )  # fmt: skip
+        registry.add(artifact)
+        verdict = SafetyGate(corrected(cartpole, correction)).judge(artifact, seed=11, now=at)
+        turn = Turn(number=4, plan=plan, artifact=artifact, verdict=registry.record(verdict))
+    archive.append_turn(run_dir, turn)
+    return turn
 
 
 def write_large(run_dir: Path, num: int = 10_000, at: float = AT) -> Path:

@@ -30,7 +30,7 @@ from flywheel.tasks.cartpole import cartpole
 from flywheel.testing import load_linear
 from flywheel.window import Window
 from tests.page.conftest import served
-from tests.page.run_dirs import Writer
+from tests.page.run_dirs import Writer, write_swapped
 
 
 def got(api: httpx.Client, path: str, **asked: Any) -> Any:
@@ -75,6 +75,21 @@ def test_a_turn_has_its_plan_training_verdict_and_what_came_after(api: httpx.Cli
         "error": "This run has no turn 9.",
         "kind": "UsageError",
     }
+
+
+def test_what_its_worlds_corrected_is_told_of_a_turn_a_verdict_and_a_policy(own: Path) -> None:
+    turn = write_swapped(own)
+    assert turn.artifact is not None and turn.verdict is not None and turn.verdict.outcome == "pass"
+    words = "production acts as if actions 0 and 1 were swapped"
+    with served(own) as address, httpx.Client(base_url=f"{address}api/v1/", timeout=30.0) as api:
+        whole, before = got(api, "turn", number=4), got(api, "turn", number=3)
+        policy = got(api, "policy", digest=turn.artifact.digest)
+        trial = got(api, "episode", id=turn.verdict.trials[0].episode)
+    assert whole["plan"]["corrected"] == whole["verdict"]["corrected"] == words
+    assert before["plan"]["corrected"] == before["verdict"]["corrected"] == ""
+    assert policy["corrected"] == policy["verdicts"][0]["corrected"] == words
+    assert whole["plan"]["learns_from"].startswith("corrected simulation, and what production showed since the change")
+    assert trial["total"] == turn.verdict.trials[0].total  # played again in corrected worlds
 
 
 def test_policies_know_where_they_come_from_and_when_they_served(api: httpx.Client) -> None:

@@ -15,7 +15,7 @@ from flywheel.deploy.registry import Registry, open_readonly
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
 from tests.page.conftest import Opened, operate_token
-from tests.page.run_dirs import Writer
+from tests.page.run_dirs import Writer, write_swapped
 
 VIEWS = ["#/now", "#/turns", "#/turns/2", "#/policies", "#/episodes", "#/episodes?how=failed", "#/fork"]
 
@@ -73,6 +73,20 @@ def test_a_turn_leads_to_a_failing_trial_and_its_replay(opened: Opened, url: str
     expect(drawn(page)).to_be_visible()
     expect(page.get_by_text("as it should have been")).to_be_visible()
     expect(page.get_by_role("heading", name="Spans")).to_have_count(0)  # none were kept of it
+
+
+def test_a_turn_and_a_verdict_say_what_their_worlds_corrected(opened: Opened, own: Path) -> None:
+    page, words = opened.page, "production acts as if actions 0 and 1 were swapped"
+    turn = write_swapped(own)
+    assert turn.artifact is not None
+    with opened.at(own) as address:
+        page.goto(f"{address}#/turns/4")
+        expect(page.locator("dd", has_text=f"corrected: {words}")).to_be_visible()
+        expect(page.locator("dt", has_text="learns from")).to_be_visible()
+        expect(page.get_by_text(f"Judged in corrected worlds: {words}.")).to_be_visible()
+        page.goto(f"{address}#/policies/{turn.artifact.digest}")
+        expect(page.locator("dd", has_text=f"corrected: {words}")).to_be_visible()
+        expect(page.get_by_text(f"Judged in corrected worlds: {words}.")).to_be_visible()
 
 
 def test_policies_show_their_lineage_and_lead_to_their_verdicts(opened: Opened, url: str) -> None:

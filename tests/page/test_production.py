@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.page import production, shapes
+from flywheel.correction import Correction
+from flywheel.page import production, shapes, turns
 from flywheel.page.source import About, Changes, Policies
 from flywheel.records import Plan as PlanRecord
 from flywheel.records import Told, Turn
@@ -87,14 +88,36 @@ def test_a_round_of_training_that_began_again_is_drawn_from_its_beginning() -> N
     story = [
         told("train", float(i), steps=float(s), failed=2.0, probed=200.0) for i, s in enumerate((10, 20, 10, 20, 30))
     ]
-    found = shapes.curve(story, 1)
+    found = turns.curve(story, 1)
     assert found == {"steps": [10.0, 20.0, 30.0], "return": [None] * 3, "failed": [0.01] * 3}
-    assert shapes.curve(story, 2)["steps"] == []
+    assert turns.curve(story, 2)["steps"] == []
 
 
 def test_a_turn_that_rolled_back_did_not_release_its_candidate() -> None:
-    row = shapes.turn(Turn(number=1, plan=PlanRecord(strategy="hold", reasons=("quiet",))), False)
+    row = turns.listed_turn(Turn(number=1, plan=PlanRecord(strategy="hold", reasons=("quiet",))), False)
     assert (row["released"], row["rolled_back"], row["outcome"], row["over"]) == (False, False, None, False)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "correction", "algorithm", "words"),
+    [
+        ("none", None, "dqn", ""),
+        ("uniform", None, "dqn", "simulation, and all that production showed"),
+        ("recent", None, "sac", "simulation, and what production showed of late"),
+        ("production", Correction(delay=1), "dqn", "corrected simulation, and what production showed since the change"),
+        ("production", None, "dqn", "what production showed since the change alone, as no simulation does what"),
+        ("production", None, "ppo", "simulation alone, as PPO learns from no stored steps"),
+        ("recent", None, "", "simulation, and what production showed of late (if DQN or SAC trains;"),
+    ],
+)
+def test_what_a_round_learns_from_is_told_in_words(
+    sampling: Any, correction: Correction | None, algorithm: str, words: str
+) -> None:
+    plan = PlanRecord(
+        strategy="retrain_prioritize_recent", reasons=("a shift",), sampling=sampling, correction=correction
+    )
+    found = turns.plan(Turn(number=1, plan=plan, decision={"facts": {"algorithm": algorithm}} if algorithm else {}))
+    assert found["learns_from"].startswith(words) and bool(found["learns_from"]) == bool(words)
 
 
 @given(st.recursive(st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

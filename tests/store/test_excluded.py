@@ -69,7 +69,7 @@ def test_it_is_durable_and_its_end_is_kept_too(run_dir: Path) -> None:
         ("polcy=cdcd", "x", "Did you mean 'policy'"),
         ("origin=prod", "x", "production"),
         ("episode=e9", "x", "holds no episode 'e9'"),
-        ("policy=ffff", "x", "is no one"),
+        ("policy=ffff", "x", "No policy whose digest begins with 'ffff'"),
         ("policy=cd", "x", "at least 4"),
     ],
 )

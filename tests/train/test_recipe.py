@@ -100,9 +100,11 @@ def test_edge_cases_that_a_probe_found_failing_come_more_often_and_the_others_st
     assert all(abs(each - 0.5 * 0.5 / 5) < 0.02 for each in share.values())
 
 
-@pytest.mark.parametrize(("algorithm", "task"), [("dqn", pendulum), ("sac", cartpole)])
-def test_an_algorithm_that_is_not_for_a_tasks_actions_is_refused_in_a_sentence(algorithm: Any, task: Task) -> None:
-    with pytest.raises(UsageError, match=r"leave train.algorithm at ppo\.$"):
+@pytest.mark.parametrize(("algorithm", "task", "other"), [("dqn", pendulum, "sac"), ("sac", cartpole, "dqn")])
+def test_an_algorithm_that_is_not_for_a_tasks_actions_is_refused_with_one_that_is(
+    algorithm: Any, task: Task, other: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"give train.algorithm={other}, or leave train.algorithm at ppo\.$"):
         spec_for(task, spec_of(task), TrainConfig(algorithm=algorithm))
 
 

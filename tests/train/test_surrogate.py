@@ -242,3 +242,14 @@ def test_networks_of_a_task_with_a_box_act_in_its_shape() -> None:
     outputs = np.zeros((3, 2), np.float32)
     actions, logps = spread(spec_of(task), outputs).draw(np.random.default_rng(0))
     assert actions.shape == (3, 1) and actions.dtype == logps.dtype == np.float32
+
+
+@pytest.mark.parametrize("scale", [0.02, 50.0])
+def test_what_an_entropy_bonus_is_weighed_against_is_the_same_in_whatever_unit_rewards_are(scale: float) -> None:
+    rng = np.random.default_rng(5)
+    some, values = played((30, 40, 50), (True, False, True), rng), rng.normal(size=123).astype(np.float32)
+    scaled = dataclasses.replace(some, rewards=scale * some.rewards)
+    usual, _ = advantages(some, values, 0.99, 0.95)
+    other, _ = advantages(scaled, np.float32(scale) * values, 0.99, 0.95)
+    standard, alike = ((each - each.mean()) / each.std() for each in (usual, other))  # as the surrogate reads them
+    np.testing.assert_allclose(alike, standard, atol=1e-4)

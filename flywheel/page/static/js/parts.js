@@ -1,6 +1,6 @@
 /* Pieces that every view is made of. */
 import { add, h, icon, replace } from "./dom.js";
-import { ago, moment, short, shortId, utc, words } from "./format.js";
+import { ago, moment, number, short, shortId, utc, words } from "./format.js";
 
 export const card = (title, end, ...children) =>
   h("section", { class: "card" },
@@ -89,6 +89,13 @@ export const facts = (pairs) =>
   h("dl", { class: "facts" },
     Object.entries(pairs).filter(([, value]) => value !== undefined && value !== null && value !== "")
       .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+
+/* The worlds of a training: each parameter's range, and in words what they do that the task's own simulator doesn't. */
+export function trainedIn(parameters, corrected) {
+  const ranges = Object.entries(parameters).map(([name, [low, high]]) => h("div", {}, h("code", {}, name), ` ${number(low)} to ${number(high)}`));
+  if (!corrected) return ranges.length ? ranges : "the task's own worlds";
+  return [...(ranges.length ? ranges : [h("div", {}, "the task's own parameters")]), h("div", {}, `corrected: ${corrected}`)];
+}
 
 /* The same in one line that wraps, each name over its value. */
 export const strip = (pairs) =>

@@ -2,7 +2,7 @@
 import { address, Failed, get, post, remove } from "../api.js";
 import { h } from "../dom.js";
 import { count, number, percent, plural, seconds, shell, short, words } from "../format.js";
-import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast } from "../parts.js";
+import { body, card, chip, commands, confirm, copy, facts, figure, head, note, outcome, time, toast, trainedIn } from "../parts.js";
 import { challengers, share, told } from "./challenger.js";
 import { checksOf, trialsOf } from "./verdict.js";
 
@@ -132,14 +132,13 @@ async function one(shared, digest, signal) {
   const each = await get("policy", { digest }, signal);
   const run = shell(shared.about.run_dir);
   const rate = each.episodes ? each.failed / Math.max(1, each.episodes - each.lost) : null;
-  const parameters = Object.entries(each.trained_on.parameters ?? {});
   const node = h("div", { class: "view" },
     head(`Policy v${each.version}`, h("span", { class: "id" }, h("code", {}, each.digest.slice(0, 16)), copy(each.digest, "digest")), state(each), outcome(each.outcome)),
     h("div", { class: "pair" },
       card("Where it comes from", time(each.made_at), body(facts({
         "trained by": words(each.trained_on.strategy ?? "elsewhere"),
         "starts from": each.parent ? chip(shared.policies, each.parent) : "fresh weights",
-        "trained in": parameters.length ? parameters.map(([name, [low, high]]) => h("div", {}, h("code", {}, name), ` ${number(low)} to ${number(high)}`)) : "the task's own worlds",
+        "trained in": trainedIn(each.trained_on.parameters ?? {}, each.corrected),
         steps: each.trained_on.steps ? count(each.trained_on.steps) : null,
         acts: [each.rule.greedy ? "the most likely action" : "drawn from its distribution", each.rule.exploration_rate ? `, exploration rate ${number(each.rule.exploration_rate)}` : "", each.rule.temperature !== 1 ? `, temperature ${number(each.rule.temperature)}` : ""],
         condemned: each.condemned ? h("span", { class: "bad" }, `${each.condemned.reason}, `, time(each.condemned.at)) : null,

@@ -3,7 +3,7 @@ import { get } from "../api.js";
 import { Chart, axis, color, xAxis } from "../charts.js";
 import { h, replace } from "../dom.js";
 import { clock, count, number, percent, plural, seconds, utc, words } from "../format.js";
-import { body, card, chip, facts, head, note, outcome, time } from "../parts.js";
+import { body, card, chip, facts, head, note, outcome, time, trainedIn } from "../parts.js";
 import { spansInto } from "./spans.js";
 import { checksOf, trialsOf } from "./verdict.js";
 
@@ -59,16 +59,15 @@ const chipText = (shared, digest) => {
 
 function whole(shared, turn, charts) {
   const { plan, evidence } = turn;
-  const parameters = Object.entries(plan.parameters);
   return [
     h("div", { class: "pair" },
       card(`Turn ${turn.number}: ${words(turn.strategy)}`, result(turn), body(
         h("ul", { class: "reasons" }, plan.reasons.map((each) => h("li", {}, each))),
         facts({
           "starts from": plan.warm_start ? chip(shared.policies, plan.warm_start) : "fresh weights",
-          "trains in": parameters.length ? parameters.map(([name, [low, high]]) => h("div", {}, h("code", {}, name), ` ${number(low)} to ${number(high)}`)) : "the task's own worlds",
+          "trains in": trainedIn(plan.parameters, plan.corrected),
           why: evidence.cause ? evidence.cause.sentences.map((each) => h("div", {}, each)) : null,
-          sampling: plan.sampling === "none" ? null : words(plan.sampling),
+          "learns from": plan.learns_from,
           exploration: plan.exploration === 1 ? null : `× ${number(plan.exploration)}`,
           alarms: plan.signals.length ? plan.signals.map((each) => h("div", {}, h("span", { class: "bad" }, words(each.kind)), ` (${each.monitor}) at `, h("a", { class: "mono", href: `#/episode/${encodeURIComponent(each.at_episode)}` }, each.at_episode))) : null,
         }))),
@@ -81,7 +80,7 @@ function whole(shared, turn, charts) {
         "on earlier episodes": evidence.off_policy?.said ?? null,
         episodes: turn.over ? count(turn.episodes) : "being watched",
         "mean return": turn.over ? [number(turn.mean_return), evidence.before ? ` (before the change ${number(evidence.before)})` : ""] : null,
-        recovered: turn.over ? (turn.recovered ? h("span", { class: "good" }, "yes: production is as good as before the change") : evidence.before ? "no: the change is not cured" : "nothing to recover from") : null,
+        recovered: turn.over ? (turn.recovered ? h("span", { class: "good" }, turn.strategy === "hold" && plan.signals.length ? "its return is as good as before the change; the alarms it held for were not answered" : "yes: production is as good as before the change") : evidence.before ? "no: the change is not cured" : "nothing to recover from") : null,
         alarms: evidence.signals?.length ? evidence.signals.map((each) => h("div", {}, h("span", { class: "bad" }, words(each.kind ?? String(each))), each.monitor ? ` by the ${each.monitor} monitor` : "")) : turn.over ? "none" : null,
       }))),
       card("Where its time went", seconds(Object.values(turn.seconds).reduce((sum, each) => sum + each, 0)), body(bars(turn.seconds)))),

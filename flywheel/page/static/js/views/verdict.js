@@ -6,13 +6,14 @@ import { body, id } from "../parts.js";
 const ANSWERS = { true: ["good", "✓ passed"], false: ["bad", "✗ failed"], null: ["open", "? open"] };
 
 export function checksOf(verdict) {
-  return h("div", { class: "scroll flush" }, h("table", { class: "checks stacked" }, h("caption", { class: "unseen" }, "Questions of the gate"),
+  const note = verdict.corrected && h("p", { class: "caption" }, `Judged in corrected worlds: ${verdict.corrected}. Its simulations do so, too, when they are played again.`);
+  return [note, h("div", { class: "scroll flush" }, h("table", { class: "checks stacked" }, h("caption", { class: "unseen" }, "Questions of the gate"),
     h("thead", {}, h("tr", {}, ["Question", "Answer"].map((each) => h("th", { scope: "col" }, each)), ["Value", "95 % interval", "Limit"].map((each) => h("th", { scope: "col", class: "num" }, each)), h("th", { scope: "col" }, "Why"))),
     h("tbody", {}, verdict.checks.map((check) => {
       const [kind, text] = ANSWERS[String(check.passed)];
       return h("tr", {}, h("th", { scope: "row" }, words(check.name)), h("td", {}, h("span", { class: `tag ${kind}` }, text)),
         h("td", { class: "num", data: { label: "value" } }, figureOf(check, check.value)), h("td", { class: "num", data: { label: "95 %" } }, spanOf(check)), h("td", { class: "num", data: { label: "limit" } }, figureOf(check, check.bound)), h("td", { class: "wide" }, check.note));
-    }))));
+    }))))];
 }
 
 const isShare = (check) => ["failure_rate", "regression", "interval"].includes(check.name);
