@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections import defaultdict
@@ -37,7 +36,7 @@ from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
-from flywheel.train.ending import deserves_verdict, is_over, trained_on
+from flywheel.train.ending import deserves_verdict, ending, trained_on
 from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
@@ -138,7 +137,9 @@ class OnRay:
                 rival = ask(registry.bundle, champion)
                 probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
                 self._hard = tuple(dict.fromkeys((*self._hard, *probe.edge_failed)))
-            self.following.begin(self.numbers()[0], plan, probe)
+            given = self._config.train, self._task.return_range, self._before(), self._config.loop.recovered_share
+            self._ending = ending(plan, probe, *given)
+            self.following.begin(self.numbers()[0], plan, probe, self._ending)
             return probe
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
@@ -197,13 +198,12 @@ class OnRay:
             )
             self._say("train", f"{why} round")
             return True
-        best = self._task.return_range[1] if self._task.return_range else math.inf
-        over = is_over(plan, progress, probe, rival, best, self._config.train)
+        over = self._ending.is_over(progress, probe)
         if rival is None:
             self._probe_seed = self._seed()
             if over:
                 probe = self._look(plan, progress.network, self._spec)
-                over = is_over(plan, progress, probe, rival, best, self._config.train)
+                over = self._ending.is_over(progress, probe)
         if over:
             self.following.over(progress, probe)
         return over
@@ -285,7 +285,7 @@ class OnRay:
 
     def observe(self, plan: Plan) -> Mapping[str, Any]:
         """Wait until production says something: a signal that the plan hasn't held for, a recovery, enough episodes."""
-        before = self._turns[-1].evidence.get("before") if self._turns else None
+        before = self._before()
         evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before, **self._cause}
         evidence |= self._foresight.evidence()
         champion = self._champion()
@@ -359,6 +359,10 @@ class OnRay:
         self.following.turned(turn)
 
     # Asking
+
+    def _before(self) -> float | None:
+        """Return the mean return before a change that isn't cured yet."""
+        return self._turns[-1].evidence.get("before") if self._turns else None
 
     def _held(self) -> str:
         return archive.held(self._run_dir)

@@ -14,6 +14,7 @@ from flywheel import told
 from flywheel.config import Config, DeployConfig, ObserveConfig, StoreConfig
 from flywheel.deploy.admission import Served
 from flywheel.errors import UsageError
+from flywheel.records import Probe, Progress
 
 RUN_DIR = Path("/runs/mine")
 LIVING = {"store": StoreConfig(), "observe": ObserveConfig(), "deploy": DeployConfig(port=8123)}
@@ -62,3 +63,13 @@ def test_whatever_differs_is_named(name: str, value: float) -> None:
     living = LIVING | {"observe": dataclasses.replace(ObserveConfig(), **{name: value})}
     differs = value != getattr(ObserveConfig(), name)
     assert (f"observe.{name} {value} (not " in told.stays(living, asked(), RUN_DIR)) == differs
+
+
+def test_a_round_for_another_reward_tells_how_far_its_return_is() -> None:
+    progress = Progress(
+        iteration=1, num_steps=4096, num_steps_total=0, mean_return=300.0, seconds=1.0, network=b"", left_s=9.0
+    )
+    probe = Probe(num_failed=0, num_episodes=200, mean_return=343.2, edge_failed=())
+    assert told.progress(progress, probe).endswith("probe: 0 of 200 failed")
+    assert told.progress(progress, probe, 475.0).endswith("probe: 0 of 200 failed, return 343 of 475 needed")
+    assert told.progress(progress, probe, float("inf")).endswith("probe: 0 of 200 failed"), "nobody knows what is"

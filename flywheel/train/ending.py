@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from flywheel.config import TrainConfig
 from flywheel.records import Plan, Probe, Progress
+
+RISE = 0.01
+"""Share of the range of returns by which a return must be higher than the best so far to count as higher."""
+
+
+class Climb:
+    """How far a round has come that is for another reward: there a policy that never fails may still be a poor one."""
+
+    def __init__(self, needed: float, rise: float, patience: int) -> None:
+        """Climb to a mean return of `needed`, or until `patience` steps brought none that is higher by `rise`."""
+        self.needed, self._rise, self._patience = needed, rise, patience
+        self._best, self._best_at = -math.inf, 0
+
+    def is_up(self, num_steps: int, mean_return: float) -> bool:
+        """Say whether a good policy's return is high enough, or rises no more: what is needed may not be had there."""
+        if mean_return > self._best + self._rise:
+            self._best, self._best_at = mean_return, num_steps
+        return mean_return >= self.needed or num_steps - self._best_at >= self._patience
 
 
 def is_good(probe: Probe, config: TrainConfig) -> bool:
@@ -34,16 +54,27 @@ def most_steps(plan: Plan, rival: Probe | None, config: TrainConfig) -> int:
 
 
 def is_over(
-    plan: Plan, progress: Progress, probe: Probe, rival: Probe | None, best: float, config: TrainConfig
+    plan: Plan,
+    progress: Progress,
+    probe: Probe,
+    rival: Probe | None,
+    best: float,
+    config: TrainConfig,
+    climb: Climb | None = None,
 ) -> bool:
     """Say whether to stop training: a good probe (that beats `rival`, if there is one), or no hope, or no steps left.
 
-    `best` is the highest return an episode can have: a rival that always reaches it can't be beaten.
+    `best` is the highest return an episode can have: a rival that always reaches it can't be beaten. Without a rival a
+    good probe has to be at the end of the `climb`, too, if there is one.
     """
     perfect = rival is not None and not rival.num_failed and not rival.edge_failed and rival.mean_return >= best
     if perfect or progress.num_steps >= most_steps(plan, rival, config):
         return True
-    return progress.num_steps >= config.min_steps and is_good(probe, config) and (rival is None or beats(probe, rival))
+    if progress.num_steps < config.min_steps or not is_good(probe, config):
+        return False
+    if rival is not None:
+        return beats(probe, rival)
+    return climb is None or climb.is_up(progress.num_steps, probe.mean_return)
 
 
 def deserves_verdict(probe: Probe, rival: Probe | None) -> bool:
@@ -60,3 +91,41 @@ def trained_on(plan: Plan, progress: Progress, seed: int) -> dict[str, Any]:
         "seed": seed,
     }
     return found if plan.correction is None else {**found, "correction": dataclasses.asdict(plan.correction)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How one round ends."""
+
+    plan: Plan
+    rival: Probe | None
+    best: float
+    """The highest return an episode can have."""
+    config: TrainConfig
+    climb: Climb | None
+
+    def is_over(self, progress: Progress, probe: Probe) -> bool:
+        """Say whether to stop training, as `is_over`."""
+        return is_over(self.plan, progress, probe, self.rival, self.best, self.config, self.climb)
+
+
+def ending(
+    plan: Plan,
+    rival: Probe | None,
+    config: TrainConfig,
+    return_range: tuple[float, float] | None,
+    before: float | None,
+    share: float,
+) -> Ending:
+    """Return how a round ends.
+
+    One that is for another reward climbs to what counts as good again: the mean return `before` the change, less what
+    may be missing, 1 - `share` of the range of returns (None: of the size of `before`). Where `before` isn't known it
+    goes on while the return rises.
+    """
+    low, best = return_range or (math.nan, math.inf)
+    width = best - low if return_range else abs(before or 0.0)
+    is_for_another = rival is None and plan.correction is not None and plan.correction.reward is not None
+    needed = math.inf if before is None else before - (1.0 - share) * width
+    climb = Climb(needed, RISE * width, config.quiet_steps) if is_for_another else None
+    return Ending(plan=plan, rival=rival, best=best, config=config, climb=climb)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flywheel.config import TrainConfig
+from flywheel.correction import Correction, Surface
 from flywheel.records import Plan, Probe, Progress
-from flywheel.train.ending import beats, deserves_verdict, is_good, is_over
+from flywheel.train.ending import Ending, beats, deserves_verdict, ending, is_good, is_over
 
 CONFIG = TrainConfig(min_steps=100, max_steps=1000, quiet_steps=500, probe_max_failed=1)
 PLAN = Plan(strategy="continue_training", reasons=())
@@ -62,3 +63,35 @@ def test_failures_in_edge_cases_count() -> None:
 def test_a_probe_that_was_broken_off_beats_nobody() -> None:
     broken_off = Probe(num_failed=2, num_episodes=20, mean_return=500.0, edge_failed=())
     assert not beats(broken_off, shows(9, 100.0))
+
+
+PAID = Surface(low=(0.0,), high=(1.0,), centre=(0.0,), scale=(1.0,), weights=(((0.0,), (1.0,), (0.0,)),))
+FOLLOWED = Plan(strategy="retrain_prioritize_recent", reasons=(), correction=Correction(reward=PAID))
+
+
+def ends(plan: Plan, before: float | None = 500.0, rival: Probe | None = None) -> Ending:
+    """How a round of this plan ends where returns of 0 to 500 are possible, of which 5 % may be missing."""
+    return ending(plan, rival, CONFIG, (0.0, 500.0), before, 0.95)
+
+
+def test_a_round_for_another_reward_ends_when_that_is_as_good_as_before_not_when_nothing_fails() -> None:
+    """The policy in service never fails there, so that the first probe would end the round with nothing learnt."""
+    round = ends(FOLLOWED)
+    assert not round.is_over(at(100), shows(0, 310.0))
+    assert not round.is_over(at(200), shows(5, 480.0)), "it may not fail either"
+    assert round.is_over(at(300), shows(0, 475.0))
+    assert ends(Plan(strategy="retrain_prioritize_recent", reasons=())).is_over(at(100), shows(0, 310.0))
+
+
+def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more() -> None:
+    """What production has not shown of a reward isn't known, so that its worlds may pay less than is needed."""
+    round = ends(FOLLOWED, None)
+    assert not round.is_over(at(100), shows(0, 310.0))
+    assert not round.is_over(at(400), shows(0, 320.0)), "it rises yet"
+    assert not round.is_over(at(890), shows(0, 324.0))
+    assert not round.is_over(at(899), shows(2, 324.0)), "one that fails isn't judged yet"
+    assert round.is_over(at(900), shows(0, 324.0)), "500 steps without a rise of 1 % of the range"
+
+
+def test_in_quiet_times_another_reward_changes_nothing() -> None:
+    assert ends(FOLLOWED, None, shows(0, 320.0)).is_over(at(100), shows(0, 321.0))
