@@ -58,6 +58,10 @@ class Considering:
             elif contradiction and not held:
                 self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
                 diagnosis = self._diagnose(champion, [], known, present)
+            elif (why := self._poorly_paid(history, present)) and not held:
+                self._rooms.say("analyze", f"fitting the simulator again: {why}", passing=True)
+                diagnosis = self._diagnose(champion, [], known, present)
+                contradiction = why if diagnosis.correction not in (None, present) else ""
         now = time.time()  # what was waited for before counts for the cooldown
         past = recall(history, champion, now)
         return Facts(
@@ -95,6 +99,21 @@ class Considering:
             lambda: ask(self._rooms.serving.observer.settled_until),
         )  # fmt: skip
         return "" if found is None or found.passed is not None else found.note
+
+    def _poorly_paid(self, history: Sequence[Turn], present: Correction | None) -> str:
+        """Return that production is not good again where another reward is followed; "" where it is, or none is.
+
+        Of a reward only that is known which production has shown: a policy that was trained for it goes on from there,
+        and shows more of it.
+        """
+        shown = history[-1].evidence if history else {}
+        is_followed = self._config.analyze.follow_rewards and present is not None and present.reward is not None
+        if not is_followed or shown.get("needed") is None or shown.get("before") is None:
+            return ""
+        return (
+            f"production's mean return is {shown['mean_return']:.0f}, and {shown['needed']:.0f} was needed: it shows "
+            "now what is paid where no policy went before"
+        )
 
     def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:
         """Return the ranges of the worlds that the policy in service was trained in."""

@@ -36,7 +36,7 @@ from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
-from flywheel.train.ending import deserves_verdict, ending, trained_on
+from flywheel.train.ending import deserves_verdict, ending, is_quiet, trained_on
 from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
@@ -133,7 +133,7 @@ class OnRay:
             registry = self._rooms.registry
             self._probe_seed = self._seed()
             champion, probe = self._champion(), None
-            if champion is not None and not plan.signals:
+            if champion is not None and is_quiet(plan):
                 rival = ask(registry.bundle, champion)
                 probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
                 self._hard = tuple(dict.fromkeys((*self._hard, *probe.edge_failed)))

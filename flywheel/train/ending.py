@@ -29,6 +29,19 @@ class Climb:
         return mean_return >= self.needed or num_steps - self._best_at >= self._patience
 
 
+def is_quiet(plan: Plan) -> bool:
+    """Say whether a round's candidate has to beat the policy in service: nothing is wrong that it has to put right.
+
+    Something is where production raised an alarm, and where it pays less than before though its reward is followed.
+    """
+    return not plan.signals and not (plan.sampling == "production" and _is_for_another(plan))
+
+
+def _is_for_another(plan: Plan) -> bool:
+    """Say whether a plan's worlds give another reward than the task's own."""
+    return plan.correction is not None and plan.correction.reward is not None
+
+
 def is_good(probe: Probe, config: TrainConfig) -> bool:
     """Say whether a probe shows a policy that the gate will most likely pass."""
     return probe.num_failed <= config.probe_max_failed and not probe.edge_failed
@@ -125,7 +138,6 @@ def ending(
     """
     low, best = return_range or (math.nan, math.inf)
     width = best - low if return_range else abs(before or 0.0)
-    is_for_another = rival is None and plan.correction is not None and plan.correction.reward is not None
     needed = math.inf if before is None else before - (1.0 - share) * width
-    climb = Climb(needed, RISE * width, config.quiet_steps) if is_for_another else None
+    climb = Climb(needed, RISE * width, config.quiet_steps) if rival is None and _is_for_another(plan) else None
     return Ending(plan=plan, rival=rival, best=best, config=config, climb=climb)

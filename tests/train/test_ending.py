@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from flywheel.config import TrainConfig
 from flywheel.correction import Correction, Surface
 from flywheel.records import Plan, Probe, Progress
-from flywheel.train.ending import Ending, beats, deserves_verdict, ending, is_good, is_over
+from flywheel.train.ending import Ending, beats, deserves_verdict, ending, is_good, is_over, is_quiet
 
 CONFIG = TrainConfig(min_steps=100, max_steps=1000, quiet_steps=500, probe_max_failed=1)
 PLAN = Plan(strategy="continue_training", reasons=())
@@ -95,3 +97,10 @@ def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more() -> None:
 
 def test_in_quiet_times_another_reward_changes_nothing() -> None:
     assert ends(FOLLOWED, None, shows(0, 320.0)).is_over(at(100), shows(0, 321.0))
+
+
+def test_nothing_is_beaten_where_a_followed_reward_is_to_be_put_right() -> None:
+    assert is_quiet(PLAN) and is_quiet(FOLLOWED), "what is trained in quiet times is to be better than what serves"
+    assert not is_quiet(dataclasses.replace(FOLLOWED, sampling="production"))
+    swapped = dataclasses.replace(FOLLOWED, sampling="production", correction=Correction(actions=(1, 0)))
+    assert is_quiet(swapped), "no alarm is open"
