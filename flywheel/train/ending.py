@@ -23,7 +23,10 @@ class Climb:
         self._best, self._best_at = -math.inf, 0
 
     def is_up(self, num_steps: int, mean_return: float) -> bool:
-        """Say whether a good policy's return is high enough, or rises no more: what is needed may not be had there."""
+        """Say whether a probe's return is high enough, or rises no more: what is needed may not be had in these worlds.
+
+        Every probe of a round is to be asked for, as one that fails shows, too, how high the return can be.
+        """
         if mean_return > self._best + self._rise:
             self._best, self._best_at = mean_return, num_steps
         return mean_return >= self.needed or num_steps - self._best_at >= self._patience
@@ -80,14 +83,13 @@ def is_over(
     `best` is the highest return an episode can have: a rival that always reaches it can't be beaten. Without a rival a
     good probe has to be at the end of the `climb`, too, if there is one.
     """
+    is_up = climb is None or climb.is_up(progress.num_steps, probe.mean_return)
     perfect = rival is not None and not rival.num_failed and not rival.edge_failed and rival.mean_return >= best
     if perfect or progress.num_steps >= most_steps(plan, rival, config):
         return True
     if progress.num_steps < config.min_steps or not is_good(probe, config):
         return False
-    if rival is not None:
-        return beats(probe, rival)
-    return climb is None or climb.is_up(progress.num_steps, probe.mean_return)
+    return is_up if rival is None else beats(probe, rival)
 
 
 def deserves_verdict(probe: Probe, rival: Probe | None) -> bool:

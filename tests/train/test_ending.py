@@ -91,8 +91,11 @@ def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more() -> None:
     assert not round.is_over(at(100), shows(0, 310.0))
     assert not round.is_over(at(400), shows(0, 320.0)), "it rises yet"
     assert not round.is_over(at(890), shows(0, 324.0))
-    assert not round.is_over(at(899), shows(2, 324.0)), "one that fails isn't judged yet"
-    assert round.is_over(at(900), shows(0, 324.0)), "500 steps without a rise of 1 % of the range"
+    assert not round.is_over(at(900), shows(2, 324.0)), "one that fails isn't judged yet"
+    assert round.is_over(at(910), shows(0, 324.0)), "500 steps without a rise of 1 % of the range"
+    failing = ends(FOLLOWED, None)
+    assert not failing.is_over(at(100), shows(9, 320.0))
+    assert failing.is_over(at(600), shows(0, 320.0)), "those that fail show how high it can be"
 
 
 def test_in_quiet_times_another_reward_changes_nothing() -> None:
