@@ -55,13 +55,8 @@ class Considering:
                 diagnosis = self._diagnose(champion, current, known, present)
                 cause = explaining.explain(self._rooms, self._spec, current, history)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
-            elif contradiction and not held:
-                self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
-                diagnosis = self._diagnose(champion, [], known, present)
-            elif (why := self._poorly_paid(history, present)) and not held:
-                self._rooms.say("analyze", f"fitting the simulator again: {why}", passing=True)
-                diagnosis = self._diagnose(champion, [], known, present)
-                contradiction = why if diagnosis.correction not in (None, present) else ""
+            elif not held and (doubt := contradiction or self._poorly_paid(history, present)):
+                diagnosis, contradiction = self._fit(champion, contradiction, doubt, known, present)
         now = time.time()  # what was waited for before counts for the cooldown
         past = recall(history, champion, now)
         return Facts(
@@ -89,6 +84,15 @@ class Considering:
             held=held,
             config=self._config.analyze,
         )
+
+    def _fit(
+        self, champion: str, contradiction: str, doubt: str, past: Past, present: Correction | None
+    ) -> tuple[Diagnosis, str]:
+        """Return what production shows though nothing alarmed, and what it contradicts: a doubt only by a new finding."""
+        what = "production contradicts the gate" if contradiction else doubt
+        self._rooms.say("analyze", f"fitting the simulator, as {what}", passing=True)
+        found = self._diagnose(champion, [], past, present)
+        return found, contradiction or (doubt if found.correction not in (None, present) else "")
 
     def _contradiction(self, past: Past, present: Correction | None) -> str:
         """Return how production contradicts the gate that judges in the worlds trained in last; "" if it does not."""

@@ -18,18 +18,21 @@ class Climb:
     """How far a round has come that is for another reward: there a policy that never fails may still be a poor one."""
 
     def __init__(self, needed: float, rise: float, patience: int) -> None:
-        """Climb to a mean return of `needed`, or until `patience` steps brought none that is higher by `rise`."""
+        """Climb to a mean return of `needed`, or until `patience` steps brought none that is good and `rise` better."""
         self.needed, self._rise, self._patience = needed, rise, patience
-        self._best, self._best_at = -math.inf, 0
+        self.best, self._best_at = -math.inf, 0
 
-    def is_up(self, num_steps: int, mean_return: float) -> bool:
-        """Say whether a probe's return is high enough, or rises no more: what is needed may not be had in these worlds.
+    def is_higher(self, mean_return: float) -> bool:
+        """Say whether a good policy's return is higher than that of every good one before."""
+        return mean_return > self.best + self._rise
 
-        Every probe of a round is to be asked for, as one that fails shows, too, how high the return can be.
-        """
-        if mean_return > self._best + self._rise:
-            self._best, self._best_at = mean_return, num_steps
-        return mean_return >= self.needed or num_steps - self._best_at >= self._patience
+    def hold(self, num_steps: int, mean_return: float) -> None:
+        """Take a good policy's return for the highest one."""
+        self.best, self._best_at = mean_return, num_steps
+
+    def is_stalled(self, num_steps: int) -> bool:
+        """Say whether there was a good policy, and none any more that is better: worlds may not give what is needed."""
+        return self.best > -math.inf and num_steps - self._best_at >= self._patience
 
 
 def is_quiet(plan: Plan) -> bool:
@@ -81,15 +84,17 @@ def is_over(
     """Say whether to stop training: a good probe (that beats `rival`, if there is one), or no hope, or no steps left.
 
     `best` is the highest return an episode can have: a rival that always reaches it can't be beaten. Without a rival a
-    good probe has to be at the end of the `climb`, too, if there is one.
+    good probe has to be at the end of the `climb`, too, if there is one; a climb that is stalled has its candidate.
     """
-    is_up = climb is None or climb.is_up(progress.num_steps, probe.mean_return)
     perfect = rival is not None and not rival.num_failed and not rival.edge_failed and rival.mean_return >= best
-    if perfect or progress.num_steps >= most_steps(plan, rival, config):
+    is_stalled = climb is not None and climb.is_stalled(progress.num_steps)
+    if perfect or is_stalled or progress.num_steps >= most_steps(plan, rival, config):
         return True
     if progress.num_steps < config.min_steps or not is_good(probe, config):
         return False
-    return is_up if rival is None else beats(probe, rival)
+    if rival is not None:
+        return beats(probe, rival)
+    return climb is None or probe.mean_return >= climb.needed
 
 
 def deserves_verdict(probe: Probe, rival: Probe | None) -> bool:
@@ -122,6 +127,28 @@ class Ending:
     def is_over(self, progress: Progress, probe: Probe) -> bool:
         """Say whether to stop training, as `is_over`."""
         return is_over(self.plan, progress, probe, self.rival, self.best, self.config, self.climb)
+
+    @property
+    def best_so_far(self) -> float:
+        """The mean return of the policy that was kept, -inf where none was."""
+        return -math.inf if self.climb is None else self.climb.best
+
+    def is_worth_keeping(self, progress: Progress, probe: Probe) -> bool:
+        """Say whether the policy is the best of a climb so far: those after it may fail, and never be good again."""
+        if self.climb is None or progress.num_steps < self.config.min_steps:
+            return False
+        return is_good(probe, self.config) and self.climb.is_higher(probe.mean_return)
+
+    def keep(self, progress: Progress, probe: Probe) -> None:
+        """Take the policy for the best of the climb so far."""
+        assert self.climb is not None
+        self.climb.hold(progress.num_steps, probe.mean_return)
+
+    def is_lost_again(self, probe: Probe) -> bool:
+        """Say whether the policy at the round's end is worse than one that was kept."""
+        return self.best_so_far > -math.inf and not (
+            is_good(probe, self.config) and probe.mean_return >= self.best_so_far
+        )
 
 
 def ending(

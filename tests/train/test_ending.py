@@ -85,17 +85,20 @@ def test_a_round_for_another_reward_ends_when_that_is_as_good_as_before_not_when
     assert ends(Plan(strategy="retrain_prioritize_recent", reasons=())).is_over(at(100), shows(0, 310.0))
 
 
-def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more() -> None:
+def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more_with_the_best_policy_it_had() -> None:
     """What production has not shown of a reward isn't known, so that its worlds may pay less than is needed."""
     round = ends(FOLLOWED, None)
-    assert not round.is_over(at(100), shows(0, 310.0))
-    assert not round.is_over(at(400), shows(0, 320.0)), "it rises yet"
-    assert not round.is_over(at(890), shows(0, 324.0))
-    assert not round.is_over(at(900), shows(2, 324.0)), "one that fails isn't judged yet"
-    assert round.is_over(at(910), shows(0, 324.0)), "500 steps without a rise of 1 % of the range"
-    failing = ends(FOLLOWED, None)
-    assert not failing.is_over(at(100), shows(9, 320.0))
-    assert failing.is_over(at(600), shows(0, 320.0)), "those that fail show how high it can be"
+    assert not round.is_over(at(90), shows(0, 310.0)) and not round.is_worth_keeping(at(90), shows(0, 310.0))
+    assert not round.is_worth_keeping(at(100), shows(2, 310.0)), "it fails too often"
+    assert not round.is_lost_again(shows(9, 0.0)), "nothing was kept"
+    for steps, mean in ((100, 310.0), (400, 320.0)):
+        assert not round.is_over(at(steps), shows(0, mean)) and round.is_worth_keeping(at(steps), shows(0, mean))
+        round.keep(at(steps), shows(0, mean))
+    assert not round.is_worth_keeping(at(450), shows(0, 324.0)), "it rises by less than 1 % of the range"
+    assert not round.is_over(at(899), shows(0, 324.0))
+    assert round.is_over(at(900), shows(99, 200.0)), "500 steps without a better one"
+    assert round.is_lost_again(shows(99, 400.0)) and round.is_lost_again(shows(0, 319.0))
+    assert not round.is_lost_again(shows(0, 324.0))
 
 
 def test_in_quiet_times_another_reward_changes_nothing() -> None:
