@@ -88,7 +88,7 @@ class Considering:
     def _fit(
         self, champion: str, contradiction: str, doubt: str, past: Past, present: Correction | None
     ) -> tuple[Diagnosis, str]:
-        """Return what production shows though nothing alarmed, and what it contradicts: a doubt only by a new finding."""
+        """Return what production shows though nothing alarmed, and what it contradicts: a doubt only if it is new."""
         what = "production contradicts the gate" if contradiction else doubt
         self._rooms.say("analyze", f"fitting the simulator, as {what}", passing=True)
         found = self._diagnose(champion, [], past, present)
