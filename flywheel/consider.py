@@ -55,9 +55,8 @@ class Considering:
                 diagnosis = self._diagnose(champion, current, known, present)
                 cause = explaining.explain(self._rooms, self._spec, current, history)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
-            elif contradiction and not held:
-                self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
-                diagnosis = self._diagnose(champion, [], known, present)
+            elif not held and (doubt := contradiction or self._poorly_paid(history, present)):
+                diagnosis, contradiction = self._fit(champion, contradiction, doubt, known, present)
         now = time.time()  # what was waited for before counts for the cooldown
         past = recall(history, champion, now)
         return Facts(
@@ -86,6 +85,15 @@ class Considering:
             config=self._config.analyze,
         )
 
+    def _fit(
+        self, champion: str, contradiction: str, doubt: str, past: Past, present: Correction | None
+    ) -> tuple[Diagnosis, str]:
+        """Return what production shows though nothing alarmed, and what it contradicts: a doubt only if it is new."""
+        what = "production contradicts the gate" if contradiction else doubt
+        self._rooms.say("analyze", f"fitting the simulator, as {what}", passing=True)
+        found = self._diagnose(champion, [], past, present)
+        return found, contradiction or (doubt if found.correction not in (None, present) else "")
+
     def _contradiction(self, past: Past, present: Correction | None) -> str:
         """Return how production contradicts the gate that judges in the worlds trained in last; "" if it does not."""
         config, worlds = self._config, foreign.middle(past.parameters)
@@ -95,6 +103,21 @@ class Considering:
             lambda: ask(self._rooms.serving.observer.settled_until),
         )  # fmt: skip
         return "" if found is None or found.passed is not None else found.note
+
+    def _poorly_paid(self, history: Sequence[Turn], present: Correction | None) -> str:
+        """Return that production is not good again where another reward is followed; "" where it is, or none is.
+
+        Of a reward only that is known which production has shown: a policy that was trained for it goes on from there,
+        and shows more of it.
+        """
+        shown = history[-1].evidence if history else {}
+        is_followed = self._config.analyze.follow_rewards and present is not None and present.reward is not None
+        if not is_followed or shown.get("needed") is None or shown.get("before") is None:
+            return ""
+        return (
+            f"production's mean return is {shown['mean_return']:.0f}, and {shown['needed']:.0f} was needed: it shows "
+            "now what is paid where no policy went before"
+        )
 
     def _served(self, champion: str | None) -> Mapping[str, tuple[float, float]]:
         """Return the ranges of the worlds that the policy in service was trained in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from flywheel.meters.on_ray import Recorder
 from flywheel.outcomes import Outcome
 from flywheel.records import Plan, Probe, Progress, Turn
 from flywheel.story import Story
-from flywheel.train.ending import most_steps
+from flywheel.train.ending import Ending, most_steps
 from flywheel.train.pace import Pace
 
 
@@ -27,9 +28,11 @@ class Following:
         self._config, self._say, self._meters = config, say, recorder
         self._trackers = trackers.opened(config.train.trackers, run_dir, wheel, settings_of(config), say)
         self._pace = Pace(0, time.monotonic())
+        self._needed = math.nan
 
-    def begin(self, number: int, plan: Plan, rival: Probe | None) -> None:
-        """Follow a round that begins in this turn."""
+    def begin(self, number: int, plan: Plan, rival: Probe | None, ending: Ending | None = None) -> None:
+        """Follow a round that begins in this turn, and how it is to end, where that is by another return."""
+        self._needed = math.nan if ending is None or ending.climb is None else ending.climb.needed
         limit = most_steps(plan, rival, self._config.train)
         self._pace = Pace(limit, time.monotonic())
         self._trackers.begin(number, limit)
@@ -39,13 +42,14 @@ class Following:
         progress = self._pace.told(progress, time.monotonic())
         self._meters.record(readings.of_left(progress.left_s))
         self._trackers.round(progress, probe)
-        self._say("train", told.progress(progress, probe), passing=True, **told.numbers(progress, probe))
+        words = told.progress(progress, probe, self._needed)
+        self._say("train", words, passing=True, **told.numbers(progress, probe))
         return progress
 
     def over(self, progress: Progress, probe: Probe) -> None:
         """Tell how a round ended."""
         self._meters.record(readings.of_left(0.0))
-        self._say("train", told.progress(dataclasses.replace(progress, left_s=None), probe))
+        self._say("train", told.progress(dataclasses.replace(progress, left_s=None), probe, self._needed))
 
     def turned(self, turn: Turn) -> None:
         """Tell of a turn that is in the journal."""

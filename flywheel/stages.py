@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from flywheel import archive, beginning, causes, foreign, growth, interrupt, pre
 from flywheel.analyze.diagnose import split
 from flywheel.analyze.recovery import conclude, mean_before, span_shown
 from flywheel.analyze.strategy import decision
+from flywheel.candidates import Candidate
 from flywheel.cluster import Rooms, Serving, ask, start
 from flywheel.config import Config
 from flywheel.consider import ANALYZED, LOOK_S, Considering, about
@@ -37,7 +37,7 @@ from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
-from flywheel.train.ending import deserves_verdict, is_over, trained_on
+from flywheel.train.ending import deserves_verdict, ending, is_quiet
 from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
@@ -134,11 +134,14 @@ class OnRay:
             registry = self._rooms.registry
             self._probe_seed = self._seed()
             champion, probe = self._champion(), None
-            if champion is not None and not plan.signals:
+            if champion is not None and is_quiet(plan):
                 rival = ask(registry.bundle, champion)
                 probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
                 self._hard = tuple(dict.fromkeys((*self._hard, *probe.edge_failed)))
-            self.following.begin(self.numbers()[0], plan, probe)
+            given = self._config.train, self._task.return_range, self._before(), self._config.loop.recovered_share
+            self._ending = ending(plan, probe, *given)
+            self._candidate = Candidate(self._ending, ask, self._rooms, self._config.seed, self._say)
+            self.following.begin(self.numbers()[0], plan, probe, self._ending)
             return probe
 
     def _terms(self, plan: Plan) -> tuple[str, str]:
@@ -192,18 +195,17 @@ class OnRay:
     def enough(self, plan: Plan, progress: Progress, probe: Probe, rival: Probe | None) -> bool:
         """Say whether this round's training is over: on two good probes, since the first one may have been luck."""
         if (rival is not None and self._is_alarmed()) or self._held():
-            why = (
-                "a person holds the wheel, which ends the" if self._held() else "an alarm of production ends the quiet"
-            )
-            self._say("train", f"{why} round")
+            by = "a person holds the wheel, which ends the" if self._held() else "an alarm of production ends the quiet"
+            self._say("train", f"{by} round")
             return True
-        best = self._task.return_range[1] if self._task.return_range else math.inf
-        over = is_over(plan, progress, probe, rival, best, self._config.train)
+        over = self._ending.is_over(progress, probe)
         if rival is None:
             self._probe_seed = self._seed()
-            if over:
+            if over or self._ending.is_worth_keeping(progress, probe):
                 probe = self._look(plan, progress.network, self._spec)
-                over = is_over(plan, progress, probe, rival, best, self._config.train)
+                over = self._ending.is_over(progress, probe)
+                if not over and self._ending.is_worth_keeping(progress, probe):
+                    self._candidate.keep(plan, progress, probe)
         if over:
             self.following.over(progress, probe)
         return over
@@ -217,11 +219,8 @@ class OnRay:
         if not deserves_verdict(probe, rival) or (rival is not None and self._is_alarmed()) or self._held():
             return None
         with self._timed("export"):
-            origin = trained_on(plan, progress, self._config.seed)
-            version = ask(self._rooms.registry.next_version)
-            digest, files = ask(self._rooms.trainer.export, version, plan.warm_start, origin, time.time())
-            artifact: Artifact = ask(self._rooms.registry.write, digest, files)
-            self._spans.tell({DIGEST: digest})
+            artifact = self._candidate.write(plan, progress, probe)
+            self._spans.tell({DIGEST: artifact.digest})
         return artifact
 
     # Gate and deploy
@@ -285,7 +284,7 @@ class OnRay:
 
     def observe(self, plan: Plan) -> Mapping[str, Any]:
         """Wait until production says something: a signal that the plan hasn't held for, a recovery, enough episodes."""
-        before = self._turns[-1].evidence.get("before") if self._turns else None
+        before = self._before()
         evidence: dict[str, Any] = {"recovered": False, "stopped": False, "before": before, **self._cause}
         evidence |= self._foresight.evidence()
         champion = self._champion()
@@ -359,6 +358,10 @@ class OnRay:
         self.following.turned(turn)
 
     # Asking
+
+    def _before(self) -> float | None:
+        """Return the mean return before a change that isn't cured yet."""
+        return self._turns[-1].evidence.get("before") if self._turns else None
 
     def _held(self) -> str:
         return archive.held(self._run_dir)

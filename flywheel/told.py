@@ -25,11 +25,12 @@ from flywheel.tapes import INTERVAL
 from flywheel.task import Task
 
 
-def progress(progress: Progress, probe: Probe) -> str:
-    """Return how far training is and how its probe went."""
+def progress(progress: Progress, probe: Probe, needed: float = math.nan) -> str:
+    """Return how far training is and how its probe went, beside the return that is `needed`, where one is."""
     names = [name for name in probe.edge_failed if name != INTERVAL]  # of those worlds the note says more
     edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
-    rate = f"{probe.num_failed} of {probe.num_episodes} failed"
+    climbed = f", return {_number(probe.mean_return)} of {_number(needed)} needed" if math.isfinite(needed) else ""
+    rate = f"{probe.num_failed} of {probe.num_episodes} failed{climbed}"
     mean = "no return yet" if math.isnan(progress.mean_return) else f"return {progress.mean_return:.0f}"
     notes = "".join(f"; {note}" for note in (probe.note, progress.note) if note)
     pace = f" at {progress.steps_per_s:,.0f}/s" if progress.steps_per_s > 0 else ""

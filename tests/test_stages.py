@@ -17,6 +17,7 @@ from flywheel.arms import Control
 from flywheel.causes import Cause
 from flywheel.config import Config, TrainConfig
 from flywheel.console import silent
+from flywheel.correction import Correction, Surface
 from flywheel.errors import FlywheelError, LostError
 from flywheel.facts import decision_of
 from flywheel.outcomes import Outcome
@@ -280,6 +281,37 @@ def test_a_gate_that_production_contradicts_has_the_simulator_fitted_without_an_
     assert asked[0][2] == [] and asked[0][6] is True, "all episodes count, as no alarm tells which"
     monkeypatch.setattr(start._considering, "_served", lambda champion: {"length": (1.8, 2.2)})
     assert start.analyze(1).plan.strategy == "hold" and "no candidate could pass: 9 % fail, not 1 %" in said[-1]
+
+
+def test_a_reward_that_is_followed_is_fitted_again_until_production_is_good_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that was trained for what was known of a reward goes where more is paid, or less, than was known."""
+    analyze = dataclasses.replace(Config().analyze, patience_s=0.0, follow_rewards=True)
+    start = opened(tmp_path, dataclasses.replace(Config(), analyze=analyze), monkeypatch)
+    serving(start, monkeypatch)
+    surface = Surface(low=(0.0,), high=(1.0,), centre=(0.0,), scale=(1.0,), weights=(((0.0,), (1.0,), (0.0,)),))
+    known = Correction(reward=surface, explained=1.0)
+    more = Correction(reward=dataclasses.replace(surface, high=(2.0,)), explained=0.99)
+    found, asked = [more], list[Any]()
+
+    def fit(*given: Any) -> Diagnosis:
+        asked.append(given)
+        return Diagnosis(calibration=None, obstacle="", num_changed=9, correction=found[0])
+
+    start._rooms.work = lambda function: fit  # type: ignore[assignment]
+    monkeypatch.setattr(consider.predicting, "question", lambda *_: None)
+    monkeypatch.setattr(start._considering, "_served_correction", lambda champion: known)
+    poor = {"before": 500.0, "needed": 475.0, "mean_return": 390.0, "signals": [], "recovered": False}
+    start._turns.append(Turn(number=1, plan=dataclasses.replace(HOLD, correction=known), evidence=poor))
+    begun = start.analyze(2)
+    assert (begun.plan.strategy, begun.plan.correction) == ("retrain_prioritize_recent", more)
+    assert asked[0][2] == [] and asked[0][8] == known, "all episodes of the policy in service show it"
+    found[0] = known
+    assert start.analyze(2).plan.strategy == "continue_training", "there is nothing new to be learnt"
+    start._turns[-1] = dataclasses.replace(start._turns[-1], evidence={**poor, "before": None, "needed": None})
+    asked.clear()
+    assert start.analyze(2).plan.strategy == "continue_training" and not asked, "it is good again"
 
 
 def test_a_person_who_holds_the_wheel_stops_it_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

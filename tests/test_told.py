@@ -84,3 +84,13 @@ def test_a_turn_that_holds_does_not_call_production_good_while_its_alarm_is_open
         f"production's return is good again, but what was raised stays open (shift_detected by the world monitor): "
         f"{so_far}"
     )
+
+
+def test_a_round_for_another_reward_tells_how_far_its_return_is() -> None:
+    progress = Progress(
+        iteration=1, num_steps=4096, num_steps_total=0, mean_return=300.0, seconds=1.0, network=b"", left_s=9.0
+    )
+    probe = Probe(num_failed=0, num_episodes=200, mean_return=343.2, edge_failed=())
+    assert told.progress(progress, probe).endswith("probe: 0 of 200 failed")
+    assert told.progress(progress, probe, 475.0).endswith("probe: 0 of 200 failed, return 343 of 475 needed")
+    assert told.progress(progress, probe, float("inf")).endswith("probe: 0 of 200 failed"), "nobody knows what is"

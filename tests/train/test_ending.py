@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from flywheel.config import TrainConfig
+from flywheel.correction import Correction, Surface
 from flywheel.records import Plan, Probe, Progress
-from flywheel.train.ending import beats, deserves_verdict, is_good, is_over
+from flywheel.train.ending import Ending, beats, deserves_verdict, ending, is_good, is_over, is_quiet
 
 CONFIG = TrainConfig(min_steps=100, max_steps=1000, quiet_steps=500, probe_max_failed=1)
 PLAN = Plan(strategy="continue_training", reasons=())
@@ -62,3 +65,48 @@ def test_failures_in_edge_cases_count() -> None:
 def test_a_probe_that_was_broken_off_beats_nobody() -> None:
     broken_off = Probe(num_failed=2, num_episodes=20, mean_return=500.0, edge_failed=())
     assert not beats(broken_off, shows(9, 100.0))
+
+
+PAID = Surface(low=(0.0,), high=(1.0,), centre=(0.0,), scale=(1.0,), weights=(((0.0,), (1.0,), (0.0,)),))
+FOLLOWED = Plan(strategy="retrain_prioritize_recent", reasons=(), correction=Correction(reward=PAID))
+
+
+def ends(plan: Plan, before: float | None = 500.0, rival: Probe | None = None) -> Ending:
+    """How a round of this plan ends where returns of 0 to 500 are possible, of which 5 % may be missing."""
+    return ending(plan, rival, CONFIG, (0.0, 500.0), before, 0.95)
+
+
+def test_a_round_for_another_reward_ends_when_that_is_as_good_as_before_not_when_nothing_fails() -> None:
+    """The policy in service never fails there, so that the first probe would end the round with nothing learnt."""
+    round = ends(FOLLOWED)
+    assert not round.is_over(at(100), shows(0, 310.0))
+    assert not round.is_over(at(200), shows(5, 480.0)), "it may not fail either"
+    assert round.is_over(at(300), shows(0, 475.0))
+    assert ends(Plan(strategy="retrain_prioritize_recent", reasons=())).is_over(at(100), shows(0, 310.0))
+
+
+def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more_with_the_best_policy_it_had() -> None:
+    """What production has not shown of a reward isn't known, so that its worlds may pay less than is needed."""
+    round = ends(FOLLOWED, None)
+    assert not round.is_over(at(90), shows(0, 310.0)) and not round.is_worth_keeping(at(90), shows(0, 310.0))
+    assert not round.is_worth_keeping(at(100), shows(2, 310.0)), "it fails too often"
+    assert not round.is_lost_again(shows(9, 0.0)), "nothing was kept"
+    for steps, mean in ((100, 310.0), (400, 320.0)):
+        assert not round.is_over(at(steps), shows(0, mean)) and round.is_worth_keeping(at(steps), shows(0, mean))
+        round.keep(at(steps), shows(0, mean))
+    assert not round.is_worth_keeping(at(450), shows(0, 324.0)), "it rises by less than 1 % of the range"
+    assert not round.is_over(at(899), shows(0, 324.0))
+    assert round.is_over(at(900), shows(99, 200.0)), "500 steps without a better one"
+    assert round.is_lost_again(shows(99, 400.0)) and round.is_lost_again(shows(0, 319.0))
+    assert not round.is_lost_again(shows(0, 324.0))
+
+
+def test_in_quiet_times_another_reward_changes_nothing() -> None:
+    assert ends(FOLLOWED, None, shows(0, 320.0)).is_over(at(100), shows(0, 321.0))
+
+
+def test_nothing_is_beaten_where_a_followed_reward_is_to_be_put_right() -> None:
+    assert is_quiet(PLAN) and is_quiet(FOLLOWED), "what is trained in quiet times is to be better than what serves"
+    assert not is_quiet(dataclasses.replace(FOLLOWED, sampling="production"))
+    swapped = dataclasses.replace(FOLLOWED, sampling="production", correction=Correction(actions=(1, 0)))
+    assert is_quiet(swapped), "no alarm is open"

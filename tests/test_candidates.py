@@ -1,0 +1,37 @@
+"""Which policy of a round becomes its candidate."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flywheel.candidates import Candidate
+from tests.train.test_ending import FOLLOWED, at, ends, shows
+
+
+@pytest.mark.parametrize(
+    ("last", "written", "told"),
+    [
+        (shows(0, 480.0), 9_000, []),
+        (shows(7, 480.0), 5_120, ["the policy after 5,120 steps is the candidate, whose return was better yet: 417"]),
+        (shows(0, 386.0), 5_120, ["the policy after 5,120 steps is the candidate, whose return was better yet: 417"]),
+    ],
+)
+def test_the_best_policy_of_a_climb_is_the_candidate_where_it_got_lost_again(
+    last: Any, written: int, told: list[str]
+) -> None:
+    """Found in a run: after 5,120 steps it was good, and in 100,000 more an edge case failed in every probe."""
+    registered: list[tuple[str, Any]] = []
+    said: list[str] = []
+    trainer = SimpleNamespace(export=lambda version, parent, origin, now: ("digest", origin["steps"]))
+    registry = SimpleNamespace(next_version=lambda: 3, write=lambda *given: registered.append(given))
+    rooms, ending = SimpleNamespace(trainer=trainer, registry=registry), ends(FOLLOWED)
+    candidate = Candidate(
+        ending, lambda method, *given: method(*given), rooms, 7, lambda stage, text, **_: said.append(text)
+    )
+    candidate.keep(FOLLOWED, at(4_096), shows(0, 386.0))
+    candidate.keep(FOLLOWED, at(5_120), shows(0, 417.0))
+    candidate.write(FOLLOWED, at(9_000), last)
+    assert (registered, said) == ([("digest", written)], told)
