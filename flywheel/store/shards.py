@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.records import Episode
 from flywheel.sampling import Batch, Floats, Ints, Sampling, Sequences
 from flywheel.store.rows import runs_of
@@ -169,7 +169,8 @@ class Shards:
         """Return `num` transitions, drawn with replacement by a rule (all alike by default), each like one table's.
 
         Without priorities BLOCK batches are drawn in one go, and shuffled; what is added meanwhile ends a block.
-        Raises IndexError where there is nothing that the rule may draw.
+        Raises IndexError where there is nothing that the rule may draw, LostError where that was lost since `lacks`
+        was asked last.
         """
         rule = rule or _ALIKE
         if self._block is None or self._block[:2] != (rule, num) or not self._block[2]:
@@ -199,6 +200,11 @@ class Shards:
         """Return what `num` draws by a rule come to, of which each shard makes its part by Shard's method `word`."""
         for _ in range(_ATTEMPTS):
             found = self._look(rule)
+            if not found.drawable and self._has_lost:
+                raise LostError(
+                    "The processes that held what is learnt from were lost, with their nodes or by themselves, and the "
+                    "round with them."
+                )
             if not found.drawable:
                 raise IndexError("The shards hold no transition that this rule may draw.")
             counts = rng.multinomial(num, found.shares)

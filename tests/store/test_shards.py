@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
-from flywheel.errors import UsageError
+from flywheel.errors import LostError, UsageError
 from flywheel.sampling import Batch, Sampling
 from flywheel.store.shard import Shard
 from flywheel.store.shards import BLOCK, Here, Shards, deal, split
@@ -242,6 +242,20 @@ def test_a_shard_that_is_lost_between_look_and_draw_costs_one_attempt() -> None:
     batch = front.sample(np.random.default_rng(0), 2000)
     assert set(batch.observations[:, 0].astype(int)) == {n for n in range(12) if deal(f"e{n}", 2) == 1}
     assert front.lacks()
+
+
+def test_all_that_was_lost_is_named_until_it_is_asked_what_lacks() -> None:
+    front, _ = several(2)
+    front.add(episode(0, 5))
+    assert front.drawable() == 5
+    front._ports._shards[:] = [Shard(table, born=k) for k in (98, 99)]  # type: ignore[attr-defined]
+    front.add(episode(1, 5))
+    front.exclude("episode", "e1", "a person touched the cart")
+    with pytest.raises(LostError, match=r"^The processes that held what is learnt from were lost"):
+        front.sample(np.random.default_rng(0), 1)
+    assert front.lacks()
+    with pytest.raises(IndexError):
+        front.sample(np.random.default_rng(0), 1)
 
 
 def test_another_reader_draws_from_what_the_trainer_put_there() -> None:
