@@ -61,9 +61,9 @@ class Feed:
 
     def _readable(self, since: str | None) -> list[Episode]:
         """Return production's newest episodes; of damaged ones it is said that they are left out."""
-        recent, found = self._rooms.serving.store.recent, list[Episode]()
+        recent = self._rooms.serving.store.recent
         try:
-            found = self._ask(recent, MOST, since)
+            found: list[Episode] = self._ask(recent, MOST, since)
         except FlywheelError as error:
             found = self._ask(recent, MOST, since, None, "production", False, True)
             self._say(f"{error} Nothing is learnt from them.")
