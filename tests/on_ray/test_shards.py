@@ -160,23 +160,23 @@ def test_a_trainer_learns_from_shards_and_asks_for_production_again_when_one_was
     actor = ray.remote(num_cpus=0.5)(TrainerActor).remote(cartpole, SPEC, CONFIG, 1, "", "wheel", make)
     try:
         plan = Plan(strategy="continue_training", reasons=(), sampling="uniform")
-        ray.get(actor.begin.remote(plan, None), timeout=120)
+        ray.get(actor.begin.remote(plan, None), timeout=400)
         told = [production(f"p{n}", 40) for n in range(20)]
-        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=60) == 800
-        assert ray.get(actor.learnt_to.remote(), timeout=60) == "p19"
+        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=300) == 800
+        assert ray.get(actor.learnt_to.remote(), timeout=300) == "p19"
         for _ in range(3):
-            progress = ray.get(actor.advance.remote(), timeout=60)
+            progress = ray.get(actor.advance.remote(), timeout=300)
         assert progress.num_steps >= 3 * 256
         shards = shards_of(started, CONFIG, is_new=False)
         assert shards.drawable() == progress.num_steps + 800
         ray.kill(started[1], no_restart=False)
-        assert "" in (ray.get(actor.learnt_to.remote(), timeout=60) for _ in range(1000))
-        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=60) == 800
-        assert ray.get(actor.learnt_to.remote(), timeout=60) == "p19"
-        ray.get(actor.advance.remote(), timeout=60)
-        masses = ray.get([handle.standing.remote(Told(), Sampling()) for handle in started], timeout=60)
+        assert "" in (ray.get(actor.learnt_to.remote(), timeout=300) for _ in range(1000))
+        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=300) == 800
+        assert ray.get(actor.learnt_to.remote(), timeout=300) == "p19"
+        ray.get(actor.advance.remote(), timeout=300)
+        masses = ray.get([handle.standing.remote(Told(), Sampling()) for handle in started], timeout=300)
         assert sum(each.masses["production"][2] for each in masses) == 800
     finally:
-        ray.get(actor.stop.remote(), timeout=60)
+        ray.get(actor.stop.remote(), timeout=300)
         for handle in (actor, *started):
             ray.kill(handle)

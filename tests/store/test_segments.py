@@ -361,7 +361,7 @@ def test_small_segments_that_were_thinned_alike_become_one(intake: Intake, tmp_p
         assert same(a, b) and a.inclusion == b.inclusion
     intake.sealer.thin(AFTER, 0, 0.5)
     found = {(e.failed, e.inclusion) for e in intake.read(intake.kept(ids))}
-    assert all(inclusion == 1.0 if failed else inclusion <= 1e-4 for failed, inclusion in found)
+    assert all(inclusion == 1.0 if failed else inclusion <= sealing.LEAST_SHARE for failed, inclusion in found)
 
 
 def test_segments_that_can_not_be_merged_stay_as_they_are(intake: Intake, tmp_path: Path) -> None:
