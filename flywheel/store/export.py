@@ -164,9 +164,8 @@ def bring(intake: Intake, path: Path, task: str, like: Episode | None = None) ->
         if like is not None:
             for each in told:
                 _check_like(each, like)
-        # a thinned one says so in another store; where it is held, its content is what was told
         told = [
-            dataclasses.replace(t, inclusion=e.inclusion) if isinstance(e, Entry) and not intake.holds(e.id) else t
+            dataclasses.replace(t, inclusion=_inclusion(intake, e)) if isinstance(e, Entry) else t
             for t, e in zip(told, group, strict=True)
         ]
         answers = intake.append(told)
@@ -179,6 +178,19 @@ def bring(intake: Intake, path: Path, task: str, like: Episode | None = None) ->
         intake.reward(late, [None] * len(late))
         intake.judge({e.id: e.failed for e in new})
     return counts
+
+
+def _inclusion(intake: Intake, entry: Entry) -> float:
+    """Return what an episode is to say of its inclusion: a thinned one says so in another store.
+
+    Where it is held already, its content is what was told there, before a thinning here or there.
+    """
+    if not intake.holds(entry.id):
+        return entry.inclusion
+    try:
+        return decode(intake.entry(entry.id).body, 0.0, 0.0).inclusion
+    except FlywheelError:  # only its outcome is kept, or it is damaged: by its content it is the same, or set aside
+        return decode(entry.body, 0.0, 0.0).inclusion
 
 
 def _groups(path: Path, task: str) -> Iterator[Sequence[Entry | Episode]]:
