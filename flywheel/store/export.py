@@ -263,7 +263,10 @@ def foreign(found: pa.Table, file: Path, task: str) -> list[Episode]:
 
 
 def _plain(found: pa.Table, name: str, file: Path) -> Array:
-    """Return a column as numbers; UsageError where it holds anything else."""
+    """Return a column as numbers of its own type; UsageError where it holds anything else."""
+    kind = found.schema.field(name).type
+    while hasattr(kind, "value_type"):  # a list's, or a dictionary's
+        kind = kind.value_type
     try:
         values = np.asarray(found[name].to_pylist())
     except ValueError:  # rows of several lengths
@@ -273,14 +276,14 @@ def _plain(found: pa.Table, name: str, file: Path) -> Array:
             f"Column {name} of {file} holds what is no number, nothing in some rows, or rows of several lengths: each "
             "row needs as many numbers as the others."
         )
-    return values
+    return values.astype(kind.to_pandas_dtype())
 
 
 def _check_like(episode: Episode, like: Episode) -> None:
     """Raise UsageError where an episode has other spaces than one that the store holds."""
     for name in ("observations", "raw_actions"):
         its, ours = getattr(episode, name), getattr(like, name)
-        if (its.shape[1:], its.dtype.kind) != (ours.shape[1:], ours.dtype.kind):
+        if (its.shape[1:], its.dtype.kind.replace("u", "i")) != (ours.shape[1:], ours.dtype.kind.replace("u", "i")):
             raise UsageError(
                 f"Episode {episode.id} has {name.removeprefix('raw_')} of {its.dtype}{list(its.shape[1:])}, and those "
                 f"held here are of {ours.dtype}{list(ours.shape[1:])}: it is of another task. Give it a run directory "

@@ -228,6 +228,16 @@ def test_episodes_of_another_task_are_refused_where_there_are_others(store: Inta
         export.bring(store, tmp_path / "y.parquet", "t", like)
 
 
+def test_small_integers_come_back_from_rllibs_columns_as_they_are(tmp_path: Path) -> None:
+    seen = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    with Intake(tmp_path / "run") as store, Intake(tmp_path / "other") as other:
+        store.append([episode("a", observations=seen)])
+        export.write(store, ["a"], tmp_path / "x", "rllib")
+        export.bring(other, tmp_path / "x", "t", store.recent(1)[0])
+        (back,) = other.read(["a"])
+    assert back.observations.dtype == np.uint8 and (back.observations == seen).all()
+
+
 def test_a_minari_dataset_has_one_kind_of_spaces(store: Intake, tmp_path: Path) -> None:
     store.append([episode("other", observations=np.zeros((4, 2)))])
     with pytest.raises(UsageError, match="2 kinds of spaces, and a dataset has one"):
