@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flywheel.records import Episode, Spec
+from flywheel.records import Array, Episode, Spec
 from flywheel.sampling import Batch, Floats, Ints, Sampling, Sequences
 from flywheel.store.priorities import Priorities
 from flywheel.store.rows import Queue, gains, make, row_of, runs_of
@@ -278,12 +278,12 @@ class Table:
 
     def _rows_by(
         self, rng: np.random.Generator, num: int, rule: Sampling, among: tuple[float, int] | None
-    ) -> tuple[Ints, Floats, float]:
+    ) -> tuple[Ints, Array, float]:
         """Return rows int64[num] drawn by a rule, their importance weights, and the effective number."""
         if rule.alpha:
             return self._by_priority(rng, num, rule, among)
         rows, effective = self._by_entry(rng, num, rule)
-        return rows, np.ones(num), effective
+        return rows, np.ones(num, np.float32), effective
 
     def _by_entry(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, float]:
         if rule == _ALIKE and not self._out and 2 * self.num_transitions > self._reached:
@@ -333,7 +333,7 @@ class Table:
             alpha, tree = self._priorities
             tree.set(rows, size**alpha if size else 0.0)
 
-    def _batch(self, rows: Ints, weights: Floats, effective: float) -> Batch:
+    def _batch(self, rows: Ints, weights: Array, effective: float) -> Batch:
         held = self._steps.take(rows, mode="clip")
         left = held["left"]
         steps = np.minimum(left, self._num_steps)
@@ -356,7 +356,7 @@ class Table:
             effective=effective,
         )
 
-    def _stretches(self, rows: Ints, lengths: Ints, length: int, weights: Floats, effective: float) -> Sequences:
+    def _stretches(self, rows: Ints, lengths: Ints, length: int, weights: Array, effective: float) -> Sequences:
         """Return the steps from rows int64[N] on, of each so many as int64[N] `lengths` say, padded to a length."""
         steps, first, whole = np.arange(length + 1), self._steps.take(rows), np.ascontiguousarray
         seen = self._steps.take(rows[:, None] + np.minimum(steps, lengths[:, None]))
