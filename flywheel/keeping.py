@@ -58,14 +58,7 @@ def episodes(
     if exclude or readmit or excluded or why:
         is_alone = not any((words, where, limit, export, bring, as_json))
         return _excluding(run_dir, exclude, readmit, why, excluded, is_alone)
-    if bool(words) + bool(where) > 1 or (export is not None and (words or bring is not None)):
-        raise UsageError(
-            "Words, --where, --export and --import ask for different things: only --where goes with --export."
-        )
-    if limit is not None and limit < 0:
-        raise UsageError(
-            f"--limit is {limit}, and a number of episodes is at least 0: give another one, or leave it out."
-        )
+    _check(bool(words), bool(where), export is not None, bring is not None, limit)
     if bring is not None:
         return _bring(run_dir, bring)
     if export is not None:
@@ -73,6 +66,18 @@ def episodes(
     rows = _rows(run_dir, words, where, 20 if limit is None else limit)
     print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2)) if as_json else _print(run_dir, rows)
     return 0
+
+
+def _check(words: bool, where: bool, export: bool, bring: bool, limit: int | None) -> None:
+    """Raise UsageError where what is asked for doesn't go together, or is no number of episodes."""
+    if words + where > 1 or (export and (words or bring)):
+        raise UsageError(
+            "Words, --where, --export and --import ask for different things: only --where goes with --export."
+        )
+    if limit is not None and limit < 0:
+        raise UsageError(
+            f"--limit is {limit}, and a number of episodes is at least 0: give another one, or leave it out."
+        )
 
 
 def _excluding(run_dir: Path, exclude: str, readmit: str, why: str, excluded: bool, is_alone: bool) -> int:
