@@ -425,3 +425,11 @@ def test_any_reader_of_parquet_reads_the_segments(intake: Intake, tmp_path: Path
     failed = found.to_table(columns=["episode_id"], filter=pyarrow.dataset.field("failed"))
     assert set(failed["episode_id"].to_pylist()) == {e.id for e in some(200) if e.failed}
     assert found.count_rows() == sum(e.num_steps for e in some(200))
+
+
+def test_columns_of_names_are_plain_strings_which_every_reader_joins(intake: Intake) -> None:
+    intake.append(some(100))
+    intake.sealer.seal(AFTER)
+    (file,) = (intake._directory).glob("*.parquet")
+    names = ("episode_id", "policy", "origin", "task", "scenario")
+    assert {pq.read_schema(file).field(name).type for name in names} == {pyarrow.string()}
