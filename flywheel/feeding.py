@@ -21,9 +21,9 @@ LACKING = 500
 class Feed:
     """What the trainer has had of production."""
 
-    def __init__(self, config: TrainConfig, ask: Callable[..., Any], rooms: Any) -> None:
-        """Ask the store, the registry and the trainer of rooms, once they are needed."""
-        self._ask, self._rooms = ask, rooms
+    def __init__(self, config: TrainConfig, ask: Callable[..., Any], rooms: Any, say: Callable[[str], None]) -> None:
+        """Ask the store, the registry and the trainer of rooms, once they are needed; `say` what was lost."""
+        self._ask, self._rooms, self._say = ask, rooms, say
         self._is_wanted = config.algorithm in OFF_POLICY
         self._last = ""
         self._lacking: dict[str, int] = {}  # by id of an episode how many of its rewards weren't known
@@ -41,8 +41,13 @@ class Feed:
             return 0
         trainer = self._rooms.trainer
         if self._ask(trainer.learnt_to) != self._last:
+            if self._last:
+                self._say(
+                    "what was learnt from was lost with a process or its node, all of it or a shard's part: it is "
+                    "given production's episodes again"
+                )
             self._last, self._lacking = "", {}
-        found: list[Episode] = self._ask(self._rooms.serving.store.recent, MOST, self._last or None)
+        found = self._readable(self._last or None)
         new = [episode for episode in found if episode.id != self._last]
         given = [*self._filled(), *new]
         barred = {("policy", digest): "it was rolled back" for digest in self._ask(self._rooms.registry.condemned)}
@@ -53,6 +58,16 @@ class Feed:
         self._lacking |= {episode.id: _num_lacking(episode) for episode in given}
         self._lacking = dict([item for item in self._lacking.items() if item[1]][-LACKING:])
         return num
+
+    def _readable(self, since: str | None) -> list[Episode]:
+        """Return production's newest episodes; of damaged ones it is said that they are left out."""
+        recent = self._rooms.serving.store.recent
+        try:
+            found: list[Episode] = self._ask(recent, MOST, since)
+        except FlywheelError as error:
+            found = self._ask(recent, MOST, since, None, "production", False, True)
+            self._say(f"{error} Nothing is learnt from them.")
+        return found
 
     def _since(self, signals: Sequence[Signal]) -> float:
         """Return when the first of the episodes began with which these alarms' evidence begins; 0 where there is none.

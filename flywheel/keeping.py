@@ -58,10 +58,7 @@ def episodes(
     if exclude or readmit or excluded or why:
         is_alone = not any((words, where, limit, export, bring, as_json))
         return _excluding(run_dir, exclude, readmit, why, excluded, is_alone)
-    if bool(words) + bool(where) > 1 or (export is not None and (words or bring is not None)):
-        raise UsageError(
-            "Words, --where, --export and --import ask for different things: only --where goes with --export."
-        )
+    _check(bool(words), bool(where), export is not None, bring is not None, limit)
     if bring is not None:
         return _bring(run_dir, bring)
     if export is not None:
@@ -69,6 +66,18 @@ def episodes(
     rows = _rows(run_dir, words, where, 20 if limit is None else limit)
     print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2)) if as_json else _print(run_dir, rows)
     return 0
+
+
+def _check(words: bool, where: bool, export: bool, bring: bool, limit: int | None) -> None:
+    """Raise UsageError where what is asked for doesn't go together, or is no number of episodes."""
+    if words + where > 1 or (export and (words or bring)):
+        raise UsageError(
+            "Words, --where, --export and --import ask for different things: only --where goes with --export."
+        )
+    if limit is not None and limit < 0:
+        raise UsageError(
+            f"--limit is {limit}, and a number of episodes is at least 0: give another one, or leave it out."
+        )
 
 
 def _excluding(run_dir: Path, exclude: str, readmit: str, why: str, excluded: bool, is_alone: bool) -> int:
@@ -143,10 +152,14 @@ def _export(run_dir: Path, where: str, limit: int | None, path: Path, form: str)
 
     with open_readonly(run_dir) as store:
         ids = store.where(where, limit)
-        num = write(store, ids, path, form)
-    left_out = f"; of {len(ids) - num} only the outcome is kept" if num < len(ids) else ""
-    print(f"{num} episodes are in {path} ({form}){left_out}.")
-    return 0
+        damage = list[str]()
+        num, kept = write(store, ids, path, form, damage), len(store.kept(ids))
+    gone = f"; of {len(ids) - kept} only the outcome is kept" if kept < len(ids) else ""
+    broken = f"; {kept - num} are damaged" if damage else ""
+    print(f"{num} episodes are in {path} ({form}){gone}{broken}.")
+    for sentence in damage:
+        print(sentence)
+    return 1 if damage else 0
 
 
 def _bring(run_dir: Path, path: Path) -> int:
@@ -156,7 +169,8 @@ def _bring(run_dir: Path, path: Path) -> int:
 
     task = archive.read_config(run_dir)["task_digest"]
     with Intake(run_dir) as store:
-        counts = export.bring(store, path, task)
+        like = next(iter(store.recent(1, readable=True)), None)
+        counts = export.bring(store, path, task, like)
     said = {"stored": "are new", "same": "were there already", "conflict": "are others of the same name, set aside"}
     print(", ".join(f"{counts[answer]} {text}" for answer, text in said.items() if answer in counts) + ".")
     return 1 if "conflict" in counts else 0

@@ -1,9 +1,9 @@
-"""What is learnt from: a rule on stored episodes (or on single steps), and the batch that came of it."""
+"""What is learnt from: a rule on stored episodes (or on single steps), and what is drawn by it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,15 @@ class Sampling:
                 "priority already says how often a step is drawn: leave those out, or set alpha to 0."
             )
 
+    def of_runs(self) -> Sampling:
+        """Return the rule, for a draw of whole runs; UsageError where it goes by priority, which a step alone has."""
+        if self.alpha:
+            raise UsageError(
+                f"Whole episodes can't be drawn by priority (alpha is {self.alpha}), as a priority is one step's: draw "
+                "sequences by it, or set alpha to 0."
+            )
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
@@ -92,10 +101,68 @@ class Batch:
 
     def told(self) -> Mapping[str, Any]:
         """Return what the batch is made of: `share` by policy's digest, mean and oldest `age`, `effective` size."""
-        shares = np.bincount(self.policy, minlength=len(self.policies)) / max(1, len(self.policy))
-        return {
-            "share": {name: float(share) for name, share in zip(self.policies, shares, strict=True) if share > 0.0},
-            "age": float(self.ages.mean()) if len(self.ages) else 0.0,
-            "oldest": int(self.ages.max(initial=0)),
-            "effective": self.effective,
-        }
+        return _told(self, np.ones(len(self.policy)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sequences:
+    """N stretches of up to L steps that follow each other, by one policy each; drawn with replacement.
+
+    Steps past a stretch's end repeat its last one, with a reward of 0, and the mask leaves them out.
+    """
+
+    observations: Array
+    """dtype[N, L + 1, *o]"""
+    actions: Array
+    """dtype[N, L, *a], raw, as the policy's distribution gave them"""
+    rewards: NDArray[np.float32]
+    """float32[N, L]"""
+    terminated: NDArray[np.bool_]
+    """bool[N, L]: the episode terminates with this step"""
+    logps: NDArray[np.float32]
+    """float32[N, L]: log probability of the action by the rule that acted"""
+    mask: NDArray[np.bool_]
+    """bool[N, L]: there is a step"""
+    weights: NDArray[np.float32]
+    rows: Ints
+    stamps: Ints
+    ages: Ints
+    policies: tuple[str, ...]
+    policy: Ints
+    effective: float
+    """These are a Batch's, of each stretch's first step."""
+
+    def told(self) -> Mapping[str, Any]:
+        """As Batch.told; a stretch counts by its steps in the shares."""
+        return _told(self, self.mask.sum(axis=1).astype(np.float64))
+
+    def padded(self, length: int) -> Sequences:
+        """Return the same stretches in arrays of so many steps, no fewer than there are."""
+        more = length - self.mask.shape[1]
+
+        def longer(array: Array, *, is_last: bool) -> Array:
+            sizes = [(0, 0), (0, more), *[(0, 0)] * (array.ndim - 2)]
+            return np.pad(array, sizes, mode="edge" if is_last else "constant")
+
+        if not more:
+            return self
+        return replace(
+            self,
+            observations=longer(self.observations, is_last=True),
+            actions=longer(self.actions, is_last=True),
+            rewards=longer(self.rewards, is_last=False),
+            terminated=longer(self.terminated, is_last=False),
+            logps=longer(self.logps, is_last=True),
+            mask=longer(self.mask, is_last=False),
+        )
+
+
+def _told(drawn: Batch | Sequences, sizes: Floats) -> Mapping[str, Any]:
+    """Return what a batch is made of, where float64[N] says how much each part of it counts in the shares."""
+    shares = np.bincount(drawn.policy, sizes, minlength=len(drawn.policies)) / (sizes.sum() or 1.0)
+    return {
+        "share": {name: float(share) for name, share in zip(drawn.policies, shares, strict=True) if share > 0.0},
+        "age": float(drawn.ages.mean()) if len(drawn.ages) else 0.0,
+        "oldest": int(drawn.ages.max(initial=0)),
+        "effective": drawn.effective,
+    }

@@ -119,6 +119,11 @@ class _Connection(sqlite3.Connection):
         try:
             yield
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise FlywheelError(
+                    f"{self.file} can't grow, as its disk is full: what was just told is not kept, and all that was "
+                    "acknowledged is. Make room; no restart is needed."
+                ) from error
             if type(error) is not sqlite3.DatabaseError:  # a kind of it: locked, full, a constraint, a wrong query
                 raise
             raise FlywheelError(
@@ -140,7 +145,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk ends it by itself
+            connection.execute("ROLLBACK")
         raise
 
 

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class OnRay:
         self._seconds: dict[str, float] = defaultdict(float)
         self._meters = Recorder(rooms.place.name)
         self._spans = TurnSpans(str(run_dir))
-        self._feed = Feed(config.train, ask, rooms)
+        self._feed = Feed(config.train, ask, rooms, partial(self._say, "train"))
         self._considering = Considering(task, config, run_dir, rooms, self._spec, self._seed)
         self._suite = growth.Suite(task, config.gate, run_dir, ask, rooms, self._say)
         self._foresight = predicting.Foresight(task, config.gate, config.analyze, run_dir, ask, rooms, self._say)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flywheel.config import TrainConfig
-from flywheel.errors import UsageError
+from flywheel.errors import FlywheelError, UsageError
 from flywheel.feeding import Feed
 from flywheel.records import Episode, Plan, Signal, SignalKind
 from flywheel.sampling import Barred
@@ -24,6 +24,8 @@ class Rooms:
 
     def __init__(self) -> None:
         self.known: dict[str, Episode] = {}
+        self.damaged: set[str] = set()
+        self.said: list[str] = []
         self.thinned: set[str] = set()
         self.given: list[list[str]] = []
         self.since = 0.0
@@ -39,9 +41,14 @@ class Rooms:
             episode(id_, 2), rewards=np.array([1.0, reward]), started_at=100.0 + [*self.known, id_].index(id_)
         )
 
-    def _recent(self, n: int, since: str | None) -> list[Episode]:
+    def _recent(self, n: int, since: str | None, *how: object) -> list[Episode]:
         ids = list(self.known)
-        return [self.known[id_] for id_ in ids[ids.index(since) if since else 0 :][-n:]]
+        found = ids[ids.index(since) if since else 0 :][-n:]
+        if self.damaged & {*found}:
+            if how != (None, "production", False, True):
+                raise FlywheelError("Segment 00000001.parquet is damaged.")
+            found = [id_ for id_ in found if id_ not in self.damaged]
+        return [self.known[id_] for id_ in found]
 
     def _read(self, ids: Sequence[str]) -> list[Episode]:
         if gone := self.thinned & set(ids):
@@ -58,7 +65,29 @@ class Rooms:
 
 def feed(rooms: Rooms) -> Feed:
     config: Any = dataclasses.replace(TrainConfig(), algorithm="dqn")
-    return Feed(config, lambda method, *arguments: method(*arguments), rooms)
+    return Feed(config, lambda method, *arguments: method(*arguments), rooms, rooms.said.append)
+
+
+def test_damaged_episodes_are_left_out_and_named_and_end_no_turn() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    for id_ in "abc":
+        rooms.add(id_)
+    rooms.damaged = {"b"}
+    assert given.give() == 2 and rooms.given == [["a", "c"]]
+    assert rooms.said == ["Segment 00000001.parquet is damaged. Nothing is learnt from them."]
+    rooms.add("d")
+    assert given.give() == 1 and len(rooms.said) == 1
+
+
+def test_it_is_said_when_what_was_learnt_from_was_lost() -> None:
+    rooms = Rooms()
+    given = feed(rooms)
+    rooms.add("a")
+    assert given.give() == 1 and not rooms.said, "a new trainer has lost nothing"
+    rooms.last = ""
+    assert given.give() == 1 and rooms.given == [["a"], ["a"]]
+    assert len(rooms.said) == 1 and rooms.said[0].startswith("what was learnt from was lost with a process or its node")
 
 
 def test_an_episode_comes_once_and_again_only_when_a_reward_of_it_has_come() -> None:

@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from flywheel import archive, cli
 from flywheel.config import Config
 from flywheel.errors import UsageError
+from flywheel.store import export
 from flywheel.store.intake import FILE, Intake
 from flywheel.task import task_digest
 from flywheel.tasks.cartpole import cartpole
+from tests.store.test_intake import episode
 from tests.store.test_segments import AFTER, some
 
 
@@ -53,6 +56,31 @@ def test_episodes_go_and_come(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == "15 were there already.\n"
     with Intake(run_dir), pytest.raises(UsageError, match="has a writer already"):
         call("episodes", "--import", file, "--run-dir", run_dir)
+
+
+def test_a_number_below_zero_is_no_limit(run_dir: Path) -> None:
+    for words in (["--where", "failed"], []):
+        with pytest.raises(UsageError, match="--limit is -3, and a number of episodes is at least 0"):
+            call("episodes", *words, "--limit", "-3", "--run-dir", run_dir)
+
+
+def test_an_export_beside_damage_says_what_it_left_out(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (segment,) = (run_dir / "segments").iterdir()
+    segment.write_bytes(segment.read_bytes()[:-1])
+    assert call("episodes", "--export", tmp_path / "x", "--run-dir", run_dir) == 1
+    told, named = capsys.readouterr().out.splitlines()
+    assert told == f"50 episodes are in {tmp_path / 'x'} (parquet); 100 are damaged."
+    assert named.startswith(f"Segment {segment} is damaged")
+
+
+def test_episodes_of_another_task_do_not_come_into_a_run(run_dir: Path, tmp_path: Path) -> None:
+    with Intake(tmp_path / "other") as other:
+        other.append([episode("wide", observations=np.zeros((4, 7), np.float32))])
+        export.write(other, ["wide"], tmp_path / "wide.parquet", "parquet")
+    with pytest.raises(UsageError, match="it is of another task"):
+        call("episodes", "--import", tmp_path / "wide.parquet", "--run-dir", run_dir)
 
 
 def test_verify_reads_all_of_it(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_a_rollback_puts_the_one_before_into_service_trains_on_from_it_and_bars_
     )
     start._rooms.serving = serving  # type: ignore[misc,assignment]
     start._rooms.produce = lambda: None  # type: ignore[method-assign]
-    start._feed = feeding.Feed(start._config.train, lambda method, *given: method(*given), start._rooms)
+    start._feed = feeding.Feed(start._config.train, lambda method, *given: method(*given), start._rooms, print)
     alarm: Any = SimpleNamespace(kind="degradation")
     plan = Plan(strategy="rollback_and_retrain", reasons=(), signals=(alarm,), sampling="recent", warm_start="good")
     start.rollback(plan)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from flywheel.errors import UsageError, unknown
-from flywheel.records import Episode, Reward
+from flywheel.errors import FlywheelError, UsageError, unknown
+from flywheel.records import Array, Episode, Reward
 from flywheel.store import minari, segments
 from flywheel.store.encode import Entry, Layout, decode, layout
 from flywheel.store.intake import Intake, Reader
@@ -25,40 +27,92 @@ Format = Literal["parquet", "rllib", "minari"]
 FORMATS: tuple[Format, ...] = ("parquet", "rllib", "minari")
 
 
-def write(reader: Reader, ids: Sequence[str], path: Path, kind: str) -> int:
+def write(reader: Reader, ids: Sequence[str], path: Path, kind: str, damage: list[str] | None = None) -> int:
     """Write the episodes of these ids and return how many; those whose steps are kept no more are left out.
 
-    A path that ends in .parquet becomes one file, another one a directory of files of 100 episodes. UsageError where
-    there is something at the path, nothing to write, or Minari isn't installed.
+    A path that ends in .parquet becomes one file, another one a directory of files of 100 episodes; it has its name
+    when all of it is on the disk. Where a list is given, damaged episodes are left out, and it names their segments.
+    UsageError where there is something at the path, nothing to write, or Minari isn't installed; FlywheelError for a
+    damaged episode otherwise, and for a disk that is full.
     """
     if kind not in FORMATS:
         raise unknown("format", kind, FORMATS)
     if path.exists() and (path.is_file() or any(path.iterdir())):
         raise UsageError(f"{path} is there already: name a new file or directory, so that nothing is written over.")
-    ids = reader.kept(ids)
-    if not ids:
-        raise UsageError("There is no episode to export: ask by another --where.")
-    if kind == "minari":
-        minari.write([_known(reader.entry(id_)) for id_ in ids], path)
-        return len(ids)
-    if path.suffix == ".parquet":
-        groups = [[reader.entry(id_) for id_ in ids]]
-    else:
-        groups = [[reader.entry(id_) for id_ in ids[i : i + GROUP]] for i in range(0, len(ids), GROUP)]
-    tables = [segments.table(part) for group in groups for part in _alike(group)]
-    tables = [to_rllib(each) for each in tables] if kind == "rllib" else tables
-    if path.suffix == ".parquet":
-        if len(tables) > 1:
-            raise UsageError(
-                f"These episodes have {len(tables)} kinds of spaces, and a file has one: name a directory."
-            )
+    entries = _entries(reader, reader.kept(ids), damage)
+    temporary = path.with_name(f".{path.name}.new")
+    _remove(temporary)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        segments.write_table(tables[0], path)
-        return len(ids)
-    path.mkdir(parents=True, exist_ok=True)
-    for number, each in enumerate(tables, 1):
-        segments.write_table(each, path / f"{number:08d}.parquet")
-    return len(ids)
+        if kind == "minari":
+            num = _write_minari(entries, temporary)
+        elif path.suffix == ".parquet":
+            num = _write_file(entries, temporary, kind)
+        else:
+            num = _write_directory(entries, temporary, kind)
+        os.replace(temporary, path)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise FlywheelError(
+            f"{path} could not be written ({why}), and nothing is there: make room, or name another place."
+        ) from error
+    finally:
+        _remove(temporary)
+    return num
+
+
+def _entries(reader: Reader, ids: Sequence[str], damage: list[str] | None) -> Iterator[Entry]:
+    num = 0
+    for id_ in ids:
+        try:
+            entry = reader.entry(id_)
+        except FlywheelError as error:
+            if damage is None or isinstance(error, UsageError):
+                raise
+            damage += [str(error)] if str(error) not in damage else []
+        else:
+            num += 1
+            yield entry
+    if not num:
+        raise UsageError("There is no episode to export: ask by another --where.")
+
+
+def _write_minari(entries: Iterator[Entry], path: Path) -> int:
+    groups = list(_alike([*entries]))
+    if len(groups) > 1:
+        raise UsageError(f"These episodes have {len(groups)} kinds of spaces, and a dataset has one: ask by --where.")
+    minari.write([_known(entry) for entry in groups[0]], path)
+    return len(groups[0])
+
+
+def _write_file(entries: Iterator[Entry], path: Path, kind: str) -> int:
+    groups = list(_alike([*entries]))
+    if len(groups) > 1:
+        raise UsageError(f"These episodes have {len(groups)} kinds of spaces, and a file has one: name a directory.")
+    segments.write_table(_columns(groups[0], kind), path)
+    return len(groups[0])
+
+
+def _write_directory(entries: Iterator[Entry], path: Path, kind: str) -> int:
+    path.mkdir()
+    num, number = 0, 0
+    while group := [*islice(entries, GROUP)]:
+        for part in _alike(group):
+            number += 1
+            segments.write_table(_columns(part, kind), path / f"{number:08d}.parquet")
+            num += len(part)
+    return num
+
+
+def _columns(entries: Sequence[Entry], kind: str) -> pa.Table:
+    found = segments.table(entries)
+    return to_rllib(found) if kind == "rllib" else found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _alike(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -93,22 +147,25 @@ def to_rllib(found: pa.Table) -> pa.Table:
 _ONE = {"agent_id": "default_agent", "module_id": "default_policy"}
 _RLLIB = {
     "eps_id": "episode_id", "t": "t", "obs": "observations", "actions": "actions", "rewards": "rewards",
-    "terminateds": "terminations", "truncateds": "truncations", "action_logp": "action_logp",
+    "terminateds": "terminations", "truncateds": "truncations", "action_logp": "action_logp", "inclusion": "inclusion",
 }  # fmt: skip
 
 
-def bring(intake: Intake, path: Path, task: str) -> dict[str, int]:
+def bring(intake: Intake, path: Path, task: str, like: Episode | None = None) -> dict[str, int]:
     """Make the episodes of a Parquet file, a directory of such, or of a Minari dataset durable; count the answers.
 
     What `write` made comes back as it was, its origin too. Others are of origin "train", of this task's digest, and by
-    a policy trained elsewhere. UsageError names what is no such file, or what it lacks.
+    a policy trained elsewhere. UsageError names what is no such file, what it lacks, and what has other spaces than
+    `like`; what came before that in the directory is kept.
     """
     counts: dict[str, int] = {}
     for group in _groups(path, task):
         told = [decode(e.body, e.started_at, e.ended_at) if isinstance(e, Entry) else e for e in group]
-        # a thinned one says so in another store; where it is held, its content is what was told
+        if like is not None:
+            for each in told:
+                _check_like(each, like)
         told = [
-            dataclasses.replace(t, inclusion=e.inclusion) if isinstance(e, Entry) and not intake.holds(e.id) else t
+            dataclasses.replace(t, inclusion=_inclusion(intake, e)) if isinstance(e, Entry) else t
             for t, e in zip(told, group, strict=True)
         ]
         answers = intake.append(told)
@@ -121,6 +178,19 @@ def bring(intake: Intake, path: Path, task: str) -> dict[str, int]:
         intake.reward(late, [None] * len(late))
         intake.judge({e.id: e.failed for e in new})
     return counts
+
+
+def _inclusion(intake: Intake, entry: Entry) -> float:
+    """Return what an episode is to say of its inclusion: a thinned one says so in another store.
+
+    Where it is held already, its content is what was told there, before a thinning here or there.
+    """
+    if not intake.holds(entry.id):
+        return entry.inclusion
+    try:
+        return decode(intake.entry(entry.id).body, 0.0, 0.0).inclusion
+    except FlywheelError:  # only its outcome is kept, or it is damaged: by its content it is the same, or set aside
+        return decode(entry.body, 0.0, 0.0).inclusion
 
 
 def _groups(path: Path, task: str) -> Iterator[Sequence[Entry | Episode]]:
@@ -158,21 +228,64 @@ def foreign(found: pa.Table, file: Path, task: str) -> list[Episode]:
                 "observation of an episode, too."
             )
     ids = np.asarray(found[names["episode_id"]].cast(pa.string()).to_pylist())
-    order = np.lexsort((found["t"].to_numpy(), ids))
+    order = np.lexsort((_plain(found, names["t"], file), ids))
     found, ids = found.take(order), ids[order]
     bounds = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
-    columns = {ours: np.asarray(found[name].to_pylist()) for ours, name in names.items() if ours != "following"}
+    columns = {
+        ours: _plain(found, name, file) for ours, name in names.items() if ours not in ("following", "episode_id")
+    }
+    lasts = found.take([end - 1 for end in bounds[1:]])
+    following = _plain(lasts, names["following"], file)
     kind = np.float32 if columns["observations"].dtype.kind == "f" else columns["observations"].dtype
-    logps = found["action_logp"].to_numpy() if "action_logp" in found.column_names else np.full(len(ids), np.nan)
+    if following.shape[1:] != columns["observations"].shape[1:]:
+        raise UsageError(
+            f"In {file} {names['following']} has another shape than {names['observations']}: it needs the same."
+        )
+    told = {name: _plain(found, name, file) for name in ("action_logp", "inclusion") if name in found.column_names}
+    logps, inclusion = told.get("action_logp", np.full(len(ids), np.nan)), told.get("inclusion", np.ones(len(ids)))
     episodes = []
-    for begin, end in pairwise(bounds):
-        rows = slice(begin, end)
-        last = np.asarray(found[names["following"]][end - 1].as_py(), kind)
+    for number, (begin, end) in enumerate(pairwise(bounds)):
+        rows, steps = slice(begin, end), np.diff(columns["t"][begin:end])
+        seen = np.concatenate([columns["observations"][rows], following[number : number + 1]])
+        if (steps != 1).any():
+            at = begin + int(np.flatnonzero(steps != 1)[0])
+            raise UsageError(
+                f"Episode {ids[begin]} of {file} goes from step {columns['t'][at]} to {columns['t'][at + 1]}: an "
+                "episode is one step after the other. Put them there, or leave it out."
+            )
         episodes.append(
             minari.made(
-                str(ids[begin]), task, np.concatenate([columns["observations"][rows].astype(kind), last[None]]),
-                columns["actions"][rows], columns["rewards"][rows], logps[rows],
-                "terminated" if columns["terminations"][end - 1] else "truncated",
+                str(ids[begin]), task, seen.astype(kind), columns["actions"][rows], columns["rewards"][rows],
+                logps[rows], "terminated" if columns["terminations"][end - 1] else "truncated", float(inclusion[begin]),
             )
         )  # fmt: skip
     return episodes
+
+
+def _plain(found: pa.Table, name: str, file: Path) -> Array:
+    """Return a column as numbers of its own type; UsageError where it holds anything else."""
+    kind = found.schema.field(name).type
+    while hasattr(kind, "value_type"):  # a list's, or a dictionary's
+        kind = kind.value_type
+    try:
+        values = np.asarray(found[name].to_pylist())
+    except ValueError:  # rows of several lengths
+        values = np.zeros(0, np.object_)
+    if values.dtype.kind not in "biuf":
+        raise UsageError(
+            f"Column {name} of {file} holds what is no number, nothing in some rows, or rows of several lengths: each "
+            "row needs as many numbers as the others."
+        )
+    return values.astype(kind.to_pandas_dtype())
+
+
+def _check_like(episode: Episode, like: Episode) -> None:
+    """Raise UsageError where an episode has other spaces than one that the store holds."""
+    for name in ("observations", "raw_actions"):
+        its, ours = getattr(episode, name), getattr(like, name)
+        if (its.shape[1:], its.dtype.kind.replace("u", "i")) != (ours.shape[1:], ours.dtype.kind.replace("u", "i")):
+            raise UsageError(
+                f"Episode {episode.id} has {name.removeprefix('raw_')} of {its.dtype}{list(its.shape[1:])}, and those "
+                f"held here are of {ours.dtype}{list(ours.shape[1:])}: it is of another task. Give it a run directory "
+                "of its own."
+            )

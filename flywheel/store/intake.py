@@ -110,13 +110,14 @@ class Reader(sqlite.Reader):
         digest: str | None = None,
         origin: Origin | None = "production",
         learnable: bool = False,
+        readable: bool = False,
     ) -> list[Episode]:
         """Return the n episodes that started last, of those whose steps are kept, in order of start.
 
         Of a thinned time fewer: an even sample, with no larger a share of those that failed than of the others. `since`
         leaves out those that started before that episode (UsageError when the store does not hold it), `digest` those
         whose first action another policy gave, `origin` (None reads all) those made elsewhere, `learnable` those that
-        are excluded from training.
+        are excluded from training, `readable` damaged ones, which raise FlywheelError otherwise.
         """
         where, values = self._where(digest, origin)
         if learnable and self.excluded():
@@ -130,7 +131,7 @@ class Reader(sqlite.Reader):
             f"SELECT {_WHOLE} FROM episodes WHERE {where} AND {self._kept()} ORDER BY started_at DESC, id DESC LIMIT ?",
             [*values, n],
         ).fetchall()
-        return self._even(reversed(rows))
+        return self._even([row for row in reversed(rows) if not readable or row[1] or self._sealed.told(row[0])])
 
     def following(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode]:
         """Return a page of a digest's production episodes: the next n after (started_at, id) in order of start.

@@ -21,13 +21,15 @@ _ROOT = "MINARI_DATASETS_PATH"
 _META = "data/metadata.json"
 
 
-def made(id_: str, task: str, observations: Array, actions: Array, rewards: Array, logps: Array, end: End) -> Episode:
+def made(
+    id_: str, task: str, observations: Array, actions: Array, rewards: Array, logps: Array, end: End, inclusion: float
+) -> Episode:
     """Return an episode that another program recorded."""
     actions = actions.astype(np.float32) if actions.dtype.kind == "f" else actions.astype(np.int64)
     return Episode(
         id=id_, origin="train", task=task, parameters={}, draw_key=0, digests=(ELSEWHERE,) * len(rewards),
         observations=observations, raw_actions=actions, rewards=np.asarray(rewards, np.float64),
-        logps=np.asarray(logps, np.float64), end=end, failed=False,
+        logps=np.asarray(logps, np.float64), end=end, failed=False, inclusion=inclusion,
     )  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def write(episodes: Sequence[Episode], directory: Path) -> None:
             id=number, seed=e.seed, observations=list(e.observations), actions=list(e.raw_actions),
             rewards=e.rewards.tolist(), terminations=at_end(e, e.end == "terminated"),
             truncations=at_end(e, e.end != "terminated"),
-            infos={"action_logp": [*e.logps.tolist(), np.nan]},
+            infos={"action_logp": [*e.logps.tolist(), np.nan], "inclusion": [e.inclusion] * (e.num_steps + 1)},
         )
         for number, e in enumerate(e for e in episodes if e.num_steps)
     ]  # fmt: skip
@@ -98,9 +100,11 @@ def read(directory: Path, task: str) -> list[Episode]:
 def _episode(id_: str, task: str, found: Any) -> Episode:
     if not (isinstance(found.observations, np.ndarray) and isinstance(found.actions, np.ndarray)):
         raise UsageError(f"Episode {id_} has observations or actions of several parts: flatten them first.")
-    logps = (found.infos or {}).get("action_logp", np.full(len(found.rewards), np.nan))[: len(found.rewards)]
+    infos, num = found.infos or {}, len(found.rewards)
+    logps = infos.get("action_logp", np.full(num, np.nan))[:num]
+    inclusion = float(infos["inclusion"][0]) if "inclusion" in infos else 1.0
     end: End = "terminated" if found.terminations[-1] else "truncated"
-    return made(id_, task, found.observations, found.actions, found.rewards, logps, end)
+    return made(id_, task, found.observations, found.actions, found.rewards, logps, end, inclusion)
 
 
 @contextmanager

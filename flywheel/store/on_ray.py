@@ -35,6 +35,11 @@ GROUP = 16
 """Episodes that are committed at once, without waiting for more."""
 SEGMENTS = 20
 """Segments that are written at once, of 100 episodes each: a thousand episodes a second, and then a breath."""
+WAIT_S = 300.0
+"""Seconds for which a shard may not answer: it does in milliseconds, or some tens of seconds after its node was lost,
+when it has come up on another one."""
+_ATTEMPTS = 5
+"""Times that shards are asked the same, because an answer was lost with its node."""
 REPORT_S = 2.0
 """Seconds from a commit to the size that the metrics show: counting a million episodes takes some milliseconds."""
 
@@ -86,9 +91,10 @@ class StoreActor:
         digest: str | None = None,
         origin: Origin | None = "production",
         learnable: bool = False,
+        readable: bool = False,
     ) -> list[Episode]:
         """As Reader.recent."""
-        return self._intake.recent(n, since, digest, origin, learnable)
+        return self._intake.recent(n, since, digest, origin, learnable, readable)
 
     async def again(self, digest: str, started_at: float, id_: str = "", n: int = 500) -> list[Episode | Outcome]:
         """As Reader.again."""
@@ -213,13 +219,37 @@ class Over:
         return len(self._handles)
 
     def ask(self, calls: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """As Ports.ask; FlywheelError where a shard's process died as often as a call was repeated."""
-        waiting = [getattr(self._handles[k], name).remote(*arguments) for k, (name, *arguments) in calls.items()]
-        try:
-            return dict(zip(calls, ray.get(waiting), strict=True))
-        except ray.exceptions.RayActorError as error:
-            last = str(error).strip().splitlines()[-1]
-            raise FlywheelError(f"A shard of what is learnt from died again and again: {last}") from error
+        """As Ports.ask. A call whose answer was lost with its node is made again: all of them may be repeated.
+
+        FlywheelError where a shard's process died as often as a call was repeated, or no node is left for it.
+        """
+        for _ in range(_ATTEMPTS):
+            waiting = {k: getattr(self._handles[k], name).remote(*arguments) for k, (name, *arguments) in calls.items()}
+            try:
+                return dict(zip(calls, ray.get([*waiting.values()], timeout=WAIT_S), strict=True))
+            except ray.exceptions.ObjectLostError as error:
+                log.warning("A shard's answer was lost with its node, and is asked for again: %s", _told(error))
+            except ray.exceptions.GetTimeoutError as error:
+                done, _ = ray.wait([*waiting.values()], num_returns=len(waiting), timeout=0.0)
+                silent = ", ".join(f"shard-{k}" for k, ref in waiting.items() if ref not in done)
+                raise FlywheelError(
+                    f"No answer came from {silent} for {WAIT_S:.0f} s: no node that trains is left for what is learnt "
+                    "from, or none has room for its process (`ray status` says so). Add one; the same --run-dir goes "
+                    "on."
+                ) from error
+            except ray.exceptions.RayActorError as error:
+                raise FlywheelError(
+                    f"A shard of what is learnt from died again and again: {_told(error)}. Ray's log says of what (of "
+                    "too little memory, mostly: lower train.replay.most_mib); the same --run-dir goes on."
+                ) from error
+        raise FlywheelError(
+            f"A shard's answer was lost {_ATTEMPTS} times in a row, each time with its node: `ray status` says which "
+            "nodes are left. The same --run-dir goes on."
+        )
+
+
+def _told(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].rstrip(".")
 
 
 def table_of(spec: Spec, train: TrainConfig) -> Table:

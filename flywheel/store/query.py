@@ -71,11 +71,25 @@ def find(connection: sqlite3.Connection, where: str, limit: int | None = None) -
     connection.set_authorizer(_may)
     try:
         # a cursor of its own: what it raises is of the condition, and no sign of a damaged file
-        return [id_ for (id_,) in connection.cursor().execute(query, (-1 if limit is None else limit,))]
+        found = [id_ for (id_,) in connection.cursor().execute(query, (-1 if limit is None else limit,))]
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _wrong(where, error) from error
     finally:
         connection.set_authorizer(None)
+    if not found and limit != 0:
+        _check_digest(connection, where)
+    return found
+
+
+def _check_digest(connection: sqlite3.Connection, where: str) -> None:
+    """Raise UsageError where nothing was found as a condition names a digest's first characters, as lists show them."""
+    for name, begun in re.findall(r"\b(digest|task)\s*==?\s*'([0-9a-f]{4,63})'", where):
+        query = f"SELECT {name} FROM episodes WHERE {name} > ? AND {name} < ? LIMIT 1"
+        if (held := connection.execute(query, (begun, begun + chr(0x10FFFF))).fetchone()) is not None:
+            raise UsageError(
+                f"No episode has the {name} '{begun}', which is the beginning of one: say {name} = '{held[0]}', or "
+                f"{name} like '{begun}%'."
+            )
 
 
 def _may(action: int, first: str | None, second: str | None, *_: object) -> int:

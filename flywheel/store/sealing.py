@@ -31,8 +31,9 @@ GROUP = 100
 """Episodes of a segment: one of them is read in some milliseconds, and thinning rewrites no more than these."""
 MOST_BYTES = 64 * 2**20
 """Bytes of bodies after which a segment has fewer episodes."""
-LEAST_SHARE = 1e-4
-"""Share of the episodes that didn't fail below which nothing more is thinned: a bound then is below what failed."""
+LEAST_SHARE = 0.01
+"""Share of the episodes that didn't fail below which nothing more is thinned: a bound then is below what failed, and a
+mean over those that are kept must be able to tell that there were others."""
 _LOOK = 4 * GROUP
 """Episodes that are looked at for a segment's: a few that are not to be sealed yet hold no others up."""
 _SCHEMA = """

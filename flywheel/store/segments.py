@@ -75,8 +75,7 @@ def table(entries: Sequence[Entry]) -> pa.Table:
 
     def whole(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
         """Return a column whose value is one for the whole episode."""
-        column = pa.array(list(values), kind)
-        return (column.dictionary_encode() if kind == pa.string() else column).take(of)
+        return pa.array(list(values), kind).take(of)
 
     columns = {
         "episode_id": whole((e.id for e in entries), pa.string()),
@@ -87,7 +86,8 @@ def table(entries: Sequence[Entry]) -> pa.Table:
         "terminations": pa.array(ends == 1),
         "truncations": pa.array(ends == 2),
         "action_logp": pa.array(np.concatenate([arrays["logps"] for _, arrays in parts])),
-        "policy": pa.array(chain.from_iterable(e.digests for e in episodes), pa.string()).dictionary_encode(),
+        # no dictionary of Arrow's, as Ray Data can't join two files' different ones; Parquet writes its own
+        "policy": pa.array(chain.from_iterable(e.digests for e in episodes), pa.string()),
         "late": pa.array(is_late),
         "last_observations": _lasts([each[-1] for each in observations], counts),
         "origin": whole((e.origin for e in episodes), pa.string()),

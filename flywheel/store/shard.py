@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from flywheel.records import Episode
-from flywheel.sampling import Batch, Floats, Sampling
+from flywheel.sampling import Batch, Floats, Sampling, Sequences
 from flywheel.store.table import Drawn, Table
+
+D = TypeVar("D", Batch, Sequences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,23 @@ class Shard:
 
         `among` is the sum of all shards' priorities, and how many transitions have one.
         """
+        return self._drawn(lambda rng: self._table.sample(rng, num, rule, among if rule.alpha else None), seed)
+
+    def sequences(
+        self, num: int, rule: Sampling, seed: Sequence[int], among: tuple[float, int], length: int
+    ) -> tuple[int, Sequences | None]:
+        """As `part`, of Table.sequences."""
+        given = among if rule.alpha else None
+        return self._drawn(lambda rng: self._table.sequences(rng, num, length, rule, given), seed)
+
+    def whole(
+        self, num: int, rule: Sampling, seed: Sequence[int], _: tuple[float, int]
+    ) -> tuple[int, Sequences | None]:
+        """As `part`, of Table.whole."""
+        return self._drawn(lambda rng: self._table.whole(rng, num, rule), seed)
+
+    def _drawn(self, draw: Callable[[np.random.Generator], D], seed: Sequence[int]) -> tuple[int, D | None]:
         try:
-            rng = np.random.default_rng(seed)
-            return self._born, self._table.sample(rng, num, rule, among if rule.alpha else None)
+            return self._born, draw(np.random.default_rng(seed))
         except IndexError:
             return self._born, None

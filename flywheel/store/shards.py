@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, LostError
 from flywheel.records import Episode
-from flywheel.sampling import Batch, Floats, Ints, Sampling
+from flywheel.sampling import Batch, Floats, Ints, Sampling, Sequences
 from flywheel.store.rows import runs_of
-from flywheel.store.shard import Shard, Standing, Told
+from flywheel.store.shard import D, Shard, Standing, Told
 from flywheel.store.table import SMALLEST, Drawn
 
 BLOCK = 16
@@ -169,15 +169,24 @@ class Shards:
         """Return `num` transitions, drawn with replacement by a rule (all alike by default), each like one table's.
 
         Without priorities BLOCK batches are drawn in one go, and shuffled; what is added meanwhile ends a block.
-        Raises IndexError where there is nothing that the rule may draw.
+        Raises IndexError where there is nothing that the rule may draw, LostError where that was lost since `lacks`
+        was asked last.
         """
         rule = rule or _ALIKE
         if self._block is None or self._block[:2] != (rule, num) or not self._block[2]:
             parts = 1 if rule.alpha else BLOCK
-            self._block = rule, num, _cut(self._draw(rng, num * parts, rule), parts)
+            self._block = rule, num, _cut(self._draw(Batch, rng, num * parts, rule, "part"), parts)
         return self._block[2].pop()
 
-    def prioritize(self, batch: Batch, errors: Floats) -> None:
+    def sequences(self, rng: np.random.Generator, num: int, length: int, rule: Sampling | None = None) -> Sequences:
+        """As Table.sequences, each stretch as likely as from one table; raises as `sample`."""
+        return self._draw(Sequences, rng, num, rule or _ALIKE, "sequences", length)
+
+    def whole(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> Sequences:
+        """As Table.whole, each run as likely as from one table; raises as `sample`."""
+        return self._draw(Sequences, rng, num, (rule or _ALIKE).of_runs(), "whole")
+
+    def prioritize(self, batch: Batch | Sequences, errors: Floats) -> None:
         """Set the priorities of a batch's transitions to their TD errors float64[N]; those that have left stay away."""
         of = batch.rows >> ROWS
         for k in np.unique(of).tolist():
@@ -187,21 +196,27 @@ class Shards:
         self._greatest = max(self._greatest, float(np.abs(errors).max(initial=0.0)) + SMALLEST)
         self._forget()
 
-    def _draw(self, rng: np.random.Generator, num: int, rule: Sampling) -> Batch:
+    def _draw(self, kind: type[D], rng: np.random.Generator, num: int, rule: Sampling, word: str, *more: int) -> D:
+        """Return what `num` draws by a rule come to, of which each shard makes its part by Shard's method `word`."""
         for _ in range(_ATTEMPTS):
             found = self._look(rule)
+            if not found.drawable and self._has_lost:
+                raise LostError(
+                    "The processes that held what is learnt from were lost, with their nodes or by themselves, and the "
+                    "round with them."
+                )
             if not found.drawable:
                 raise IndexError("The shards hold no transition that this rule may draw.")
             counts = rng.multinomial(num, found.shares)
             among = found.total, found.drawable
             calls = {
-                k: ("part", int(counts[k]), found.rules[k], rng.integers(0, 2**32, 4).tolist(), among)
+                k: (word, int(counts[k]), found.rules[k], rng.integers(0, 2**32, 4).tolist(), among, *more)
                 for k in np.flatnonzero(counts).tolist()
             }
-            parts: dict[int, tuple[int, Batch | None]] = self._ports.ask(calls)
-            batches = {k: batch for k, (born, batch) in parts.items() if batch is not None and born == self._born[k]}
-            if len(batches) == len(parts):
-                return _merged(batches, rng, None if rule.alpha else found.effective)
+            parts: dict[int, tuple[int, D | None]] = self._ports.ask(calls)
+            drawn = {k: part for k, (born, part) in parts.items() if part is not None and born == self._born[k]}
+            if len(drawn) == len(parts):
+                return _merged(kind, drawn, rng, None if rule.alpha else found.effective)
             self._forget()
         raise FlywheelError(
             f"A draw found a shard empty {_ATTEMPTS} times in a row: shards die as soon as they are filled, and Ray's "
@@ -267,31 +282,38 @@ class _Waiting:
         return found
 
 
-def _merged(batches: Mapping[int, Batch], rng: np.random.Generator, effective: float | None) -> Batch:
-    """Return one batch of the shards' parts, in random order; `effective` is that of their parts where it is None."""
-    policies = {name: 0 for part in batches.values() for name in part.policies}
+def _merged(kind: type[D], drawn: Mapping[int, D], rng: np.random.Generator, effective: float | None) -> D:
+    """Return the shards' parts as one, in random order; `effective` is that of the parts where it is None."""
+    policies = {name: 0 for part in drawn.values() for name in part.policies}
     policies = {name: i for i, name in enumerate(policies)}
-    order = rng.permutation(sum(len(part.rows) for part in batches.values()))
+    order = rng.permutation(sum(len(part.rows) for part in drawn.values()))
+    parts = _alike(drawn)
 
     def whole(name: str) -> Any:
-        return np.concatenate([getattr(part, name) for part in batches.values()])[order]
+        return np.concatenate([getattr(part, name) for part in parts.values()])[order]
 
-    def numbers(part: Batch) -> Ints:
+    def numbers(part: D) -> Ints:
         return np.array([policies[name] for name in part.policies], np.int64)[part.policy]
 
     weights = whole("weights")
     if effective is None:  # one over the mean chance of what was drawn
-        effective = len(order) / sum(len(part.rows) / part.effective for part in batches.values())
+        effective = len(order) / sum(len(part.rows) / part.effective for part in parts.values())
         weights = weights / weights.max()
-    names = ("observations", "actions", "rewards", "next_observations", "discounts", "terminated", "logps", "stamps")
-    return Batch(
-        **{name: whole(name) for name in (*names, "ages")},
+    made = {"weights", "rows", "policies", "policy", "effective"}
+    return kind(
+        **{each.name: whole(each.name) for each in dataclasses.fields(kind) if each.name not in made},
         weights=weights,
-        rows=np.concatenate([part.rows | (k << ROWS) for k, part in batches.items()])[order],
+        rows=np.concatenate([part.rows | (k << ROWS) for k, part in parts.items()])[order],
         policies=tuple(policies),
-        policy=np.concatenate([numbers(part) for part in batches.values()])[order],
+        policy=np.concatenate([numbers(part) for part in parts.values()])[order],
         effective=effective,
     )
+
+
+def _alike(drawn: Mapping[int, Any]) -> Mapping[int, Any]:
+    """Return the parts, stretches among them with room for the longest of all."""
+    longest = max((part.mask.shape[1] for part in drawn.values() if isinstance(part, Sequences)), default=0)
+    return {k: part.padded(longest) if isinstance(part, Sequences) else part for k, part in drawn.items()}
 
 
 def _cut(batch: Batch, num: int) -> list[Batch]:

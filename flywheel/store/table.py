@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flywheel.records import Episode, Spec
-from flywheel.sampling import Batch, Floats, Ints, Sampling
+from flywheel.records import Array, Episode, Spec
+from flywheel.sampling import Batch, Floats, Ints, Sampling, Sequences
 from flywheel.store.priorities import Priorities
 from flywheel.store.rows import Queue, gains, make, row_of, runs_of
 from flywheel.store.weights import Entries, weights_of
@@ -136,13 +135,7 @@ class Table:
         priorities and how many of its transitions have one; the importance weights are then not yet divided by the
         greatest. Raises IndexError where there is nothing that the rule may draw; ask `drawable` first.
         """
-        rule = rule or _ALIKE
-        if rule.alpha:
-            rows, weights, effective = self._by_priority(rng, num, rule, among)
-        else:
-            rows, effective = self._by_entry(rng, num, rule)
-            weights = np.ones(num, np.float32)
-        return self._batch(rows, weights, effective)
+        return self._batch(*self._rows_by(rng, num, rule or _ALIKE, among))
 
     def masses(self, rule: Sampling) -> dict[str, tuple[float, float, int]]:
         """Return of each origin its transitions' weights by a rule summed up, their squares, and how many have one."""
@@ -156,28 +149,28 @@ class Table:
         weights, _, _ = self._chances(rule or _ALIKE)
         return int(self._entries.records["count"][weights > 0.0].sum())
 
-    def sequences(self, rng: np.random.Generator, num: int, length: int, rule: Sampling | None = None) -> Sequences:
-        """Return `num` stretches of up to `length` steps that follow each other; each begins at a drawn transition."""
-        rows, _ = self._by_entry(rng, num, rule or _ALIKE)
-        lengths, steps = np.minimum(self._steps["left"][rows], length)[:, None], np.arange(length)
-        mask = steps < lengths
-        at = self._steps.take(rows[:, None] + np.minimum(steps, lengths - 1))
-        seen = self._steps.take(rows[:, None] + np.minimum(np.arange(length + 1), lengths))
-        return Sequences(
-            seen["observation"], at["action"], np.where(mask, at["reward"], 0), _is_end(at) & mask, at["logp"], mask
-        )
+    def sequences(
+        self,
+        rng: np.random.Generator,
+        num: int,
+        length: int,
+        rule: Sampling | None = None,
+        among: tuple[float, int] | None = None,
+    ) -> Sequences:
+        """Return `num` stretches of up to `length` steps, each of which begins at a transition drawn as by `sample`."""
+        rows, weights, effective = self._rows_by(rng, num, rule or _ALIKE, among)
+        return self._stretches(rows, np.minimum(self._steps["left"][rows], length), length, weights, effective)
 
-    def whole(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> list[Sequences]:
-        """Return `num` whole runs, drawn in proportion to their length by the rule."""
-        rows, _ = self._by_entry(rng, num, rule or _ALIKE)
-        found = []
-        for record in self._entries.records[self._steps["entry"][rows] - self._entries.num_left]:
-            seen = self._steps[record["start"] : record["start"] + record["count"] + 1][None].copy()
-            at, mask = seen[:, :-1], np.ones((1, record["count"]), np.bool_)
-            found.append(Sequences(seen["observation"], at["action"], at["reward"], _is_end(at), at["logp"], mask))
-        return found
+    def whole(self, rng: np.random.Generator, num: int, rule: Sampling | None = None) -> Sequences:
+        """Return `num` whole runs, drawn in proportion to their length by the rule; UsageError for one by priority.
 
-    def prioritize(self, batch: Batch | Drawn, errors: Floats) -> None:
+        An episode is one run where all its rewards are known and one policy acted.
+        """
+        rows, weights, effective = self._rows_by(rng, num, (rule or _ALIKE).of_runs(), None)
+        held = self._entries.records[self._steps["entry"][rows] - self._entries.num_left]
+        return self._stretches(held["start"], held["count"], int(held["count"].max(initial=0)), weights, effective)
+
+    def prioritize(self, batch: Batch | Sequences | Drawn, errors: Floats) -> None:
         """Set the priorities of a batch's transitions to their TD errors float64[N]; those that have left stay away."""
         rows, stamps = batch.rows, batch.stamps
         here = self._steps["entry"][rows] == stamps
@@ -283,6 +276,15 @@ class Table:
             self._spans["end"], self._spans["count"] = held["start"] + held["count"], held["count"]
         return self._weights, self._drawn[1], self._drawn[2]
 
+    def _rows_by(
+        self, rng: np.random.Generator, num: int, rule: Sampling, among: tuple[float, int] | None
+    ) -> tuple[Ints, Array, float]:
+        """Return rows int64[num] drawn by a rule, their importance weights, and the effective number."""
+        if rule.alpha:
+            return self._by_priority(rng, num, rule, among)
+        rows, effective = self._by_entry(rng, num, rule)
+        return rows, np.ones(num, np.float32), effective
+
     def _by_entry(self, rng: np.random.Generator, num: int, rule: Sampling) -> tuple[Ints, float]:
         if rule == _ALIKE and not self._out and 2 * self.num_transitions > self._reached:
             return self._evenly(rng, num), float(self.num_transitions)
@@ -331,7 +333,7 @@ class Table:
             alpha, tree = self._priorities
             tree.set(rows, size**alpha if size else 0.0)
 
-    def _batch(self, rows: Ints, weights: Floats, effective: float) -> Batch:
+    def _batch(self, rows: Ints, weights: Array, effective: float) -> Batch:
         held = self._steps.take(rows, mode="clip")
         left = held["left"]
         steps = np.minimum(left, self._num_steps)
@@ -354,31 +356,31 @@ class Table:
             effective=effective,
         )
 
+    def _stretches(self, rows: Ints, lengths: Ints, length: int, weights: Array, effective: float) -> Sequences:
+        """Return the steps from rows int64[N] on, of each so many as int64[N] `lengths` say, padded to a length."""
+        steps, first, whole = np.arange(length + 1), self._steps.take(rows), np.ascontiguousarray
+        seen = self._steps.take(rows[:, None] + np.minimum(steps, lengths[:, None]))
+        at = self._steps.take(rows[:, None] + np.minimum(steps[:-1], lengths[:, None] - 1))
+        mask = steps[:-1] < lengths[:, None]
+        return Sequences(
+            observations=whole(seen["observation"]),
+            actions=whole(at["action"]),
+            rewards=np.where(mask, at["reward"], np.float32(0.0)),
+            terminated=at["is_final"] & (at["left"] == 1) & mask,
+            logps=whole(at["logp"]),
+            mask=mask,
+            weights=np.asarray(weights, np.float32),
+            rows=rows,
+            stamps=whole(first["entry"]),
+            ages=self.num_episodes - 1 - first["episode"],
+            policies=tuple(self._policies),
+            policy=first["policy"].astype(np.int64),
+            effective=effective,
+        )
+
 
 class Drawn(NamedTuple):
     """What is left to say of a batch when its errors are known."""
 
     rows: Ints
     stamps: Ints
-
-
-class Sequences(NamedTuple):
-    """N stretches of L steps; steps past a stretch's end repeat its last one, and the mask leaves them out."""
-
-    observations: np.ndarray
-    """dtype[N, L + 1, *o]"""
-    actions: np.ndarray
-    """dtype[N, L, *a]"""
-    rewards: np.ndarray
-    """float32[N, L]"""
-    terminated: np.ndarray
-    """bool[N, L]"""
-    logps: np.ndarray
-    """float32[N, L]"""
-    mask: np.ndarray
-    """bool[N, L]: True where there is a step"""
-
-
-def _is_end(steps: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return bool, of which of these rows the episode terminates."""
-    return np.asarray(steps["is_final"] & (steps["left"] == 1))

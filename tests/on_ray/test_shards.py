@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from flywheel.config import TrainConfig
+from flywheel.errors import FlywheelError
 from flywheel.records import Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.sampling import Sampling
-from flywheel.store.on_ray import make_table, shards_of, table_of
+from flywheel.store import on_ray
+from flywheel.store.on_ray import ShardActor, make_table, shards_of, table_of
 from flywheel.store.shard import Told
 from flywheel.store.shards import Shards, deal
 from flywheel.store.table import Table
@@ -95,29 +101,82 @@ def test_a_lost_shard_is_noticed_and_filled_again_and_others_may_read(ray_cluste
         ray_cluster.kill(handle)
 
 
+def test_shards_that_have_no_node_are_named_in_a_sentence(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "WAIT_S", 1.0)
+    nowhere = ray_cluster.remote(ShardActor).options(num_cpus=0, resources={"no node has this": 1})
+    handle = nowhere.remote(lambda: table_of(SPEC, CONFIG))
+    with pytest.raises(FlywheelError, match=r"No answer came from shard-0 for 1 s: no node .*[.]$"):
+        shards_of([handle], CONFIG)
+    ray_cluster.kill(handle)
+
+
+def test_an_answer_that_was_lost_with_its_node_is_asked_for_again(
+    ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = ray_cluster.remote(ShardActor).options(num_cpus=0).remote(lambda: table_of(SPEC, CONFIG))
+    front, get, lost = shards_of([handle], CONFIG), ray_cluster.get, [True]
+
+    def losing(*arguments: Any, **named: Any) -> Any:
+        if lost and lost.pop():
+            raise ray_cluster.exceptions.ObjectLostError("0" * 40, None, "")
+        return get(*arguments, **named)
+
+    monkeypatch.setattr(ray_cluster, "get", losing)
+    front.add(episode(0, 5))
+    assert front.drawable() == 5 == front.num_transitions and not lost
+    lost += [True] * 5
+    with pytest.raises(FlywheelError, match=r"lost 5 times in a row, each time with its node: .*[.]$"):
+        front.sample(np.random.default_rng(0), 8)
+    ray_cluster.kill(handle)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_shards_are_on_two_nodes_and_outlive_one_of_them() -> None:
+    command = [sys.executable, "-m", "tests.on_ray.nodes_of_shards"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["at first"]) == set(found["sim"]) and len(found["sim"]) == 2
+    sizes = 1 + np.arange(40) % 7
+    for stage in ("all", "filled", "filled again"):
+        for counts in found[stage].values():
+            assert chisquare(counts, 4000 * sizes / sizes.sum()).pvalue > 1e-4, stage
+    # the batches that were drawn before it died are as they are; what is drawn later is the other shard's
+    assert chisquare(found["one died"]["transitions"], 4000 * sizes / sizes.sum()).pvalue > 1e-4
+    held = np.array([deal(f"e{n}", 2) == 1 for n in range(40)])
+    for word in ("sequences", "whole"):
+        counts = np.array(found["one died"][word])
+        assert not counts[~held].any()
+        assert chisquare(counts[held], 4000 * sizes[held] / sizes[held].sum()).pvalue > 1e-4
+    assert found["lacks"] == [True, False] and len(set(found["then"])) == 1 and found["then"][0] in found["sim"]
+    assert found["both died"].startswith("FlywheelError: No answer came from shard-0, shard-1 for 20 s: no node")
+    assert found["one came"].startswith("LostError: ") and found["lost"]
+    assert set(found["at last"]) == {found["new"]}
+
+
 def test_a_trainer_learns_from_shards_and_asks_for_production_again_when_one_was_lost(ray_cluster: Any) -> None:
     ray, started = ray_cluster, list[Any]()
     make = make_table(SPEC, CONFIG, worker(ray, started))
     actor = ray.remote(num_cpus=0.5)(TrainerActor).remote(cartpole, SPEC, CONFIG, 1, "", "wheel", make)
     try:
         plan = Plan(strategy="continue_training", reasons=(), sampling="uniform")
-        ray.get(actor.begin.remote(plan, None), timeout=120)
+        ray.get(actor.begin.remote(plan, None), timeout=400)
         told = [production(f"p{n}", 40) for n in range(20)]
-        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=60) == 800
-        assert ray.get(actor.learnt_to.remote(), timeout=60) == "p19"
+        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=300) == 800
+        assert ray.get(actor.learnt_to.remote(), timeout=300) == "p19"
         for _ in range(3):
-            progress = ray.get(actor.advance.remote(), timeout=60)
+            progress = ray.get(actor.advance.remote(), timeout=300)
         assert progress.num_steps >= 3 * 256
         shards = shards_of(started, CONFIG, is_new=False)
         assert shards.drawable() == progress.num_steps + 800
         ray.kill(started[1], no_restart=False)
-        assert "" in (ray.get(actor.learnt_to.remote(), timeout=60) for _ in range(1000))
-        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=60) == 800
-        assert ray.get(actor.learnt_to.remote(), timeout=60) == "p19"
-        ray.get(actor.advance.remote(), timeout=60)
-        masses = ray.get([handle.standing.remote(Told(), Sampling()) for handle in started], timeout=60)
+        assert "" in (ray.get(actor.learnt_to.remote(), timeout=300) for _ in range(1000))
+        assert ray.get(actor.learn_from.remote(told, {}, "p19"), timeout=300) == 800
+        assert ray.get(actor.learnt_to.remote(), timeout=300) == "p19"
+        ray.get(actor.advance.remote(), timeout=300)
+        masses = ray.get([handle.standing.remote(Told(), Sampling()) for handle in started], timeout=300)
         assert sum(each.masses["production"][2] for each in masses) == 800
     finally:
-        ray.get(actor.stop.remote(), timeout=60)
+        ray.get(actor.stop.remote(), timeout=300)
         for handle in (actor, *started):
             ray.kill(handle)

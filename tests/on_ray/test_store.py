@@ -72,12 +72,13 @@ def test_ray_data_reads_the_segments(ray_cluster: Any, tmp_path: Path) -> None:
     import ray.data
 
     with Intake(tmp_path) as store:
-        store.append(some(200))
+        store.append([*some(100), *(dataclasses.replace(e, digests=("b",) * e.num_steps) for e in some(200)[100:])])
         store.sealer.seal(1e9)
     found = ray.data.read_parquet(str(tmp_path / "segments"), columns=["episode_id", "failed"])
     assert found.count() == sum(e.num_steps for e in some(200))
     assert {row["episode_id"] for row in found.take_all() if row["failed"]} == {e.id for e in some(200) if e.failed}
     counts = ray.data.read_parquet(str(tmp_path / "segments"), columns=["policy"]).groupby("policy").count().take_all()
+    assert {row["policy"] for row in counts} == {"a", "b"}, "each file has another one"
     assert sum(row["count()"] for row in counts) == sum(e.num_steps for e in some(200))
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.records import Episode
+from flywheel.sqlite import transaction
 from flywheel.store.encode import content, decode, encode
 from flywheel.store.intake import FILE, Intake, open_readonly
 from flywheel.tasks.cartpole import cartpole
@@ -302,3 +303,21 @@ def test_outcomes_between_two_starts_come_in_order_of_start(intake: Intake) -> N
         ("c", "b", "lost", False), ("d", "a", "terminated", True), ("b", "a", "terminated", True),
     ]  # fmt: skip
     assert [o.id for o in intake.settled(["b"], (0.0, ""), (2.0, "d"), n=1)] == ["c"]
+
+
+def test_a_full_disk_is_named_and_costs_only_what_was_not_acknowledged(tmp_path: Path) -> None:
+    with Intake(tmp_path) as store:
+        assert store.append([episode("held", 200)]) == {"held": "stored"}
+        (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(FlywheelError, match=r"store\.sqlite can't grow, as its disk is full: .*[.]$"):
+            store.append([episode("more", 20_000)])
+        assert store.ids() == ["held"] and not store.verify()
+        store._connection.execute(f"PRAGMA max_page_count = {1000 * pages}")
+        assert store.append([episode("more", 20_000)]) == {"more": "stored"}
+
+
+def test_an_error_that_ended_the_transaction_by_itself_is_told_as_it_is(tmp_path: Path) -> None:
+    with Intake(tmp_path) as store, pytest.raises(ValueError, match="full"), transaction(store._connection):
+        store._connection.execute("ROLLBACK")  # as SQLite does on a full disk
+        raise ValueError("full")

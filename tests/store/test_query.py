@@ -59,3 +59,15 @@ def test_it_reads_nothing_else_and_changes_nothing(reader: Reader, where: str) -
     with pytest.raises(UsageError):
         reader.where(where)
     assert reader.count() == 32  # and the connection is as good as before
+
+
+def test_the_beginning_of_a_digest_is_no_digest_and_finds_nothing_silently(tmp_path: Path) -> None:
+    digest = "ffefd89e" * 8
+    with Intake(tmp_path) as store:
+        store.append([episode("a", 2, digests=(digest,) * 2)])
+        for condition in ("failed and digest='ffefd89e'", "digest == 'ffefd89e'"):
+            with pytest.raises(UsageError, match=f"beginning of one: say digest = '{digest}', or digest like"):
+                store.where(condition)
+        assert store.where(f"digest = '{digest}'") == store.where("digest like 'ffefd89e%'") == ["a"]
+        assert store.where("digest = 'abcdef'") == [] == store.where("digest = 'ffefd89e'", 0)
+        assert store.where("digest = 'ffefd89e' or failed in (0, 1)") == ["a"]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 
+from flywheel.errors import LostError, UsageError
 from flywheel.sampling import Batch, Sampling
 from flywheel.store.shard import Shard
 from flywheel.store.shards import BLOCK, Here, Shards, deal, split
@@ -88,6 +89,66 @@ def test_what_is_drawn_is_distributed_as_one_tables_draws(rule: Sampling) -> Non
     per = np.array([np.bincount(b.observations[:, 0].astype(int), minlength=40) for b in batches])[:, likely]
     share = expected[likely] / expected.sum()
     assert per.var(axis=0, ddof=1).sum() == pytest.approx(500 * (share * (1 - share)).sum(), rel=0.2)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_sequence_and_each_whole_run_is_as_likely_as_from_one_table(rule: Sampling) -> None:
+    whole, (front, _) = table(), several(3)
+    told = some(7)
+    for each in told:
+        whole.add(each)
+        front.add(each)
+    for held in (whole, front):
+        held.exclude("policy", "c", "it was rolled back")
+    rng, num, of = np.random.default_rng(5), 24_000, chances(whole, rule)
+    steps = {(n, t): chance for n, chance in of.items() for t in range(told[n].num_steps)}
+    runs = {(n, 0): chance * told[n].num_steps for n, chance in of.items()}
+    sequences, episodes = front.sequences(rng, num, 4, rule), front.whole(rng, num, rule)
+    for found, expected in ((sequences, steps), (episodes, runs)):
+        counts = {key: 0 for key in expected}
+        for n, t in found.observations[:, 0, :2].astype(int):
+            counts[n, t] += 1
+        share = np.array([expected[key] for key in expected])
+        seen, likely = np.array([*counts.values()]), share > 0.0
+        assert seen[~likely].sum() == 0
+        assert chisquare(seen[likely], share[likely] / share.sum() * num).pvalue > 1e-4
+        for times, chance in zip(seen[likely], share[likely] / share.sum(), strict=True):
+            interval = binomtest(int(times), num).proportion_ci(1 - 1e-5, "wilson")
+            assert interval.low <= chance <= interval.high
+        numbers, lengths = found.observations[:, 0, 0].astype(int), found.mask.sum(axis=1)
+        begins = found.observations[:, 0, 1].astype(int)
+        all_steps = np.array([each.num_steps for each in told])[numbers]
+        assert (lengths == np.minimum(all_steps - begins, 4 if found is sequences else 99)).all()
+        assert (found.ages == 39 - numbers).all()
+        assert [found.policies[i] for i in found.policy] == [told[n].digests[0] for n in numbers]
+        assert found.effective == pytest.approx(whole._chances(rule)[2], rel=1e-9)
+        for i in range(0, num, 97):
+            made, length = told[numbers[i]], lengths[i]
+            steps_of = slice(begins[i], begins[i] + length)
+            assert (found.observations[i, : length + 1] == made.observations[begins[i] : begins[i] + length + 1]).all()
+            assert (found.rewards[i, :length] == made.rewards[steps_of]).all() and not found.rewards[i, length:].any()
+            assert (found.actions[i, :length] == made.raw_actions[steps_of]).all()
+            assert (found.logps[i, :length] == made.logps[steps_of]).all()
+            assert found.terminated[i].sum() == (begins[i] + length == made.num_steps)
+
+
+def test_sequences_by_priority_find_their_shard() -> None:
+    front, _ = several(3)
+    rule, rng = Sampling(alpha=1.0, beta=1.0), np.random.default_rng(3)
+    for number in range(10):
+        front.add(episode(number, 1))
+    for _ in range(30):
+        drawn = front.sequences(rng, 20, 2, rule)
+        front.prioritize(drawn, 1.0 + drawn.observations[:, 0, 0].astype(float))
+    found = front.sequences(rng, 30_000, 2, rule)
+    numbers, expected = found.observations[:, 0, 0].astype(int), np.arange(1, 11) / 55
+    assert chisquare(np.bincount(numbers), 30_000 * expected).pvalue > 1e-4
+    assert found.weights == pytest.approx(1.0 / (numbers + 1), rel=1e-4)
+    with pytest.raises(UsageError, match=r"can't be drawn by priority"):
+        front.whole(rng, 1, rule)
+    front.exclude("origin", "production", "a broken sensor")
+    with pytest.raises(IndexError):
+        front.sequences(rng, 1, 2)
 
 
 def test_a_batch_says_of_whom_it_is_and_how_old() -> None:
@@ -181,6 +242,20 @@ def test_a_shard_that_is_lost_between_look_and_draw_costs_one_attempt() -> None:
     batch = front.sample(np.random.default_rng(0), 2000)
     assert set(batch.observations[:, 0].astype(int)) == {n for n in range(12) if deal(f"e{n}", 2) == 1}
     assert front.lacks()
+
+
+def test_all_that_was_lost_is_named_until_it_is_asked_what_lacks() -> None:
+    front, _ = several(2)
+    front.add(episode(0, 5))
+    assert front.drawable() == 5
+    front._ports._shards[:] = [Shard(table, born=k) for k in (98, 99)]  # type: ignore[attr-defined]
+    front.add(episode(1, 5))
+    front.exclude("episode", "e1", "a person touched the cart")
+    with pytest.raises(LostError, match=r"^The processes that held what is learnt from were lost"):
+        front.sample(np.random.default_rng(0), 1)
+    assert front.lacks()
+    with pytest.raises(IndexError):
+        front.sample(np.random.default_rng(0), 1)
 
 
 def test_another_reader_draws_from_what_the_trainer_put_there() -> None:

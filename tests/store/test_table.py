@@ -212,7 +212,31 @@ def test_sequences_follow_each_other_and_whole_runs_are_whole() -> None:
     for observations, mask in zip(found.observations, found.mask, strict=True):
         num = int(mask.sum())
         assert (np.diff(observations[: num + 1, 1]) == 1).all() and (np.diff(observations[: num + 1, 0]) == 0).all()
-    assert {run.mask.shape[1] for run in held.whole(rng, 50)} == {3, 9}
+    whole = held.whole(rng, 2000)
+    lengths = whole.mask.sum(axis=1)
+    assert whole.mask.shape == (2000, 9) and set(lengths) == {3, 9}
+    assert (lengths == 9).mean() == pytest.approx(9 / 12, abs=0.04), "in proportion to their length"
+    assert (whole.observations[:, 0, 1] == 0).all() and whole.terminated.sum() == 2000
+    assert (whole.terminated[np.arange(2000), lengths - 1]).all()
+    short = whole.observations[lengths == 3]
+    assert (short[:, 3:, 1] == 3).all() and not whole.rewards[lengths == 3, 3:].any()
+
+
+def test_sequences_say_what_they_are_made_of_and_may_be_drawn_by_priority() -> None:
+    held, rule = table(), Sampling(alpha=1.0, beta=1.0)
+    held.add(episode(0, 3, digest="a"))
+    held.add(episode(1, 9, digest="b"))
+    rng = np.random.default_rng(0)
+    told = held.whole(rng, 4000).told()
+    assert told["share"]["b"] == pytest.approx(0.9, abs=0.01), "three of four runs, each of thrice the steps"
+    assert told["oldest"] == 1 and told["age"] == pytest.approx(0.25, abs=0.03) and told["effective"] == 12
+    first = held.sequences(rng, 4000, 2, rule)
+    held.prioritize(first, np.where(first.observations[:, 0, 0] == 0, 3.0, 1.0))
+    found = held.sequences(rng, 20_000, 2, rule)
+    assert (found.observations[:, 0, 0] == 0).mean() == pytest.approx(0.5, abs=0.02)
+    assert set(np.round(found.weights, 5)) == {np.float32(0.33333), 1.0}
+    with pytest.raises(UsageError, match=r"can't be drawn by priority.*[.]$"):
+        held.whole(rng, 1, rule)
 
 
 def test_mapped_columns_hold_the_same(tmp_path) -> None:
