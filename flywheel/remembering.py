@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -69,6 +69,18 @@ def around(task: Task, inner: Task, steps: int) -> Task:
     )
 
 
+def forgotten(task: Task, episodes: Sequence[Episode]) -> tuple[Task, list[Episode]]:
+    """Return the task that is remembered, in worlds as this one's, and episodes as those show them.
+
+    What moves the world is asked there: an action that arrives late is in no state of its own, and what is remembered
+    follows from the actions alone. Another task comes back as it is.
+    """
+    if task.inner is None:
+        return task, list(episodes)
+    seen = [dataclasses.replace(e, observations=e.observations[:, : -task.memory]) for e in episodes]
+    return task.inner, seen
+
+
 def _longer(case: EdgeCase, num: int) -> EdgeCase:
     return case if case.state is None else dataclasses.replace(case, state=(*case.state, *[0.0] * num))
 
@@ -119,6 +131,25 @@ class Memory:
     def after(self, held: NDArray[np.float32], actions: Any) -> NDArray[np.float32]:
         """Return what is held, float32[N, size], once actions [N, *a] were given."""
         return np.concatenate([self.numbers(actions), held[:, : self.size - self.width]], axis=1)
+
+    def actions(self, held: NDArray[np.float32]) -> tuple[Array, NDArray[np.int64]]:
+        """Return the actions dtype[N, steps, *a] that are held float32[N, size], the last one first, and how many.
+
+        All after so many, int[N], are void: they were not given yet.
+        """
+        rows = held.reshape(len(held), self.steps, self.width)
+        num = self.steps - np.argmax(np.flip((rows != 0).any(axis=2), axis=1), axis=1)
+        num = np.where((rows != 0).any(axis=(1, 2)), num, 0)
+        shape = (*rows.shape[:2], *(self._space.shape or ()))
+        if isinstance(self._space, Box):
+            flat = np.asarray(rows * self._half + self._middle).reshape(shape)
+            return np.clip(flat, self._space.low, self._space.high).astype(self._space.dtype), num
+        edges = np.cumsum(np.where(self._counts == 2, 1, self._counts))[:-1]
+        columns = [
+            part[..., 0] > 0 if part.shape[-1] == 1 and count == 2 else part.argmax(axis=-1)
+            for part, count in zip(np.split(rows, edges, axis=2), self._counts, strict=True)
+        ]
+        return (np.stack(columns, axis=2) + self._starts).reshape(shape).astype(self._space.dtype), num
 
 
 def _longer_space(space: gymnasium.Space[Any], memory: Memory) -> Box:
@@ -274,12 +305,17 @@ class _Putting(_Of):
         num = env.memory.size
         whole = np.asarray(state, np.float64).reshape(*env.held.shape[:-1], -1)
         there, held = whole[..., :-num], whole[..., -num:].astype(np.float32)
+        is_other = np.ones(1, np.bool_)
         if isinstance(env, RememberingVector):
             here = there + 1.0 if self._state is None else np.asarray(self._state(env.world)).reshape(len(there), -1)
-            env.put(held, (here != there).any(axis=1))
+            is_other = (here != there).any(axis=1)
+            env.put(held, is_other)
         else:
             env.held = held
-        shown: Array = env.shown(self.__wrapped__(env.world, there))
+        observed = self.__wrapped__(env.world, there)
+        if hasattr(env.world, "expect"):  # actions arrive late there: those that were given are on their way
+            env.world.expect(is_other, *env.memory.actions(held.reshape(len(is_other), num)))
+        shown: Array = env.shown(observed)
         return shown
 
 
