@@ -129,13 +129,14 @@ def test_what_is_remembered_says_which_actions_it_was(space: gymnasium.Space[Any
     memory = Memory(space, 3)
     held = np.zeros((1, memory.size), np.float32)
     space.seed(1)
+    past: list[Any] = []
     for num in range(5):
         actions, known = memory.actions(held)
         assert actions.shape == (1, 3, *(space.shape or ())) and known.tolist() == [min(num, 3)]
-        for given, back in zip(past[::-1] if num else [], actions[0], strict=False):
+        for given, back in zip(past[::-1], actions[0], strict=False):
             np.testing.assert_allclose(back, given, rtol=1e-5, atol=1e-5)
         action = space.sample()
-        past = [*past, action] if num else [action]
+        past.append(action)
         held = memory.after(held, np.asarray(action)[None])
         assert (np.abs(held) <= memory.high).all()
 
