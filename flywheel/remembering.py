@@ -308,8 +308,9 @@ class _Putting(_Of):
         is_other = np.ones(1, np.bool_)
         if isinstance(env, RememberingVector):
             here = there + 1.0 if self._state is None else np.asarray(self._state(env.world)).reshape(len(there), -1)
-            is_other = (here != there).any(axis=1)
-            env.put(held, is_other)
+            is_moved, was = (here != there).any(axis=1), env.held
+            env.put(held, is_moved)
+            is_other = is_moved | (was != held).any(axis=1)
         else:
             env.held = held
         observed = self.__wrapped__(env.world, there)
