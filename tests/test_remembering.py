@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import threading
@@ -30,7 +31,9 @@ from flywheel.tasks.pendulum import pendulum
 from flywheel.tasks.rewired import FAULTS, turn, with_fault
 from flywheel.tasks.traffic import Habits, Traffic
 from flywheel.testing import check_task, check_worlds, load_linear
+from flywheel.trace.fork import Fork
 from flywheel.trace.residuals import residuals
+from flywheel.trace.snapshots import NotReproducible
 
 SWINGING = remembering(pendulum, 3)
 TASKS = pytest.mark.parametrize("task", [cartpole_remembering, SWINGING], ids=["discrete", "box"])
@@ -251,6 +254,19 @@ def test_a_state_says_what_is_on_its_way(task: Task, num: int) -> None:
         seen = one.step(action)[0]
         np.testing.assert_allclose(other.step(action)[0], seen, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(many.step(np.stack([action] * 3))[0][2], seen, rtol=1e-5, atol=1e-5)
+
+
+def test_an_episode_of_a_late_world_is_forked_where_all_that_is_on_its_way_is_remembered() -> None:
+    policy = load_linear(cartpole_remembering, np.outer([-0.5, 0.5], HOLDING), digest="served")
+    episode = max(production(cartpole_remembering, 3), key=lambda e: e.num_steps)
+    episode = dataclasses.replace(episode, digests=("served",) * episode.num_steps)
+    late, later = (corrected(cartpole_remembering, Correction(delay=delay)) for delay in (3, 5))
+    with contextlib.closing(Fork(late, episode, 6, {"served": policy}, parameters={})) as fork:
+        again = fork.replay().unedited
+    assert again.raw_actions[:60].tolist() == episode.raw_actions[:60].tolist()
+    np.testing.assert_allclose(again.observations[:60], episode.observations[:60], rtol=1e-3, atol=1e-3)
+    with pytest.raises(NotReproducible, match="late"):
+        Fork(later, episode, 6, {"served": policy}, parameters={}).replay()
 
 
 @pytest.mark.parametrize("delay", [1, 4])

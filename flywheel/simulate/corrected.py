@@ -168,8 +168,9 @@ class CorrectedVector(VectorWrapper):
         return observations, rewards, terminated, truncated, info
 
     def forget(self, which: Any) -> None:
-        """Let nothing be on its way in these worlds, bool[N]."""
+        """Let nothing be on its way in these worlds, bool[N], which aren't over any more."""
         self._arrivals.begin(which)
+        self._over = self._over & ~which
 
     def expect(self, which: Any, given: Array, num: Any) -> None:
         """Let actions be on their way in these worlds, as `Arrivals.expect` says."""
