@@ -55,7 +55,7 @@ class Considering:
             if (current := about(ask(registry.releases)[-1], signals)) and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
                 diagnosis = self._diagnose(champion, current, known, present)
-                cause = explaining.explain(self._rooms, self._spec, current, history)
+                cause = explaining.explain(self._rooms, self._spec, current, history, self._task)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
             elif contradiction and not held:
                 self._rooms.say("analyze", "fitting the simulator, as production contradicts the gate", passing=True)
