@@ -21,6 +21,8 @@ from rich.table import Table
 from scipy.stats import beta, binom
 
 RESULTS = Path(__file__).parent / "results"
+Measure = Callable[[int, bool], Iterable[dict[str, Any]]]
+"""From (a seed, whether it is --quick) to rows."""
 
 
 def report(name: str, began: float, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -52,16 +54,23 @@ def tell(name: str, began: float, rows: Sequence[dict[str, Any]], *, is_kept: bo
     sys.exit(not all(row["passed"] for row in rows))
 
 
-def measured(name: str, told: str | None, *measures: Callable[[int, bool], Iterable[dict[str, Any]]]) -> NoReturn:
-    """Run the measures, each with (a fresh seed, --quick), print their rows as they come, and `tell` them."""
+def measured(name: str, told: str | None, *measures: Measure, **parts: Measure) -> NoReturn:
+    """Run the measures, each with (a fresh seed, --quick), print their rows as they come, and `tell` them.
+
+    `parts` are measures that --only runs alone, by name.
+    """
     parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs, and nothing is written")
+    if parts:
+        parser.add_argument("--only", choices=[*parts], default="", help="a part alone, and nothing is written")
     given, seed, began = parser.parse_args(), secrets.randbelow(2**31), time.monotonic()
+    only = getattr(given, "only", "")
+    asked = [*measures, *parts.values()] if not only else [parts[only]]
     rows = []
-    for row in (row for measure in measures for row in measure(seed, given.quick)):
+    for row in (row for measure in asked for row in measure(seed, given.quick)):
         print(f"{row['id']}  {row['value']}  {row['case']}", flush=True)
         rows.append(row)
-    tell(name, began, rows, is_kept=not given.quick)
+    tell(name, began, rows, is_kept=not given.quick and not only)
 
 
 def share(id_: str, case: str, hits: NDArray[np.bool_], goal: float | None, most: bool, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flywheel import archive, beside, explaining, foreign, predicting
 from flywheel.analyze.diagnose import Diagnosis, enough
+from flywheel.analyze.from_episodes import needed
 from flywheel.analyze.on_ray import diagnose
 from flywheel.analyze.past import open_signals, recall
 from flywheel.causes import CAUSE
@@ -17,6 +18,7 @@ from flywheel.config import Config
 from flywheel.errors import FlywheelError
 from flywheel.facts import Facts, Past
 from flywheel.records import ELSEWHERE, Artifact, Correction, Episode, Release, Signal, Spec, Turn
+from flywheel.remembering import forgotten
 from flywheel.simulate.corrected import corrected, correction_of
 from flywheel.task import Task
 
@@ -53,7 +55,7 @@ class Considering:
             if (current := about(ask(registry.releases)[-1], signals)) and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
                 diagnosis = self._diagnose(champion, current, known, present)
-                cause = explaining.explain(self._rooms, self._spec, current, history)
+                cause = explaining.explain(self._rooms, self._spec, current, history, self._task)
                 blame = beside.blamed(self._rooms, self._task, ask(registry.releases)[-1], current)
             elif not held and (doubt := contradiction or self._poorly_paid(history, present)):
                 diagnosis, contradiction = self._fit(champion, contradiction, doubt, known, present)
@@ -153,7 +155,8 @@ class Considering:
             ask(serving.observer.wait, digest=champion, episodes=more, timeout_s=LOOK_S)
         fit = self._rooms.work(diagnose)
         served = ask(self._rooms.registry.bundle, champion)
-        given = self._task, episodes, signals, self._config.analyze, served, self._seed(), not signals
+        task, seen = (self._task, episodes) if needed(self._task) else forgotten(self._task, episodes)
+        given = task, seen, signals, self._config.analyze, served, self._seed(), not signals
         found: Diagnosis = ask(fit, *given, foreign.middle(past.parameters), present)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,19 @@ from flywheel.causes import CAUSE, Cause, answered, to_plain, told
 from flywheel.cluster import Rooms, ask
 from flywheel.errors import FlywheelError
 from flywheel.records import Episode, Signal, Spec, Turn
+from flywheel.remembering import forgotten
+from flywheel.task import Task, spec_of
 
 FORMER = MOST // 3
 """Episodes of the policy before the one in service that are read, where it has so many."""
 
 
-def explain(rooms: Rooms, spec: Spec, signals: Sequence[Signal], turns: Sequence[Turn]) -> dict[str, Any]:
+def explain(
+    rooms: Rooms, spec: Spec, signals: Sequence[Signal], turns: Sequence[Turn], task: Task | None = None
+) -> dict[str, Any]:
     """Say why production changed since the last change that a release answered; return it as a turn's evidence.
 
+    What a `task` remembers of actions is left out: it moves with the policy's own doing, and is no sensor.
     Only settled episodes are read, in order of start: short, failed ones are over first, and would look like a change.
     Where that fails the cause is not known, for this reason: a turn is decided without it, as one is that can't wait.
     """
@@ -28,6 +34,11 @@ def explain(rooms: Rooms, spec: Spec, signals: Sequence[Signal], turns: Sequence
         if previous is not None and previous != champion:
             episodes += _settled(rooms, previous, FORMER)
         fresh = [e for e in episodes if e.started_at >= answered(turns)]
+        if task is not None and task.inner is not None:
+            task, fresh = forgotten(task, fresh)
+            own = spec_of(task)
+            names = [each.name for each in dataclasses.fields(own) if each.name.startswith("observation_")]
+            spec = dataclasses.replace(spec, **{name: getattr(own, name) for name in names})
         cause: Cause = ask(rooms.work(find), fresh, spec, signals=signals, champion=champion, previous=previous)
     except FlywheelError as error:  # a damaged segment, or episodes of a kind that nobody thought of
         cause = Cause(kind="unknown", digest=champion, sentences=(f"why is not known, as asking failed: {error}",))

@@ -115,6 +115,12 @@ class Task:
     correction: Correction | None = None
     """What this form of the task corrects; `simulate.corrected` makes such forms, no user gives it. It is no part of
     the digest, but of the worlds that a verdict names."""
+    inner: Task | None = None
+    """The task whose last actions this one remembers; `remembering` makes such tasks, no user gives it."""
+    remembered: int = 0
+    """How many actions it remembers,"""
+    memory: int = 0
+    """and how many numbers at the end of an observation, and of a state, they are."""
 
     def __post_init__(self) -> None:
         known = [p.name for p in self.parameters]
@@ -293,6 +299,7 @@ def task_digest(task: Task) -> str:
         **({"state_period": task.state_period} if task.state_period else {}),
         "greedy": task.greedy,
         "max_steps": task.max_steps,
+        **({"remembered": task.remembered} if task.remembered else {}),
         "limits": [
             task.limits.max_failure_rate,
             task.limits.max_regression,

@@ -82,6 +82,7 @@ def _now(tp: Connection) -> tuple[str, Cause]:
     """Make the diagnosis from what the store holds."""
     from flywheel import archive
     from flywheel.analyze.cause import MOST, find
+    from flywheel.remembering import forgotten
     from flywheel.store import intake
     from flywheel.task import spec_of
 
@@ -94,7 +95,8 @@ def _now(tp: Connection) -> tuple[str, Cause]:
     if not episodes:
         raise UsageError(f"Production of {tp.run_dir} has no episode that is settled yet: there is nothing to ask.")
     champion, previous = ("", None) if last is None else (last.digest, last.previous)
-    return "now", find(episodes, spec_of(tp.task), signals=signals, champion=champion, previous=previous)
+    task, episodes = forgotten(tp.task, episodes)
+    return "now", find(episodes, spec_of(task), signals=signals, champion=champion, previous=previous)
 
 
 def settled(episodes: Sequence[Episode]) -> list[Episode]:

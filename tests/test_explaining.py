@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flywheel import explaining
 from flywheel.causes import CAUSE, Cause
 from flywheel.errors import FlywheelError
 from flywheel.outcomes import Outcome
-from flywheel.records import Episode, Release
+from flywheel.records import Episode, Release, Spec
 from flywheel.task import spec_of
-from flywheel.tasks.cartpole import cartpole
+from flywheel.tasks.cartpole import cartpole, cartpole_remembering
 from tests.deploy.test_canary import alarm
 from tests.store.test_intake import episode
 from tests.test_arms import outcome
@@ -80,3 +82,20 @@ def test_what_is_found_is_the_turns_evidence(monkeypatch: pytest.MonkeyPatch) ->
 def test_where_it_fails_the_cause_is_not_known_and_the_wheel_turns(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     found = explained(monkeypatch, fails if what == "reading" else nobody, fails)
     assert found["kind"] == "unknown" and "Segment 7 is damaged" in found["sentences"][0]
+
+
+def test_what_is_remembered_of_actions_is_no_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "ask", lambda method, *arguments, **named: method(*arguments, **named))
+    monkeypatch.setattr(explaining, "_settled", lambda *_: [remembered])
+    remembered = dataclasses.replace(episode("e", at=1.0), observations=np.ones((3, 8), np.float32))
+    asked = list[Any]()
+
+    def find(episodes: Sequence[Episode], spec: Spec, **named: Any) -> Cause:
+        asked.extend([episodes[0].observations.shape, spec])
+        return Cause(kind="nothing", sentences=("",))
+
+    rooms: Any = SimpleNamespace(
+        registry=SimpleNamespace(releases=lambda: [RELEASE]), work=lambda function: find, say=lambda stage, text: None
+    )
+    explaining.explain(rooms, spec_of(cartpole_remembering), [alarm(digest="new")], [], cartpole_remembering)
+    assert asked == [(3, 4), spec_of(cartpole)]

@@ -20,6 +20,7 @@ from flywheel.analyze.missing import Floats, Mask, Missing, shown
 from flywheel.config import AnalyzeConfig
 from flywheel.correction import Correction
 from flywheel.records import Episode, Parameters
+from flywheel.remembering import forgotten
 from flywheel.simulate.corrected import plain
 from flywheel.simulate.transitions import Simulator
 from flywheel.task import Task, spec_of
@@ -84,6 +85,8 @@ def correct(
     why = obstacle(task, episodes)
     if why:
         return Found(why=why)
+    before = forgotten(task, before)[1]
+    task, episodes = forgotten(task, episodes)
     spec = spec_of(task)
     since, earlier = (shown(task, spec, some[-config.episodes :]) for some in (episodes, before))
     if since is None or 2 * len(since) < FEWEST_STEPS or len(np.unique(since.episodes)) < FEWEST_EPISODES:

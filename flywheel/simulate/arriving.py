@@ -68,6 +68,19 @@ class Arrivals:
         """Let nothing be on its way in these worlds."""
         self.fresh |= which
 
+    def expect(self, which: Mask, given: Array, num: Ints) -> None:
+        """Let those actions be on their way in these worlds that were given last: [N, G, *a], the last one first.
+
+        Of which the first int[N] `num` count; where they are fewer than are late, what came before them is what waits,
+        or the first of them; where there are none nothing is on its way.
+        """
+        delay = self._correction.delay
+        for i in np.flatnonzero(which & (num > 0)) if delay else ():
+            known = made(self._correction, self._space, given[i, : min(num[i], delay)][::-1])
+            first = waiting(self._correction, known) if self._correction.waiting else known[0]
+            self.queue[i, : delay - len(known)], self.queue[i, delay - len(known) :] = first, known
+            self.fresh[i] = False
+
     def next(self, actions: Array) -> Array:
         """Give every world an action of [N, *a]; return what arrives in this step."""
         found = made(self._correction, self._space, actions)

@@ -22,6 +22,7 @@ from flywheel.correction import Correction
 from flywheel.errors import FlywheelError, UsageError
 from flywheel.policy import bounds, to_env
 from flywheel.records import Array, Episode, Spec
+from flywheel.remembering import around
 from flywheel.simulate.arriving import Adding, Arrivals, Floats, arrived, box_of, groups_of, places
 from flywheel.task import Task
 
@@ -43,6 +44,9 @@ def corrected(task: Task, correction: Correction | None) -> Task:
         )
     if correction.reward is not None and task.state is None:
         raise UsageError(f"Task {task.name} gives no state, so its rewards can't be corrected: give state=.")
+    if task.inner is not None:  # what is remembered is what was given, not what arrives
+        inner = corrected(task.inner, correction)
+        return dataclasses.replace(around(task, inner, task.remembered), correction=correction)
     return dataclasses.replace(
         task,
         env=_Making(task, correction),
@@ -58,6 +62,8 @@ def plain(task: Task) -> Task:
     """Return the task with the worlds of its own simulator."""
     if task.correction is None:
         return task
+    if task.inner is not None:
+        return dataclasses.replace(around(task, plain(task.inner), task.remembered), correction=None)
     worn = {name: getattr(task, name) for name in _WRAPPED}
     own: dict[str, Any] = {name: each.__wrapped__ for name, each in worn.items() if isinstance(each, _Worn)}
     return dataclasses.replace(task, **own, correction=None)
@@ -128,6 +134,10 @@ class CorrectedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Let nothing be on its way."""
         self._arrivals.begin(np.ones(1, dtype=np.bool_))
 
+    def expect(self, which: Any, given: Array, num: Any) -> None:
+        """Let actions be on their way, as `Arrivals.expect` says."""
+        self._arrivals.expect(which, given, num)
+
 
 class CorrectedVector(VectorWrapper):
     """The task's vector form, whose worlds act by a correction, each as its single environment does."""
@@ -161,8 +171,13 @@ class CorrectedVector(VectorWrapper):
         return observations, rewards, terminated, truncated, info
 
     def forget(self, which: Any) -> None:
-        """Let nothing be on its way in these worlds, bool[N]."""
+        """Let nothing be on its way in these worlds, bool[N], which aren't over any more."""
         self._arrivals.begin(which)
+        self._over = self._over & ~which
+
+    def expect(self, which: Any, given: Array, num: Any) -> None:
+        """Let actions be on their way in these worlds, as `Arrivals.expect` says."""
+        self._arrivals.expect(which, given, num)
 
 
 class _Residual:

@@ -17,6 +17,7 @@ from flywheel.tasks import cartpole, gym_env, lunarlander, pendulum
 
 BUILT_IN: Mapping[str, Task] = {
     "cartpole": cartpole.cartpole,
+    "cartpole_remembering": cartpole.cartpole_remembering,
     "pendulum": pendulum.pendulum,
     "lunarlander": lunarlander.lunarlander,
 }

@@ -15,10 +15,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from flywheel.records import Array, Episode
+from flywheel.remembering import remembering
 from flywheel.task import EdgeCase, Limits, Parameter, Task
 
 NUM_STEPS = 500
 """Steps of a whole episode, and its return."""
+REMEMBERED = 4
+"""Actions that `cartpole_remembering` remembers: as late as they may be, 0.08 s."""
 _LIMITS = np.array([2.4, 12 * 2 * math.pi / 360])  # metres of track, radians of tilt, as in Gymnasium
 _START = 0.05  # each number of a first state lies between this and less this, as in Gymnasium
 _CONSTANTS = (
@@ -165,3 +168,6 @@ cartpole = Task(
     drift={"length": 2.0},
 )
 """The Task: parameters in SI units (`length` is half the pole's), failing is falling before step 500."""
+
+cartpole_remembering = remembering(cartpole, REMEMBERED)
+"""The same task, whose policies remember what they did: for motors that answer up to so many steps late."""

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from flywheel.errors import UsageError, unknown
+from flywheel.remembering import Remembering
 from flywheel.task import Task
 
 FAULTS: Mapping[str, str] = {
@@ -73,6 +74,23 @@ class Rewired(gymnasium.Wrapper[Any, Any, Any, Any]):
         return action
 
 
+def with_fault(env: gymnasium.Env[Any, Any], fault: str, num_steps: int) -> gymnasium.Env[Any, Any]:
+    """Return the environment with a fault that is off: what remembers actions goes on remembering the given ones."""
+    if not isinstance(env, Remembering):
+        return Rewired(env, fault, num_steps)
+    env.between(lambda world: Rewired(world, fault, num_steps))
+    return env
+
+
+def turn(env: gymnasium.Env[Any, Any], is_on: bool) -> gymnasium.Env[Any, Any]:
+    """Turn the fault of `with_fault` on or off, and return the environment that the task's functions know."""
+    found = env.env if isinstance(env, Remembering) else env
+    if not isinstance(found, Rewired):
+        return env
+    found.is_on = is_on
+    return env if isinstance(env, Remembering) else found.env
+
+
 def check(task: Task, fault: str, num_steps: int) -> None:
     """Raise UsageError where a fault isn't one, or is none of this task's."""
     if not fault:
@@ -80,7 +98,7 @@ def check(task: Task, fault: str, num_steps: int) -> None:
     if fault not in FAULTS:
         raise unknown("fault of simulated production:", fault, FAULTS)
     env = task.make_env()
-    actions, seen = env.action_space, env.observation_space
+    actions, seen = env.action_space, (env.world if isinstance(env, Remembering) else env).observation_space
     env.close()  # type: ignore[no-untyped-call]
     several = (isinstance(actions, Box) and actions.shape[:1] > (1,)) or not isinstance(actions, Box)
     why = ""

@@ -163,9 +163,8 @@ class Traffic:
         (seed,) = np.random.SeedSequence([self._habits.seed, index]).generate_state(1)
         env = None
         try:
-            env = own = self._free.pop() if self._free else self._make()
-            if isinstance(env, rewired.Rewired):
-                env.is_on, own = changed, env.env  # the one that the task's functions know
+            env = self._free.pop() if self._free else self._make()
+            own = rewired.turn(env, changed)
             if self._task.set_parameters is not None:
                 self._task.set_parameters(own, {**self._task.nominal, **(self._habits.changed if changed else {})})
             observation, _ = env.reset(seed=int(seed))
@@ -178,7 +177,7 @@ class Traffic:
 
     def _make(self) -> gymnasium.Env[Any, Any]:
         env, habits = self._task.make_env(), self._habits
-        return rewired.Rewired(env, habits.fault, habits.fault_steps) if habits.fault else env
+        return rewired.with_fault(env, habits.fault, habits.fault_steps) if habits.fault else env
 
     def _raised(self, error: Exception, env: gymnasium.Env[Any, Any] | None, *, index: int, num_steps: int) -> None:
         """Give up an environment and write of its episode; raise FlywheelError when the last ones all broke off."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.records import Episode, Parameters
+from flywheel.remembering import forgotten
 from flywheel.simulate.corrected import arriving
 from flywheel.simulate.transitions import Simulator, Transitions, going_on
 from flywheel.tapes import Difference
@@ -28,6 +29,7 @@ def residuals(task: Task, episodes: Sequence[Episode], parameters: Parameters) -
     float64[T, S], a row for each transition, a column for each number of the state; angles without a whole turn.
     Raises NotReproducible where the task gives no set_state and observed_state.
     """
+    task, episodes = forgotten(task, episodes)
     data = _transitions(task, episodes)
     with Simulator(task) as simulator, np.errstate(over="ignore", invalid="ignore"):
         (predicted,) = simulator.successors(data, [{**task.nominal, **parameters}])
@@ -119,6 +121,7 @@ def against_simulator(
     t = int(np.flatnonzero(beyond.any(axis=1))[0])
     i = int(np.argmax(np.nan_to_num(np.abs(rows[t]) / limits, nan=np.inf)))
     made, stays = told(float(rows[t, i])), told(float(limits[i]))
+    task, (episode,) = forgotten(task, [episode])
     assert task.observed_state is not None
     shown = np.ravel(task.observed_state(episode.observations[t + 1]))
     note = (
@@ -130,6 +133,7 @@ def against_simulator(
 
 def _rounding(task: Task, episode: Episode) -> NDArray[np.float64]:
     """Return float64[S]: what rounding alone can make of a residual, by the size of the states."""
+    task, (episode,) = forgotten(task, [episode])
     assert task.observed_state is not None
     kind = episode.observations.dtype
     unit = float(np.finfo(kind).eps) if kind.kind == "f" else float(np.finfo(np.float32).eps)

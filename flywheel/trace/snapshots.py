@@ -229,7 +229,7 @@ def _shown(task: Task, episode: Episode, at: int) -> tuple[float, ...]:
             "an episode of the gate instead, or give the task both."
         )
     assert task.observed_state is not None
-    if task.correction is not None and task.correction.delay:
+    if task.correction is not None and task.correction.delay > task.remembered:
         raise NotReproducible(
             f"Episode {short(episode.id)} is of a world in which actions arrive late, and no state says which ones are "
             "on their way at a step: fork an episode of the gate instead, which is stepped from its seed."
