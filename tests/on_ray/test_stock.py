@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.policy import Policy, load, read_weights, write_files
+from flywheel.policy import MANIFEST, Policy, load, read_weights, write_files
 from flywheel.records import Plan
 from flywheel.replaying import ReplayConfig
 from flywheel.store.table import Table
@@ -74,6 +75,7 @@ def test_a_round_counts_what_its_worlds_stepped_and_ends_in_a_policy_like_any_ot
     assert ray.get(actor.told.remote(), timeout=60) == (4, "StockRunner")
     assert seen[0].network != seen[1].network and seen[-1].losses["vf_loss"] > 0.0
     digest, files = export(ray, actor, 1)
+    assert json.loads(files[MANIFEST])["trained_on"]["runner"] == "rllib"
     policy = load(write_files(tmp_path, digest, files))
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     assert (policy.outputs(rows) == Policy(seen[-1].network, policy.spec).outputs(rows)).all()

@@ -121,6 +121,11 @@ _OPEN: Mapping[str, frozenset[str]] = {
     }),
 }  # fmt: skip
 """Settings that go through whatever the learner, by method."""
+_OTHERS = {
+    "max_requests_in_flight_per_env_runner": "only APPO asks its runners ahead",
+    "learner_connector": "only PPO's learner has RLlib's connectors",
+}
+"""Settings that go through to one algorithm, and why not to the others."""
 _NETWORKS = frozenset({"rl_module_spec", "model_config"})
 _RLLIBS_PPO = frozenset({"use_kl_loss", "kl_coeff", "kl_target", "vf_clip_param", "grad_clip_by"})
 """What RLlib's own PPO learner reads."""
@@ -176,8 +181,8 @@ def _open(ready: AlgorithmConfig, algorithm: str) -> set[str]:
 
 
 def _why(name: str, method: str, algorithm: str) -> str:
-    if name in OURS:
-        return OURS[name]
+    if (known := {**OURS, **_OTHERS}.get(name)) is not None:
+        return known
     return _REASONS.get(method, f"Flywheel's learner of {algorithm} doesn't read it, so it would have no effect")
 
 
