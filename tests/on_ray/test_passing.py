@@ -101,6 +101,31 @@ def test_networks_of_the_users_own_are_built_and_exported() -> None:
     assert policy.outputs(rows) == pytest.approx(answered(module, rows), abs=1e-5)
 
 
+def test_a_connector_of_the_learners_changes_what_is_learnt_from() -> None:
+    """The critic's targets follow rewards that only the connector gives."""
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    from flywheel.records import Plan
+    from flywheel.train.recipe import make_recipe
+    from flywheel.train.rllib.learn import configure
+    from tests.on_ray.learners import learner_of
+
+    given = config("ppo", learner_connector="tests.on_ray.hooks:curious")
+    ready = configure(cartpole, spec_of(cartpole), given, 1, {})
+    runner = ready.env_runner_cls(config=ready, worker_index=1)
+    runner.tell(make_recipe(cartpole, Plan(strategy="continue_training", reasons=()), given))
+    (played,) = runner.sample(num_timesteps=200)
+    runner.stop()
+    targets: list[float] = []
+    for each in (given, config("ppo")):
+        learner = learner_of(cartpole, each)
+        assert (learner._layers is None) == (each is given), "layers alone read columns, which no connector sees"
+        learner._layers = None
+        learner._descend_tensors = lambda rows, *_: targets.append(float(rows["value_targets"].mean()))
+        learner.update(training_data=TrainingData(episodes=[played]), timesteps={}, num_epochs=1, minibatch_size=64)
+    assert targets[0] > 5.0 * targets[1] > 0.0
+
+
 @pytest.mark.parametrize(
     ("algorithm", "rllib", "said"),
     [
