@@ -269,8 +269,8 @@ class Rooms:
         resource = self.place.resource
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not resource or resource in n["Resources"])]
         check_cpus(config, sum(node.get("CPU", 0.0) for node in nodes))
-        if theirs := running.said(config.train):
-            self.say("start", theirs)
+        if instead := running.said(config.train, task):
+            self.say("start", instead)
         spec = spec_for(task, spec_of(task), config.train)
         self._make_table = make_table(spec, config.train, self.place.worker)  # shards live as long as it does
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError
+from flywheel.task import Task
 
 _HOOK = "calls {} with RLlib's episodes and environments, which our own env runner never makes"
 HOOKS = (
@@ -40,15 +44,39 @@ def is_own(config: TrainConfig) -> bool:
     return config.runner != "rllib" and not reasons
 
 
-def said(config: TrainConfig) -> str:
-    """Return why RLlib's own env runner samples and what that costs; "" where ours does."""
+def said(config: TrainConfig, task: Task) -> str:
+    """Return what samples in place of our own env runner or of the task's vector form, why, and what that costs.
+
+    "" where nothing does.
+    """
     if is_own(config):
-        return ""
+        mode = None if task.vector is None else _mode(task.vector)
+        if mode in (None, AutoresetMode.NEXT_STEP):
+            return ""
+        return (
+            f"training steps task {task.name}'s environments one by one, as its vector form resets worlds in mode "
+            f"{getattr(mode, 'value', mode)}, where their steps can't be told from their beginnings: state "
+            "AutoresetMode.NEXT_STEP in its metadata, if it does that"
+        )
     why = f"train.rllib {'; it '.join(_reasons(config))}" if _reasons(config) else "train.runner says so"
     return (
         f"RLlib's own env runner samples, as {why}. It steps single environments, CartPole's at {COST} of the speed "
         "of ours; the Plan's parameters, edge cases and corrections hold in each of them"
     )
+
+
+def steppable(task: Task) -> Task:
+    """Return the task without a vector form whose episodes would be stitched together, if it has one of those."""
+    if task.vector is None or _mode(task.vector) == AutoresetMode.NEXT_STEP:
+        return task
+    return dataclasses.replace(task, vector=None)
+
+
+def _mode(vector: Callable[[int], VectorEnv[Any, Any, Any]]) -> Any:
+    """Return how a vector form begins its worlds again, "unknown" where it doesn't say."""
+    envs = vector(1)
+    envs.close()
+    return envs.metadata.get("autoreset_mode", "unknown")
 
 
 def _reasons(config: TrainConfig) -> list[str]:

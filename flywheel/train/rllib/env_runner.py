@@ -31,6 +31,7 @@ from flywheel.train.practice import Practice
 from flywheel.train.recipe import Recipe
 from flywheel.train.rllib.dense import actor_of
 from flywheel.train.rllib.frozen import freeze
+from flywheel.train.running import steppable
 from flywheel.train.tape import Played, Tape, learnt
 
 
@@ -100,7 +101,7 @@ class WorldsRunner(RecipeRunner):
         task: Task = self.config.env_config["task"]
         self._spec: Spec = self.config.env_config["spec"]
         rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
-        self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
+        self._practice = Practice(steppable(task), self.config.num_envs_per_env_runner, rng)
         self._rng = rng.spawn(1)[0]
         self.env = _Flat(self._practice.envs, self._spec)
         self.num_envs = self._practice.num_worlds
