@@ -18,7 +18,7 @@ from flywheel.replaying import OFF_POLICY
 from flywheel.sampling import Barred
 from flywheel.tapes import Scenario
 from flywheel.task import Task
-from flywheel.train.beginning import check_start
+from flywheel.train.beginning import check_start, network_of
 from flywheel.train.recipe import make_recipe
 from flywheel.train.replay import Replay, Table
 from flywheel.train.running import is_own
@@ -129,6 +129,7 @@ class TrainerActor:
                 "activation": self._config.activation,
                 "algorithm": self._config.algorithm,
                 **({} if is_own(self._config) else {"runner": "rllib"}),
+                **({"network": network} if (network := network_of(self._config)) else {}),
             },
             made_at=now,
         )
