@@ -27,6 +27,7 @@ class OneWorld(gymnasium.Env[Any, Any]):
         task: Task = dataclasses.replace(config["task"], vector=None)
         self._practice = Practice(task, 1, np.random.default_rng(0))
         self._recipe: Recipe | None = None
+        self._worker = int(getattr(config, "worker_index", 0) or 0)  # RLlib's EnvContext says it
         self._is_seeded = False
 
     @property
@@ -45,12 +46,13 @@ class OneWorld(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode by the recipe; the first seed that comes decides all of them.
 
-        RLlib gives the same one at the beginning of each round, which would then begin in the same worlds.
+        RLlib gives the same one at the beginning of each round, which would then begin in the same worlds, and to the
+        second world of one runner the first one's of the next: those differ by their runners.
         """
         if self._recipe is None:
             raise RuntimeError("This world has not been told its recipe yet.")
         if seed is not None and not self._is_seeded:
-            self._practice.draw_from(np.random.default_rng(seed))
+            self._practice.draw_from(np.random.default_rng((seed, self._worker)))
             self._is_seeded = True
         return self._row(self._practice.begin(self._recipe)), {}
 

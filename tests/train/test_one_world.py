@@ -26,6 +26,12 @@ def recipe_for(task: Task, share: float = 0.0, **parameters: tuple[float, float]
     return make_recipe(task, plan, TrainConfig(edge_case_share=share))
 
 
+class Context(dict[str, Any]):
+    """RLlib's, as far as a world reads it."""
+
+    worker_index = 0
+
+
 def world_of(task: Task, recipe: Recipe | None = None) -> OneWorld:
     world = OneWorld({"task": task, "spec": spec_of(task)})
     world.tell(recipe or recipe_for(task))
@@ -75,6 +81,12 @@ def test_the_first_seed_decides_all_of_them() -> None:
         runs.append([world.reset(seed=seed)[0].tolist() for _ in range(3)])
         world.close()
     assert runs[0] == runs[1] and runs[0][0] != runs[0][1] and runs[0] != runs[2]
+    there = Context({"task": cartpole, "spec": spec_of(cartpole)})
+    there.worker_index = 2
+    world = OneWorld(there)
+    world.tell(recipe_for(cartpole))
+    assert world.reset(seed=5)[0].tolist() != runs[0][0], "a runner's neighbour has the same seeds from RLlib"
+    world.close()
 
 
 def test_it_acts_by_the_recipes_correction() -> None:
