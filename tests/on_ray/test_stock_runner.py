@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flywheel.config import TrainConfig
+from flywheel.config import Config, TrainConfig
 from flywheel.policy import to_env
 from flywheel.records import Plan
+from flywheel.replaying import OFF_POLICY, ReplayConfig
+from flywheel.store.table import Table
 from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.tasks.pendulum import pendulum
 from flywheel.train.recipe import make_recipe, spec_for
+from flywheel.train.replay import Replay
 from tests.on_ray.hooks import Counting, counting
 from tests.on_ray.test_train import Broken, broken
 
@@ -156,3 +160,49 @@ def test_a_runner_that_was_not_told_its_recipe_raises_and_one_in_trouble_says_wh
     num, last, trouble = runner.told()
     assert num > 10 and "disk full" in last and "episodes of task brittle broke off" in trouble
     runner.stop()
+
+
+def test_the_run_says_which_runner_samples_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flywheel import cluster
+
+    told: list[str] = []
+    none = SimpleNamespace(remote=lambda *_: None)
+    for train in (TrainConfig(), CONFIG, dataclasses.replace(TrainConfig(), rllib={"batch_mode": "complete_episodes"})):
+        rooms: Any = object.__new__(cluster.Rooms)
+        rooms._task, rooms._config = cartpole, Config(train=train)
+        rooms.say = lambda stage, text: told.append(text)
+        rooms.place = SimpleNamespace(resource="", claims={}, name="w", worker=lambda *_: none)
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+        rooms.begin_training()
+    assert len(told) == 2 and all(text.startswith("RLlib's own env runner samples, as train.r") for text in told)
+    assert "train.runner says so" in told[0] and "wants whole episodes" in told[1]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "appo", "dqn", "sac"])
+def test_every_algorithm_learns_from_its_columns(algorithm: Any) -> None:
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    from flywheel.train.rllib.exploring import explore
+    from flywheel.train.rllib.from_replay import runs_of
+    from tests.on_ray.learners import learner_of
+
+    task = pendulum if algorithm == "sac" else cartpole
+    config = dataclasses.replace(CONFIG, algorithm=algorithm, replay=ReplayConfig(begin_at=10, batch=32))
+    runner, learner = runner_of(task, config), learner_of(task, config)
+    (played,) = runner.sample()
+    runner.stop()
+    module = learner.module["default_policy"]
+    before = {name: np.array(value) for name, value in module.get_state(inference_only=False).items()}
+    if algorithm in OFF_POLICY:
+        replay = Replay(Table(spec_for(task, spec_of(task), config), capacity=1000), config, 1)
+        recipe = make_recipe(task, plan(), config)
+        replay.begin(plan(), is_warm=False, worlds=recipe.ranges)
+        explore(learner, replay, recipe, 0)
+        for chunk in runs_of(played):
+            replay.simulated(chunk, "train")
+        assert replay.due() > 0
+        assert np.isfinite(learner.descend(replay.batch())).all()
+    else:
+        learner.update(training_data=TrainingData(episodes=[played]), timesteps={}, num_epochs=1, minibatch_size=64)
+    after = module.get_state(inference_only=False)
+    assert any((after[name] != value).any() for name, value in before.items())

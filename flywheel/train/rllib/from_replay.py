@@ -48,7 +48,7 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
             _return_metrics=True,
         )
         self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
-        for chunk in (run for played in parts for run in _runs(played)):
+        for chunk in (run for played in parts for run in runs_of(played)):
             self.replay.simulated(chunk, "train")
         learner: Descending = self.learner_group._learner
         for _ in range(self.replay.due()):
@@ -62,7 +62,7 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
         self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
 
-def _runs(played: Played) -> Iterator[SimpleNamespace]:
+def runs_of(played: Played) -> Iterator[SimpleNamespace]:
     """Yield each run of what was played by itself."""
     for run, (end, length) in enumerate(zip((played.last + 1).tolist(), played.lengths.tolist(), strict=True)):
         steps = slice(end - length, end)
