@@ -44,6 +44,7 @@ from flywheel.tasks import rewired
 from flywheel.tasks.production import Production
 from flywheel.testing import try_task
 from flywheel.trace.on_ray import HAND_OVER_S, TRACE, TraceActor, hand_over, outlet
+from flywheel.train import running
 from flywheel.train.on_ray import CLAIM, TrainerActor
 from flywheel.train.recipe import spec_for
 
@@ -268,6 +269,8 @@ class Rooms:
         resource = self.place.resource
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not resource or resource in n["Resources"])]
         check_cpus(config, sum(node.get("CPU", 0.0) for node in nodes))
+        if instead := running.said(config.train, task):
+            self.say("start", instead)
         spec = spec_for(task, spec_of(task), config.train)
         self._make_table = make_table(spec, config.train, self.place.worker)  # shards live as long as it does
         self.trainer = self.place.worker(TrainerActor, "trainer", 0.5).remote(

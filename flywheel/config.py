@@ -83,6 +83,9 @@ class TrainConfig:
     """for algorithms other than PPO"""
     warm_start: str = ""
     """policy that training begins with, instead of fresh weights: its digest, or its directory in any run directory"""
+    runner: Literal["auto", "own", "rllib"] = "auto"
+    """whose env runner samples: our own, or RLlib's, which is a fifteenth as fast; auto takes RLlib's where
+    `train.rllib` asks for what only that one does, and says so"""
     rllib: Mapping[str, Any] = field(default_factory=dict)
     """RLlib's own settings, for anything else: clip_param=0.1 (values in JSON); what Flywheel sets itself is refused"""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)

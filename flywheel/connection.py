@@ -231,7 +231,9 @@ class Connection(TimeTravel):
 
     def _critic(self, digest: str) -> Values | None:
         files = self.registry.files(digest)
-        return critic(read_weights(files), activation_of(read_trained_on(files)))
+        trained_on = read_trained_on(files)
+        # of a network of the user's own the weights don't tell what is between them
+        return None if "network" in trained_on else critic(read_weights(files), activation_of(trained_on))
 
     def residuals(self, episode: Episode) -> NDArray[np.float64] | None:
         """Return what the world did in each step minus what the simulator does there, float64[T, S] of the state.

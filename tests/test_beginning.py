@@ -126,3 +126,16 @@ def test_the_first_turn_of_a_run_begins_from_it_and_its_decision_can_be_made_aga
     assert begun.plan.warm_start == digest and written == [digest] and "as train.warm_start says" in said[-1]
     (again,) = replayed([begun])
     assert again.is_same
+
+
+def test_a_policy_of_another_network_is_refused_though_its_weights_may_fit(tmp_path: Path) -> None:
+    heads: dict[str, Any] = {"model_config": {"head_fcnet_hiddens": [8], "head_fcnet_activation": "relu"}}
+    with_heads = policy(tmp_path, algorithm="ppo", network=heads)
+    assert beginning.chosen(config(with_heads, rllib={**heads, "clip_param": 0.1}), SPEC, tmp_path)
+    for given in ({}, {"model_config": {"head_fcnet_hiddens": [8]}}):
+        with pytest.raises(
+            Refused, match=r"has the network that train\.rllib gave as .*head_fcnet_activation.*here it"
+        ):
+            beginning.chosen(config(with_heads, rllib=given), SPEC, tmp_path)
+    with pytest.raises(Refused, match="gave as nothing"):
+        beginning.chosen(config(policy(tmp_path, version=2, algorithm="ppo"), rllib=heads), SPEC, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,13 @@ from flywheel.records import ELSEWHERE
 
 _AS = {"appo": "ppo"}
 """Algorithms that have another one's networks."""
+_SHAPING = ("model_config", "rl_module_spec")
+
+
+def network_of(config: TrainConfig) -> dict[str, Any]:
+    """Return what `train.rllib` says of the network, which weights alone don't tell; empty where it is the usual."""
+    found: dict[str, Any] = json.loads(json.dumps({name: config.rllib.get(name) for name in _SHAPING}))
+    return {name: value for name, value in found.items() if value}
 
 
 def check_start(digest: str, trained_on: Mapping[str, Any], config: TrainConfig) -> None:
@@ -34,4 +42,9 @@ def check_start(digest: str, trained_on: Mapping[str, Any], config: TrainConfig)
         raise Refused(
             f"Policy {digest[:8]} was trained with {made} between the layers, and train.activation is "
             f"{config.activation}: set it to {made}, or start afresh."
+        )
+    if (made_of := trained_on.get("network", {})) != (ours := network_of(config)):
+        raise Refused(
+            f"Policy {digest[:8]} has the network that train.rllib gave as {made_of or 'nothing'}, and here it gives "
+            f"{ours or 'nothing'}: give the same, or start afresh."
         )

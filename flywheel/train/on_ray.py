@@ -18,9 +18,10 @@ from flywheel.replaying import OFF_POLICY
 from flywheel.sampling import Barred
 from flywheel.tapes import Scenario
 from flywheel.task import Task
-from flywheel.train.beginning import check_start
+from flywheel.train.beginning import check_start, network_of
 from flywheel.train.recipe import make_recipe
 from flywheel.train.replay import Replay, Table
+from flywheel.train.running import is_own
 
 if TYPE_CHECKING:
     from flywheel.train.rllib.learn import Training
@@ -123,7 +124,13 @@ class TrainerActor:
             golden=self._training.golden(),
             version=version,
             parent=parent,
-            trained_on={**trained_on, "activation": self._config.activation, "algorithm": self._config.algorithm},
+            trained_on={
+                **trained_on,
+                "activation": self._config.activation,
+                "algorithm": self._config.algorithm,
+                **({} if is_own(self._config) else {"runner": "rllib"}),
+                **({"network": network} if (network := network_of(self._config)) else {}),
+            },
             made_at=now,
         )
         self._training.holds(digest)

@@ -74,6 +74,15 @@ class Practice:
         self._seen = self._place(every, worlds, observations)
         return self._seen
 
+    def draw_from(self, rng: np.random.Generator) -> None:
+        """Let the worlds to come be drawn from another generator."""
+        self._rng = rng
+
+    def env_of(self, index: int) -> gymnasium.Env[Any, Any]:
+        """Return the environment of a world, where the task's are stepped one by one."""
+        assert isinstance(self.envs, SyncVectorEnv)
+        return self.envs.envs[index]
+
     def go_on_by(self, recipe: Recipe) -> None:
         """Let episodes that begin from now on do so by another recipe; those under way go on."""
         self._recipe = recipe

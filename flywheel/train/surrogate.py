@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flywheel.records import Array
 from flywheel.train.heads import Spread
-from flywheel.train.nets import Activation, Adam, Floats, Layers, answers, layers_in, run, shorten, trace_back
+from flywheel.train.nets import Activation, Adam, Floats, answers, layers_in, run, shorten, trace_back
 from flywheel.train.tape import Played
 
 
@@ -29,12 +29,14 @@ class Terms:
 
 
 def advantages(
-    played: Played, values: Floats, gamma: float, lambda_: float
+    played: Played, values: Floats, gamma: float, lambda_: float, ratios: Floats | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each step's advantage and the critic's target, float64[S], from its values float32[S + R] of every row.
 
     Generalized advantage estimation (Schulman et al. 2016, equation 16); a run that goes on has the critic's value
-    after its last step.
+    after its last step. `ratios` float32[S] say how much likelier another policy makes each action than the one that
+    chose it: then it is that one's, by V-trace, where each error counts by its truncated ratio, and so does what comes
+    after it (Espeholt et al. 2018, equation 1, with lambda as in its remark 2): v_t - V(x_t).
     """
     last, before = played.last, played.before
     after = values[before + 1].astype(np.float64)
@@ -42,6 +44,9 @@ def advantages(
     errors = played.rewards + gamma * after - values[before]
     keeps = np.full(len(errors), gamma * lambda_)
     keeps[last] = 0.0
+    if ratios is not None:
+        weights = np.minimum(1.0, ratios.astype(np.float64))
+        errors, keeps = weights * errors, weights * keeps
     found, ahead = np.empty_like(errors), 0.0
     for t, (error, keep) in enumerate(zip(errors[::-1].tolist(), keeps[::-1].tolist(), strict=True)):
         found[t] = ahead = error + keep * ahead
@@ -49,14 +54,20 @@ def advantages(
     return found, found + values[before]
 
 
-def rows_of(played: Played, critic: Layers, activation: Activation, gamma: float, lambda_: float) -> dict[str, Array]:
-    """Return what the surrogate reads of each step, by name; advantages are standardized over all of them."""
-    values = answers(critic, activation, played.observations)[:, 0]
-    gains, targets = advantages(played, values, gamma, lambda_)
+def rows_of(
+    played: Played, values: Floats, gamma: float, lambda_: float, logps: Floats | None = None
+) -> dict[str, Array]:
+    """Return what the surrogate reads of each step, by name; advantages are standardized over all of them.
+
+    `values` float32[S + R] are the critic's of every row. `logps` float32[S] are the log probabilities that another
+    policy than the one that acted gives the actions: then the surrogate is about that one.
+    """
+    ratios = None if logps is None else np.exp(logps - played.logps)
+    gains, targets = advantages(played, values, gamma, lambda_, ratios)
     return {
         "observations": played.observations[played.before],
         "actions": played.actions,
-        "logps": played.logps,
+        "logps": played.logps if logps is None else logps,
         "advantages": ((gains - gains.mean()) / max(1e-4, gains.std())).astype(np.float32),
         "targets": targets.astype(np.float32),
     }

@@ -147,3 +147,40 @@ def test_it_learns_cartpole_from_steps_that_are_a_batch_old() -> None:
             break
     runner.stop()
     assert max(returns) >= 450.0, returns
+
+
+def test_its_update_in_numpy_is_the_one_in_torch() -> None:
+    """One minibatch of all rows, from steps that another policy took: no order of rows that could differ."""
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    from flywheel.train.rllib.appo import appo_config
+
+    config = dataclasses.replace(APPO, rllib={}, entropy=0.01)
+    ready = appo_config(cartpole, spec_of(cartpole), config, 3, {})
+    runner = ready.env_runner_cls(config=ready, worker_index=1)
+    runner.tell(make_recipe(cartpole, SHORT, config))
+    parts = [runner.sample(num_timesteps=150)[0] for _ in range(2)]
+    runner.stop()
+    spaces = {DEFAULT_MODULE_ID: (runner.env.single_observation_space, runner.env.single_action_space)}
+    in_numpy, in_torch = (ready.build_learner(spaces=spaces) for _ in range(2))
+    state = in_numpy.module[DEFAULT_MODULE_ID].get_state(inference_only=False)
+    before = {name: np.array(value) for name, value in state.items()}
+    in_torch.module[DEFAULT_MODULE_ID].set_state(before)
+    assert in_numpy._layers is not None
+    in_torch._layers = None
+    told, after = [], []
+    for learner in (in_numpy, in_torch):
+        data = TrainingData(episodes=parts)
+        results = learner.update(training_data=data, timesteps={}, num_epochs=4, minibatch_size=10_000)
+        told.append(
+            [
+                float(results[DEFAULT_MODULE_ID][name].peek())
+                for name in ("policy_loss", "vf_loss", "entropy", "mean_kl_loss")
+            ]
+        )
+        after.append(learner.module[DEFAULT_MODULE_ID].get_state(inference_only=False))
+    assert told[0] == pytest.approx(told[1], rel=1e-2, abs=1e-4)
+    ours, theirs = after
+    for name, value in before.items():
+        moved = max(float(np.abs(theirs[name] - value).max()), 1e-6)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=0.02 * moved, err_msg=name)

@@ -141,7 +141,7 @@ def check_places(found: dict[str, Any], other: dict[str, Any]) -> None:
     for name, space, node in found["actors"]:
         where.setdefault(name, set()).add(node)
         spaces.setdefault(name, set()).add(space)
-    for simulates in ("TrainerActor", "GateActor", "ColumnsRunner"):
+    for simulates in ("TrainerActor", "GateActor", "WorldsRunner"):
         assert where[simulates] <= set(found["sim"]), simulates
     for owns in ("RegistryActor", "StoreActor", "ObserverActor"):
         assert len(where[owns]) == 1 and not where[owns] & set(found["sim"]), owns

@@ -12,27 +12,16 @@ import torch
 
 from flywheel.config import TrainConfig
 from flywheel.replaying import ReplayConfig
-from flywheel.spaces import seen_spaces
-from flywheel.task import spec_of
 from flywheel.tasks.cartpole import cartpole
-from flywheel.train.rllib.dqn import dqn_config
+from tests.on_ray.learners import learner_of
 
 CONFIG = TrainConfig(algorithm="dqn", hidden=(8, 6), lr=1e-3, replay=ReplayConfig(target_every=3))
 N = 40
 
 
-def learner_of(config: TrainConfig) -> Any:
-    spec = spec_of(cartpole)
-    space = seen_spaces(spec)
-    made = dqn_config(cartpole, spec, config, 1, {}).build_learner(spaces={"__env__": space, "default_policy": space})
-    for optimizer in made._named_optimizers.values():
-        made._set_optimizer_lr(optimizer, lr=config.lr)
-    return made
-
-
 @pytest.fixture
 def learner() -> Any:
-    return learner_of(CONFIG)
+    return learner_of(cartpole, CONFIG)
 
 
 def batch_of(num: int = N) -> Any:
@@ -95,7 +84,7 @@ def course(learner: Any, num_updates: int) -> tuple[list[torch.Tensor], list[tor
 
 def test_a_target_follows_where_that_is_asked_for() -> None:
     replayed = ReplayConfig(target_every=0, target_rate=0.25)
-    mains, copies = course(learner_of(dataclasses.replace(CONFIG, replay=replayed)), 5)
+    mains, copies = course(learner_of(cartpole, dataclasses.replace(CONFIG, replay=replayed)), 5)
     followed = mains[0]
     for main, copy in zip(mains, copies, strict=True):
         followed = 0.75 * followed + 0.25 * main

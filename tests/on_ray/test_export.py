@@ -134,3 +134,17 @@ def test_weights_of_another_architecture_are_refused_by_name() -> None:
         check_weights(ours, weights_of(make_module(spec_of(cartpole), seed=8, hidden=32)))
     with pytest.raises(Refused, match=r"vf\.net\.mlp\.0\.bias"):
         check_weights(ours, {name: value for name, value in ours.items() if name != "vf.net.mlp.0.bias"})
+
+
+def test_a_policy_that_remembers_is_refused() -> None:
+    from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+
+    from flywheel.train.rllib.export import Exporter
+
+    module = make_module(spec_of(cartpole), seed=1)
+    lasting = type(module)(
+        observation_space=module.observation_space, action_space=module.action_space, catalog_class=PPOCatalog,
+        model_config={**module.model_config, "use_lstm": True},
+    )  # fmt: skip
+    with pytest.raises(Refused, match="remembers what it saw"):
+        Exporter(lasting, spec_of(cartpole))

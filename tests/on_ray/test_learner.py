@@ -58,10 +58,10 @@ def learner_of(task: Task, config: Any) -> Any:
     return learner
 
 
-def runner_of(task: Task, kind: str = "ColumnsRunner") -> Any:
+def runner_of(task: Task) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runner = getattr(rl(), kind)(config=config_of(task), worker_index=1)
+        runner = rl().WorldsRunner(config=config_of(task), worker_index=1)
     runner.tell(make_recipe(task, PLAN, CONFIG))
     return runner
 
@@ -115,7 +115,8 @@ def test_the_batch_has_the_targets_that_rllibs_connectors_make(case: Any) -> Non
     real = theirs["loss_mask"]
     critic = rl().critic_of(learner.module[DEFAULT_MODULE_ID])
     assert critic
-    ours = rows_of(played, critic.layers, critic.activation, learner.config.gamma, learner.config.lambda_)
+    values = answers(critic.layers, critic.activation, played.observations)[:, 0]
+    ours = rows_of(played, values, learner.config.gamma, learner.config.lambda_)
     for name, name_of_theirs in (("observations", "obs"), ("actions", "actions"), ("targets", "value_targets")):
         np.testing.assert_allclose(ours[name], theirs[name_of_theirs][real].numpy(), rtol=1e-4, atol=1e-4)
     # RLlib standardizes together with the steps that it adds for bootstrap values and masks afterwards.
@@ -130,7 +131,8 @@ def test_an_update_in_numpy_is_the_one_that_rllibs_loss_and_torchs_adam_make(cas
     theirs.module[DEFAULT_MODULE_ID].set_state(weights_of(ours))
     critic, config = rl().critic_of(ours.module[DEFAULT_MODULE_ID]), ours.config
     assert critic
-    rows = rows_of(played, critic.layers, critic.activation, config.gamma, config.lambda_)
+    values = answers(critic.layers, critic.activation, played.observations)[:, 0]
+    rows = rows_of(played, values, config.gamma, config.lambda_)
     batch = {
         "obs": rows["observations"], "actions": rows["actions"], "action_logp": rows["logps"],
         "advantages": rows["advantages"], "value_targets": rows["targets"], "action_dist_inputs": played.outputs,
@@ -213,11 +215,14 @@ def test_a_network_with_common_layers_is_learnt_in_torch() -> None:
 
 def test_columns_and_episodes_are_the_same_steps() -> None:
     (columns,) = runner_of(cartpole).sample(num_timesteps=300)
-    chunks = runner_of(cartpole, "WorldsRunner").sample(num_timesteps=300)
+    chunks = rl().episodes_of(columns, *seen_spaces(spec_of(cartpole)))
     assert sum(map(len, chunks)) == len(columns) >= 300
     assert [chunk.is_terminated for chunk in chunks] == columns.terminated.tolist()
     np.testing.assert_array_equal(np.concatenate([c.get_observations() for c in chunks]), columns.observations)
     np.testing.assert_array_equal(np.concatenate([c.get_actions() for c in chunks]), columns.actions)
+    back = rl().played_of(chunks)
+    for name in Played.__slots__:
+        np.testing.assert_array_equal(getattr(back, name), getattr(columns, name))
     assert len(joined([columns, columns])) == 2 * len(columns)
 
 

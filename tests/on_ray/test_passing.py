@@ -31,6 +31,10 @@ def config(algorithm: str, **rllib: Any) -> TrainConfig:
         ("ppo", "sample_timeout_s", 30.0),
         ("dqn", "max_num_env_runner_restarts", 3),
         ("sac", "initial_alpha", 0.2),
+        ("appo", "max_requests_in_flight_per_env_runner", 2),
+        ("ppo", "min_time_s_per_iteration", 1.0),
+        ("ppo", "batch_mode", "complete_episodes"),
+        ("dqn", "gym_env_vectorize_mode", "async"),
     ],
 )
 def test_what_has_an_effect_goes_through(algorithm: str, name: str, value: Any) -> None:
@@ -43,15 +47,83 @@ def test_what_has_an_effect_goes_through(algorithm: str, name: str, value: Any) 
     assert ready.learner_class is usual.learner_class
 
 
-def test_a_setting_that_only_rllibs_own_learner_reads_brings_that_learner() -> None:
-    from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
-
+@pytest.mark.parametrize("name", ["on_episode_step", "on_sample_end", "on_environment_created", "on_train_result"])
+def test_hooks_are_named_and_those_of_episodes_bring_rllibs_runner(name: str) -> None:
     from flywheel.train.rllib.learn import configure
-    from flywheel.train.rllib.passing import _read
+    from tests.on_ray import hooks
 
-    ready = configure(cartpole, spec_of(cartpole), config("ppo", use_kl_loss=True, kl_target=0.02), 1, {})
-    assert ready.use_kl_loss and ready.kl_target == 0.02
-    assert ready.learner_class is PPOTorchLearner or "use_kl_loss" in _read(ready)
+    ready = configure(cartpole, spec_of(cartpole), config("ppo", **{name: "tests.on_ray.hooks:step_seen"}), 1, {})
+    assert getattr(ready, f"callbacks_{name}") is hooks.step_seen
+    assert ready.env_runner_cls.__name__ == ("WorldsRunner" if name == "on_train_result" else "StockRunner")
+
+
+def test_a_runner_that_came_back_is_told_its_recipe_before_a_user_hears_of_it() -> None:
+    from flywheel.train.rllib.learn import configure
+    from flywheel.train.rllib.recipes import _tell_again
+    from tests.on_ray import hooks
+
+    given = config(
+        "ppo", on_env_runners_recreated="tests.on_ray.hooks:iterated", callbacks_class="tests.on_ray.hooks:Watching"
+    )
+    ready = configure(cartpole, spec_of(cartpole), given, 1, {})
+    assert ready.callbacks_on_env_runners_recreated == [_tell_again, hooks.iterated]
+    assert ready.callbacks_class is hooks.Watching and ready.env_runner_cls.__name__ == "StockRunner"
+
+
+def test_an_insistence_on_our_own_runner_is_weighed_before_ray_is_started() -> None:
+    given = dataclasses.replace(config("ppo", batch_mode="complete_episodes"), runner="own")
+    with pytest.raises(UsageError, match=r"train\.runner is own, and train\.rllib wants whole episodes"):
+        check_passed(given)
+    check_passed(config("ppo", batch_mode="complete_episodes"))
+
+
+def test_networks_of_the_users_own_are_built_and_exported() -> None:
+    """In one process, without Ray: what the learner has is what the runner acts by and what is served."""
+    import numpy as np
+    from ray.rllib.core import DEFAULT_MODULE_ID
+
+    from flywheel.policy import Policy
+    from flywheel.train.rllib.export import Exporter, answered
+    from flywheel.train.rllib.learn import _fresh
+    from tests.on_ray.hooks import Same
+    from tests.on_ray.learners import learner_of
+
+    spec = spec_of(cartpole)
+    rllib = {"rl_module_spec": "tests.on_ray.hooks:Same", "model_config": {"head_fcnet_hiddens": [8]}}
+    learner = learner_of(cartpole, config("ppo", **rllib))
+    module = learner.module[DEFAULT_MODULE_ID]
+    assert type(module) is Same and learner._layers is None and learner._is_lean
+    weights = _fresh(module)
+    assert weights["pi.net.mlp.0.weight"].shape == (8, 64) and weights["pi.net.mlp.2.weight"].shape == (2, 8)
+    module.set_state(weights)
+    rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    policy = Policy(Exporter(module, spec).network(weights), spec)
+    assert policy.outputs(rows) == pytest.approx(answered(module, rows), abs=1e-5)
+
+
+def test_a_connector_of_the_learners_changes_what_is_learnt_from() -> None:
+    """The critic's targets follow rewards that only the connector gives."""
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    from flywheel.records import Plan
+    from flywheel.train.recipe import make_recipe
+    from flywheel.train.rllib.learn import configure
+    from tests.on_ray.learners import learner_of
+
+    given = config("ppo", learner_connector="tests.on_ray.hooks:curious")
+    ready = configure(cartpole, spec_of(cartpole), given, 1, {})
+    runner = ready.env_runner_cls(config=ready, worker_index=1)
+    runner.tell(make_recipe(cartpole, Plan(strategy="continue_training", reasons=()), given))
+    (played,) = runner.sample(num_timesteps=200)
+    runner.stop()
+    targets: list[float] = []
+    for each in (given, config("ppo")):
+        learner = learner_of(cartpole, each)
+        assert (learner._layers is None) == (each is given), "layers alone read columns, which no connector sees"
+        learner._layers = None
+        learner._descend_tensors = lambda rows, *_: targets.append(float(rows["value_targets"].mean()))
+        learner.update(training_data=TrainingData(episodes=[played]), timesteps={}, num_epochs=1, minibatch_size=64)
+    assert targets[0] > 5.0 * targets[1] > 0.0
 
 
 @pytest.mark.parametrize(
@@ -63,7 +135,29 @@ def test_a_setting_that_only_rllibs_own_learner_reads_brings_that_learner() -> N
         ("appo", {"use_kl_loss": True}, "learner of appo doesn't read it"),
         ("dqn", {"double_q": False}, "learner of dqn doesn't read it"),
         ("ppo", {"num_learners": 2}, "the learner is the trainer's own process"),
-        ("ppo", {"observation_filter": "MeanStdFilter"}, "without connectors"),
+        ("ppo", {"observation_filter": "MeanStdFilter"}, "RLlib's new stack reads none"),
+        ("ppo", {"env_to_module_connector": "a:b"}, "what is served is the network alone"),
+        ("ppo", {"module_to_env_connector": "a:b"}, "what is served is the network alone"),
+        ("ppo", {"explore": False}, "a Plan says how much is explored"),
+        ("ppo", {"rollout_fragment_length": 8}, "set train.steps_per_world"),
+        ("ppo", {"restart_failed_sub_environments": True}, "a world that fails is made anew"),
+        ("ppo", {"min_train_timesteps_per_iteration": 10}, "don't count those steps"),
+        ("ppo", {"log_gradients": True}, "the loss's parts alone"),
+        ("ppo", {"max_requests_in_flight_per_env_runner": 2}, "only APPO asks its runners ahead"),
+        ("sac", {"learner_connector": "a:b"}, "only PPO's learner has"),
+        ("ppo", {"episode_lookback_horizon": 5}, "only connectors and RLlib's own buffers"),
+        ("ppo", {"on_evaluate_start": "a:b"}, "it would never be called"),
+        ("ppo", {"gym_env_vectorize_mode": "vector_entry_point"}, "it can be sync or async"),
+        ("ppo", {"batch_mode": "whole_episodes"}, "RLlib refuses batch_mode = 'whole_episodes'"),
+        ("ppo", {"on_episode_step": "nowhere:hook"}, "there is no such thing .*give module:name"),
+        ("ppo", {"on_episode_step": "tests.on_ray.hooks:NUMBER"}, "no function or class"),
+        ("ppo", {"rl_module_spec": "tests.on_ray.hooks:Watching"}, "has to be a TorchRLModule"),
+        ("appo", {"rl_module_spec": "tests.on_ray.hooks:Remembering"}, "Remembering: a policy that remembers can't"),
+        ("dqn", {"rl_module_spec": "tests.on_ray.hooks:Same"}, "networks are Flywheel's"),
+        ("ppo", {"model_config": {"use_lstm": True}}, "use_lstm: a policy that remembers can't be served"),
+        ("ppo", {"model_config": {"conv_filters": [[8, 3, 1]]}}, "observations come as one row"),
+        ("ppo", {"model_config": {"fcnet_hiddens": [8]}}, "fcnet_hiddens: set train.hidden"),
+        ("ppo", {"model_config": {"hed_fcnet_hiddens": [8]}}, "Did you mean 'head_fcnet_hiddens'"),
         ("ppo", {"env_config": {}}, "the task says"),
         ("ppo", {"evaluation_interval": 1}, "the gate tries policies"),
         ("ppo", {"num_rollout_workers": 3}, "no setting of RLlib's ppo: 'num_rollout_workers'"),

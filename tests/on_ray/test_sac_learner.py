@@ -17,33 +17,29 @@ from flywheel.config import TrainConfig
 from flywheel.policy import Policy
 from flywheel.records import Plan
 from flywheel.replaying import ReplayConfig
-from flywheel.spaces import seen_spaces
 from flywheel.task import spec_of
 from flywheel.tasks.pendulum import pendulum
 from flywheel.train.recipe import make_recipe, spec_for
 from flywheel.train.rllib.exploring import begin_afresh, explore
 from flywheel.train.rllib.export import Exporter
 from flywheel.train.rllib.learn import _fresh, check_weights
-from flywheel.train.rllib.sac import sac_config
+from tests.on_ray.learners import learner_of
 
 CONFIG = TrainConfig(algorithm="sac", hidden=(8, 6), activation="relu", lr=1e-3, replay=ReplayConfig(target_rate=0.1))
 PLAN = Plan(strategy="continue_training", reasons=())
 N = 32
 
 
-def learner_of(config: TrainConfig) -> Any:
-    spec = spec_for(pendulum, spec_of(pendulum), config)
-    space = seen_spaces(spec)
-    made = sac_config(pendulum, spec, config, 1, {}).build_learner(spaces={"__env__": space, "default_policy": space})
-    for optimizer in made._named_optimizers.values():
-        made._set_optimizer_lr(optimizer, lr=config.lr)
+def exploring(config: TrainConfig) -> Any:
+    """Return a learner in a round that explores as much as any."""
+    made = learner_of(pendulum, config)
     explore(made, None, make_recipe(pendulum, PLAN, config), 0)
     return made
 
 
 @pytest.fixture
 def learner() -> Any:
-    return learner_of(CONFIG)
+    return exploring(CONFIG)
 
 
 def batch_of(num: int = N) -> Any:
@@ -177,7 +173,7 @@ def test_more_exploration_aims_higher_and_a_fresh_start_forgets_the_temperature(
 
 
 def test_it_learns_the_value_of_what_it_is_shown() -> None:
-    learner = learner_of(dataclasses.replace(CONFIG, hidden=(32, 32), lr=3e-3))
+    learner = exploring(dataclasses.replace(CONFIG, hidden=(32, 32), lr=3e-3))
     batch = batch_of(64)
     batch.discounts = np.zeros(64, np.float32)  # each step is the last: its value is its reward
     batch.rewards = (batch.observations[:, 0] - batch.actions[:, 0] ** 2).astype(np.float32)

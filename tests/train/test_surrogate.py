@@ -18,7 +18,7 @@ from flywheel.task import Task, spec_of
 from flywheel.tasks.cartpole import cartpole
 from flywheel.train.heads import spread
 from flywheel.train.nets import Adam, layers_in, run, shorten
-from flywheel.train.surrogate import Surrogate, Terms, advantages
+from flywheel.train.surrogate import Surrogate, Terms, advantages, rows_of
 from flywheel.train.tape import Played, joined
 
 NUM = 96
@@ -203,20 +203,49 @@ def played(lengths: tuple[int, ...], terminated: tuple[bool, ...], rng: np.rando
     )  # fmt: skip
 
 
-def test_advantages_are_the_definitions_sum_over_each_run_alone() -> None:
+@pytest.mark.parametrize("is_others", [False, True], ids=["GAE", "V-trace"])
+def test_advantages_are_the_definitions_sum_over_each_run_alone(is_others: bool) -> None:
     rng, gamma, lambda_ = np.random.default_rng(0), 0.9, 0.7
     some = played((3, 1, 5), (True, False, False), rng)
     values = rng.normal(size=12).astype(np.float32)
-    found, targets = advantages(some, values, gamma, lambda_)
+    ratios = np.exp(rng.normal(size=9)).astype(np.float32)
+    found, targets = advantages(some, values, gamma, lambda_, ratios if is_others else None)
     wanted, row, step = [], 0, 0
     for run_, length in enumerate((3, 1, 5)):
         here, rewards = values[row : row + length + 1].astype(float), some.rewards[step : step + length]
+        counts = np.minimum(1.0, ratios[step : step + length]) if is_others else np.ones(length)
         here[-1] = 0.0 if some.terminated[run_] else here[-1]
-        errors = rewards + gamma * here[1:] - here[:-1]
-        wanted += [sum((gamma * lambda_) ** (k - t) * errors[k] for k in range(t, length)) for t in range(length)]
+        errors = counts * (rewards + gamma * here[1:] - here[:-1])
+        wanted += [
+            sum(np.prod(gamma * lambda_ * counts[t:k]) * errors[k] for k in range(t, length)) for t in range(length)
+        ]
         row, step = row + length + 1, step + length
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     np.testing.assert_allclose(targets, found + values[some.before], rtol=1e-6)
+
+
+def test_rows_of_the_policy_that_acted_are_the_same_by_v_trace() -> None:
+    rng = np.random.default_rng(2)
+    some = played((3, 1, 5), (True, False, False), rng)
+    values = rng.normal(size=12).astype(np.float32)
+    own, traced = rows_of(some, values, 0.9, 0.7), rows_of(some, values, 0.9, 0.7, some.logps)
+    for name, column in own.items():
+        np.testing.assert_array_equal(column, traced[name])
+    other = rows_of(some, values, 0.9, 0.7, some.logps + 0.5)
+    np.testing.assert_array_equal(other["logps"], some.logps + np.float32(0.5))
+
+
+def test_v_trace_finds_the_present_policys_values_from_anothers_steps_in_a_known_chain() -> None:
+    """Of two actions one pays 1, and both end it; the steps are of a policy that takes it half as often."""
+    rng, num = np.random.default_rng(5), 2000
+    acted = rng.random(num) < 0.3
+    ratios = np.where(acted, 0.6 / 0.3, 0.4 / 0.7).astype(np.float32)
+    some = dataclasses.replace(played((1,) * num, (True,) * num, rng), rewards=acted.astype(np.float64))
+    value = np.float32(0.0)
+    for _ in range(50):
+        value += advantages(some, np.full(2 * num, value), 1.0, 1.0, ratios)[0].mean()
+    # what V-trace converges to is the policy whose chances are cut (its equation 3)
+    assert value == pytest.approx((0.3 * 1.0) / (0.3 * 1.0 + 0.7 * 0.4 / 0.7), abs=0.05)
 
 
 def test_runs_of_several_runners_are_joined_in_order() -> None:

@@ -7,10 +7,9 @@ update when a policy is read, and took 20 ms for a minibatch of 128 rows. Here i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -19,31 +18,63 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from flywheel.config import TrainConfig
 from flywheel.records import Spec
 from flywheel.task import Task
+from flywheel.train.heads import spread
+from flywheel.train.nets import Floats, answers
 from flywheel.train.recipe import Recipe
-from flywheel.train.rllib.env_runner import WorldsRunner
+from flywheel.train.rllib.env_runner import RecipeRunner
 from flywheel.train.rllib.learner import LeanPPOLearner
 from flywheel.train.rllib.ppo import ppo_config
 from flywheel.train.rllib.recipes import ByRecipe
-from flywheel.train.vtrace import advantages
+from flywheel.train.surrogate import rows_of
+from flywheel.train.tape import Played, joined
 
+_NAMES = {
+    "obs": "observations", "actions": "actions", "action_logp": "logps", "advantages": "advantages",
+    "value_targets": "targets",
+}  # fmt: skip
+"""RLlib's names of what the loss reads, and ours."""
 _TAG = "sample"
 _LOOK_S = 0.02
 """Seconds that samples of all runners are waited for before those that are there are taken."""
 
 
 class LeanAPPOLearner(LeanPPOLearner):
-    """PPO's loop over rows whose advantages are V-trace's."""
+    """PPO's loops over rows whose advantages are V-trace's."""
 
     def update(self, *, training_data: Any, timesteps: Any, **given: Any) -> Any:
-        """Learn from the episodes for `num_epochs` passes, each in a new order, and return RLlib's metrics."""
+        """Learn from what was played for `num_epochs` passes, each in a new order, and return RLlib's metrics."""
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
         training_data.solve_refs()
-        rows = self._rows(training_data.episodes)
-        self._descend_tensors(rows, given["num_epochs"], given["minibatch_size"])
-        self.metrics.log_dict(self._measured(rows), key=DEFAULT_MODULE_ID, window=1)
+        played, counts = joined(training_data.episodes), (given["num_epochs"], given["minibatch_size"])
+        if self._layers is not None:
+            self._descend_rows(self._rows(played, *self._answered(played)), *counts)
+        else:
+            found = self._rows(played, *self._computed(played))
+            rows = {theirs: torch.as_tensor(found[ours]) for theirs, ours in _NAMES.items()}
+            self._descend_tensors(rows, *counts)
+            self.metrics.log_dict(self._measured(rows), key=DEFAULT_MODULE_ID, window=1)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
+
+    def _rows(self, played: Played, values: Floats, logps: Floats) -> dict[str, Any]:
+        return rows_of(played, values, self.config.gamma, self.config.lambda_, logps)
+
+    def _answered(self, played: Played) -> tuple[Floats, Floats]:
+        """Return every row's value and the log probabilities of the actions, by the layers as they are now."""
+        assert self._layers is not None
+        actor, critic = self._layers
+        outputs = answers(actor.layers, actor.activation, played.observations[played.before])
+        logps = spread(self._spec, outputs, actor.widest).logps(played.actions)
+        return answers(critic.layers, critic.activation, played.observations)[:, 0], logps
+
+    def _computed(self, played: Played) -> tuple[Floats, Floats]:
+        """Return the same of a network that is more than layers."""
+        module, seen = self.module[DEFAULT_MODULE_ID], torch.as_tensor(played.observations)
+        with torch.no_grad():
+            outputs = module._forward_train({"obs": seen[played.before]})["action_dist_inputs"]
+            logps = module.get_train_action_dist_cls().from_logits(outputs).logp(torch.as_tensor(played.actions))
+            return module.compute_values({"obs": seen}).numpy(), logps.numpy()
 
     def _measured(self, rows: Mapping[str, Any]) -> dict[str, float]:
         """Return the parts of the loss as the weights are now, and how far the policy moved (in nats)."""
@@ -59,34 +90,6 @@ class LeanAPPOLearner(LeanPPOLearner):
             "vf_loss": float(torch.square(values - rows["value_targets"]).mean()),
             "entropy": float(chances.entropy().mean()),
             "mean_kl_loss": float((ratios - 1.0 - torch.log(ratios)).mean()),
-        }
-
-    def _rows(self, chunks: Sequence[Any]) -> dict[str, Any]:
-        """Return what the loss reads of chunks of episodes, by the policy and the critic as they are now."""
-        module, config = self.module[DEFAULT_MODULE_ID], self.config
-        shown = [np.asarray(chunk.get_observations(), np.float32) for chunk in chunks]
-        acted = torch.as_tensor(np.concatenate([chunk.get_actions() for chunk in chunks]))
-        then = np.concatenate([chunk.get_extra_model_outputs("action_logp") for chunk in chunks])
-        seen = torch.as_tensor(np.concatenate([rows[:-1] for rows in shown]))
-        with torch.no_grad():
-            values = module.compute_values({"obs": torch.as_tensor(np.concatenate(shown))}).numpy()
-            outputs = module._forward_train({"obs": seen})["action_dist_inputs"]
-            now = module.get_train_action_dist_cls().from_logits(outputs).logp(acted)
-        ratios, found, begin, at = np.exp(now.numpy() - then), [], 0, 0
-        for chunk, rows in zip(chunks, shown, strict=True):
-            num = len(rows) - 1
-            here = values[begin : begin + num + 1].astype(np.float64)
-            here[-1] *= not chunk.is_terminated
-            worth = advantages(chunk.get_rewards(), here, ratios[at : at + num], config.gamma, config.lambda_)
-            found.append(np.stack([worth, worth + here[:-1]]))
-            begin, at = begin + num + 1, at + num
-        worth, targets = np.concatenate(found, axis=1).astype(np.float32)
-        return {
-            "obs": seen,
-            "actions": acted,
-            "action_logp": now,
-            "advantages": torch.as_tensor((worth - worth.mean()) / max(1e-4, float(worth.std()))),
-            "value_targets": torch.as_tensor(targets),
         }
 
 
@@ -134,12 +137,12 @@ class RecipeAPPO(ByRecipe, PPO):  # type: ignore[misc]
         return chunks, came
 
 
-def _sample(runner: WorldsRunner) -> tuple[list[Any], Any]:
+def _sample(runner: RecipeRunner) -> tuple[list[Any], Any]:
     return runner.sample(), runner.get_metrics()
 
 
 def appo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: Mapping[str, float]) -> PPOConfig:
-    """Return RLlib's configuration: PPO's, with other runners and another learner."""
+    """Return RLlib's configuration: PPO's, with another learner."""
     ready = ppo_config(task, spec, config, seed, claims)
     ready.algo_class = RecipeAPPO
-    return ready.env_runners(env_runner_cls=WorldsRunner).learners(learner_class=LeanAPPOLearner)
+    return ready.learners(learner_class=LeanAPPOLearner)

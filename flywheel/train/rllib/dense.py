@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -91,3 +92,20 @@ def episodes_of(
         )
         chunks.append(chunk.to_numpy())
     return chunks
+
+
+def played_of(chunks: Sequence[SingleAgentEpisode]) -> Played:
+    """Return RLlib's episodes, or chunks of them, as columns, one run each."""
+    columns = {
+        "observations": [np.asarray(chunk.get_observations(), np.float32) for chunk in chunks],
+        "actions": [chunk.get_actions() for chunk in chunks],
+        "outputs": [chunk.get_extra_model_outputs("action_dist_inputs") for chunk in chunks],
+        "logps": [chunk.get_extra_model_outputs("action_logp") for chunk in chunks],
+        "rewards": [np.asarray(chunk.get_rewards(), np.float64) for chunk in chunks],
+    }
+    return Played(
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+        lengths=np.array([len(chunk) for chunk in chunks]),
+        terminated=np.array([chunk.is_terminated for chunk in chunks]),
+        truncated=np.array([chunk.is_truncated for chunk in chunks]),
+    )

@@ -7,6 +7,7 @@ policy's layers are run in NumPy, too, where it is no more than layers: 20 µs a
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,21 @@ from flywheel.train.heads import spread
 from flywheel.train.nets import Floats, answers
 from flywheel.train.practice import Practice
 from flywheel.train.recipe import Recipe
-from flywheel.train.rllib.dense import actor_of, episodes_of
+from flywheel.train.rllib.dense import actor_of
 from flywheel.train.rllib.frozen import freeze
+from flywheel.train.running import steppable
 from flywheel.train.tape import Played, Tape, learnt
 
 
-class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
-    """Samples the worlds that the present Recipe asks for."""
+class RecipeRunner(SingleAgentEnvRunner):  # type: ignore[misc]
+    """An env runner that samples by a Recipe, and hands its steps over as columns."""
 
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
         """Make the worlds; they wait for `tell`."""
         self._recipe: Recipe | None = None
         self._trouble = ""
+        train: TrainConfig = config.env_config["train"]
+        self._scale, self._step_cost = train.reward_scale, train.step_cost
         super().__init__(config=config, **kwargs)
 
     def __repr__(self) -> str:
@@ -52,47 +56,75 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             if hasattr(self.module, name):
                 setattr(self.module, name, getattr(recipe, name))
         self._needs_initial_reset |= afresh
-        self._practice.go_on_by(recipe)
-
-    def make_env(self) -> None:
-        """Make the task's worlds instead of a registered environment."""
-        let_others_first()
-        task: Task = self.config.env_config["task"]
-        self._spec: Spec = self.config.env_config["spec"]
-        train: TrainConfig = self.config.env_config["train"]
-        self._scale, self._step_cost = train.reward_scale, train.step_cost
-        rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
-        self._practice = Practice(task, self.config.num_envs_per_env_runner, rng)
-        self._rng = rng.spawn(1)[0]
-        self.env = _Flat(self._practice.envs, self._spec)
-        self.num_envs = self._practice.num_worlds
-        self._needs_initial_reset = True
-        freeze()
+        self._go_on_by(recipe)
 
     def told(self) -> tuple[int, str, str]:
         """Return how many training episodes broke off so far, what the last one did, and what ended the sampling."""
-        return self._practice.tally.num_broken, self._practice.tally.last, self._trouble
+        return *self._broken(), self._trouble
 
-    def _sample(self, *, num_timesteps: int | None = None, **_: Any) -> list[Any]:
-        """Return chunks of episodes with at least `num_timesteps` real steps in all; none, once there is trouble.
+    def sample(self, **given: Any) -> list[Played]:
+        """Return steps as columns, with rewards as training has them; none, once there is trouble.
 
         A runner that came back from the dead has no recipe: it raises, so that RLlib takes it out of service,
         gives it the present weights and lets the trainer tell it the recipe again.
         """
         if self._recipe is None:
             raise RuntimeError("This env runner was restarted and has not been told its recipe yet.")
-        if num_timesteps is None:
-            raise ValueError("This env runner samples a number of steps, not of episodes: give num_timesteps.")
         try:
-            return self._given(self._play(self._recipe, num_timesteps))
+            return [learnt(self._columns(super().sample(**given)), self._scale, self._step_cost)]
         except Exception as error:  # RLlib would start this process again, for ever, and tell nobody why
-            self._trouble = str(error) if isinstance(error, FlywheelError) else f"Sampling failed with {error!r}."
-            self._increase_sampled_metrics(num_timesteps, 0)  # or RLlib would ask on; the trainer raises what is told
+            known = error if isinstance(error, FlywheelError) else error.__cause__
+            self._trouble = str(known) if isinstance(known, FlywheelError) else f"Sampling failed with {error!r}."
+            # or RLlib would ask on; the trainer raises what is told
+            self._increase_sampled_metrics(self.config.get_rollout_fragment_length() * self.num_envs, 0)
             return []
 
-    def _given(self, played: Played) -> list[Any]:
-        """Return what RLlib is given of it."""
-        return episodes_of(played, self.env.single_observation_space, self.env.single_action_space)
+    @abstractmethod
+    def _columns(self, sampled: list[Any]) -> Played:
+        """Return what was sampled as columns."""
+
+    @abstractmethod
+    def _go_on_by(self, recipe: Recipe) -> None:
+        """Let episodes that begin from now on do so by this recipe."""
+
+    @abstractmethod
+    def _broken(self) -> tuple[int, str]:
+        """Return how many training episodes broke off so far, and what the last one did."""
+
+
+class WorldsRunner(RecipeRunner):
+    """Our own: arrays in the loop, over worlds that are stepped together."""
+
+    def make_env(self) -> None:
+        """Make the task's worlds instead of a registered environment."""
+        let_others_first()
+        task: Task = self.config.env_config["task"]
+        self._spec: Spec = self.config.env_config["spec"]
+        rng = np.random.default_rng((self.config.seed or 0, self.worker_index or 0))
+        self._practice = Practice(steppable(task), self.config.num_envs_per_env_runner, rng)
+        self._rng = rng.spawn(1)[0]
+        self.env = _Flat(self._practice.envs, self._spec)
+        self.num_envs = self._practice.num_worlds
+        self._needs_initial_reset = True
+        freeze()
+
+    def _go_on_by(self, recipe: Recipe) -> None:
+        self._practice.go_on_by(recipe)
+
+    def _broken(self) -> tuple[int, str]:
+        return self._practice.tally.num_broken, self._practice.tally.last
+
+    def _columns(self, sampled: list[Any]) -> Played:
+        (played,) = sampled
+        assert isinstance(played, Played)
+        return played
+
+    def _sample(self, *, num_timesteps: int | None = None, **_: Any) -> list[Any]:
+        """Return at least `num_timesteps` real steps."""
+        if num_timesteps is None:
+            raise ValueError("This env runner samples a number of steps, not of episodes: give num_timesteps.")
+        assert self._recipe is not None
+        return [self._play(self._recipe, num_timesteps)]
 
     def _play(self, recipe: Recipe, num_timesteps: int) -> Played:
         if self._needs_initial_reset:
@@ -116,7 +148,7 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self._increase_sampled_metrics(len(played), ended.shape[1])
         if ended.size:
             self._log_episodes(*ended)
-        return learnt(played, self._scale, self._step_cost)
+        return played
 
     def _drawn(self, seen: Floats) -> tuple[Any, Any, Any]:
         """Return actions, outputs and log probabilities of a module that is more than layers."""
@@ -138,13 +170,6 @@ class WorldsRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             (("module_episode_return_mean", DEFAULT_MODULE_ID), returns, "mean"),
         ):  # fmt: skip
             self.metrics.log_value(key, float(getattr(values, reduce)()), reduce=reduce, window=window)
-
-
-class ColumnsRunner(WorldsRunner):
-    """Hands its steps over as columns, to a learner that reads them."""
-
-    def _given(self, played: Played) -> list[Any]:
-        return [played]
 
 
 class _Flat(VectorWrapper):

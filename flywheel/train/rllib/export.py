@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, Refused
 from flywheel.policy import Files, pack
 from flywheel.records import ELSEWHERE, Array, Spec
 from flywheel.train.rllib.filtering import Filter
@@ -43,8 +43,14 @@ class Exporter:
         """Trace the module's acting part, with one free axis: the batch.
 
         Raises FlywheelError when the graph does not hold the acting part's weights under the module's own names,
-        for then they could not be replaced.
+        for then they could not be replaced, and Refused for a module that remembers.
         """
+        if module.is_stateful():
+            raise Refused(
+                "This policy remembers what it saw (an LSTM or the like), and what is served answers each observation "
+                "by itself: let the environment show what is to be remembered, "
+                "as gymnasium.wrappers.FrameStackObservation does."
+            )
         example = torch.zeros(2, int(np.prod(spec.observation_shape)))
         acting = _Acting(copy.deepcopy(module), filter).eval().requires_grad_(True)  # a target network has none
         with torch.no_grad():

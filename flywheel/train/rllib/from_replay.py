@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from ray.rllib.algorithms.dqn import DQN
@@ -15,6 +16,7 @@ from flywheel.records import Array
 from flywheel.sampling import Batch
 from flywheel.train.replay import Replay
 from flywheel.train.rllib.recipes import ByRecipe
+from flywheel.train.tape import Played
 
 
 class Descending(Protocol):
@@ -38,7 +40,7 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
     def training_step(self) -> None:
         """Sample once, and take as many updates as what came since allows."""
         self.adapt(epsilon=round(self.replay.epsilon, 3), noise=round(self.replay.noise, 3))
-        chunks, results = synchronous_parallel_sample(
+        parts, results = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
             concat=True,
             sample_timeout_s=self.config.sample_timeout_s,
@@ -46,8 +48,8 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
             _return_metrics=True,
         )
         self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
-        for chunk in chunks:
-            self.replay.simulated(_told(chunk), "train")
+        for chunk in (run for played in parts for run in runs_of(played)):
+            self.replay.simulated(chunk, "train")
         learner: Descending = self.learner_group._learner
         for _ in range(self.replay.due()):
             batch = self.replay.batch()
@@ -60,15 +62,17 @@ class FromReplay(ByRecipe, DQN):  # type: ignore[misc]
         self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
 
-def _told(chunk: Any) -> SimpleNamespace:
-    """Return an RLlib episode's arrays."""
-    return SimpleNamespace(
-        observations=chunk.get_observations(),
-        actions=chunk.get_actions(),
-        rewards=np.asarray(chunk.get_rewards(), np.float64),
-        logps=np.asarray(chunk.get_extra_model_outputs("action_logp")),
-        end="terminated" if chunk.is_terminated else "truncated",
-    )
+def runs_of(played: Played) -> Iterator[SimpleNamespace]:
+    """Yield each run of what was played by itself."""
+    for run, (end, length) in enumerate(zip((played.last + 1).tolist(), played.lengths.tolist(), strict=True)):
+        steps = slice(end - length, end)
+        yield SimpleNamespace(
+            observations=played.observations[end - length + run : end + run + 1],
+            actions=played.actions[steps],
+            rewards=played.rewards[steps],
+            logps=played.logps[steps],
+            end="terminated" if played.terminated[run] else "truncated",
+        )
 
 
 def rows(observations: Array) -> Array:

@@ -20,7 +20,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from flywheel.records import Spec
 from flywheel.spaces import seen_spaces
 from flywheel.train.heads import spread
-from flywheel.train.nets import Adam
+from flywheel.train.nets import Adam, answers
 from flywheel.train.rllib.dense import Dense, actor_of, critic_of, episodes_of
 from flywheel.train.rllib.frozen import freeze
 from flywheel.train.surrogate import Surrogate, Terms, rows_of
@@ -82,9 +82,9 @@ class LeanPPOLearner(PPOTorchLearner):  # type: ignore[misc]
     def _descend_layers(self, played: Played, num_epochs: int, minibatch_size: int) -> None:
         """Learn in NumPy from what was played."""
         assert self._layers is not None
-        _, critic = self._layers
-        rows = rows_of(played, critic.layers, critic.activation, self.config.gamma, self.config.lambda_)
-        self._descend_rows(rows, num_epochs, minibatch_size)
+        critic, config = self._layers[1], self.config
+        values = answers(critic.layers, critic.activation, played.observations)[:, 0]
+        self._descend_rows(rows_of(played, values, config.gamma, config.lambda_), num_epochs, minibatch_size)
 
     def _descend_rows(self, rows: dict[str, Any], num_epochs: int, minibatch_size: int) -> None:
         """Learn in NumPy from rows; module and optimizer are brought up to date at the end."""

@@ -17,7 +17,6 @@ import msgspec
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.utils.from_config import NotProvided
 
@@ -26,7 +25,9 @@ from flywheel.errors import UsageError, unknown
 from flywheel.train.rllib.appo import LeanAPPOLearner
 from flywheel.train.rllib.dqn import LeanDQNLearner
 from flywheel.train.rllib.learner import LeanPPOLearner
+from flywheel.train.rllib.named import meant
 from flywheel.train.rllib.sac import LeanSACLearner
+from flywheel.train.running import HOOKS, is_own
 
 _LEARNERS: Mapping[str, tuple[type[AlgorithmConfig], type]] = {
     "ppo": (PPOConfig, LeanPPOLearner),
@@ -35,6 +36,7 @@ _LEARNERS: Mapping[str, tuple[type[AlgorithmConfig], type]] = {
     "sac": (SACConfig, LeanSACLearner),
 }
 _LEARNER = "the learner is the trainer's own process, on the CPU"
+_NETWORK = "what is served is the network alone, so let the environment do it"
 _SPACES = "the task says what is observed and done"
 OURS: Mapping[str, str] = {
     "lr": "set train.lr, lr_warm and lr_end",
@@ -64,6 +66,24 @@ OURS: Mapping[str, str] = {
     "num_cpus_per_env_runner": "each claims half a CPU, which the preflight check counts on",
     "custom_resources_per_env_runner": "set sim_resource",
     "restart_failed_env_runners": "a runner that died comes back, whatever else",
+    "ignore_env_runner_failures": "a runner that died comes back, whatever else",
+    "num_consecutive_env_runner_failures_tolerance": "three iterations without a step end a round",
+    "restart_failed_sub_environments": "a world that fails is made anew, whatever else",
+    "min_train_timesteps_per_iteration": "Flywheel's learners don't count those steps; set train.probe_every",
+    "keep_per_episode_custom_metrics": "only RLlib's old stack reads it",
+    "metrics_episode_collection_timeout_s": "only RLlib's old stack reads it",
+    "log_gradients": "Flywheel keeps of RLlib's metrics the loss's parts alone",
+    "custom_stats_cls_lookup": "Flywheel keeps of RLlib's metrics the loss's parts alone",
+    "env_runner_cls": "set train.runner",
+    "env_to_module_connector": f"{_NETWORK} (gymnasium.ObservationWrapper)",
+    "module_to_env_connector": f"{_NETWORK} (gymnasium.ActionWrapper)",
+    "observation_filter": f"RLlib's new stack reads none, and {_NETWORK} (gymnasium.ObservationWrapper)",
+    "explore": "a Plan says how much is explored",
+    "merge_env_runner_states": "runners have no connectors with states",
+    "broadcast_env_runner_states": "runners have no connectors with states",
+    "use_env_runner_state_server": "only RLlib's IMPALA has one",
+    "env_runner_state_server_max_concurrency": "only RLlib's IMPALA has one",
+    "num_gpus_per_env_runner": "policies act on the CPU",
     "delay_between_env_runner_restarts_s": "a runner comes back after a second",
     "metrics_num_episodes_for_smoothing": "the return is of the last 50 training episodes",
     "twin_q": "SAC has two critics here",
@@ -71,13 +91,13 @@ OURS: Mapping[str, str] = {
 """Settings of RLlib's that Flywheel gives itself, and what to do instead."""
 _REASONS = {
     "environment": _SPACES,
-    "env_runners": "Flywheel's runners step worlds as train.* says, without connectors",
+    "env_runners": "only connectors and RLlib's own buffers read it, and Flywheel has none of them",
     "learners": _LEARNER,
-    "rl_module": "set train.hidden and train.activation",
+    "rl_module": "DQN's and SAC's networks are Flywheel's: set train.hidden and train.activation",
     "evaluation": "the gate tries policies",
     "offline_data": "the store holds production's episodes",
     "multi_agent": _SPACES,
-    "callbacks": "Flywheel's own are there",
+    "callbacks": "it would never be called: the gate tries policies, and artifacts are kept instead of checkpoints",
     "resources": _LEARNER,
     "framework": _LEARNER,
     "debugging": "Flywheel has its own log",
@@ -88,20 +108,27 @@ _REASONS = {
     "exploration": "a Plan says how much is explored",
 }
 """RLlib's methods that take settings, and why Flywheel passes nothing to them but what is in _OPEN."""
-_OPEN = {
-    "fault_tolerance": None,
-    "reporting": None,
+_OPEN: Mapping[str, frozenset[str]] = {
+    "fault_tolerance": frozenset({
+        "max_num_env_runner_restarts", "env_runner_health_probe_timeout_s", "env_runner_restore_timeout_s",
+    }),
+    "reporting": frozenset({"min_time_s_per_iteration", "min_sample_timesteps_per_iteration"}),
     "env_runners": frozenset({
-        "sample_timeout_s", "max_requests_in_flight_per_env_runner", "validate_env_runners_after_construction",
-        "broadcast_env_runner_states", "merge_env_runner_states", "use_env_runner_state_server",
-        "env_runner_state_server_max_concurrency",
+        "sample_timeout_s", "validate_env_runners_after_construction", "batch_mode", "gym_env_vectorize_mode",
+    }),
+    "callbacks": frozenset({
+        *HOOKS, "callbacks_class", "on_algorithm_init", "on_train_result", "on_env_runners_recreated",
     }),
 }  # fmt: skip
-"""Settings that go through whatever the learner: by method, None for all of it."""
+"""Settings that go through whatever the learner, by method."""
+_OTHERS = {
+    "max_requests_in_flight_per_env_runner": "only APPO asks its runners ahead",
+    "learner_connector": "only PPO's learner has RLlib's connectors",
+}
+"""Settings that go through to one algorithm, and why not to the others."""
+_NETWORKS = frozenset({"rl_module_spec", "model_config"})
 _RLLIBS_PPO = frozenset({"use_kl_loss", "kl_coeff", "kl_target", "vf_clip_param", "grad_clip_by"})
 """What RLlib's own PPO learner reads."""
-_ASKS_FOR_IT = frozenset({"use_kl_loss", "vf_clip_param", "grad_clip_by"})
-"""What of that lets it take our learner's place, and three times as long, where ours doesn't read it."""
 _BUILT_WITH = {"sac": frozenset({"initial_alpha"})}
 """What RLlib itself reads for the learner that ours is made of."""
 
@@ -110,22 +137,23 @@ def passed(ready: AlgorithmConfig, config: TrainConfig) -> AlgorithmConfig:
     """Return RLlib's configuration with `train.rllib` over it.
 
     Raises UsageError, which names the setting, for one that RLlib doesn't have (with the nearest), that Flywheel sets
-    itself, that would have no effect, or whose value is of another kind.
+    itself, that would have no effect, whose value is of another kind, or that asks for what `train.runner` rules out.
     """
-    methods = _methods(ready)
+    is_own(config)
+    methods, free = _methods(ready), _open(ready, config.algorithm)
     for name, value in config.rllib.items():
         method = methods.get(name)
         if method is None:
-            raise unknown(f"setting of RLlib's {config.algorithm}:", name, _open(ready, config.algorithm))
-        if name not in _open(ready, config.algorithm):
+            raise unknown(f"setting of RLlib's {config.algorithm}:", name, free)
+        if name not in free:
             raise UsageError(f"train.rllib can't set RLlib's {name}: {_why(name, method, config.algorithm)}.")
         _check_kind(name, value, getattr(ready, name, None))
         try:
-            getattr(ready, method)(**{name: value})
+            getattr(ready, method)(**{name: meant(ready, name, value)})
+        except UsageError:
+            raise
         except Exception as error:  # RLlib's own word on a value, or on a setting that it only remembers the name of
             raise UsageError(f"RLlib refuses {name} = {value!r} of train.rllib: {error}") from error
-        if config.algorithm == "ppo" and name in _ASKS_FOR_IT - _read(ready):
-            ready.learners(learner_class=PPOTorchLearner)
     return ready
 
 
@@ -138,21 +166,23 @@ def plain(config: TrainConfig) -> AlgorithmConfig:
 def _open(ready: AlgorithmConfig, algorithm: str) -> set[str]:
     """Return the names of the settings that have an effect and are nobody else's."""
     methods, read = _methods(ready), _read(ready) | _BUILT_WITH.get(algorithm, frozenset())
+    others: frozenset[str] = frozenset()
     if algorithm == "ppo":
-        read |= _RLLIBS_PPO
+        read, others = read | _RLLIBS_PPO, _NETWORKS | {"learner_connector"}
     elif algorithm == "appo":  # its loss is the clipped surrogate alone
         read -= _RLLIBS_PPO | {"use_critic", "shuffle_batch_per_epoch"}
+        others = _NETWORKS | {"max_requests_in_flight_per_env_runner"}
     found = set()
     for name, method in methods.items():
-        free = _OPEN.get(method, frozenset())
-        if name not in OURS and ((method == "training" and name in read) or free is None or name in free):
+        free = _OPEN.get(method, frozenset()) | others
+        if name not in OURS and ((method == "training" and name in read) or name in free):
             found.add(name)
     return found
 
 
 def _why(name: str, method: str, algorithm: str) -> str:
-    if name in OURS:
-        return OURS[name]
+    if (known := {**OURS, **_OTHERS}.get(name)) is not None:
+        return known
     return _REASONS.get(method, f"Flywheel's learner of {algorithm} doesn't read it, so it would have no effect")
 
 
@@ -168,7 +198,8 @@ def _read(ready: AlgorithmConfig) -> set[str]:
 
 def _methods(ready: AlgorithmConfig) -> dict[str, str]:
     """Return by the name of each of RLlib's settings the method that takes it."""
-    return {name: method for method in ("training", *_REASONS, *_OPEN) for name in _parameters(ready, method)}
+    named = {name: method for method in ("training", *_REASONS, *_OPEN) for name in _parameters(ready, method)}
+    return {**named, "callbacks_class": "callbacks"}
 
 
 def _parameters(ready: AlgorithmConfig, method: str) -> Iterator[str]:

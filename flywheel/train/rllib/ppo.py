@@ -9,7 +9,6 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from flywheel.config import TrainConfig
 from flywheel.records import Spec
 from flywheel.task import Task
-from flywheel.train.rllib.env_runner import ColumnsRunner
 from flywheel.train.rllib.learner import LeanPPOLearner
 from flywheel.train.rllib.recipes import ByRecipe, on_worlds
 
@@ -23,12 +22,6 @@ def ppo_config(task: Task, spec: Spec, config: TrainConfig, seed: int, claims: M
     size = config.num_runners * config.worlds_per_runner * config.steps_per_world
     return (
         on_worlds(PPOConfig(algo_class=RecipePPO), task, spec, config, seed, dict(claims))
-        .env_runners(
-            env_runner_cls=ColumnsRunner,
-            # Connectors have states; our runners have none, and asking for them takes as long as sampling does.
-            merge_env_runner_states=False,
-            broadcast_env_runner_states=False,
-        )
         .learners(num_learners=0, learner_class=LeanPPOLearner)
         .rl_module(
             model_config={

@@ -13,8 +13,11 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from flywheel.config import TrainConfig
 from flywheel.records import Spec
 from flywheel.task import Task
+from flywheel.train.one_world import OneWorld
 from flywheel.train.recipe import Recipe
-from flywheel.train.rllib.env_runner import WorldsRunner
+from flywheel.train.rllib.env_runner import RecipeRunner, WorldsRunner
+from flywheel.train.rllib.stock import StockRunner
+from flywheel.train.running import is_own
 
 
 class ByRecipe(Algorithm):  # type: ignore[misc]
@@ -37,16 +40,16 @@ class ByRecipe(Algorithm):  # type: ignore[misc]
         self.env_runner_group.foreach_env_runner(tell, local_env_runner=False)
 
     def told(self) -> list[tuple[int, str, str]]:
-        """Return what each runner says of its worlds, as `WorldsRunner.told`."""
+        """Return what each runner says of its worlds, as `RecipeRunner.told`."""
         told: list[tuple[int, str, str]] = self.env_runner_group.foreach_env_runner(_told, local_env_runner=False)
         return told
 
 
-def _tell(runner: WorldsRunner, recipe: Recipe, afresh: bool = True) -> None:
+def _tell(runner: RecipeRunner, recipe: Recipe, afresh: bool = True) -> None:
     runner.tell(recipe, afresh)
 
 
-def _told(runner: WorldsRunner) -> tuple[int, str, str]:
+def _told(runner: RecipeRunner) -> tuple[int, str, str]:
     return runner.told()
 
 
@@ -63,23 +66,28 @@ def _tell_again(*, algorithm: ByRecipe, env_runner_indices: Sequence[int], **_: 
 def on_worlds(
     base: AlgorithmConfig, task: Task, spec: Spec, config: TrainConfig, seed: int, claims: dict[str, float]
 ) -> AlgorithmConfig:
-    """Return RLlib's configuration of an algorithm on our runners: no evaluation, and no local runner."""
+    """Return RLlib's configuration of an algorithm on our runners, or its own: no evaluation, and no local runner."""
+    env, runner = ("flywheel", WorldsRunner) if is_own(config) else (OneWorld, StockRunner)
     return (
         base.environment(
-            "flywheel", env_config={"task": task, "spec": spec, "train": config}, disable_env_checking=True
+            env, env_config={"task": task, "spec": spec, "train": config}, disable_env_checking=True,
+            normalize_actions=False, clip_actions=False,  # what steps the worlds takes raw actions
         )
         .env_runners(
-            env_runner_cls=WorldsRunner,
+            env_runner_cls=runner,
             num_env_runners=config.num_runners,
             num_envs_per_env_runner=config.worlds_per_runner,
             rollout_fragment_length=config.steps_per_world,
             num_cpus_per_env_runner=0.5,
             custom_resources_per_env_runner=claims,
             create_local_env_runner=False,
+            # Connectors may have states; those here have none, and asking for them takes as long as sampling does.
+            merge_env_runner_states=False,
+            broadcast_env_runner_states=False,
         )
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
         .callbacks(on_env_runners_recreated=_tell_again)
         # An iteration is one training step; by RLlib's defaults SAC's lasts a second, however many steps that is.
         .reporting(metrics_num_episodes_for_smoothing=50, min_time_s_per_iteration=0)
         .debugging(seed=seed, log_level="ERROR")
-    )
+    )  # fmt: skip
