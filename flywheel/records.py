@@ -308,9 +308,11 @@ class Plan:
     strategy: StrategyName
     reasons: tuple[str, ...]
     signals: tuple[Signal, ...] = ()
-    sampling: Literal["none", "uniform", "recent", "production"] = "none"
-    """What learns from the store gets: nothing of production, a share of it, the recent of it; `production`: only what
-    production showed since the change, as the simulator can't follow it."""
+    sampling: Literal["none", "uniform", "recent", "failed", "production"] = "none"
+    """What learns from the store gets: nothing of production, a share of it, the recent of it, its failures more often;
+    `production`: only what production showed since the change, as the simulator can't follow it."""
+    policies: tuple[str, ...] = ()
+    """Digests: of production's steps only theirs are learnt from; () for any policy's."""
     parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Simulator parameters: the range to train in; the gate judges at its middle."""
     warm_start: str | None = None

@@ -43,6 +43,8 @@ class ReplayConfig:
     half_life: float = 20.0
     """episodes of production after which a transition of it is drawn half as often, where the Plan asks for recent data
     and no alarm says since when the world is another one; 200 took twice the steps to recover from swapped actions"""
+    failure_factor: float = 5.0
+    """how many times as often a step of an episode of production that failed is drawn, where the Plan asks for that"""
     alpha: float = 0.0
     """exponent on TD errors as priorities; 0 draws without. Not together with recent data first"""
     beta: float = 0.4

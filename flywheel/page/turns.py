@@ -8,6 +8,7 @@ from typing import Any
 from flywheel.page.shapes import plain, story_line, verdict
 from flywheel.records import Plan, Told, Turn
 from flywheel.replaying import OFF_POLICY
+from flywheel.tapes import short
 
 
 def curve(told: Sequence[tuple[int, Told]], number: int) -> dict[str, list[float | None]]:
@@ -84,9 +85,13 @@ def learnt(plan: Plan, algorithm: str) -> str:
         found = "simulation, and all that production showed"
     elif plan.sampling == "recent":
         found = "simulation, and what production showed of late"
+    elif plan.sampling == "failed":
+        found = "simulation, and what production showed, its failures more often"
     elif plan.correction is not None:
         found = "corrected simulation, and what production showed since the change"
     else:
         found = "what production showed since the change alone, as no simulation does what production does"
+    if plan.policies:
+        found += f" (of {', '.join(short(digest) for digest in plan.policies)} alone)"
     names = " or ".join(each.upper() for each in OFF_POLICY)
     return found if algorithm else f"{found} (if {names} trains; others learn from simulation alone)"

@@ -200,7 +200,7 @@ class Replay:
         """Make the rule of the plan, with no larger a share of production than its few steps can bear."""
         replayed, sampling = self._config.replay, self._plan.sampling
         is_recent = sampling in ("recent", "production")
-        if replayed.alpha and not is_recent and not self._since:
+        if replayed.alpha and not (is_recent or sampling == "failed" or self._plan.policies or self._since):
             self.rule = Sampling(alpha=replayed.alpha, beta=replayed.beta)
             return
         share = 0.0 if sampling == "none" else 1.0 if self.is_production_alone else replayed.production_share
@@ -210,12 +210,18 @@ class Replay:
         self.rule = Sampling(
             half_life=replayed.half_life if is_recent and not self._since else 0.0,
             aged=(PRODUCTION,),
+            failed=replayed.failure_factor if sampling == "failed" else 1.0,
+            policies=self._policies(),
             quotas={PRODUCTION: share, SIMULATION: 1.0 - share},
             since=self._since,
         )
 
     def _only(self, origin: Origin) -> Sampling:
-        return Sampling(quotas={origin: 1.0}, since=self._since)
+        return Sampling(quotas={origin: 1.0}, since=self._since, policies=self._policies())
+
+    def _policies(self) -> tuple[str, ...]:
+        """Return whose steps are drawn: the plan's policies in production, and whatever was simulated; () for all."""
+        return (*self._plan.policies, *sorted(self._names)) if self._plan.policies else ()
 
 
 def _are_others(worlds: Worlds, known: Worlds) -> bool:

@@ -104,6 +104,7 @@ def test_a_turn_that_rolled_back_did_not_release_its_candidate() -> None:
         ("none", None, "dqn", ""),
         ("uniform", None, "dqn", "simulation, and all that production showed"),
         ("recent", None, "sac", "simulation, and what production showed of late"),
+        ("failed", None, "dqn", "simulation, and what production showed, its failures more often"),
         ("production", Correction(delay=1), "dqn", "corrected simulation, and what production showed since the change"),
         ("production", None, "dqn", "what production showed since the change alone, as no simulation does what"),
         ("production", None, "ppo", "simulation alone, as PPO learns from no stored steps"),

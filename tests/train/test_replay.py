@@ -93,6 +93,25 @@ def test_production_has_its_share_where_the_plan_samples_it(replay: Replay) -> N
     assert (rewards == 1.0).all()  # simulated ones are in the learner's units already
 
 
+def test_a_plan_can_ask_for_failures_and_for_the_steps_of_some_policies(replay: Replay) -> None:
+    replay.simulated(chunk(1000), "train")
+    good = [dataclasses.replace(production(id_, 100, digest), failed=False) for id_, digest in ("pa", "qb")]
+    replay.produced([production("f", 100, "a"), *good])
+
+    def shares() -> dict[str, float]:
+        found = [replay.batch() for _ in range(300)]
+        names = np.concatenate([np.array(batch.policies)[batch.policy] for batch in found])
+        return {name: float((names == name).mean()) for name in ("a", "b", "train")}
+
+    replay.begin(plan(sampling="failed"), is_warm=True)
+    told = shares()  # a factor of 5: six parts in seven of production's half are a's
+    assert told["a"] == pytest.approx(3 / 7, abs=0.03) and told["b"] == pytest.approx(0.5 / 7, abs=0.02)
+    replay.begin(plan(sampling="uniform", policies=("b",)), is_warm=True)
+    told = shares()
+    assert told["a"] == 0.0 and told["b"] > 0.2 and told["train"] > 0.2
+    assert told["b"] + told["train"] == pytest.approx(1.0)
+
+
 def test_rewards_of_production_come_in_the_learners_units(replay: Replay) -> None:
     replay.produced([production("p", 500)])
     replay.begin(plan(sampling="recent"), is_warm=True)
