@@ -21,7 +21,8 @@ QUIET = Plan(strategy="continue_training", reasons=("production is quiet",), sam
 REPAIRS: Mapping[str, str] = {
     "logging": "what is logged is not what happened: repair the logging first, since what it lost can't be learnt from",
     "sensors": "an observation is off: repair the sensor first, or a policy would be trained to believe it",
-    "reward": "rewards are not what they were: repair them first, or say in the task what is wanted now",
+    "reward": "rewards are not what they were: repair them first, say in the task what is wanted now, or have "
+    "production's followed (analyze.follow_rewards)",
 }
 """What a person has to do, by the kind of cause: of broken data nothing good is learnt."""
 
@@ -129,6 +130,18 @@ def is_broken(facts: Facts) -> bool:
     return kind in REPAIRS and not (kind == "reward" and facts.config.follow_rewards)
 
 
+def is_paid_otherwise(facts: Facts) -> bool:
+    """Say whether nothing got worse but what is paid, or noted of it: the policy does as well as it did."""
+    worse = [signal.monitor for signal in facts.signals if signal.kind == "degradation"]
+    return cause_kind(facts) in ("reward", "logging") and all(monitor == "loss" for monitor in worse)
+
+
+def acts_otherwise(facts: Facts) -> bool:
+    """Say whether it is known that other actions arrive than are given, and that this is all: no broken data say so."""
+    found = facts.correction
+    return found is not None and not found.is_none and found.state is None and found.reward is None
+
+
 def degraded(facts: Facts) -> Plan:
     """Go back to the policy before, or train another from the one in service, where nobody may be gone back to.
 
@@ -200,13 +213,18 @@ def _fitted(facts: Facts) -> str:
 
 
 def retrained(facts: Facts) -> Plan:
-    """Train by what production shows, in worlds that are corrected by it where it is known how."""
+    """Train by what production shows, in worlds that are corrected by it where it is known how.
+
+    In those alone where its data may be broken, too: what is paid there is what the task pays.
+    """
     is_back = facts.correction is not None and facts.correction.is_none
+    broken_data = is_broken(facts)
+    alone = ("nothing that production noted is trained on, as it may be broken",) if broken_data else ()
     return Plan(
         strategy="retrain_prioritize_recent",
-        reasons=(*told(facts), _fitted(facts), *told_correction(facts)),
+        reasons=(*told(facts), _fitted(facts), *told_correction(facts), *alone),
         signals=facts.signals,
-        sampling="recent" if is_back else "production",
+        sampling="none" if broken_data else "recent" if is_back else "production",
         parameters=worlds(facts),
         warm_start=facts.champion,
         correction=known(facts),

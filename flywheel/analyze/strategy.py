@@ -45,7 +45,8 @@ def broken(facts: Facts) -> Plan | None:
 
     A policy that fails outright is cured as any other, without these data.
     """
-    if not facts.signals or is_degraded(facts) or not remedies.is_broken(facts):
+    is_worse = is_degraded(facts) and not remedies.is_paid_otherwise(facts)
+    if not facts.signals or is_worse or not remedies.is_broken(facts):
         return None
     return remedies.hold(facts, *remedies.told(facts), remedies.REPAIRS[remedies.cause_kind(facts)])
 
@@ -85,7 +86,7 @@ def changed_world(facts: Facts) -> Plan | None:
 def corrected(facts: Facts) -> Plan | None:
     """Production's world acts as no parameter makes the simulator act, and it is known how: train in such worlds."""
     is_asked = is_degraded(facts) or (facts.contradiction and not facts.signals)
-    is_fit = remedies.is_corrected(facts) and not remedies.is_broken(facts)
+    is_fit = remedies.is_corrected(facts) and (remedies.acts_otherwise(facts) or not remedies.is_broken(facts))
     return remedies.retrained(facts) if is_asked and is_fit else None
 
 

@@ -13,6 +13,7 @@ from flywheel.analyze.past import open_signals, recall
 from flywheel.analyze.remedies import QUIET, REPAIRS, training_ranges
 from flywheel.analyze.strategy import RULES, VETOES, decide, decision, sentences
 from flywheel.config import AnalyzeConfig
+from flywheel.correction import Surface
 from flywheel.facts import Facts, plain
 from flywheel.records import (
     Artifact,
@@ -211,6 +212,7 @@ def test_incidents(incident: dict[str, Any], strategy: str, warm_start: str | No
 SWAPPED = Correction(actions=(1, 0), explained=0.99, num_transitions=400)
 LATE = Correction(delay=2, waiting=(0.0,), explained=0.9, num_transitions=400)
 CORRECTED = dataclasses.replace(SHIFTED, correction=SWAPPED)
+SURFACE = Surface(low=(0.0,), high=(1.0,), centre=(0.5,), scale=(1.0,), weights=(((0.1,), (0.2,), (0.3,)),))
 UNEXPLAINED = {"calibration": calibration(explained=0.3), "correction": SWAPPED, "previous": "before"}
 
 
@@ -272,10 +274,29 @@ def test_a_release_that_a_crash_kept_out_of_the_journal_brings_its_correction_wi
 
 def test_a_reward_that_changed_is_followed_only_where_somebody_said_so() -> None:
     incident = {"signals": [SHIFT, WORSE], **UNEXPLAINED, "cause": {"kind": "reward", "sentences": ["rewards are"]}}
-    broken = plan(**incident)
+    paid = Correction(reward=SURFACE, explained=0.99, num_transitions=400)
+    broken = plan(**{**incident, "correction": paid})
     assert (broken.sampling, broken.correction) == ("none", None)
     followed = plan(**incident, config=AnalyzeConfig(follow_rewards=True))
     assert (followed.sampling, followed.correction) == ("production", SWAPPED)
+
+
+@pytest.mark.parametrize("kind", ["reward", "sensors"])
+def test_that_other_actions_arrive_refutes_that_data_alone_are_broken(kind: str) -> None:
+    """An arm whose torque is turned round goes where it never was, where what is paid looks otherwise as well."""
+    found = plan(signals=[SHIFT, WORSE], **UNEXPLAINED, cause={"kind": kind, "sentences": ["it is off"]})
+    assert (found.strategy, found.sampling) == ("retrain_prioritize_recent", "none")
+    assert found.correction == SWAPPED and "as it may be broken" in found.reasons[-1]
+
+
+@pytest.mark.parametrize("kind", ["reward", "logging"])
+def test_a_policy_that_does_as_well_as_it_did_is_not_replaced_for_what_is_paid(kind: str) -> None:
+    paid = dataclasses.replace(WORSE, monitor="loss")
+    cause = {"kind": kind, "sentences": ["it is off"]}
+    made = decision(facts(signals=[paid], cause=cause, previous="before"))
+    assert (made.by, made.plan.strategy) == (("broken",), "hold") and REPAIRS[kind] in made.plan.reasons
+    failing = decision(facts(signals=[paid, dataclasses.replace(WORSE, monitor="failed")], cause=cause))
+    assert failing.by == ("degraded",)
 
 
 def test_a_policy_that_an_alarm_was_about_is_not_gone_back_to() -> None:
