@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from flywheel import feeding, growth
+from flywheel import feeding, growth, stages
+from flywheel.candidates import Candidate
 from flywheel.config import Config, TrainConfig
 from flywheel.records import Plan, Probe, Progress, Release
+from flywheel.train.ending import ending
 from tests.test_stages import opened
 from tests.train.test_replay import production
 
@@ -69,7 +71,9 @@ def test_an_artifact_says_in_which_worlds_it_was_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
 ) -> None:
     start = opened(tmp_path, Config(seed=7), monkeypatch)
-    start._rooms.registry = SimpleNamespace(next_version=lambda: 3, write=lambda digest, files: digest)
+    start._rooms.registry = SimpleNamespace(
+        next_version=lambda: 3, write=lambda digest, _: SimpleNamespace(digest=digest)
+    )
 
     def export(version: int, parent: str | None, trained_on: Any, now: float) -> tuple[str, dict[str, bytes]]:
         asked.update(version=version, parent=parent, trained_on=trained_on)
@@ -79,7 +83,10 @@ def test_an_artifact_says_in_which_worlds_it_was_trained(
     plan = Plan(strategy="retrain_prioritize_recent", reasons=(), warm_start="old", parameters={"length": (1.5, 2.5)})
     progress = Progress(iteration=2, num_steps=500, num_steps_total=900, mean_return=1.0, seconds=1.0, network=b"")
     probe = Probe(num_failed=0, num_episodes=200, mean_return=1.0, edge_failed=())
-    assert start.export(plan, progress, probe, None) == "new"  # type: ignore[comparison-overlap]
+    start._ending = ending(plan, None, start._config.train, None, None, 1.0)
+    start._candidate = Candidate(start._ending, stages.ask, start._rooms, 7, start._say)
+    artifact = start.export(plan, progress, probe, None)
+    assert artifact is not None and artifact.digest == "new"
     assert (asked["version"], asked["parent"]) == (3, "old")
     assert asked["trained_on"] == {
         "strategy": "retrain_prioritize_recent", "parameters": {"length": [1.5, 2.5]}, "steps": 500, "seed": 7,

@@ -39,7 +39,7 @@ def test_episodes_are_listed(
 ) -> None:
     assert call(monkeypatch, "episodes", "failed", "production", "--limit", "2", *RUN) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["episode", "began", "policy", "return", "steps", "came", "out", "where"]
+    assert lines[0].split() == ["episode", "began", "(UTC)", "policy", "return", "steps", "came", "out", "where"]
     assert [line.split()[0] for line in lines[1:]] == ["episode_00024", "episode_00023"]
     assert lines[1].split()[-2:] == ["failed", "production"]
     assert call(monkeypatch, "episodes", "gate", "--json", "--limit", "1", *RUN) == 0
@@ -110,7 +110,7 @@ def test_where_things_part(
         (["diverge", "episode_00003", "episode_00004", "--policy", "zzz"], 2, "name no other one"),
         (["diverge", "episode_00003", "--beyond", "1"], 2, "name the other one"),
         (["diverge", "--exact"], 2, "asked of an episode"),
-        (["episodes", "--limit", "-1"], 2, "from 0 on"),
+        (["episodes", "--limit", "-1"], 2, "at least 0"),
         (["fork", "episode_00003", "--at", "20", "--set", "greedy=2"], 2, "greedy takes true or false, not '2'"),
     ],
 )
