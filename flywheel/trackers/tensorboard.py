@@ -16,6 +16,8 @@ from pathlib import Path
 
 KEPT = 20
 """Rounds whose curves are kept, the last ones: some 60 KB each."""
+_MOST = 3.4e38
+"""The largest number that the format's float32 has room for, nearly; a diverging loss is larger."""
 _TABLE = []
 for _byte in range(256):
     _rest = _byte
@@ -113,4 +115,4 @@ def _bytes(field: int, value: bytes) -> bytes:
 
 
 def _float(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 5) + struct.pack("<f", value)
+    return _varint(field << 3 | 5) + struct.pack("<f", min(max(value, -_MOST), _MOST))  # NaN stays: max takes the first

@@ -58,6 +58,15 @@ def test_a_round_and_a_turn_are_told_in_finite_numbers() -> None:
     assert held == {"production/alarms": 0.0}
 
 
+def test_a_number_that_float32_has_no_room_for_is_the_largest_it_has(tmp_path: Path) -> None:
+    following = trackers.opened(["tensorboard"], tmp_path, "wheel", {}, silent)
+    following.begin(1, 4_000)
+    following.round(progress(1_000, losses={"kl": 1e40, "vf": -1e300}), PROBE)
+    following.close()
+    found = curves(tmp_path / "tensorboard/turn-0001")
+    assert found["learner/kl"][0][1] == pytest.approx(3.4e38) and found["learner/vf"][0][1] == pytest.approx(-3.4e38)
+
+
 def test_a_run_has_curves_of_each_round_and_a_point_of_each_turn(tmp_path: Path) -> None:
     following = trackers.opened(["tensorboard"], tmp_path, "wheel", {}, silent)
     for number in (1, 2):
