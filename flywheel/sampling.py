@@ -69,7 +69,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
+class Provenance:
+    """Where N draws stand in a table, whose they are, and how much they count."""
+
+    weights: NDArray[np.float32]
+    """float32[N]: importance weights, at most 1; 1 where transitions aren't drawn by priority"""
+    rows: Ints
+    """int64[N]: where they stand, for `Table.prioritize`; of a stretch, its first step"""
+    stamps: Ints
+    """int64[N]: what stood there when they were drawn"""
+    ages: Ints
+    """int64[N]: episodes added since theirs"""
+    policies: tuple[str, ...]
+    policy: Ints
+    """int64[N]: index into `policies`"""
+    effective: float
+    """Transitions that would say as much if all were drawn equally often (Kish 1965): (sum w)^2 / sum w^2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch(Provenance):
     """N transitions, drawn with replacement; whole windows of n steps where the table looks n steps ahead."""
 
     observations: Array
@@ -85,19 +104,6 @@ class Batch:
     terminated: NDArray[np.bool_]
     logps: NDArray[np.float32]
     """float32[N]: log probability of the action by the rule that acted"""
-    weights: NDArray[np.float32]
-    """float32[N]: importance weights, at most 1; 1 where transitions aren't drawn by priority"""
-    rows: Ints
-    """int64[N]: where they stand, for `Table.prioritize`"""
-    stamps: Ints
-    """int64[N]: what stood there when they were drawn"""
-    ages: Ints
-    """int64[N]: episodes added since theirs"""
-    policies: tuple[str, ...]
-    policy: Ints
-    """int64[N]: index into `policies`"""
-    effective: float
-    """Transitions that would say as much if all were drawn equally often (Kish 1965): (sum w)^2 / sum w^2."""
 
     def told(self) -> Mapping[str, Any]:
         """Return what the batch is made of: `share` by policy's digest, mean and oldest `age`, `effective` size."""
@@ -105,7 +111,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sequences:
+class Sequences(Provenance):
     """N stretches of up to L steps that follow each other, by one policy each; drawn with replacement.
 
     Steps past a stretch's end repeat its last one, with a reward of 0, and the mask leaves them out.
@@ -123,14 +129,6 @@ class Sequences:
     """float32[N, L]: log probability of the action by the rule that acted"""
     mask: NDArray[np.bool_]
     """bool[N, L]: there is a step"""
-    weights: NDArray[np.float32]
-    rows: Ints
-    stamps: Ints
-    ages: Ints
-    policies: tuple[str, ...]
-    policy: Ints
-    effective: float
-    """These are a Batch's, of each stretch's first step."""
 
     def told(self) -> Mapping[str, Any]:
         """As Batch.told; a stretch counts by its steps in the shares."""
@@ -157,7 +155,7 @@ class Sequences:
         )
 
 
-def _told(drawn: Batch | Sequences, sizes: Floats) -> Mapping[str, Any]:
+def _told(drawn: Provenance, sizes: Floats) -> Mapping[str, Any]:
     """Return what a batch is made of, where float64[N] says how much each part of it counts in the shares."""
     shares = np.bincount(drawn.policy, sizes, minlength=len(drawn.policies)) / (sizes.sum() or 1.0)
     return {

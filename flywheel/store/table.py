@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -347,13 +347,7 @@ class Table:
             discounts=self._discounts.take(steps) * ~ends,
             terminated=ends,
             logps=whole(held["logp"]),
-            weights=np.asarray(weights, np.float32),
-            rows=rows,
-            stamps=whole(held["entry"]),
-            ages=self.num_episodes - 1 - held["episode"],
-            policies=tuple(self._policies),
-            policy=held["policy"].astype(np.int64),
-            effective=effective,
+            **self._provenance(rows, held, weights, effective),
         )
 
     def _stretches(self, rows: Ints, lengths: Ints, length: int, weights: Array, effective: float) -> Sequences:
@@ -369,14 +363,16 @@ class Table:
             terminated=at["is_final"] & (at["left"] == 1) & mask,
             logps=whole(at["logp"]),
             mask=mask,
-            weights=np.asarray(weights, np.float32),
-            rows=rows,
-            stamps=whole(first["entry"]),
-            ages=self.num_episodes - 1 - first["episode"],
-            policies=tuple(self._policies),
-            policy=first["policy"].astype(np.int64),
-            effective=effective,
+            **self._provenance(rows, first, weights, effective),
         )
+
+    def _provenance(self, rows: Ints, held: Array, weights: Array, effective: float) -> dict[str, Any]:
+        """Return a Provenance's fields, where `held` are the steps at these rows."""
+        return {
+            "weights": np.asarray(weights, np.float32), "rows": rows, "stamps": np.ascontiguousarray(held["entry"]),
+            "ages": self.num_episodes - 1 - held["episode"], "policies": tuple(self._policies),
+            "policy": held["policy"].astype(np.int64), "effective": effective,
+        }  # fmt: skip
 
 
 class Drawn(NamedTuple):
