@@ -10,8 +10,9 @@ information. DQN (SAC) was trained in the simulator, and HELD transitions of its
 world changes. From then on it acts in production, and learns from the table as `train.replay` says, by the product's
 own Table, Replay and learners; how good it is by then is looked at in 20 other episodes each 1,000 steps. It has
 recovered where these bring 90 % of the old return; what may be missing is a tenth of the range of returns. PPO goes on
-learning in the simulator instead, which is as it was. What remembering costs where nothing changes is told by the steps
-of simulation that DQN needs before anything does.
+learning in the simulator instead, which is as it was, for as many steps; nothing tells it how good it is in production,
+so the policy that it ends with counts. What remembering costs where nothing changes is told by the steps of simulation
+that DQN needs before anything does.
 
 The wheel's alarms date a change; so what is older is left out, and the rest drawn all alike. P8 asks what recent-first
 sampling is worth where nobody knows the date: it counts production's steps until then against uniform sampling, over
@@ -319,12 +320,10 @@ def _trained_on(training: Any, task: Task, changes: list[Change], seed: int) -> 
     num_steps = 0
     while (before := mean("", changes[0])) < good and num_steps < 200_000:
         num_steps = training.advance().num_steps
-    until, is_back = num_steps + MOST[task.name], [False] * len(changes)
+    until = num_steps + MOST[task.name]
     while num_steps < until:
         num_steps = training.advance().num_steps
-        for i, change in enumerate(changes):
-            is_back[i] |= mean(change.fault, change) >= enough(task, before)
-    return is_back
+    return [mean(change.fault, change) >= enough(task, before) for change in changes]
 
 
 def recent_first(seed: int, quick: bool) -> Iterable[dict[str, Any]]:
