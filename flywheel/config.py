@@ -72,7 +72,7 @@ class TrainConfig:
     quiet_steps: int = 16_384
     """environment steps after which a round in quiet times gives up beating the policy in service"""
     edge_case_share: float = 0.25
-    """share of training worlds that begin in one of the task's edge cases (0 if it has none)"""
+    """share of training worlds whose episodes begin in one of the task's edge cases (0 if it has none)"""
     probe_every: int = 1
     """iterations from one probe to the next; more where episodes are long and iterations short"""
     probe_episodes: int = 200

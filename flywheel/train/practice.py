@@ -37,6 +37,7 @@ class Practice:
         self.task = task
         self.tally = Tally(task.name)
         self.num_worlds = num_worlds
+        self._limits = np.full(num_worlds, task.max_steps)
         self.envs = self._make()
         if (mode := self.envs.metadata.get("autoreset_mode")) != AutoresetMode.NEXT_STEP:
             raise UsageError(
@@ -50,6 +51,8 @@ class Practice:
         """The worlds whose next step is their new beginning."""
         self.lost = np.zeros(num_worlds, dtype=np.bool_)
         """The worlds whose last step never was: they broke, and their episode was cut off before it."""
+        self.on_edge = np.zeros(num_worlds, dtype=np.bool_)
+        """The worlds whose episode began in an edge case."""
         self._values = {name: np.full(num_worlds, value) for name, value in task.nominal.items()}
         # What follows is about the vector form; SturdyEnvs keep it themselves.
         self._is_new = False
@@ -110,7 +113,7 @@ class Practice:
 
     def _make(self) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
         if self.task.vector is None:
-            return SturdyEnvs(self.task, self.num_worlds, self.tally, self._set_values)
+            return SturdyEnvs(self.task, self._limits, self.tally, self._set_values)
         return self.task.vector(self.num_worlds)
 
     def _act_by(self, correction: Correction | None) -> None:
@@ -173,7 +176,7 @@ class Practice:
         if not fine.all():
             observations = observations.copy()
             observations[~fine] = self._seen[~fine]
-        late = self._ages >= self.task.max_steps
+        late = self._ages >= self._limits
         self.lost, self._seen = ~fine, observations
         self._forced = self.lost | (late & ~terminated & ~truncated)
         return observations, np.where(fine, rewards, 0.0), terminated & fine, (truncated | late) & fine
@@ -207,7 +210,10 @@ class Practice:
     def _choose(self, indices: NDArray[np.intp]) -> list[World]:
         if self._recipe is None:
             raise RuntimeError("These worlds have no recipe yet: call begin(recipe) first.")
-        worlds = list(sample_worlds(self._recipe, self._rng, len(indices)))
+        worlds = list(sample_worlds(self._recipe, self._rng, indices, self.num_worlds))
+        for index, world in zip(indices, worlds, strict=True):
+            self.on_edge[index] = world.is_edge_case
+            self._limits[index] = min(self.task.max_steps, world.num_steps or self.task.max_steps)
         if isinstance(self.envs, SturdyEnvs):
             self.envs.leads = {
                 int(i): functools.partial(opening, task=self.task, case=world.led, parameters=world.parameters)

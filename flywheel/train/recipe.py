@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flywheel.config import TrainConfig
 from flywheel.errors import UsageError, unknown
@@ -26,7 +28,7 @@ class Recipe:
     """(name, low, high) of every parameter of the task; low = high where it is fixed."""
     edge_cases: tuple[EdgeCase, ...]
     edge_case_share: float
-    """Share of worlds that begin in an edge case, each equally often."""
+    """Share of worlds whose episodes begin in an edge case, each equally often."""
     entropy: float
     """Coefficient of the entropy bonus where the round begins."""
     warm_start: str | None
@@ -47,17 +49,22 @@ class Recipe:
     """Names of the edge cases that are not mastered yet: half of the edge cases' worlds are theirs."""
     correction: Correction | None = None
     """What the worlds correct of the task's own simulator."""
+    horizon: int | None = None
+    """Steps that training looks ahead; None: as long as an episode."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where one training episode begins."""
+    """Where one training episode begins, and how long it may be."""
 
     parameters: Parameters
     state: tuple[float, ...] | None
     """Start state, or None to start as the environment does."""
     led: Led | None = None
     """The edge case that given actions lead to, if it is one."""
+    is_edge_case: bool = False
+    num_steps: int | None = None
+    """Steps after which it is cut, None: where the task cuts all of them."""
 
 
 def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Scenario] = ()) -> Recipe:
@@ -85,6 +92,7 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         warm_start=plan.warm_start,
         max_steps=most_steps,
         correction=plan.correction,
+        horizon=math.ceil(1.0 / (1.0 - config.gamma)) if config.gamma < 1.0 else None,
     )
 
 
@@ -134,23 +142,44 @@ def still_hard(hard: tuple[str, ...], probe: Probe, config: TrainConfig) -> tupl
     return tuple(dict.fromkeys((*probe.edge_failed, *hard)))
 
 
-def sample_worlds(recipe: Recipe, rng: np.random.Generator, num_worlds: int) -> Sequence[World]:
-    """Return where `num_worlds` training episodes begin: parameters uniform in their ranges, or an edge case.
+def sample_worlds(
+    recipe: Recipe, rng: np.random.Generator, places: NDArray[np.intp], num_worlds: int
+) -> Sequence[World]:
+    """Return where an episode begins in each of `places`, int[K], of a vector of `num_worlds` worlds.
 
-    Where the recipe names hard ones, these come more often than others.
+    Parameters are uniform in their ranges. The first places are for edge cases, and of those the first ones for the
+    hard ones that the recipe names, so that each has its share of the steps: a share of the episodes would be hardly
+    any step where most of them fail early. A place that is only a part of the share has it by chance.
     """
     low = np.array([low for _, low, _ in recipe.ranges])
     high = np.array([high for _, _, high in recipe.ranges])
-    values = rng.uniform(low, high, size=(num_worlds, len(recipe.ranges)))
-    edge = rng.random(num_worlds) < recipe.edge_case_share
-    which = rng.integers(max(len(recipe.edge_cases), 1), size=num_worlds)
+    values = rng.uniform(low, high, size=(len(places), len(recipe.ranges)))
+    which = rng.integers(max(len(recipe.edge_cases), 1), size=len(places))
+    rank = places + rng.random(len(places))
+    num_edge = recipe.edge_case_share * num_worlds
     hard = [index for index, case in enumerate(recipe.edge_cases) if case.name in recipe.hard]
     if hard:
-        which = np.where(rng.random(num_worlds) < _HARD_SHARE, rng.choice(hard, num_worlds), which)
+        which = np.where(rank < _HARD_SHARE * num_edge, rng.choice(hard, len(places)), which)
     worlds = []
-    for row, on_edge, index in zip(values, edge, which, strict=True):
+    for row, on_edge, index in zip(values, rank < num_edge, which, strict=True):
         parameters = {name: float(value) for (name, _, _), value in zip(recipe.ranges, row, strict=True)}
-        case = recipe.edge_cases[index] if on_edge else EdgeCase(name="")
-        led = case if isinstance(case, Led) else None
-        worlds.append(World({**parameters, **case.parameters}, None if led else case.state, led))
+        worlds.append(_on_edge(recipe, parameters, recipe.edge_cases[index]) if on_edge else World(parameters, None))
     return worlds
+
+
+def _on_edge(recipe: Recipe, parameters: Parameters, case: EdgeCase) -> World:
+    """Return where an episode begins in an edge case.
+
+    One whose state is all that is special about it is cut once it went as far as training looks ahead. Later it is an
+    episode as any other; and of whole ones, the few steps that tell how to leave that state were lost in the others'.
+    """
+    led = case if isinstance(case, Led) else None
+    is_usual = all(low <= case.parameters.get(name, low) <= high for name, low, high in recipe.ranges)
+    is_short = is_usual and (led is not None or case.state is not None)
+    return World(
+        parameters={**parameters, **case.parameters},
+        state=None if led else case.state,
+        led=led,
+        is_edge_case=True,
+        num_steps=recipe.horizon if is_short else None,
+    )

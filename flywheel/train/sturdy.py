@@ -57,14 +57,18 @@ class Tally:
 class SturdyEnvs(SyncVectorEnv):
     """N environments that begin again by themselves (NEXT_STEP); one that misbehaves is replaced by a new one."""
 
-    def __init__(self, task: Task, num_worlds: int, tally: Tally, prepare: Callable[[int], None]) -> None:
-        """Make them. `prepare` is called with the number of a world that was made anew, to set its parameters."""
+    def __init__(self, task: Task, limits: NDArray[np.intp], tally: Tally, prepare: Callable[[int], None]) -> None:
+        """Make one for each of `limits`, int[N]: the steps after which its present episode is cut, whoever sets them.
+
+        `prepare` is called with the number of a world that was made anew, to set its parameters.
+        """
+        num_worlds = len(limits)
         super().__init__([task.make_env] * num_worlds)
         self.lost: NDArray[np.bool_] = np.zeros(num_worlds, dtype=np.bool_)
         """The worlds whose last step never was: each begins again with its next one."""
         self.leads: dict[int, Callable[[gymnasium.Env[Any, Any]], Any]] = {}
         """What leads the world of a number to its next beginning, and shows it; None where it can't."""
-        self._task, self._tally, self._prepare = task, tally, prepare
+        self._task, self._limits, self._tally, self._prepare = task, limits, tally, prepare
         self._ages = np.zeros(num_worlds, dtype=np.int64)
         self._seeds = np.random.default_rng(0)
         self._unseeded = np.ones(num_worlds, dtype=np.bool_)
@@ -113,7 +117,7 @@ class SturdyEnvs(SyncVectorEnv):
             return self._replace(i, error)
         self._ages[i] += 1
         self._env_obs[i], self._rewards[i], self._terminations[i] = observation, reward, terminated
-        self._truncations[i] = truncated or self._ages[i] >= self._task.max_steps
+        self._truncations[i] = truncated or self._ages[i] >= self._limits[i]
         return True
 
     def _replace(self, i: int, error: Exception) -> bool:

@@ -69,24 +69,27 @@ class Tape:
         """What the worlds show now, float32[N, D]."""
         return self._observations[-1]
 
-    def add(self, drawn: tuple[Array, Floats, Floats], stepped: Stepped, void: Array, lost: Array) -> None:
+    def add(
+        self, drawn: tuple[Array, Floats, Floats], stepped: Stepped, void: Array, lost: Array, aside: Array
+    ) -> None:
         """Note one step of every world: actions [N, *a] with outputs and log probabilities, and what came of them.
 
-        `void` marks the worlds whose step was their new beginning or never was, `lost` those of them that broke.
+        `void` marks the worlds whose step was their new beginning or never was, `lost` those of them that broke, and
+        `aside` those whose episode isn't told of.
         """
         observations, *told = stepped
         self._observations.append(np.asarray(observations, dtype=np.float32))
-        self._columns.append((*drawn, *told, void, lost))
+        self._columns.append((*drawn, *told, void, lost, aside.copy()))
         self.num_real += len(void) - int(np.count_nonzero(void))
 
     def end(self, open_: NDArray[np.float64]) -> tuple[Played, NDArray[np.float64]]:
-        """Return what was played, and (length, return) float64[2, E] of each episode that came to its end meanwhile.
+        """Return what was played, and (length, return) float64[2, E] of each episode told of that ended meanwhile.
 
         `open_` float64[2, N] holds steps and return of the episodes under way before, and is brought up to date. An
         episode whose world broke is cut off where it was, and not told.
         """
         columns = [np.stack(column, axis=1) for column in zip(*self._columns, strict=True)]
-        actions, outputs, logps, rewards, terminated, truncated, void, lost = columns
+        actions, outputs, logps, rewards, terminated, truncated, void, lost, aside = columns
         (num_worlds, num_steps), real = void.shape, ~void
         around = np.zeros((num_worlds, num_steps + 2), dtype=np.bool_)
         around[:, 1:-1] = real
@@ -110,7 +113,7 @@ class Tape:
         goes_on = ~over & ~cut & (until == num_steps - 1)
         open_[:] = 0.0
         open_[:, worlds[goes_on]] = sums[:, goes_on]
-        return played, sums[:, over]
+        return played, sums[:, over & ~aside.ravel()[ends]]
 
 
 def learnt(played: Played, scale: float, step_cost: float) -> Played:

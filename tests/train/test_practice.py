@@ -187,3 +187,19 @@ def test_what_is_on_its_way_is_forgotten_where_a_world_begins_again(task: Task) 
         assert not pushed[~void & (since >= 3)].any()
         since = np.where(void, 0, since + 1)
     practice.close()
+
+
+@pytest.mark.parametrize("task", [cartpole, SINGLE])
+def test_an_edge_cases_episode_is_cut_after_what_training_looks_ahead_and_begins_again(task: Task) -> None:
+    task = dataclasses.replace(task, edge_cases=task.edge_cases[2:3])
+    start = np.array(task.edge_cases[0].state, np.float32)
+    practice = Practice(task, 4, np.random.default_rng(0))
+    practice.begin(dataclasses.replace(recipe_for(task, share=0.5), horizon=5))
+    assert practice.on_edge.tolist() == [True, True, False, False]
+    for _ in range(3):
+        for t in range(1, 6):
+            _, _, terminated, truncated = practice.step(np.array([1, 0, t % 2, t % 2]))
+            assert not terminated.any() and truncated.tolist() == [t == 5, t == 5, False, False]
+        observations, rewards, _, truncated = practice.step(np.zeros(4, np.int64))
+        assert (observations[:2] == start).all() and not rewards[:2].any() and not truncated.any()
+    practice.close()

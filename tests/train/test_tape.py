@@ -47,7 +47,8 @@ class OneByOne:
                     length, total = self.open[world]
                     self.open[world] = (length + 1, total + step["rewards"][world])
                     if run["over"]:
-                        self.told.append(self.open[world])
+                        if not step["aside"][world]:
+                            self.told.append(self.open[world])
                         self.open[world] = (0, 0.0)
                 seen = step["observations"][world]
         return runs
@@ -66,6 +67,7 @@ def steps_of(rng: np.random.Generator, num: int, ended: Any) -> tuple[list[dict[
                 "observations": rng.normal(size=(NUM_WORLDS, 3)).astype(np.float32), "rewards": rng.normal(size=4),
                 "terminated": terminated, "truncated": truncated, "void": void, "lost": lost,
                 "actions": rng.integers(0, 2, NUM_WORLDS), "logps": rng.normal(size=4).astype(np.float32),
+                "aside": rng.random(NUM_WORLDS) < 0.3,
             }
         )  # fmt: skip
         ended = terminated | truncated | lost
@@ -82,7 +84,7 @@ def test_runs_and_returns_are_those_of_worlds_followed_one_by_one(seed: int, len
         for s in steps:
             drawn = s["actions"], np.zeros((NUM_WORLDS, 2), np.float32), s["logps"]
             stepped = s["observations"], s["rewards"], s["terminated"], s["truncated"]
-            tape.add(drawn, stepped, s["void"], s["lost"])
+            tape.add(drawn, stepped, s["void"], s["lost"], s["aside"])
         wanted = slow.follow(seen, steps)
         assert tape.num_real == sum(len(run["rewards"]) for run in wanted)
         seen = tape.seen
@@ -110,7 +112,7 @@ def test_rewards_are_learnt_scaled_and_less_what_a_step_costs() -> None:
     tape = Tape(np.zeros((1, 1), np.float32))
     nothing = np.zeros(1, np.bool_)
     drawn = np.zeros(1, np.int64), np.zeros((1, 2), np.float32), np.zeros(1, np.float32)
-    tape.add(drawn, (np.ones((1, 1)), np.array([5.0]), nothing, nothing), nothing, nothing)
+    tape.add(drawn, (np.ones((1, 1)), np.array([5.0]), nothing, nothing), nothing, nothing, nothing)
     played, told = tape.end(np.zeros((2, 1)))
     assert told.shape == (2, 0)
     assert learnt(played, 1.0, 0.0) is played
