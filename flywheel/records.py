@@ -202,6 +202,8 @@ class Release:
     share: float
     previous: str | None
     released_at: float
+    pays_otherwise: bool = False
+    """Whether it was trained for another reward than the one before it: then it acts otherwise because it should."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -129,7 +129,8 @@ class Driver:
         if canary is None or canary.is_over:
             return None
         alarms, heard = await self._alarms(witness), list[Outcome]()
-        hacks = await self._accused(witness, canary.challenger)
+        is_meant = self._registry.pays_otherwise(canary.challenger, canary.champion)
+        hacks = "" if is_meant else await self._accused(witness, canary.challenger)
         if canary.state == "canary":
             after = max(canary.read_to, (canary.begun_at, ""))
             heard = await within(witness.outcomes((canary.champion, canary.challenger), after))

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,7 @@ class Registry(Challenges, Tokens):
             "(Ctrl-C; on a cluster `flywheel down`)."
         )
         self.keys: Keys
+        self._rewards: dict[str, Any] = {}
         self._db = sqlite.owned(run_dir / FILE, self._make, refusal)
 
     def _make(self, db: sqlite3.Connection) -> None:
@@ -279,13 +281,13 @@ class Registry(Challenges, Tokens):
                 )
 
     def _release(self, digest: str, now: float) -> Release:
-        release = Release(digest=digest, stage="full", share=1.0, previous=self.champion(), released_at=now)
+        before = self.champion()
         self.end_control(f"policy {digest[:12]} was put into service", now)
         self._db.execute(
             "INSERT INTO releases (digest, stage, share, previous, released_at) VALUES (?, ?, ?, ?, ?)",
-            (release.digest, release.stage, release.share, release.previous, release.released_at),
+            (digest, "full", 1.0, before, now),
         )
-        return release
+        return self.releases()[-1]
 
     def releases(self) -> list[Release]:
         """Return every release, oldest first."""
@@ -293,9 +295,18 @@ class Registry(Challenges, Tokens):
             "SELECT digest, stage, share, previous, released_at FROM releases ORDER BY id"
         ).fetchall()
         return [
-            Release(digest=digest, stage=stage, share=share, previous=previous, released_at=at)
-            for digest, stage, share, previous, at in rows
-        ]
+            Release(
+                digest=digest, stage=stage, share=share, previous=before, released_at=at,
+                pays_otherwise=before is not None and self.pays_otherwise(digest, before),
+            )
+            for digest, stage, share, before, at in rows
+        ]  # fmt: skip
+
+    def pays_otherwise(self, digest: str, before: str) -> bool:
+        """Say whether a policy was trained for another reward than one before it."""
+        for each in {digest, before} - self._rewards.keys():  # this is asked each second
+            self._rewards[each] = (self.artifact(each).trained_on.get("correction") or {}).get("reward")
+        return bool(self._rewards[digest] != self._rewards[before])
 
     def _present(self) -> Release | None:
         return releases[-1] if (releases := self.releases()) else None

@@ -2,7 +2,8 @@
 
 Whoever is tried beside the champion is compared with the champion's last episodes, as they are when its first outcome
 is read; whoever is put into service with the last ones of the policy before it. That reference stays as it is, and is
-noted durably: after a restart nobody could learn it again.
+noted durably: after a restart nobody could learn it again. Who is in service after it was trained for another reward
+than the policy before it is compared with nobody: that it acts otherwise, and gets more, is what was asked for.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class HackWatch:
         found = self._tested.get(release.digest)
         if found is None or found.is_accused:
             found = None if self._reference is None else _Tested(self._reference, release.released_at)
-        is_judged = found is not None and found.reference.digest != release.digest
+        is_judged = found is not None and found.reference.digest != release.digest and not release.pays_otherwise
         self._tested = {release.digest: found} if found is not None and is_judged else {}
         self._champion = release.digest
         self._former.pop(release.digest, None)

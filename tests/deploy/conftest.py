@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,11 +59,11 @@ class World:
         self.registry = Registry(run_dir, task_digest(cartpole))
         self.token = token_file(run_dir, CLIENT).read_text()
 
-    def artifact(self, number: float = 1.0) -> Artifact:
+    def artifact(self, number: float = 1.0, trained_on: Mapping[str, Any] | None = None) -> Artifact:
         """Write and register a policy; another number gives another digest."""
         gains = tuple(number * gain for gain in GOOD)
-        version = self.registry.next_version()
-        artifact = write_linear_artifact(self.run_dir / "policies", cartpole, gains, version=version)
+        told = {"version": self.registry.next_version(), "trained_on": trained_on}
+        artifact = write_linear_artifact(self.run_dir / "policies", cartpole, gains, **told)
         self.registry.add(artifact)
         return artifact
 

@@ -176,6 +176,18 @@ def test_a_champion_is_compared_with_the_one_before_it_and_a_challengers_test_go
     assert feed(watch, episodes(50, NEW, seed=2, start=950.0, **HACK)) == [], "a former champion is nobody's to judge"  # type: ignore[arg-type]
 
 
+def test_who_was_trained_for_another_reward_may_act_otherwise_and_get_more_and_the_next_one_may_not() -> None:
+    watch = HackWatch(SPEC)
+    watch.release(release())
+    feed(watch, episodes(200))
+    feed(watch, episodes(10, NEW, start=500.0, **HACK))  # type: ignore[arg-type]
+    watch.release(dataclasses.replace(release(NEW, 600.0), pays_otherwise=True))
+    assert feed(watch, episodes(200, NEW, seed=1, start=600.0, **HACK)) == [] and not watch.looks()  # type: ignore[arg-type]
+    watch.release(release(NEXT, 900.0))
+    assert watch.looks()[NEXT]["reference"] == NEW
+    assert feed(watch, episodes(200, NEXT, seed=2, start=900.0, pay=4.0, right=0.05)), "it is watched as any other"
+
+
 def test_without_enough_of_the_champions_episodes_nobody_is_judged() -> None:
     watch = HackWatch(SPEC)
     watch.release(release())
