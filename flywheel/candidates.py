@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from flywheel import told
 from flywheel.console import Say
 from flywheel.policy import Files
 from flywheel.records import Artifact, Plan, Probe, Progress
@@ -19,19 +20,18 @@ class Candidate:
         """Begin a round that ends like this; trainer and registry of `rooms` are asked, `seed` is the run's."""
         self._ending, self._ask, self._rooms, self._seed, self._say = ending, ask, rooms, seed, say
         self._kept: tuple[str, Files] | None = None
-        self._words = ""
 
     def keep(self, plan: Plan, progress: Progress, probe: Probe) -> None:
         """Keep the policy as it is now, in place of the one before."""
         self._kept = self._export(plan, progress)
         self._ending.keep(progress, probe)
-        self._words = f"the policy after {progress.num_steps:,} steps is the candidate, whose return was better yet"
 
     def write(self, plan: Plan, progress: Progress, probe: Probe) -> Artifact:
         """Write the round's candidate as an artifact and register it: what is there now, or was better and is lost."""
-        exported = self._kept if self._ending.is_lost_again(probe) else None
-        if exported is not None:
-            self._say("train", f"{self._words}: {self._ending.best_so_far:.0f}")
+        exported, kept = (self._kept if self._ending.is_lost_again(probe) else None), self._ending.kept
+        if exported is not None and kept.probe is not None:
+            how = told.probed(kept.probe, self._ending.needed)
+            self._say("train", f"the policy after {kept.num_steps:,} steps is the candidate, which did better: {how}")
         digest, files = exported or self._export(plan, progress)
         artifact: Artifact = self._ask(self._rooms.registry.write, digest, files)
         return artifact

@@ -32,7 +32,7 @@ class Following:
 
     def begin(self, number: int, plan: Plan, rival: Probe | None, ending: Ending | None = None) -> None:
         """Follow a round that begins in this turn, and how it is to end, where that is by another return."""
-        self._needed = math.nan if ending is None or ending.climb is None else ending.climb.needed
+        self._needed = math.nan if ending is None else ending.needed
         limit = most_steps(plan, rival, self._config.train)
         self._pace = Pace(limit, time.monotonic())
         self._trackers.begin(number, limit)

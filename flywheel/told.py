@@ -25,17 +25,21 @@ from flywheel.tapes import INTERVAL
 from flywheel.task import Task
 
 
-def progress(progress: Progress, probe: Probe, needed: float = math.nan) -> str:
-    """Return how far training is and how its probe went, beside the return that is `needed`, where one is."""
+def probed(probe: Probe, needed: float = math.nan) -> str:
+    """Return how a probe went, beside the return that is `needed`, where one is."""
     names = [name for name in probe.edge_failed if name != INTERVAL]  # of those worlds the note says more
     edges = f"; edge cases failed: {', '.join(names) if len(names) < 3 else len(names)}" if names else ""
     climbed = f", return {_number(probe.mean_return)} of {_number(needed)} needed" if math.isfinite(needed) else ""
-    rate = f"{probe.num_failed} of {probe.num_episodes} failed{climbed}"
+    return f"{probe.num_failed} of {probe.num_episodes} failed{climbed}{edges}"
+
+
+def progress(progress: Progress, probe: Probe, needed: float = math.nan) -> str:
+    """Return how far training is and how its probe went, beside the return that is `needed`, where one is."""
     mean = "no return yet" if math.isnan(progress.mean_return) else f"return {progress.mean_return:.0f}"
     notes = "".join(f"; {note}" for note in (probe.note, progress.note) if note)
     pace = f" at {progress.steps_per_s:,.0f}/s" if progress.steps_per_s > 0 else ""
     left = "" if progress.left_s is None else f", at most {duration(progress.left_s)} left"
-    return f"{progress.num_steps:,} steps{pace}, {mean}{left}; probe: {rate}{edges}{notes}"
+    return f"{progress.num_steps:,} steps{pace}, {mean}{left}; probe: {probed(probe, needed)}{notes}"
 
 
 def duration(seconds: float) -> str:

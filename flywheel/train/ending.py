@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flywheel.config import TrainConfig
@@ -14,25 +14,23 @@ RISE = 0.01
 """Share of the range of returns by which a return must be higher than the best so far to count as higher."""
 
 
+@dataclass(frozen=True, slots=True)
 class Climb:
-    """How far a round has come that is for another reward: there a policy that never fails may still be a poor one."""
+    """How far a round goes that is for another reward: there a policy that never fails may still be a poor one."""
 
-    def __init__(self, needed: float, rise: float, patience: int) -> None:
-        """Climb to a mean return of `needed`, or until `patience` steps brought none that is good and `rise` better."""
-        self.needed, self._rise, self._patience = needed, rise, patience
-        self.best, self._best_at = -math.inf, 0
+    needed: float
+    """Mean return at which it is over."""
+    rise: float
+    """By how much a return must be higher than the best so far to count as higher."""
+    patience: int
+    """Steps without a higher one, after a first good policy, in which it is over too."""
 
-    def is_higher(self, mean_return: float) -> bool:
-        """Say whether a good policy's return is higher than that of every good one before."""
-        return mean_return > self.best + self._rise
 
-    def hold(self, num_steps: int, mean_return: float) -> None:
-        """Take a good policy's return for the highest one."""
-        self.best, self._best_at = mean_return, num_steps
+class Kept:
+    """How the best policy on a round's way was probed, and after how many steps; none yet, as it is made."""
 
-    def is_stalled(self, num_steps: int) -> bool:
-        """Say whether there was a good policy, and none any more that is better: worlds may not give what is needed."""
-        return self.best > -math.inf and num_steps - self._best_at >= self._patience
+    probe: Probe | None = None
+    num_steps: int = 0
 
 
 def is_quiet(plan: Plan) -> bool:
@@ -61,10 +59,11 @@ def beats(probe: Probe, rival: Probe) -> bool:
     if probe.num_episodes < rival.num_episodes:
         return False
 
-    def rank(of: Probe) -> tuple[int, float]:
-        return of.num_failed + len(of.edge_failed), -of.mean_return
+    return (_failures(probe), -probe.mean_return) < (_failures(rival), -rival.mean_return)
 
-    return rank(probe) < rank(rival)
+
+def _failures(probe: Probe) -> int:
+    return probe.num_failed + len(probe.edge_failed)
 
 
 def most_steps(plan: Plan, rival: Probe | None, config: TrainConfig) -> int:
@@ -79,22 +78,21 @@ def is_over(
     rival: Probe | None,
     best: float,
     config: TrainConfig,
-    climb: Climb | None = None,
+    needed: float = -math.inf,
 ) -> bool:
     """Say whether to stop training: a good probe (that beats `rival`, if there is one), or no hope, or no steps left.
 
     `best` is the highest return an episode can have: a rival that always reaches it can't be beaten. Without a rival a
-    good probe has to be at the end of the `climb`, too, if there is one; a climb that is stalled has its candidate.
+    good probe has to have the mean return that is `needed`, too.
     """
     perfect = rival is not None and not rival.num_failed and not rival.edge_failed and rival.mean_return >= best
-    is_stalled = climb is not None and climb.is_stalled(progress.num_steps)
-    if perfect or is_stalled or progress.num_steps >= most_steps(plan, rival, config):
+    if perfect or progress.num_steps >= most_steps(plan, rival, config):
         return True
     if progress.num_steps < config.min_steps or not is_good(probe, config):
         return False
     if rival is not None:
         return beats(probe, rival)
-    return climb is None or probe.mean_return >= climb.needed
+    return probe.mean_return >= needed
 
 
 def deserves_verdict(probe: Probe, rival: Probe | None) -> bool:
@@ -123,32 +121,48 @@ class Ending:
     """The highest return an episode can have."""
     config: TrainConfig
     climb: Climb | None
-
-    def is_over(self, progress: Progress, probe: Probe) -> bool:
-        """Say whether to stop training, as `is_over`."""
-        return is_over(self.plan, progress, probe, self.rival, self.best, self.config, self.climb)
+    kept: Kept = field(default_factory=Kept)
 
     @property
-    def best_so_far(self) -> float:
-        """The mean return of the policy that was kept, -inf where none was."""
-        return -math.inf if self.climb is None else self.climb.best
+    def needed(self) -> float:
+        """The mean return that a good policy has to have, -inf where none is asked for."""
+        return -math.inf if self.climb is None else self.climb.needed
+
+    def is_over(self, progress: Progress, probe: Probe) -> bool:
+        """Say whether to stop training: as `is_over`, or as worlds may not give what is needed of another reward."""
+        is_stalled = (
+            self.climb is not None
+            and self.kept.probe is not None
+            and progress.num_steps - self.kept.num_steps >= self.climb.patience
+        )
+        return is_stalled or is_over(self.plan, progress, probe, self.rival, self.best, self.config, self.needed)
 
     def is_worth_keeping(self, progress: Progress, probe: Probe) -> bool:
-        """Say whether the policy is the best of a climb so far: those after it may fail, and never be good again."""
-        if self.climb is None or progress.num_steps < self.config.min_steps:
+        """Say whether the policy is the best one so far: those after it may be worse, up to the round's last step.
+
+        That is the good one with the highest return where a round climbs, or else the one that fails least often.
+        """
+        if self.rival is not None or progress.num_steps < self.config.min_steps:
             return False
-        return is_good(probe, self.config) and self.climb.is_higher(probe.mean_return)
+        before = self.kept.probe
+        if self.climb is None:
+            is_whole = probe.num_episodes >= self.config.probe_episodes
+            return is_whole and (before is None or _failures(probe) < _failures(before))
+        is_higher = before is None or probe.mean_return > before.mean_return + self.climb.rise
+        return is_good(probe, self.config) and is_higher
 
     def keep(self, progress: Progress, probe: Probe) -> None:
-        """Take the policy for the best of the climb so far."""
-        assert self.climb is not None
-        self.climb.hold(progress.num_steps, probe.mean_return)
+        """Take the policy for the best one so far."""
+        self.kept.probe, self.kept.num_steps = probe, progress.num_steps
 
     def is_lost_again(self, probe: Probe) -> bool:
         """Say whether the policy at the round's end is worse than one that was kept."""
-        return self.best_so_far > -math.inf and not (
-            is_good(probe, self.config) and probe.mean_return >= self.best_so_far
-        )
+        before, is_good_now = self.kept.probe, is_good(probe, self.config)
+        if before is None:
+            return False
+        if self.climb is None:
+            return not is_good_now and _failures(before) < _failures(probe)
+        return not (is_good_now and probe.mean_return >= before.mean_return)
 
 
 def ending(

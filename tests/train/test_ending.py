@@ -101,6 +101,21 @@ def test_a_round_for_another_reward_ends_when_its_worlds_give_no_more_with_the_b
     assert not round.is_lost_again(shows(0, 324.0))
 
 
+def test_a_round_that_runs_out_of_steps_had_its_best_policy_where_least_failed() -> None:
+    """Found in a run: DQN lost in its last steps what it could, and 23 of 100 worlds failed."""
+    round = ends(PLAN)
+    out = shows(0, 500.0, edges=("cart_rolling_out",))
+    broken_off = dataclasses.replace(shows(0), num_episodes=20)
+    assert not round.is_worth_keeping(at(50), out) and not round.is_worth_keeping(at(100), broken_off)
+    assert round.is_worth_keeping(at(100), out)
+    round.keep(at(100), out)
+    assert not round.is_over(at(900), shows(5)), "a round that doesn't climb uses all of its steps"
+    assert not round.is_worth_keeping(at(500), dataclasses.replace(out, mean_return=510.0))
+    assert round.is_lost_again(shows(46)) and not round.is_lost_again(out)
+    assert not round.is_lost_again(shows(1)), "what is good ends the round, and is its candidate"
+    assert not ends(PLAN, rival=shows(3)).is_worth_keeping(at(500), shows(0))
+
+
 def test_in_quiet_times_another_reward_changes_nothing() -> None:
     assert ends(FOLLOWED, None, shows(0, 320.0)).is_over(at(100), shows(0, 321.0))
 
