@@ -112,7 +112,8 @@ class GateConfig:
     compare_sims: int = 300
     """most pairs of nominal worlds in which it is found out whether a candidate is less safe than the one in service"""
     stress_sims: int = 200
-    """pairs of worlds at the edge of what the policy in service masters, in which a candidate is compared with it"""
+    """pairs of worlds at the edge of what the policy in service masters, in which a candidate is compared with it; 0
+    leaves it out, for a reward that is worth being less safe out there"""
     search_sims: int = 500
     """simulations of the search for failures at the end of a verdict that would pass; 0 leaves it out"""
     edge_trials: int = 4

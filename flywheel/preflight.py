@@ -17,7 +17,14 @@ MAY_BE_ZERO = frozenset(
     {"seed", "num_cpus", "deploy.port", "page.port", "deploy.flush_s", "observe.wait_s", "store.group_s"}
     | {"train.entropy", "train.edge_case_share", "train.min_steps", "train.probe_max_failed", "train.lambda_"}
     | {"train.lr_warm", "train.step_cost", "train.lr_end", "gate.edge_max_failed", "gate.probe_edge_max_failed"}
-    | {"gate.search_sims", "gate.suite_open", "gate.workers", "traffic.num_clients", "traffic.change_after"}
+    | {
+        "gate.search_sims",
+        "gate.stress_sims",
+        "gate.suite_open",
+        "gate.workers",
+        "traffic.num_clients",
+        "traffic.change_after",
+    }
     | {"analyze.patience_s", "analyze.widen", "analyze.cooldown_s", "analyze.most_rounds"}
     | {"trace.sample_share", "trace.around", "trace.flush_s"}
     | {
