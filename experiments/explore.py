@@ -1,6 +1,6 @@
 """Does a round of increase_exploration explore more, by how much, and does that go back within the round?
 
-    python -m experiments.explore             # some fifteen minutes
+    python -m experiments.explore             # some half an hour
     python -m experiments.explore --quick     # two seeds, shorter rounds, and nothing is written
 
 For each algorithm and fresh seed RLlib trains a first round from fresh weights (PPO and DQN on CartPole, SAC on
@@ -185,7 +185,7 @@ def explored(seed: int, quick: bool) -> Iterator[dict[str, Any]]:
     import ray
 
     ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
-    seeds = np.random.SeedSequence(seed).generate_state(2 if quick else 8) % 2**30
+    seeds = np.random.SeedSequence(seed).generate_state(2 if quick else 16) % 2**30
     config = TrainConfig(num_runners=1, worlds_per_runner=32, max_steps=40_000 if quick else 100_000)
     phase = config.exploration_share * config.max_steps
     for algorithm in NAMES:

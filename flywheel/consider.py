@@ -47,12 +47,14 @@ class Considering:
         present = known.correction if known.is_champion_known or champion is None else form
         contradiction = self._contradiction(known, present)
         signals: Sequence[Signal] = ()
+        current: list[Signal] = []
         diagnosis, blame = Diagnosis(calibration=None, obstacle="", num_changed=0), None
         cause: Mapping[str, Any] = {}
         if champion is not None:
             self._rooms.produce()
             signals = ask(self._rooms.serving.observer.signals)
-            if (current := about(ask(registry.releases)[-1], signals)) and not held:
+            current = about(ask(registry.releases)[-1], signals)
+            if current and not held:
                 self._rooms.say("analyze", "fitting the simulator to production since the alarm", passing=True)
                 diagnosis = self._diagnose(champion, current, known, present)
                 cause = explaining.explain(self._rooms, self._spec, current, history, self._task)
@@ -67,7 +69,7 @@ class Considering:
             champion=champion,
             previous=previous,
             condemned=tuple(sorted(ask(registry.condemned))),
-            signals=open_signals(history, signals, champion),
+            signals=open_signals(history, watched(signals, current), champion),
             past=past,
             calibration=diagnosis.calibration,
             obstacle=diagnosis.obstacle,
@@ -164,3 +166,8 @@ class Considering:
 def about(release: Release, signals: Sequence[Signal]) -> list[Signal]:
     """Return the alarms about a release, and not about an earlier one of the same policy."""
     return [signal for signal in signals if signal.evidence["released_at"] == release.released_at]
+
+
+def watched(signals: Sequence[Signal], current: Sequence[Signal]) -> list[Signal]:
+    """Return the alarms without accusations from before the present release: in service a policy is watched anew."""
+    return [signal for signal in signals if signal.kind != "reward_hacking" or signal in current]

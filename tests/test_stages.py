@@ -476,3 +476,12 @@ def test_a_damaged_segment_leaves_a_turn_undiagnosed_and_says_why(
     found = considering._diagnose("d", [], recall([], "d", 0.0), None)
     assert found.calibration is None
     assert found.obstacle == "production's episodes can't be read (segment 3 is damaged)"
+
+
+def test_who_was_accused_while_it_was_tried_is_watched_anew_in_service() -> None:
+    """Found in a run: a policy for another reward brought back 430 of 230, and was held for what it did as it should."""
+    hacks = dataclasses.replace(ALARM, kind="reward_hacking", evidence={"released_at": 5.0})
+    release = Release(digest=ALARM.digest, stage="full", share=1.0, previous="old", released_at=9.0)
+    now = dataclasses.replace(hacks, evidence={"released_at": 9.0})
+    assert consider.watched([ALARM, hacks], consider.about(release, [ALARM, hacks])) == [ALARM]
+    assert consider.watched([hacks, now], consider.about(release, [hacks, now])) == [now]
