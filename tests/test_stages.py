@@ -479,7 +479,7 @@ def test_a_damaged_segment_leaves_a_turn_undiagnosed_and_says_why(
 
 
 def test_who_was_accused_while_it_was_tried_is_watched_anew_in_service() -> None:
-    """Found in a run: a policy for another reward brought back 430 of 230, and was held for what it did as it should."""
+    """Found in a run: a policy for another reward got 430 in place of 230, and the wheel held as it acted otherwise."""
     hacks = dataclasses.replace(ALARM, kind="reward_hacking", evidence={"released_at": 5.0})
     release = Release(digest=ALARM.digest, stage="full", share=1.0, previous="old", released_at=9.0)
     now = dataclasses.replace(hacks, evidence={"released_at": 9.0})
