@@ -28,7 +28,8 @@ class Candidate:
 
     def write(self, plan: Plan, progress: Progress, probe: Probe) -> Artifact:
         """Write the round's candidate as an artifact and register it: what is there now, or was better and is lost."""
-        exported, kept = (self._kept if self._ending.is_lost_again(probe) else None), self._ending.kept
+        kept = self._ending.kept
+        exported = self._kept if self._ending.is_lost_again(kept.last or probe) else None
         if exported is not None and kept.probe is not None:
             how = told.probed(kept.probe, self._ending.needed)
             self._say("train", f"the policy after {kept.num_steps:,} steps is the candidate, which did better: {how}")

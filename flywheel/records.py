@@ -202,7 +202,7 @@ class Release:
     share: float
     previous: str | None
     released_at: float
-    pays_otherwise: bool = False
+    pays_otherwise: bool = field(default=False, compare=False)
     """Whether it was trained for another reward than the one before it: then it acts otherwise because it should."""
 
 

@@ -203,7 +203,7 @@ class OnRay:
         if rival is None:
             self._probe_seed = self._seed()
             if over or self._ending.is_worth_keeping(progress, probe):
-                probe = self._look(plan, progress.network, self._spec)
+                probe = self._ending.whole(self._look(plan, progress.network, self._spec))
                 over = self._ending.is_over(progress, probe)
                 if not over and self._ending.is_worth_keeping(progress, probe):
                     self._candidate.keep(plan, progress, probe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,3 +38,18 @@ def test_the_best_policy_of_a_climb_is_the_candidate_where_it_got_lost_again(
     candidate.keep(FOLLOWED, at(5_120), shows(0, 417.0))
     candidate.write(FOLLOWED, at(9_000), last)
     assert (registered, said) == ([("digest", written)], told)
+
+
+def test_the_policy_at_the_end_is_compared_by_its_whole_probe() -> None:
+    """Found in review: three failures in the 20 episodes of a probe that was broken off are more than three of 200."""
+    plan, written = dataclasses.replace(FOLLOWED, correction=None), []
+    trainer = SimpleNamespace(export=lambda version, parent, origin, now: ("digest", origin["steps"]))
+    registry = SimpleNamespace(next_version=lambda: 3, write=lambda *given: written.append(given[1]))
+    rooms = SimpleNamespace(trainer=trainer, registry=registry)
+    for last, wanted in ((shows(30), 5_000), (shows(2), 9_000)):
+        ending = ends(plan)
+        candidate = Candidate(ending, lambda method, *given: method(*given), rooms, 7, lambda *_, **__: None)
+        candidate.keep(plan, at(5_000), shows(3))
+        ending.whole(last)
+        candidate.write(plan, at(9_000), dataclasses.replace(shows(3), num_episodes=20))
+        assert written.pop() == wanted

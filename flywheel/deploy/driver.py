@@ -76,10 +76,13 @@ class Driver:
         alarms = [s for s in signals if any(s.evidence["released_at"] == each.released_at for each in present)]
         return [signal for signal in alarms if signal.kind != "reward_hacking"]
 
-    async def _accused(self, witness: Witness, digest: str) -> str:
-        """Return why a policy is given no more episodes that hacks its reward, as a clause; "" where nobody says so."""
+    async def _accused(self, witness: Witness, digest: str, since: float) -> str:
+        """Return why a policy is given no more episodes that hacks its reward, as a clause; "" where nobody says so.
+
+        What was said before it began to be tried, or to stay, is not about that.
+        """
         signals = await within(witness.signals())
-        told = [s for s in signals if s.kind == "reward_hacking" and s.digest == digest]
+        told = [s for s in signals if s.kind == "reward_hacking" and s.digest == digest and s.at >= since]
         return f"it may hack its reward: {told[-1].evidence['words']}" if told else ""
 
     async def _fails(self, witness: Witness, alarms: Sequence[Signal]) -> bool:
@@ -130,7 +133,7 @@ class Driver:
             return None
         alarms, heard = await self._alarms(witness), list[Outcome]()
         is_meant = self._registry.pays_otherwise(canary.challenger, canary.champion)
-        hacks = "" if is_meant else await self._accused(witness, canary.challenger)
+        hacks = "" if is_meant else await self._accused(witness, canary.challenger, canary.begun_at)
         if canary.state == "canary":
             after = max(canary.read_to, (canary.begun_at, ""))
             heard = await within(witness.outcomes((canary.champion, canary.challenger), after))
@@ -171,7 +174,7 @@ class Driver:
         control, config = self._registry.control(), self._ramp.config
         if control is None:
             return
-        if hacks := await self._accused(witness, control.policy):
+        if hacks := await self._accused(witness, control.policy, control.begun_at):
             self._registry.end_control(hacks, clock(), control.policy)
             return
         if control.settled_at is None:

@@ -383,7 +383,7 @@ def open_readonly(run_dir: Path) -> Registry:
     if not sqlite.is_made(path):
         raise UsageError(f"There is no registry in {run_dir}: no policy was ever added there. Name another --run-dir.")
     registry = Registry.__new__(Registry)
-    registry.run_dir, registry._db = run_dir, sqlite.reading(path)
+    registry.run_dir, registry._db, registry._rewards = run_dir, sqlite.reading(path), {}
     _check_version(registry._db, run_dir)
     return registry
 

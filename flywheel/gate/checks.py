@@ -132,10 +132,8 @@ def stress(
     passes after `num` pairs, or when it is surely not worse by as much as `max_regression`.
     """
     name, bound = "stress", 0.0
-    if gauge is None:
-        return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=bound, passed=True, note="no policy in service")
-    if not num:
-        note = "left out: gate.stress_sims is 0"
+    if gauge is None or not num:
+        note = "no policy in service" if num else "left out: gate.stress_sims is 0"
         return Check(name=name, value=0.0, interval=(0.0, 0.0), bound=bound, passed=True, note=note)
     if not gauge.is_telling:
         why = f"the policy in service fails in {gauge.num_failed} of {PILOT} worlds" if gauge.num_failed else "no range"

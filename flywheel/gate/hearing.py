@@ -87,7 +87,7 @@ class Hearing:
         """Return the answers and the trials. Raises whatever a simulator, a policy or the crew does."""
         config, case = self._config, self._case
         fixed = self._fixed()
-        if case.baseline is not None:
+        if case.baseline is not None and config.stress_sims:
             self._gauge = gauge(self._task, self._crew, case.baseline, case.parameters, seed=case.seed, now=case.now)
         self._nominal()
         self._stressed(config.num_sims)

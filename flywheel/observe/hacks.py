@@ -86,15 +86,19 @@ class HackWatch:
     def release(self, release: Release) -> None:
         """Take in who is in service now; the policy before it is the reference, unless it was accused itself."""
         before, self._release = self._champion, release
+        if release.pays_otherwise:
+            self._tested.pop(release.digest, None)
         if release.digest == before:
             return
         tested = self._tested.get(before)
-        if before and self._is_telling() and not (tested and tested.is_accused):
+        if release.pays_otherwise:
+            self._reference = None  # nor is who comes next compared with those who were paid for something else
+        elif before and self._is_telling() and not (tested and tested.is_accused):
             self._reference = self._learn()
         found = self._tested.get(release.digest)
         if found is None or found.is_accused:
             found = None if self._reference is None else _Tested(self._reference, release.released_at)
-        is_judged = found is not None and found.reference.digest != release.digest and not release.pays_otherwise
+        is_judged = found is not None and found.reference.digest != release.digest
         self._tested = {release.digest: found} if found is not None and is_judged else {}
         self._champion = release.digest
         self._former.pop(release.digest, None)

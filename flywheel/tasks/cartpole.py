@@ -42,12 +42,14 @@ def set_parameters(env: Any, values: Mapping[str, Any]) -> None:
 def set_state(env: Any, state: Any) -> Array:
     """Put the world into float64[4] (x, velocity, angle, its velocity), or N worlds into float64[N, 4].
 
-    Returns what is observed there. A world that gets another state than it has is no longer done.
+    Returns what is observed there. A world that gets another state than it has begins its 500 steps anew.
     """
     world = env.unwrapped
     states = np.array(state, dtype=np.float64)
     if isinstance(env.unwrapped, gymnasium.vector.VectorEnv):
-        world.prev_done &= (states == world.state.T).all(axis=1)
+        is_moved = (states != world.state.T).any(axis=1)
+        world.prev_done &= ~is_moved
+        world.steps[is_moved] = 0
         world.state = states.T.copy()
     else:
         world.state = states

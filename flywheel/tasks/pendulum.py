@@ -93,12 +93,12 @@ def set_parameters(env: Any, values: Mapping[str, Any]) -> None:
 def set_state(env: Any, state: Any) -> Array:
     """Put the world into float64[2] (angle from upright in rad, its velocity in rad/s), or N worlds into float64[N, 2].
 
-    Returns what is observed there. A world that gets another state than it has is no longer ended.
+    Returns what is observed there. A world that gets another state than it has begins its 500 steps anew.
     """
     world = env.unwrapped
     states = np.array(state, dtype=np.float64)
     if isinstance(world, Pendulums):
-        world.num_steps[world.ended & (states != world.state).any(axis=1)] = 0
+        world.num_steps[(states != world.state).any(axis=1)] = 0
         world.ended = world.num_steps >= NUM_STEPS
         world.state = states
         return world.observe()

@@ -31,6 +31,8 @@ class Kept:
 
     probe: Probe | None = None
     num_steps: int = 0
+    last: Probe | None = None
+    """The last probe that no failure broke off."""
 
 
 def is_quiet(plan: Plan) -> bool:
@@ -140,7 +142,8 @@ class Ending:
     def is_worth_keeping(self, progress: Progress, probe: Probe) -> bool:
         """Say whether the policy is the best one so far: those after it may be worse, up to the round's last step.
 
-        That is the good one with the highest return where a round climbs, or else the one that fails least often.
+        That is the good one with the highest return where a round climbs, or else the one that fails least often of
+        those whose probe was not broken off.
         """
         if self.rival is not None or progress.num_steps < self.config.min_steps:
             return False
@@ -150,6 +153,11 @@ class Ending:
             return is_whole and (before is None or _failures(probe) < _failures(before))
         is_higher = before is None or probe.mean_return > before.mean_return + self.climb.rise
         return is_good(probe, self.config) and is_higher
+
+    def whole(self, probe: Probe) -> Probe:
+        """Return a probe that no failure broke off; by the last one the policy at the round's end is compared."""
+        self.kept.last = probe
+        return probe
 
     def keep(self, progress: Progress, probe: Probe) -> None:
         """Take the policy for the best one so far."""

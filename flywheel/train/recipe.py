@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from flywheel.task import EdgeCase, Task
 from flywheel.train.leading import Led, cases_of
 
 _HARD_SHARE = 0.5  # of edge cases' worlds, where some of them are hard: the others must not be forgotten
+_CUT_SHARE = 0.5  # of them, those whose episodes are cut: in the others it shows what comes later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def make_recipe(task: Task, plan: Plan, config: TrainConfig, suite: Sequence[Sce
         warm_start=plan.warm_start,
         max_steps=most_steps,
         correction=plan.correction,
-        horizon=math.ceil(1.0 / (1.0 - config.gamma)) if config.gamma < 1.0 else None,
+        horizon=round(1.0 / (1.0 - config.gamma)) if config.gamma < 1.0 else None,
     )
 
 
@@ -161,21 +161,23 @@ def sample_worlds(
     if hard:
         which = np.where(rank < _HARD_SHARE * num_edge, rng.choice(hard, len(places)), which)
     worlds = []
-    for row, on_edge, index in zip(values, rank < num_edge, which, strict=True):
+    may_cut = places + 1 <= _CUT_SHARE * num_edge
+    for row, on_edge, index, short in zip(values, rank < num_edge, which, may_cut, strict=True):
         parameters = {name: float(value) for (name, _, _), value in zip(recipe.ranges, row, strict=True)}
-        worlds.append(_on_edge(recipe, parameters, recipe.edge_cases[index]) if on_edge else World(parameters, None))
+        case = recipe.edge_cases[index] if on_edge else None
+        worlds.append(World(parameters, None) if case is None else _on_edge(recipe, parameters, case, short))
     return worlds
 
 
-def _on_edge(recipe: Recipe, parameters: Parameters, case: EdgeCase) -> World:
+def _on_edge(recipe: Recipe, parameters: Parameters, case: EdgeCase, may_cut: bool) -> World:
     """Return where an episode begins in an edge case.
 
-    One whose state is all that is special about it is cut once it went as far as training looks ahead. Later it is an
-    episode as any other; and of whole ones, the few steps that tell how to leave that state were lost in the others'.
+    One whose state is all that is special about it is cut, in the first places, once it went as far as training looks
+    ahead: of whole ones, the few steps that tell how to leave that state are lost in those that follow.
     """
     led = case if isinstance(case, Led) else None
     is_usual = all(low <= case.parameters.get(name, low) <= high for name, low, high in recipe.ranges)
-    is_short = is_usual and (led is not None or case.state is not None)
+    is_short = may_cut and is_usual and case.state is not None and led is None
     return World(
         parameters={**parameters, **case.parameters},
         state=None if led else case.state,

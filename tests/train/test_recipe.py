@@ -116,20 +116,21 @@ def test_edge_cases_have_their_share_of_the_worlds_however_soon_their_episodes_e
 
 def test_an_episode_is_cut_where_nothing_but_its_first_state_was_special() -> None:
     recipe = make_recipe(cartpole, plan(), TrainConfig(edge_case_share=1.0, gamma=0.98))
-    found = {
-        w.state or tuple(w.parameters.values()): w.num_steps
-        for w in sample_worlds(recipe, np.random.default_rng(0), np.arange(100), 100)
-    }
+    rng, places = np.random.default_rng(0), np.arange(100)
+    worlds = sample_worlds(recipe, rng, places, 100)
+    assert all(world.num_steps is None for world in worlds[50:]), "in the other half it shows what comes later"
+    found = {w.state or tuple(w.parameters.values()): w.num_steps for w in worlds[:50]}
     wanted = {
         case.state or tuple({**cartpole.nominal, **case.parameters}.values()): 50 if case.state else None
         for case in cartpole.edge_cases
     }
     assert found == wanted
     strange = dataclasses.replace(recipe, edge_cases=(EdgeCase("both", {"gravity": 14.0}, (1.0, 0.0, 0.0, 0.0)),))
-    (world,) = sample_worlds(strange, np.random.default_rng(0), np.zeros(1, np.intp), 1)
+    (world,) = sample_worlds(strange, rng, places[:1], 2)
     assert world.num_steps is None and world.state == (1.0, 0.0, 0.0, 0.0)
     within = dataclasses.replace(strange, ranges=(*recipe.ranges[1:], ("gravity", 9.0, 15.0)))
-    assert sample_worlds(within, np.random.default_rng(0), np.zeros(1, np.intp), 1)[0].num_steps == 50
+    assert sample_worlds(within, rng, places[:1], 2)[0].num_steps == 50
+    assert sample_worlds(within, rng, places[:1], 1)[0].num_steps is None, "a part of a place has its share by chance"
     assert make_recipe(cartpole, plan(), TrainConfig(gamma=1.0)).horizon is None
 
 

@@ -142,7 +142,8 @@ class WorldsRunner(RecipeRunner):
                 actions, outputs, logps = self._drawn(tape.seen)
             shaped = actions.reshape(self.num_envs, *self._spec.action_shape)
             stepped = practice.step(to_env(self._spec, shaped))
-            tape.add((actions, outputs, logps), stepped, void | practice.lost, practice.lost, practice.on_edge)
+            aside = practice.on_edge & (not practice.on_edge.all())
+            tape.add((actions, outputs, logps), stepped, void | practice.lost, practice.lost, aside)
         self._seen = tape.seen
         played, ended = tape.end(self._open)
         self._increase_sampled_metrics(len(played), int(np.count_nonzero(played.terminated | played.truncated)))
@@ -161,7 +162,7 @@ class WorldsRunner(RecipeRunner):
     def _log_episodes(self, lengths: Any, returns: Any) -> None:
         """Log what RLlib's `_log_episode_metrics` logs of each episode, all at once: its window is one sample's.
 
-        Those that began in edge cases are not among them: they are cut, and say nothing of how production fares.
+        Those that began in edge cases are not among them, unless all do: they say nothing of how production fares.
         """
         window = max(1, math.ceil(self.config.metrics_num_episodes_for_smoothing / (self.config.num_env_runners or 1)))
         lengths, returns = lengths[-window:], returns[-window:]

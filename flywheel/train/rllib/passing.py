@@ -85,7 +85,7 @@ OURS: Mapping[str, str] = {
     "env_runner_state_server_max_concurrency": "only RLlib's IMPALA has one",
     "num_gpus_per_env_runner": "policies act on the CPU",
     "delay_between_env_runner_restarts_s": "a runner comes back after a second",
-    "metrics_num_episodes_for_smoothing": "the return is of the last 50 training episodes",
+    "metrics_num_episodes_for_smoothing": "the return is of the last 50 training episodes that no edge case began",
     "twin_q": "SAC has two critics here",
 }
 """Settings of RLlib's that Flywheel gives itself, and what to do instead."""
