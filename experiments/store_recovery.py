@@ -173,7 +173,9 @@ class Change:
 
 SWAPPED = Change(cartpole, "dqn", "swapped", 1, "CartPole, action wires swapped")
 DELAYED = Change(cartpole, "dqn", "delayed", 1, "CartPole, actions late by one step, which costs nothing", False)
-LATE = Change(cartpole_remembering, "dqn", "delayed", 4, "CartPole that remembers 4 actions, actions late by 4 steps")
+LATE = Change(
+    cartpole_remembering, "dqn", "delayed", 4, "CartPole that remembers 4 actions, actions late by 4 steps", runs=40
+)
 UNSEEN = Change(cartpole, "dqn", "delayed", 4, "CartPole that remembers none, actions late by 4 steps", False, 4)
 PAID = Change(cartpole, "dqn", "reward", 1, "CartPole, reward for staying near x = +1")
 REVERSED = Change(pendulum, "sac", "reversed", 1, "Pendulum, the torque's sign flipped")
