@@ -250,7 +250,7 @@ def until_good(made: Ours | RLlib, seed: int) -> Row:
 
 def p3(seed: int, quick: bool) -> Iterator[Row]:
     """Yield the rows on the time to a good policy."""
-    rng, num = np.random.default_rng(seed), 1 if quick else 5
+    rng, num = np.random.default_rng(seed), 1 if quick else 15
     with Peer("sb3", "sb3_ppo.py") as peer:
         asked = {"every": EVERY, "target": TARGET, "episodes": EPISODES, "max_steps": MAX_STEPS, "kind": "RL Zoo"}
         imports = {"SB3": float(peer.ask(do="hello")["import_s"])}
