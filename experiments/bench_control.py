@@ -1,7 +1,6 @@
 """How soon SAC and PPO control what they are given, beside Stable-Baselines3 with RL Zoo's tuned values.
 
-    python -m experiments.bench_control             # at most 20 minutes on 2 quiet cores
-    python -m experiments.bench_control --quick     # Pendulum with one seed, and nothing is written
+What `experiments.bench_train` measures as P4, at most 20 minutes on 2 quiet cores:
 
 P4  wall-clock from the first step to the first good check ÷ SB3's: Pendulum-v1 with SAC (a mean return of -200) and
     LunarLander-v3 with PPO (200)
@@ -27,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.peers import Peer
-from experiments.report import measured
 from flywheel.policy import Policy, to_env
 from flywheel.records import Plan, Spec
 from flywheel.run import settings
@@ -169,7 +167,3 @@ def rows(seed: int, quick: bool) -> Iterator[Row]:
         for side, runs in found.items():
             yield told(case, side, "seconds", [run["seconds"] for run in runs], seed)
             yield told(case, side, "steps", [run["steps"] for run in runs], seed)
-
-
-if __name__ == "__main__":
-    measured("bench_control", __doc__, rows)
