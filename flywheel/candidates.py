@@ -8,7 +8,7 @@ from typing import Any
 
 from flywheel import told
 from flywheel.console import Say
-from flywheel.policy import Files
+from flywheel.policy import NETWORK, Files
 from flywheel.records import Artifact, Plan, Probe, Progress
 from flywheel.train.ending import Ending, trained_on
 
@@ -16,9 +16,21 @@ from flywheel.train.ending import Ending, trained_on
 class Candidate:
     """Exports policies of the trainer; of one that is kept on the way nobody else hears before it is written."""
 
-    def __init__(self, ending: Ending, ask: Callable[..., Any], rooms: Any, seed: int, say: Say) -> None:
-        """Begin a round that ends like this; trainer and registry of `rooms` are asked, `seed` is the run's."""
+    def __init__(
+        self,
+        ending: Ending,
+        ask: Callable[..., Any],
+        rooms: Any,
+        seed: int,
+        say: Say,
+        look: Callable[[Plan, bytes], Probe],
+    ) -> None:
+        """Begin a round that ends like this; trainer and registry of `rooms` are asked, `seed` is the run's.
+
+        `look` tries a plan's network whole, in the worlds that the policy at the round's end was tried in.
+        """
         self._ending, self._ask, self._rooms, self._seed, self._say = ending, ask, rooms, seed, say
+        self._look = look
         self._kept: tuple[str, Files] | None = None
 
     def keep(self, plan: Plan, progress: Progress, probe: Probe) -> None:
@@ -29,7 +41,10 @@ class Candidate:
     def write(self, plan: Plan, progress: Progress, probe: Probe) -> Artifact:
         """Write the round's candidate as an artifact and register it: what is there now, or was better and is lost."""
         kept = self._ending.kept
-        exported = self._kept if self._ending.is_lost_again(kept.last or probe) else None
+        last = kept.last or probe
+        if self._kept is not None and self._ending.is_in_doubt(last):
+            kept.probe = self._look(plan, self._kept[1][NETWORK])
+        exported = self._kept if self._ending.is_lost_again(last) else None
         if exported is not None and kept.probe is not None:
             how = told.probed(kept.probe, self._ending.needed)
             self._say("train", f"the policy after {kept.num_steps:,} steps is the candidate, which did better: {how}")

@@ -132,16 +132,15 @@ class OnRay:
             self._suite.grow(foreign.middle(plan.parameters), plan.correction)
             self._hard = self._suite.hard(self._turns)
             self._begin_round(plan)
-            registry = self._rooms.registry
             self._probe_seed = self._seed()
             champion, probe = self._champion(), None
             if champion is not None and is_quiet(plan):
-                rival = ask(registry.bundle, champion)
+                rival = ask(self._rooms.registry.bundle, champion)
                 probe = self._look(plan, rival.files[NETWORK], rival.artifact.spec)
                 self._hard = tuple(dict.fromkeys((*self._hard, *probe.edge_failed)))
             given = self._config.train, self._task.return_range, self._before(), self._config.loop.recovered_share
             self._ending = ending(plan, probe, *given)
-            self._candidate = Candidate(self._ending, ask, self._rooms, self._config.seed, self._say)
+            self._candidate = Candidate(self._ending, ask, self._rooms, self._config.seed, self._say, self._look)
             self.following.begin(self.numbers()[0], plan, probe, self._ending)
             return probe
 
@@ -181,15 +180,15 @@ class OnRay:
                 progress = self._train(plan)
         self._rooms.begin_serving()
         with self._timed("train"):
-            probe = self._look(plan, progress.network, self._spec, self._config.train.probe_max_failed)
+            probe = self._look(plan, progress.network, max_failed=self._config.train.probe_max_failed)
         self._hard = still_hard(self._hard, probe, self._config.train)
         self._rooms.spans.put(self._spans.trained(progress, probe, began, time.time()))
         return self.following.seen(progress, probe), probe
 
-    def _look(self, plan: Plan, network: bytes, spec: Spec, max_failed: int | None = None) -> Probe:
+    def _look(self, plan: Plan, network: bytes, spec: Spec | None = None, max_failed: int | None = None) -> Probe:
         seed, episodes = self._probe_seed, self._config.train.probe_episodes
         worlds, suite = foreign.middle(plan.parameters), self._suite.opened()
-        given = network, spec, seed, worlds, episodes, max_failed, suite, plan.correction, plan.parameters
+        given = network, spec or self._spec, seed, worlds, episodes, max_failed, suite, plan.correction, plan.parameters
         probe: Probe = ask(self._rooms.gate.probe, *given)
         return probe
 
@@ -202,11 +201,12 @@ class OnRay:
         over = self._ending.is_over(progress, probe)
         if rival is None:
             self._probe_seed = self._seed()
-            if over or self._ending.is_worth_keeping(progress, probe):
-                probe = self._ending.whole(self._look(plan, progress.network, self._spec))
-                over = self._ending.is_over(progress, probe)
-                if not over and self._ending.is_worth_keeping(progress, probe):
-                    self._candidate.keep(plan, progress, probe)
+            is_best = self._ending.is_worth_keeping(progress, probe)
+            if over or (is_best and self._ending.is_whole(probe)):
+                probe = self._ending.whole(self._look(plan, progress.network))
+                over, is_best = self._ending.is_over(progress, probe), self._ending.is_worth_keeping(progress, probe)
+            if is_best and not over:
+                self._candidate.keep(plan, progress, probe)
         if over:
             self.following.over(progress, probe)
         return over

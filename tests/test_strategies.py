@@ -84,7 +84,7 @@ def test_an_artifact_says_in_which_worlds_it_was_trained(
     progress = Progress(iteration=2, num_steps=500, num_steps_total=900, mean_return=1.0, seconds=1.0, network=b"")
     probe = Probe(num_failed=0, num_episodes=200, mean_return=1.0, edge_failed=())
     start._ending = ending(plan, None, start._config.train, None, None, 1.0)
-    start._candidate = Candidate(start._ending, stages.ask, start._rooms, 7, start._say)
+    start._candidate = Candidate(start._ending, stages.ask, start._rooms, 7, start._say, start._look)
     artifact = start.export(plan, progress, probe, None)
     assert artifact is not None and artifact.digest == "new"
     assert (asked["version"], asked["parent"]) == (3, "old")

@@ -32,7 +32,7 @@ class Kept:
     probe: Probe | None = None
     num_steps: int = 0
     last: Probe | None = None
-    """The last probe that no failure broke off."""
+    """The probe of the policy at the round's end, which no failure broke off."""
 
 
 def is_quiet(plan: Plan) -> bool:
@@ -142,22 +142,34 @@ class Ending:
     def is_worth_keeping(self, progress: Progress, probe: Probe) -> bool:
         """Say whether the policy is the best one so far: those after it may be worse, up to the round's last step.
 
-        That is the good one with the highest return where a round climbs, or else the one that fails least often of
-        those whose probe was not broken off.
+        That is the good one with the highest return where a round climbs, or else the one that fails least often:
+        where edge cases fail in every probe, all of them are broken off, and the first episodes have to tell.
         """
         if self.rival is not None or progress.num_steps < self.config.min_steps:
             return False
         before = self.kept.probe
         if self.climb is None:
-            is_whole = probe.num_episodes >= self.config.probe_episodes
-            return is_whole and (before is None or _failures(probe) < _failures(before))
+            return before is None or self._rank(probe) < self._rank(before)
         is_higher = before is None or probe.mean_return > before.mean_return + self.climb.rise
         return is_good(probe, self.config) and is_higher
+
+    def is_whole(self, probe: Probe) -> bool:
+        """Say whether no failure broke a probe off."""
+        return probe.num_episodes >= self.config.probe_episodes
+
+    def _rank(self, probe: Probe) -> tuple[bool, int]:
+        """Return what is lower for the better of two policies; one that fails at once is behind all that don't."""
+        return not self.is_whole(probe), _failures(probe)
 
     def whole(self, probe: Probe) -> Probe:
         """Return a probe that no failure broke off; by the last one the policy at the round's end is compared."""
         self.kept.last = probe
         return probe
+
+    def is_in_doubt(self, probe: Probe) -> bool:
+        """Say whether the one that was kept has to be looked at whole, to be compared with the one at the end."""
+        kept = self.kept.probe
+        return kept is not None and not self.is_whole(kept) and not is_good(probe, self.config)
 
     def keep(self, progress: Progress, probe: Probe) -> None:
         """Take the policy for the best one so far."""
