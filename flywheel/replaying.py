@@ -34,6 +34,9 @@ class ReplayConfig:
     """updates of DQN from one copy of the target network to the next; 0: it follows by `target_rate`, as SAC's do"""
     target_rate: float = 0.005
     """share of SAC's critics that goes into their targets with each update"""
+    huber_delta: float = 1.0
+    """size of DQN's TD errors from which on they count in proportion, below it by their squares. Returns are many
+    rewards: a large one lets rare failures weigh what they cost"""
     epsilon: float = 0.04
     """share of random actions of the runners, times the Plan's exploration"""
     epsilon_steps: int = 8_000

@@ -44,7 +44,10 @@ def plain(weights: dict[str, torch.Tensor], encoder: str, head: str, rows: torch
     return rows @ weights[name].T + weights[name.replace("weight", "bias")]
 
 
-def test_a_step_is_adams_down_the_huber_loss_of_double_q_learning(learner: Any) -> None:
+@pytest.mark.parametrize("delta", [1.0, 3.0])
+def test_a_step_is_adams_down_the_huber_loss_of_double_q_learning(delta: float) -> None:
+    replayed = dataclasses.replace(CONFIG.replay, huber_delta=delta)
+    learner = learner_of(cartpole, dataclasses.replace(CONFIG, replay=replayed))
     module, batch = learner.module["default_policy"], batch_of()
     learner.descend(batch)  # copies the target; from here on it is another network than the main one
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -56,7 +59,8 @@ def test_a_step_is_adams_down_the_huber_loss_of_double_q_learning(learner: Any) 
     wanted = (torch.tensor(batch.rewards) + torch.tensor(batch.discounts) * ahead).detach()
     values = plain(main, "encoder", "af", torch.tensor(batch.observations))[torch.arange(N), actions]
     errors = values - wanted
-    losses = torch.where(errors.abs() <= 1, 0.5 * errors**2, errors.abs() - 0.5)
+    losses = torch.where(errors.abs() <= delta, 0.5 * errors**2, delta * (errors.abs() - 0.5 * delta))
+    assert 0 < (errors.abs() <= delta).sum() < N, "errors are of either kind"
     gradients = torch.autograd.grad((torch.tensor(batch.weights) * losses).mean(), [*main.values()])
     length = torch.sqrt(sum((g**2).sum() for g in gradients))  # type: ignore[arg-type]
     assert length < 10.0, "none is cut"

@@ -81,7 +81,7 @@ class LeanDQNLearner(DQNTorchLearner):  # type: ignore[misc]
             wanted = torch.as_tensor(batch.rewards) + torch.as_tensor(batch.discounts) * ahead
         values = module.compute_q_values({"obs": seen})["qf_preds"]
         chosen = values.gather(-1, torch.as_tensor(batch.actions).long().unsqueeze(-1)).squeeze(-1)
-        losses = torch.nn.functional.huber_loss(chosen, wanted, reduction="none")
+        losses = torch.nn.functional.huber_loss(chosen, wanted, reduction="none", delta=given.huber_delta)
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         optimizer.zero_grad()
         (torch.as_tensor(batch.weights) * losses).mean().backward()  # type: ignore[no-untyped-call]
