@@ -203,23 +203,33 @@ def test_a_damaged_artifact_is_refused_and_the_file_named(artifact: Artifact, na
         load(artifact)
 
 
-def test_an_export_that_answers_otherwise_than_its_golden_vectors_is_refused(tmp_path: Path) -> None:
+def shifted(directory: Path, by: float, bias: tuple[float, float] = (0.0, 0.0)) -> Artifact:
+    """An export whose golden vectors are so far from its answers."""
     from flywheel.policy import write_artifact
 
-    network, weights, golden = linear_policy(spec_of(CARTPOLE), GOOD)
-    wrong = write_artifact(
-        tmp_path,
+    network, weights, golden = linear_policy(spec_of(CARTPOLE), GOOD, bias)
+    return write_artifact(
+        directory,
         network=network,
         weights=weights,
         spec=spec_of(CARTPOLE),
-        golden=(golden[0], golden[1] + 1e-3),
+        golden=(golden[0], golden[1] + np.float32(by)),
         version=1,
         parent=None,
         trained_on={},
         made_at=0.0,
     )
-    with pytest.raises(Refused, match="golden"):
-        load(wrong)
+
+
+def test_an_export_that_answers_otherwise_than_its_golden_vectors_is_refused(tmp_path: Path) -> None:
+    for by, bias in ((1e-3, (0.0, 0.0)), (0.2, (0.0, 9_600.0))):
+        with pytest.raises(Refused, match="golden"):
+            load(shifted(tmp_path / str(by), by, bias))
+
+
+def test_rounding_errors_of_large_outputs_are_no_other_answers(tmp_path: Path) -> None:
+    """Found in a run: of DQN's values over a small temperature one was near 0 and another one 9,628, 0.001 apart."""
+    assert load(shifted(tmp_path, 1e-3, (0.0, 9_600.0)))
 
 
 def test_an_answer_that_is_not_finite_is_refused(artifact: Artifact) -> None:

@@ -158,8 +158,9 @@ class Ending:
         return probe.num_episodes >= self.config.probe_episodes
 
     def _rank(self, probe: Probe) -> tuple[bool, int]:
-        """Return what is lower for the better of two policies; one that fails at once is behind all that don't."""
-        return not self.is_whole(probe), _failures(probe)
+        """Return what is lower for the better of two policies; one that fails at once, or always, is behind others."""
+        holds = self.is_whole(probe) and probe.num_failed < probe.num_episodes
+        return not holds, _failures(probe)
 
     def whole(self, probe: Probe) -> Probe:
         """Return a probe that no failure broke off; by the last one the policy at the round's end is compared."""

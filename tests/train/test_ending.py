@@ -126,6 +126,7 @@ def test_where_every_probe_is_broken_off_the_first_episodes_tell_which_policy_wa
     assert not round.is_worth_keeping(at(300), worse) and not round.is_worth_keeping(at(300), best)
     assert round.is_in_doubt(shows(9)) and not round.is_in_doubt(shows(1)), "what is good is the candidate anyway"
     whole = shows(46, edges=("tilted",))
+    assert not round.is_worth_keeping(at(400), shows(200)), "a look at it broke, which counts as failing everywhere"
     assert round.is_worth_keeping(at(400), whole), "no failure broke it off"
     round.keep(at(400), whole)
     assert not round.is_worth_keeping(at(500), best) and not round.is_in_doubt(shows(9))
