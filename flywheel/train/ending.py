@@ -68,6 +68,15 @@ def _failures(probe: Probe) -> int:
     return probe.num_failed + len(probe.edge_failed)
 
 
+def _rank(probe: Probe) -> tuple[int, int]:
+    """Return what is lower for the better of two policies: whose probe went further, or else failed less often.
+
+    One that always fails got nowhere, though a probe that breaks counts as that in all of its episodes.
+    """
+    got = probe.num_episodes if probe.num_failed < probe.num_episodes else 0
+    return -got, _failures(probe)
+
+
 def most_steps(plan: Plan, rival: Probe | None, config: TrainConfig) -> int:
     """Return the environment steps after which a round gives up: fewer in quiet times, in which there is a rival."""
     return plan.max_steps or (config.max_steps if rival is None else config.quiet_steps)
@@ -149,18 +158,13 @@ class Ending:
             return False
         before = self.kept.probe
         if self.climb is None:
-            return before is None or self._rank(probe) < self._rank(before)
+            return before is None or _rank(probe) < _rank(before)
         is_higher = before is None or probe.mean_return > before.mean_return + self.climb.rise
         return is_good(probe, self.config) and is_higher
 
     def is_whole(self, probe: Probe) -> bool:
         """Say whether no failure broke a probe off."""
         return probe.num_episodes >= self.config.probe_episodes
-
-    def _rank(self, probe: Probe) -> tuple[bool, int]:
-        """Return what is lower for the better of two policies; one that fails at once, or always, is behind others."""
-        holds = self.is_whole(probe) and probe.num_failed < probe.num_episodes
-        return not holds, _failures(probe)
 
     def whole(self, probe: Probe) -> Probe:
         """Return a probe that no failure broke off; by the last one the policy at the round's end is compared."""

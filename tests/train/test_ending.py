@@ -125,6 +125,10 @@ def test_where_every_probe_is_broken_off_the_first_episodes_tell_which_policy_wa
         round.keep(at(steps), probe)
     assert not round.is_worth_keeping(at(300), worse) and not round.is_worth_keeping(at(300), best)
     assert round.is_in_doubt(shows(9)) and not round.is_in_doubt(shows(1)), "what is good is the candidate anyway"
+    further = dataclasses.replace(shows(3, edges=("tilted",)), num_episodes=80)
+    assert round.is_worth_keeping(at(350), further), "it got through its first episodes, and failed in later ones"
+    round.keep(at(350), further)
+    assert not round.is_worth_keeping(at(360), best)
     whole = shows(46, edges=("tilted",))
     assert not round.is_worth_keeping(at(400), shows(200)), "a look at it broke, which counts as failing everywhere"
     assert round.is_worth_keeping(at(400), whole), "no failure broke it off"
