@@ -32,8 +32,7 @@ NETWORK = "policy.onnx"
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 TOLERANCE = 1e-5
-"""Largest difference between an output and its golden vector on another CPU kind or library version, in units of the
-vector's largest number: what was summed and cancels out leaves its rounding errors."""
+"""Largest difference between an output and its golden vector on another CPU kind or library version."""
 NO_DEVIATIONS = "The policy gives means without deviations, so its actions can't be drawn: its rule is greedy."
 
 
@@ -362,7 +361,7 @@ def activation_of(trained_on: Mapping[str, Any]) -> str:
 
 
 def load(policy: Artifact | Bundle) -> Policy:
-    """Return the policy of an artifact, proven: every file hashed again, golden vectors answered within 1e-5.
+    """Return the policy of an artifact, proven: every file hashed again, golden vectors answered (`_is_near`).
 
     Raises Refused otherwise.
     """
@@ -387,7 +386,10 @@ def load(policy: Artifact | Bundle) -> Policy:
 
 
 def _is_near(found: Array, expected: Array) -> bool:
-    """Say whether outputs [N, D] are what is expected, a row at a time; what isn't a number never is."""
+    """Say whether outputs [N, D] are what is expected within TOLERANCE, in units of a row's largest number above 1.
+
+    Numbers of that size were summed, and leave their rounding errors where they cancel out.
+    """
     largest = np.abs(expected).max(axis=-1, keepdims=True)
     return found.shape == expected.shape and bool(
         (np.abs(found - expected) <= TOLERANCE * np.maximum(1.0, largest)).all()

@@ -38,7 +38,7 @@ from flywheel.simulate.corrected import corrected
 from flywheel.task import Task, span_of, spec_of
 from flywheel.trace.context import DIGEST, RELEASE, VERDICT
 from flywheel.trace.turns import TurnSpans
-from flywheel.train.ending import deserves_verdict, ending, is_quiet
+from flywheel.train.ending import deserves_verdict, ending, is_quiet, is_whole
 from flywheel.train.recipe import spec_for, still_hard
 from flywheel.tryout import try_out
 
@@ -202,7 +202,7 @@ class OnRay:
         if rival is None:
             self._probe_seed = self._seed()
             is_best = self._ending.is_worth_keeping(progress, probe)
-            if over or (is_best and self._ending.is_whole(probe)):
+            if over or (is_best and is_whole(probe, self._config.train)):
                 probe = self._ending.whole(self._look(plan, progress.network))
                 over, is_best = self._ending.is_over(progress, probe), self._ending.is_worth_keeping(progress, probe)
             if is_best and not over:

@@ -32,7 +32,7 @@ class Kept:
     probe: Probe | None = None
     num_steps: int = 0
     last: Probe | None = None
-    """The probe of the policy at the round's end, which no failure broke off."""
+    """The last probe that no failure broke off: in the end that of the policy which the round ends with."""
 
 
 def is_quiet(plan: Plan) -> bool:
@@ -51,6 +51,11 @@ def _is_for_another(plan: Plan) -> bool:
 def is_good(probe: Probe, config: TrainConfig) -> bool:
     """Say whether a probe shows a policy that the gate will most likely pass."""
     return probe.num_failed <= config.probe_max_failed and not probe.edge_failed
+
+
+def is_whole(probe: Probe, config: TrainConfig) -> bool:
+    """Say whether no failure broke a probe off, so that it saw all edge cases as often as it may."""
+    return probe.num_episodes >= config.probe_episodes
 
 
 def beats(probe: Probe, rival: Probe) -> bool:
@@ -162,10 +167,6 @@ class Ending:
         is_higher = before is None or probe.mean_return > before.mean_return + self.climb.rise
         return is_good(probe, self.config) and is_higher
 
-    def is_whole(self, probe: Probe) -> bool:
-        """Say whether no failure broke a probe off."""
-        return probe.num_episodes >= self.config.probe_episodes
-
     def whole(self, probe: Probe) -> Probe:
         """Return a probe that no failure broke off; by the last one the policy at the round's end is compared."""
         self.kept.last = probe
@@ -174,7 +175,7 @@ class Ending:
     def is_in_doubt(self, probe: Probe) -> bool:
         """Say whether the one that was kept has to be looked at whole, to be compared with the one at the end."""
         kept = self.kept.probe
-        return kept is not None and not self.is_whole(kept) and not is_good(probe, self.config)
+        return kept is not None and not is_whole(kept, self.config) and not is_good(probe, self.config)
 
     def keep(self, progress: Progress, probe: Probe) -> None:
         """Take the policy for the best one so far."""

@@ -14,6 +14,7 @@ from flywheel.records import Correction, Parameters, Plan, Probe, Spec
 from flywheel.simulate.corrected import corrected
 from flywheel.tapes import Scenario
 from flywheel.task import EdgeCase, Task
+from flywheel.train.ending import is_whole
 from flywheel.train.leading import Led, cases_of
 
 _HARD_SHARE = 0.5  # of edge cases' worlds, where some of them are hard: the others must not be forgotten
@@ -137,7 +138,7 @@ def still_hard(hard: tuple[str, ...], probe: Probe, config: TrainConfig) -> tupl
 
     One that was broken off saw a part of them only: there, what was hard before stays so.
     """
-    if probe.num_episodes >= config.probe_episodes:
+    if is_whole(probe, config):
         return probe.edge_failed
     return tuple(dict.fromkeys((*probe.edge_failed, *hard)))
 
